@@ -1,0 +1,119 @@
+//! Length-prefixed frames over a stream: a little-endian `u32` length, then that many bytes.
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::{
+    codec::{self, CodecError, Extensible},
+    limits::FRAME_BYTES_MAX,
+};
+
+/// Why a frame could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The stream failed.
+    #[error("the stream failed")]
+    Io(#[from] std::io::Error),
+    /// The frame is longer than [`FRAME_BYTES_MAX`]. Nothing was allocated for it.
+    #[error("a frame of {0} bytes, at most {FRAME_BYTES_MAX} are allowed")]
+    TooLong(u64),
+    /// The frame's bytes are not the message that belongs here.
+    #[error("decode a frame")]
+    Codec(#[from] CodecError),
+}
+
+/// Reads one frame, or `None` where the stream ends cleanly before one.
+///
+/// Not cancel-safe: a dropped read loses what it had read.
+///
+/// # Errors
+/// [`FrameError::Io`] and [`FrameError::TooLong`].
+pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<Bytes>, FrameError> {
+    let mut prefix = [0; 4];
+    let first = stream.read(&mut prefix).await?;
+    if first == 0 {
+        return Ok(None);
+    }
+    stream.read_exact(&mut prefix[first..]).await?;
+    let length = u32::from_le_bytes(prefix);
+    if length > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLong(length.into()));
+    }
+    let mut bytes = vec![0; length as usize];
+    stream.read_exact(&mut bytes).await?;
+    Ok(Some(bytes.into()))
+}
+
+/// Reads one message; `None` where the stream ends cleanly before one. Not cancel-safe.
+///
+/// # Errors
+/// As [`read`] and [`codec::decode_message`].
+pub async fn read_message<R, M>(stream: &mut R) -> Result<Option<M>, FrameError>
+where
+    R: AsyncRead + Unpin,
+    M: DeserializeOwned + Extensible,
+{
+    match read(stream).await? {
+        Some(bytes) => Ok(Some(codec::decode_message(&bytes)?)),
+        None => Ok(None),
+    }
+}
+
+/// Writes one message. Not cancel-safe: a dropped write leaves the stream unusable.
+///
+/// # Errors
+/// [`FrameError::TooLong`] before anything is written; [`FrameError::Io`].
+pub async fn write_message<W, M>(stream: &mut W, message: &M) -> Result<(), FrameError>
+where
+    W: AsyncWrite + Unpin,
+    M: Serialize,
+{
+    stream.write_all(&encode_frame(message)?).await?;
+    Ok(())
+}
+
+/// One message as a frame, prefix included.
+///
+/// # Errors
+/// [`FrameError::TooLong`].
+pub fn encode_frame<M: Serialize>(message: &M) -> Result<Vec<u8>, FrameError> {
+    let body = codec::encode(message);
+    let length = u32::try_from(body.len())
+        .ok()
+        .filter(|length| *length <= FRAME_BYTES_MAX)
+        .ok_or(FrameError::TooLong(body.len() as u64))?;
+    let mut frame = Vec::with_capacity(4 + body.len());
+    frame.extend_from_slice(&length.to_le_bytes());
+    frame.extend_from_slice(&body);
+    Ok(frame)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn frames_end_cleanly_or_not_at_all() {
+        let mut two: &[u8] = &[1, 0, 0, 0, 7, 0, 0, 0, 0];
+        assert_eq!(read(&mut two).await.unwrap().unwrap().as_ref(), [7]);
+        assert_eq!(read(&mut two).await.unwrap().unwrap().as_ref(), []);
+        assert!(read(&mut two).await.unwrap().is_none());
+        for cut in [&[1u8][..], &[1, 0, 0], &[1, 0, 0, 0], &[2, 0, 0, 0, 7]] {
+            assert!(
+                matches!(read(&mut &cut[..]).await, Err(FrameError::Io(_))),
+                "{cut:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_claims_four_gibibytes_is_refused_without_allocating() {
+        let mut lie: &[u8] = &[0xff; 4];
+        assert!(matches!(
+            read(&mut lie).await,
+            Err(FrameError::TooLong(0xffff_ffff))
+        ));
+    }
+}

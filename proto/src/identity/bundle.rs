@@ -1,0 +1,347 @@
+//! A node's identity: a directory with its key, its certificate and whom it trusts.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+
+use super::{
+    authority::{AuthorityError, CertificateAuthority, Validity},
+    file::{self, FileError},
+    key::{KeyError, SIGNATURE_BYTES, SecretKey},
+    peer::{AuthorityCertificate, Leaf, PeerIdentity},
+    refusal::Refusal,
+    trust::{Trust, provider},
+};
+
+/// A node's own identity. Cheap to share behind an [`Arc`].
+///
+/// Its directory holds `node.key` (mode 0600), `node.crt`, and `ca.crt` with the authorities it
+/// trusts: one, or several while a fleet moves from one to the next.
+pub struct Identity {
+    own: PeerIdentity,
+    validity: Validity,
+    certificate: CertificateDer<'static>,
+    key: SecretKey,
+    trust: Trust,
+    resolver: Arc<SingleCertAndKey>,
+}
+
+impl Identity {
+    /// Enrols a new node: makes its key, has `authority` certify it, and writes its directory,
+    /// which is made with mode 0700 if absent. After a crash each file is there whole or not at
+    /// all; the certificate comes last.
+    ///
+    /// # Errors
+    /// [`IdentityError::File`]: an identity that is there already is never replaced;
+    /// [`IdentityError::Authority`].
+    pub fn create(
+        directory: &Path,
+        authority: &CertificateAuthority,
+        node: &PeerIdentity,
+        validity: Validity,
+    ) -> Result<Self, IdentityError> {
+        let key = SecretKey::generate();
+        let certificate = authority.issue(node, key.public(), validity)?;
+        file::create_private_directory(directory)?;
+        key.create_file(&directory.join(KEY_FILE))?;
+        file::create_file(
+            &directory.join(AUTHORITIES_FILE),
+            &authority.certificate().pem,
+        )?;
+        file::create_file(&directory.join(CERTIFICATE_FILE), &certificate.pem)?;
+        Self::load(directory)
+    }
+
+    /// Reads an identity and checks that its parts belong together. Whether the certificate is
+    /// valid now is [`Self::check_time`]: a clock may be wrong for a while after a start.
+    ///
+    /// # Errors
+    /// [`IdentityError`]; each names the file and, where there is one, the remedy.
+    pub fn load(directory: &Path) -> Result<Self, IdentityError> {
+        let key = SecretKey::load(&directory.join(KEY_FILE))?;
+        let certificate_path = directory.join(CERTIFICATE_FILE);
+        let authorities_path = directory.join(AUTHORITIES_FILE);
+        let [certificate] =
+            <[_; 1]>::try_from(read_certificates(&certificate_path)?).map_err(|found| {
+                IdentityError::Certificates {
+                    path: certificate_path.clone(),
+                    found: found.len(),
+                }
+            })?;
+        let authorities = read_certificates(&authorities_path)?;
+        let malformed = |path: &Path, problem| IdentityError::Malformed {
+            path: path.into(),
+            problem,
+        };
+        for authority in &authorities {
+            AuthorityCertificate::parse(authority)
+                .map_err(|problem| malformed(&authorities_path, problem))?;
+        }
+        let own =
+            Leaf::parse(&certificate).map_err(|problem| malformed(&certificate_path, problem))?;
+        let trust = Trust::new(own.identity.fleet.clone(), &authorities)
+            .map_err(|_| malformed(&authorities_path, "it is not usable as an authority"))?;
+        trust
+            .check_issuer(&certificate)
+            .map_err(|_| IdentityError::Issuer {
+                certificate: certificate_path.clone(),
+                authorities: authorities_path,
+            })?;
+        if own.public_key != *key.public() {
+            return Err(IdentityError::Mismatch {
+                path: certificate_path,
+            });
+        }
+        let resolver = resolver(&certificate, &key).map_err(IdentityError::Tls)?;
+        Ok(Self {
+            own: own.identity,
+            validity: own.validity,
+            certificate,
+            key,
+            trust,
+            resolver,
+        })
+    }
+
+    /// Who this node is.
+    pub fn own(&self) -> &PeerIdentity {
+        &self.own
+    }
+
+    /// When its certificate is valid.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// Whether its certificate is valid now by this clock; where not, every peer with a right clock
+    /// refuses this node.
+    ///
+    /// # Errors
+    /// [`Refusal::Expired`] and [`Refusal::NotYetValid`].
+    pub fn check_time(&self, now_unix_ms: u64) -> Result<(), Refusal> {
+        self.trust.check(&self.certificate, now_unix_ms).map(|_| ())
+    }
+
+    /// Its certificate in DER, by which others check what it signed.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    /// Whom it trusts.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// Signs with the node's key.
+    pub fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        self.key.sign(message)
+    }
+
+    /// What rustls shows and signs handshakes with.
+    pub(crate) fn resolver(&self) -> Arc<SingleCertAndKey> {
+        Arc::clone(&self.resolver)
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({})", self.own)
+    }
+}
+
+/// Why an identity cannot be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The key cannot be read.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The authority did not certify it.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// A certificate file does not hold as many certificates as it should.
+    #[error("{} holds {found} certificates, expected one", path.display())]
+    Certificates {
+        /// Which file.
+        path: PathBuf,
+        /// How many it holds.
+        found: usize,
+    },
+    /// There is no certificate where one should be.
+    #[error("{} holds no certificate in PEM (hint: enroll this host again)", path.display())]
+    NoCertificate {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A certificate is not what should be there.
+    #[error("a certificate in {} is not usable: {problem}", path.display())]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// What about it.
+        problem: &'static str,
+    },
+    /// The certificate was issued by nobody that the node itself trusts.
+    #[error(
+        "{} was not issued by an authority in {} (hint: take both files from one enrolment)",
+        certificate.display(), authorities.display()
+    )]
+    Issuer {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The authorities' file.
+        authorities: PathBuf,
+    },
+    /// Key and certificate are of two identities.
+    #[error(
+        "{} is not for the node.key beside it (hint: take both files from one enrolment)",
+        path.display()
+    )]
+    Mismatch {
+        /// The certificate's file.
+        path: PathBuf,
+    },
+    /// The TLS library does not take the key.
+    #[error("use the key in TLS")]
+    Tls(#[source] rustls::Error),
+}
+
+/// Name of the node's certificate in its directory.
+const CERTIFICATE_FILE: &str = "node.crt";
+/// Name of the node's key in its directory.
+const KEY_FILE: &str = "node.key";
+/// Name of the trusted authorities in a node's directory.
+const AUTHORITIES_FILE: &str = "ca.crt";
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let pem = file::read_file(path)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(IdentityError::NoCertificate { path: path.into() }),
+    }
+}
+
+fn resolver(
+    certificate: &CertificateDer<'static>,
+    key: &SecretKey,
+) -> Result<Arc<SingleCertAndKey>, rustls::Error> {
+    let key = PrivateKeyDer::Pkcs8(key.to_pkcs8());
+    let certified = CertifiedKey::from_der(vec![certificate.clone()], key, &provider())?;
+    Ok(Arc::new(SingleCertAndKey::from(certified)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::identity::{Role, verify};
+
+    const NOW: u64 = 1_767_323_045_000;
+
+    fn authority() -> CertificateAuthority {
+        CertificateAuthority::create(&"prod".parse().unwrap(), NOW).unwrap()
+    }
+
+    fn enrol(authority: &CertificateAuthority) -> TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        let node = authority.node(Role::Agent, "web1".parse().unwrap());
+        Identity::create(directory.path(), authority, &node, Validity::leaf(NOW)).unwrap();
+        directory
+    }
+
+    fn take(file: &str, from: &TempDir, to: &TempDir) {
+        fs::copy(from.path().join(file), to.path().join(file)).unwrap();
+    }
+
+    #[test]
+    fn an_identity_is_read_back_whole_and_signs() {
+        let directory = enrol(&authority());
+        let identity = Identity::load(directory.path()).unwrap();
+        assert_eq!(identity.own().to_uri(), "scap://prod/agent/web1");
+        assert!(identity.check_time(NOW).is_ok());
+        let public = Leaf::parse(identity.certificate()).unwrap().public_key;
+        assert!(verify(&public, b"report", &identity.sign(b"report")));
+        assert_eq!(
+            format!("{identity:?}"),
+            "Identity(agent web1 of fleet prod)"
+        );
+    }
+
+    #[test]
+    fn enrolling_twice_into_one_directory_keeps_the_first_identity() {
+        let fleet = authority();
+        let directory = enrol(&fleet);
+        let before = fs::read(directory.path().join("node.crt")).unwrap();
+        let node = fleet.node(Role::Agent, "web2".parse().unwrap());
+        let again = Identity::create(directory.path(), &fleet, &node, Validity::leaf(NOW));
+        assert!(matches!(
+            again,
+            Err(IdentityError::File(FileError::Exists { .. }))
+        ));
+        assert_eq!(fs::read(directory.path().join("node.crt")).unwrap(), before);
+    }
+
+    #[test]
+    fn each_part_that_does_not_belong_is_named() {
+        let fleet = authority();
+        let (one, two, stranger) = (enrol(&fleet), enrol(&fleet), enrol(&authority()));
+        let load = || Identity::load(one.path()).unwrap_err().to_string();
+        take("node.key", &two, &one);
+        assert!(
+            load().contains("node.crt is not for the node.key beside it"),
+            "{}",
+            load()
+        );
+        take("node.crt", &stranger, &one);
+        assert!(
+            load().contains("was not issued by an authority in"),
+            "{}",
+            load()
+        );
+        fs::write(one.path().join("node.crt"), "").unwrap();
+        assert!(
+            load().contains("node.crt holds no certificate in PEM"),
+            "{}",
+            load()
+        );
+        take("ca.crt", &two, &one);
+        let both = fs::read_to_string(two.path().join("node.crt"))
+            .unwrap()
+            .repeat(2);
+        fs::write(one.path().join("node.crt"), both).unwrap();
+        assert!(
+            load().contains("holds 2 certificates, expected one"),
+            "{}",
+            load()
+        );
+        take("node.crt", &two, &one);
+        fs::copy(two.path().join("node.crt"), one.path().join("ca.crt")).unwrap();
+        assert!(
+            load().contains("ca.crt is not usable: it is not an authority's"),
+            "{}",
+            load()
+        );
+        fs::set_permissions(
+            one.path().join("node.key"),
+            fs::Permissions::from_mode(0o644),
+        )
+        .unwrap();
+        assert!(load().contains("node.key has mode 644"), "{}", load());
+        fs::remove_file(one.path().join("node.key")).unwrap();
+        assert!(load().starts_with("read "), "{}", load());
+    }
+}

@@ -1,0 +1,39 @@
+//! Who is in the fleet.
+//!
+//! A fleet has one private certificate authority ([`CertificateAuthority`]), one level deep. Each
+//! node has an Ed25519 key that never leaves it ([`SecretKey`]) and a certificate that names its
+//! fleet, role and name ([`PeerIdentity`], as the URI `scap://<fleet>/<role>/<name>`). Both live in
+//! one directory ([`Identity`]) beside the authorities whose nodes it trusts ([`Trust`]). The key
+//! answers for the node in TLS handshakes ([`verifier`]) and signs its reports. [`Refusal`] says
+//! why a peer is not let in.
+//!
+//! Identity says who somebody is, never what may be done: for that see [`crate::release`].
+
+pub mod verifier;
+
+mod authority;
+mod bundle;
+mod file;
+mod fleet;
+mod key;
+mod peer;
+mod refusal;
+mod trust;
+
+pub use self::{
+    authority::{
+        AUTHORITY_VALIDITY_DAYS, AuthorityError, CLOCK_SKEW_SECS, Certificate,
+        CertificateAuthority, LEAF_VALIDITY_DAYS, Validity,
+    },
+    bundle::{Identity, IdentityError},
+    file::FileError,
+    fleet::{FleetName, ParseFleetError, Role},
+    key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey, verify},
+    peer::PeerIdentity,
+    refusal::{HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},
+    trust::{LeafSignatureError, Trust},
+};
+pub(crate) use self::{
+    file::{create_file, create_secret_file, read_file, read_secret_file},
+    trust::provider,
+};

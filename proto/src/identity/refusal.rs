@@ -1,0 +1,278 @@
+//! Why a peer is not let in, and how that is told to both sides.
+//!
+//! The side that refuses knows all: a [`Refusal`]. The refused side hears a TLS alert, by which it
+//! can tell the [`RefusalKind`]s apart, and the words of the refusing side's TLS library.
+
+use std::{fmt, sync::Arc};
+
+use jiff::Timestamp;
+use quinn::ConnectionError;
+use rustls::{AlertDescription, CertificateError, Error as TlsError, OtherError};
+
+use super::{authority::Validity, fleet::FleetName, fleet::Role, peer::PeerIdentity};
+use crate::id::NodeId;
+
+/// Why we do not let a peer in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Its certificate has not the form of a node's.
+    #[error("what the peer showed is not a node's certificate: {0}")]
+    Malformed(&'static str),
+    /// None of our authorities vouches for it.
+    #[error("the peer claims to be {claimed}, but no authority we trust certified it")]
+    UnknownIssuer {
+        /// Who it claims to be; anybody can claim anything.
+        claimed: PeerIdentity,
+    },
+    /// Its certificate has run out, or one of the two clocks is ahead.
+    #[error(
+        "the certificate of {peer} has expired: valid from {} to {}, this clock says {} \
+         (hint: enroll the host again, unless one of the clocks is wrong)",
+        date(validity.not_before_unix_ms), date(validity.not_after_unix_ms), date(*now_unix_ms)
+    )]
+    Expired {
+        /// Whose certificate.
+        peer: PeerIdentity,
+        /// When it is valid.
+        validity: Validity,
+        /// Our time, in milliseconds since 1970.
+        now_unix_ms: u64,
+    },
+    /// Its certificate is not valid yet: our clock is behind, or its issuer's was ahead.
+    #[error(
+        "the certificate of {peer} is not valid yet: valid from {} to {}, this clock says {} \
+         (hint: this clock is behind, or that of the host which enrolled the peer was ahead)",
+        date(validity.not_before_unix_ms), date(validity.not_after_unix_ms), date(*now_unix_ms)
+    )]
+    NotYetValid {
+        /// Whose certificate.
+        peer: PeerIdentity,
+        /// When it is valid.
+        validity: Validity,
+        /// Our time, in milliseconds since 1970.
+        now_unix_ms: u64,
+    },
+    /// It is a member of another fleet.
+    #[error("the peer is {peer}, this node is of fleet {ours}")]
+    WrongFleet {
+        /// Who it is.
+        peer: PeerIdentity,
+        /// Our fleet.
+        ours: FleetName,
+    },
+    /// It is not what is asked for here.
+    #[error("the peer is {peer}, expected {}", words(expected))]
+    WrongRole {
+        /// Who it is.
+        peer: PeerIdentity,
+        /// The roles that are let in.
+        expected: &'static [Role],
+    },
+    /// It is somebody else than the one that was dialled.
+    #[error("the peer is {peer}, expected {expected}")]
+    WrongName {
+        /// Who it is.
+        peer: PeerIdentity,
+        /// Who was dialled.
+        expected: NodeId,
+    },
+}
+
+impl Refusal {
+    /// Which kind it is; all that the peer is told.
+    pub fn kind(&self) -> RefusalKind {
+        match self {
+            Self::Malformed(_) => RefusalKind::Malformed,
+            Self::UnknownIssuer { .. } => RefusalKind::UnknownIssuer,
+            Self::Expired { .. } | Self::NotYetValid { .. } => RefusalKind::NotValidNow,
+            Self::WrongFleet { .. } => RefusalKind::WrongFleet,
+            Self::WrongRole { .. } => RefusalKind::WrongRole,
+            Self::WrongName { .. } => RefusalKind::WrongName,
+        }
+    }
+}
+
+/// What rustls must be told so that it sends the alert of our [`RefusalKind`].
+impl From<&Refusal> for TlsError {
+    fn from(refusal: &Refusal) -> Self {
+        Self::InvalidCertificate(match refusal {
+            Refusal::Malformed(_) => CertificateError::Other(OtherError(Arc::new(refusal.clone()))),
+            Refusal::UnknownIssuer { .. } => CertificateError::UnknownIssuer,
+            Refusal::Expired { .. } => CertificateError::Expired,
+            Refusal::NotYetValid { .. } => CertificateError::NotValidYet,
+            Refusal::WrongFleet { .. } => CertificateError::ApplicationVerificationFailure,
+            Refusal::WrongRole { .. } => CertificateError::InvalidPurpose,
+            Refusal::WrongName { .. } => CertificateError::NotValidForName,
+        })
+    }
+}
+
+/// The reasons to refuse a handshake that both sides can tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RefusalKind {
+    /// No certificate was shown.
+    NoCertificate,
+    /// The certificate has not the form of a node's.
+    Malformed,
+    /// It is not by a trusted authority.
+    UnknownIssuer,
+    /// It has expired, or is not valid yet.
+    NotValidNow,
+    /// It is of another fleet.
+    WrongFleet,
+    /// It is of another role.
+    WrongRole,
+    /// It is of another name.
+    WrongName,
+    /// The other side does not have the key that belongs to its certificate.
+    WrongKey,
+    /// The two sides share no version of the protocol.
+    Version,
+}
+
+impl RefusalKind {
+    const ALL: [Self; 9] = [
+        Self::NoCertificate,
+        Self::Malformed,
+        Self::UnknownIssuer,
+        Self::NotValidNow,
+        Self::WrongFleet,
+        Self::WrongRole,
+        Self::WrongName,
+        Self::WrongKey,
+        Self::Version,
+    ];
+
+    /// The TLS alert that says it.
+    fn alert(self) -> AlertDescription {
+        match self {
+            Self::NoCertificate => AlertDescription::CertificateRequired,
+            Self::Malformed => AlertDescription::CertificateUnknown,
+            Self::UnknownIssuer => AlertDescription::UnknownCA,
+            Self::NotValidNow => AlertDescription::CertificateExpired,
+            Self::WrongFleet => AlertDescription::AccessDenied,
+            Self::WrongRole => AlertDescription::UnsupportedCertificate,
+            Self::WrongName => AlertDescription::BadCertificate,
+            Self::WrongKey => AlertDescription::DecryptError,
+            Self::Version => AlertDescription::NoApplicationProtocol,
+        }
+    }
+
+    /// QUIC carries the alert `a` as the error code 0x100 + `a` (RFC 9001, section 4.8).
+    fn from_quic_code(code: u64) -> Option<Self> {
+        let alert = u8::try_from(code.checked_sub(0x100)?).ok()?;
+        Self::ALL
+            .into_iter()
+            .find(|kind| u8::from(kind.alert()) == alert)
+    }
+}
+
+/// Which side ended a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedBy {
+    /// We refused the peer.
+    Us,
+    /// The peer refused us.
+    Peer,
+}
+
+/// A handshake that was refused, as far as its connection's error tells. `Display` is one line for
+/// a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandshakeRefusal {
+    /// By whom.
+    pub by: RefusedBy,
+    /// Why.
+    pub kind: RefusalKind,
+    /// The words of the refusing side's TLS library: printable ASCII, at most 256 bytes.
+    pub words: String,
+}
+
+/// What a connection's error says about a refused handshake; `None` where the connection failed for
+/// another reason.
+pub fn handshake_refusal(error: &ConnectionError) -> Option<HandshakeRefusal> {
+    let (by, code, words) = match error {
+        ConnectionError::TransportError(e) => (RefusedBy::Us, e.code, e.reason.as_bytes()),
+        ConnectionError::ConnectionClosed(e) => (RefusedBy::Peer, e.error_code, &e.reason[..]),
+        _ => return None,
+    };
+    Some(HandshakeRefusal {
+        by,
+        kind: RefusalKind::from_quic_code(code.into())?,
+        words: words.escape_ascii().map(char::from).take(256).collect(),
+    })
+}
+
+impl fmt::Display for HandshakeRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.by, self.kind) {
+            (RefusedBy::Us, RefusalKind::NoCertificate) => "the peer showed no certificate",
+            (RefusedBy::Us, RefusalKind::Malformed) => "the peer's certificate is not a node's",
+            (RefusedBy::Us, RefusalKind::UnknownIssuer) => {
+                "no authority we trust certified the peer"
+            }
+            (RefusedBy::Us, RefusalKind::NotValidNow) => {
+                "the peer's certificate has expired or is not valid yet"
+            }
+            (RefusedBy::Us, RefusalKind::WrongFleet) => "the peer is of another fleet",
+            (RefusedBy::Us, RefusalKind::WrongRole) => "the peer's role is not let in here",
+            (RefusedBy::Us, RefusalKind::WrongName) => "the peer is not the host that was dialled",
+            (RefusedBy::Us, RefusalKind::WrongKey) => {
+                "the peer does not have the key of its certificate"
+            }
+            (RefusedBy::Us, RefusalKind::Version) => {
+                "the peer speaks no version of the protocol that this side speaks"
+            }
+            (RefusedBy::Peer, RefusalKind::NoCertificate) => {
+                "the peer refused us: it asks for a certificate and we showed none"
+            }
+            (RefusedBy::Peer, RefusalKind::Malformed) => {
+                "the peer refused us: it does not take our certificate for a node's"
+            }
+            (RefusedBy::Peer, RefusalKind::UnknownIssuer) => {
+                "the peer refused us: it does not trust the authority that certified us \
+                 (hint: both ends need the ca.crt of the same fleet)"
+            }
+            (RefusedBy::Peer, RefusalKind::NotValidNow) => {
+                "the peer refused us: by its clock our certificate has expired or is not valid yet \
+                 (hint: compare the two clocks, then enroll this host again)"
+            }
+            (RefusedBy::Peer, RefusalKind::WrongFleet) => {
+                "the peer refused us: it is of another fleet"
+            }
+            (RefusedBy::Peer, RefusalKind::WrongRole) => {
+                "the peer refused us: it does not let our role in"
+            }
+            (RefusedBy::Peer, RefusalKind::WrongName) => {
+                "the peer refused us: it dialled a host of another name"
+            }
+            (RefusedBy::Peer, RefusalKind::WrongKey) => {
+                "the peer refused us: our key does not belong to our certificate"
+            }
+            (RefusedBy::Peer, RefusalKind::Version) => {
+                "the peer refused us: it speaks no version of the protocol that this side speaks"
+            }
+        })?;
+        match self.by {
+            RefusedBy::Peer if !self.words.is_empty() => write!(f, " (it says: {})", self.words),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for HandshakeRefusal {}
+
+fn words(roles: &[Role]) -> String {
+    let roles: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+    roles.join(" or ")
+}
+
+fn date(unix_ms: u64) -> String {
+    i64::try_from(unix_ms / 1000)
+        .ok()
+        .and_then(|secs| Timestamp::from_second(secs).ok())
+        .map_or_else(
+            || format!("{unix_ms} ms after 1970"),
+            |date| date.to_string(),
+        )
+}

@@ -1,0 +1,197 @@
+//! The rule by which rustls lets a peer in: our authorities, the right role and, when dialling, the
+//! right name.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, Error as TlsError, PeerIncompatible, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+
+use super::{fleet::Role, peer::PeerIdentity, refusal::Refusal, trust::Trust};
+use crate::id::NodeId;
+
+/// Whom a handshake may end with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expect {
+    /// In one of these roles.
+    pub roles: &'static [Role],
+    /// Under this name; any, where there is none.
+    pub name: Option<NodeId>,
+}
+
+impl Expect {
+    /// Any node of the fleet.
+    pub const ANY: Self = Self {
+        roles: &[Role::Agent, Role::Coordinator],
+        name: None,
+    };
+
+    /// Any agent.
+    pub const AGENT: Self = Self {
+        roles: &[Role::Agent],
+        name: None,
+    };
+
+    /// The agent of this name.
+    pub fn agent(name: NodeId) -> Self {
+        Self {
+            name: Some(name),
+            ..Self::AGENT
+        }
+    }
+
+    fn check(&self, peer: PeerIdentity) -> Result<PeerIdentity, Refusal> {
+        if !self.roles.contains(&peer.role) {
+            return Err(Refusal::WrongRole {
+                peer,
+                expected: self.roles,
+            });
+        }
+        match &self.name {
+            Some(expected) if *expected != peer.name => Err(Refusal::WrongName {
+                expected: expected.clone(),
+                peer,
+            }),
+            _ => Ok(peer),
+        }
+    }
+}
+
+/// Checks the peer of one handshake, on either side, and remembers what it found. TLS 1.3 only.
+///
+/// It is for one handshake: resumption must be off, or a peer comes in unchecked.
+#[derive(Debug)]
+pub struct Verifier {
+    trust: Trust,
+    expect: Expect,
+    algorithms: WebPkiSupportedAlgorithms,
+    verdict: OnceLock<Result<PeerIdentity, Refusal>>,
+}
+
+impl Verifier {
+    /// For one handshake.
+    pub fn new(trust: Trust, expect: Expect) -> Arc<Self> {
+        Arc::new(Self {
+            trust,
+            expect,
+            algorithms: aws_lc_rs::default_provider().signature_verification_algorithms,
+            verdict: OnceLock::new(),
+        })
+    }
+
+    /// What was found; nothing, where the peer has shown no certificate.
+    pub fn verdict(&self) -> Option<&Result<PeerIdentity, Refusal>> {
+        self.verdict.get()
+    }
+
+    fn check(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), TlsError> {
+        let now_unix_ms = Duration::from_secs(now.as_secs()).as_millis();
+        let now_unix_ms = u64::try_from(now_unix_ms).unwrap_or(u64::MAX);
+        self.verdict
+            .get_or_init(|| {
+                self.trust
+                    .check(leaf, now_unix_ms)
+                    .and_then(|peer| self.expect.check(peer))
+            })
+            .as_ref()
+            .map(|_| ())
+            .map_err(TlsError::from)
+    }
+
+    fn check_key(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+}
+
+/// TLS 1.2 is not offered, so nothing can be signed in it.
+fn no_tls12() -> Result<HandshakeSignatureValid, TlsError> {
+    Err(PeerIncompatible::Tls12NotOfferedOrEnabled.into())
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        self.check(leaf, now)
+            .map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.check_key(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    /// None: a stranger learns nothing about our authorities, and a node has one certificate to
+    /// show anyway.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, TlsError> {
+        self.check(leaf, now)
+            .map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.check_key(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}

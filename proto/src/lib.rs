@@ -1,0 +1,32 @@
+//! The protocol of scap, in types.
+//!
+//! # Roles
+//! A **coordinator** turns a commit into a content-addressed [`content`] snapshot, signs a
+//! [`release`] of it, dials agents and seeds the chunks. **Agents** fetch chunks from the seed and
+//! from each other and activate releases. TLS says *who is in the fleet* ([`identity`]); signatures
+//! on releases say *what may be done* ([`release`]).
+//!
+//! # Streams
+//! A link ([`transport`]) carries bidirectional streams. The first frame of a stream is an
+//! [`wire::Open`] and says what the stream is for: the peer session, the control stream, or one
+//! chunk. After it a session or control stream carries [`frame`]s until it is closed; a chunk stream
+//! carries a reply header and the chunk's encoded bytes.
+//!
+//! # Versions
+//! The ALPN names the major version of the protocol. Each content and signed object starts with a
+//! magic that names its own version, and ends with [`extensions::Extensions`]: an unknown even tag
+//! is ignored, an unknown odd tag is refused by name.
+//!
+//! # Failure
+//! Streams are reset and connections closed with the codes in [`wire::close`].
+
+pub mod codec;
+pub mod content;
+pub mod extensions;
+pub mod frame;
+pub mod id;
+pub mod identity;
+pub mod limits;
+pub mod release;
+pub mod transport;
+pub mod wire;

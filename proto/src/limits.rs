@@ -1,0 +1,63 @@
+//! Every bound of the protocol, with its reason.
+
+/// Largest plain chunk, in bytes. A receiver holds a chunk in memory until its hash is checked, so
+/// this times the requests in flight is what a node needs.
+pub const CHUNK_BYTES_MAX: u32 = 1024 * 1024;
+
+/// Longest encoded chunk, in bytes: a codec byte and the plain bytes. An encoder keeps the plain
+/// form where compression does not gain, so nothing longer is ever read from a peer or a disk.
+pub const ENCODED_CHUNK_BYTES_MAX: u32 = CHUNK_BYTES_MAX + 1;
+
+/// Longest frame, in bytes, length prefix excluded. It caps what a stream can make us hold before its
+/// sender has proved anything. A plan of 10,000 hosts of 80 bytes and the availability of a
+/// snapshot of 8 million chunks each fit one frame.
+pub const FRAME_BYTES_MAX: u32 = 1024 * 1024;
+
+/// Most bytes that decoding one object may claim for what it builds: wire integers are shorter than
+/// the values they become, by up to 8 times.
+pub const DECODE_CLAIM_BYTES_MAX: usize = 8 * FRAME_BYTES_MAX as usize;
+
+/// Longest descriptor, in bytes: 2 lists of chunk references (36 bytes each) for a million files and
+/// more than 4 million chunks are under half of it.
+pub const DESCRIPTOR_BYTES_MAX: u32 = 512 * 1024;
+
+/// Most chunks in one snapshot, its own pages included. At the target of 128 KiB a chunk this is
+/// 512 GiB; its availability is a bitmap of 512 KiB, half a frame.
+pub const SNAPSHOT_CHUNKS_MAX: u32 = 4 * 1024 * 1024;
+const _: () = assert!(FRAME_BYTES_MAX >= 2 * SNAPSHOT_CHUNKS_MAX / 8);
+
+/// Longest path in a snapshot, in bytes: `PATH_MAX` of Linux, less its NUL.
+pub const PATH_BYTES_MAX: usize = 4095;
+
+/// Longest component of a path, in bytes: `NAME_MAX` of Linux.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Longest target of a symbolic link, in bytes: `PATH_MAX` of Linux, less its NUL.
+pub const SYMLINK_BYTES_MAX: usize = 4095;
+
+/// Most signatures on a release: enough for any m of n that people can gather, few enough to check.
+pub const SIGNATURES_MAX: usize = 8;
+
+/// Most bases a release lists deltas for: what a fleet runs at one time is rarely more.
+pub const DELTAS_MAX: usize = 4;
+
+/// Most extensions of an object, and most bytes in one: room to grow, nothing to hide a payload in.
+pub const EXTENSIONS_MAX: usize = 16;
+/// See [`EXTENSIONS_MAX`].
+pub const EXTENSION_BYTES_MAX: usize = 4096;
+
+/// Most hosts in a plan: the largest fleet we design for, with room.
+pub const PLAN_HOSTS_MAX: usize = 16_384;
+
+/// Most addresses of one host: an address per family, network and interface is still fewer.
+pub const HOST_ADDRESSES_MAX: usize = 8;
+
+/// Most targets a directive names; without names it is for all.
+pub const DIRECTIVE_TARGETS_MAX: usize = PLAN_HOSTS_MAX;
+
+/// Longest reason in a report, in bytes: a few lines of a check's output.
+pub const REASON_BYTES_MAX: usize = 4096;
+
+/// Most releases one peer may have open on one connection: what is live, previous, in progress, and
+/// room for several repos.
+pub const OPEN_RELEASES_PER_PEER_MAX: usize = 64;

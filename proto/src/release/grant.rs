@@ -1,0 +1,132 @@
+//! The grant: one human signature hands a release to a session key.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    codec::Extensible,
+    extensions::Extensions,
+    id::ReleaseId,
+    release::{
+        release::{Authority, VerifiedRelease},
+        signature::{SignError, Signer, SshSignature},
+        signed::{AuthorityError, SignedObject, UnixMillis},
+    },
+};
+
+/// Who may direct a release now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Which release.
+    pub release: ReleaseId,
+    /// The Ed25519 public key that signs directives and the finalization.
+    pub session_key: [u8; 32],
+    /// Which grant of this release it is: a host obeys only the highest it has seen.
+    pub epoch: u64,
+    /// After this the session key may begin nothing.
+    pub expires: UnixMillis,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Extensible for Grant {
+    fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+}
+
+impl SignedObject for Grant {
+    const MAGIC: &'static str = "scap-grant/1\n";
+}
+
+/// A grant with its signature, as it travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedGrant {
+    /// The grant's payload.
+    pub payload: Bytes,
+    /// One armoured SSHSIG signature in the release's namespace.
+    pub signature: SshSignature,
+}
+
+impl SignedGrant {
+    /// Signs `grant` in the namespace of its release.
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub fn sign(grant: &Grant, namespace: &str, signer: &Signer) -> Result<Self, SignError> {
+        let payload = grant.to_payload();
+        let signature = signer.sign(namespace, &payload)?;
+        Ok(Self { payload, signature })
+    }
+
+    /// Checks that one of the release's own signers granted this release.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Codec`], [`AuthorityError::Signers`], [`AuthorityError::GrantSigner`],
+    /// [`AuthorityError::OtherRelease`]. Time is checked by [`VerifiedGrant::check_time`].
+    pub fn verify(
+        self,
+        release: &VerifiedRelease,
+        authority: &Authority<'_>,
+        now: UnixMillis,
+    ) -> Result<VerifiedGrant, AuthorityError> {
+        let about = release.release();
+        let signer = authority
+            .signers
+            .verify(&about.namespace(), &self.payload, &self.signature, now.0)
+            .map_err(|source| AuthorityError::Signers {
+                what: "the grant",
+                environment: about.environment.clone(),
+                repo: about.repo.clone(),
+                source: source.into(),
+            })?;
+        if !release.signers().contains(&signer) {
+            return Err(AuthorityError::GrantSigner);
+        }
+        let grant = Grant::from_payload(&self.payload)?;
+        if grant.release != release.id() {
+            return Err(AuthorityError::OtherRelease {
+                expected: release.id(),
+                found: grant.release,
+            });
+        }
+        Ok(VerifiedGrant {
+            grant,
+            signed: self,
+        })
+    }
+}
+
+/// A grant by one of its release's signers.
+#[derive(Debug, Clone)]
+pub struct VerifiedGrant {
+    grant: Grant,
+    signed: SignedGrant,
+}
+
+impl VerifiedGrant {
+    /// What it says.
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// As it travels.
+    pub fn signed(&self) -> &SignedGrant {
+        &self.signed
+    }
+
+    /// Refuses to begin anything after the grant's time.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Expired`].
+    pub fn check_time(&self, now: UnixMillis) -> Result<(), AuthorityError> {
+        if now <= self.grant.expires {
+            return Ok(());
+        }
+        Err(AuthorityError::Expired {
+            what: "the grant",
+            at: self.grant.expires,
+            now,
+        })
+    }
+}

@@ -1,0 +1,36 @@
+//! What may be done, by whom and in which order: signed objects that travel through anyone.
+//!
+//! | object | says | signed by |
+//! |---|---|---|
+//! | [`Release`] | this snapshot is number *n* of this repo and environment | 1–8 deployers, SSHSIG |
+//! | [`Grant`] | this session key may direct that release, until then | one of the release's signers, SSHSIG |
+//! | [`Directive`] | these hosts shall reach this stage | the session key, Ed25519 |
+//! | [`Finalization`] | this release is the stable one | the session key, Ed25519 |
+//! | [`Plan`] | these are the hosts and this is how they fetch | named by its id in a directive |
+//! | [`Report`] | what one host did and where it stands | that host's key, Ed25519 |
+//!
+//! Each is signed and hashed over its bytes as received, and each payload starts with a magic that
+//! names kind and version, so the signature of one kind never passes for another's.
+
+pub mod directive;
+pub mod finalization;
+pub mod grant;
+pub mod names;
+pub mod plan;
+#[expect(
+    clippy::module_inception,
+    reason = "the release is what the folder is about"
+)]
+pub mod release;
+pub mod report;
+pub mod signature;
+pub mod signed;
+
+pub use directive::{Directive, SignedDirective, Stage, Targets};
+pub use finalization::{Finalization, SignedFinalization};
+pub use grant::{Grant, SignedGrant, VerifiedGrant};
+pub use names::{Audience, Environment, NameError, RepoPath};
+pub use plan::{Plan, PlanHost, TopologyKind};
+pub use release::{Authority, DeltaRef, Release, SignedRelease, VerifiedRelease};
+pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing};
+pub use signed::{AuthorityError, UnixMillis};

@@ -1,0 +1,135 @@
+//! The plan: the hosts, and how they fetch. Each node derives its own edges from it.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    codec::{CodecError, Extensible},
+    extensions::Extensions,
+    id::{NodeId, PlanId},
+    limits::{HOST_ADDRESSES_MAX, PLAN_HOSTS_MAX},
+    release::signed::SignedObject,
+};
+
+/// How chunks spread. Variants are only ever added at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TopologyKind {
+    /// Each host fetches from all its neighbours.
+    Swarm,
+    /// Each host fetches from its one upstream.
+    Tree,
+}
+
+/// One host of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanHost {
+    /// Its name, which its certificate must say.
+    pub name: NodeId,
+    /// Where its peers reach it; at most [`HOST_ADDRESSES_MAX`].
+    pub addresses: Vec<SocketAddr>,
+    /// Its site, a bandwidth domain; empty where there is only one.
+    pub site: String,
+    /// Its rack, a failure domain; empty where unknown.
+    pub rack: String,
+    /// When it begins, relative to the others: a tree has no host below a later one.
+    pub wave: u32,
+}
+
+/// The hosts that fetch together, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The node that starts with everything.
+    pub seed: NodeId,
+    /// The hosts, sorted by name; at most [`PLAN_HOSTS_MAX`].
+    pub hosts: Vec<PlanHost>,
+    /// How chunks spread.
+    pub topology: TopologyKind,
+    /// Most neighbours of a host in a swarm.
+    pub degree: u32,
+    /// Hosts below each host of a tree, and below the seed.
+    pub fanout: u32,
+    /// What random choices in the topology are made from.
+    pub random_seed: u64,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Extensible for Plan {
+    fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+}
+
+impl SignedObject for Plan {
+    const MAGIC: &'static str = "scap-plan/1\n";
+}
+
+impl Plan {
+    /// The plan's bytes, and its id by which a directive names and so signs it.
+    pub fn encode(&self) -> (PlanId, Bytes) {
+        let bytes = self.to_payload();
+        (PlanId::of(&bytes), bytes)
+    }
+
+    /// Reads the plan that `id` names.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub fn decode(id: PlanId, bytes: &[u8]) -> Result<Self, PlanError> {
+        if PlanId::of(bytes) != id {
+            return Err(PlanError::OtherPlan);
+        }
+        let plan = Self::from_payload(bytes)?;
+        if plan.hosts.len() > PLAN_HOSTS_MAX {
+            return Err(PlanError::Hosts(plan.hosts.len()));
+        }
+        if !plan.hosts.is_sorted_by(|a, b| a.name < b.name) {
+            return Err(PlanError::Unsorted);
+        }
+        if let Some(host) = plan
+            .hosts
+            .iter()
+            .find(|h| h.addresses.len() > HOST_ADDRESSES_MAX)
+        {
+            return Err(PlanError::Addresses(host.name.clone()));
+        }
+        if plan.degree == 0 || plan.fanout == 0 {
+            return Err(PlanError::Degree);
+        }
+        Ok(plan)
+    }
+
+    /// The host of that name.
+    pub fn host(&self, name: &NodeId) -> Option<&PlanHost> {
+        let at = self
+            .hosts
+            .binary_search_by(|host| host.name.cmp(name))
+            .ok()?;
+        Some(&self.hosts[at])
+    }
+}
+
+/// Why bytes are not the plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Not the bytes that the directive names.
+    #[error("not the plan that the directive names")]
+    OtherPlan,
+    /// Not a plan.
+    #[error("read a plan")]
+    Codec(#[from] CodecError),
+    /// Too many hosts.
+    #[error("a plan of {0} hosts, at most {PLAN_HOSTS_MAX} are allowed")]
+    Hosts(usize),
+    /// Not sorted by name, or a name twice.
+    #[error("the hosts of a plan are not in strictly rising order")]
+    Unsorted,
+    /// Too many addresses.
+    #[error("host {0} has more than {HOST_ADDRESSES_MAX} addresses")]
+    Addresses(NodeId),
+    /// No neighbours allowed.
+    #[error("a plan with a degree or fan-out of 0")]
+    Degree,
+}

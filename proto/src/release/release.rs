@@ -1,0 +1,216 @@
+//! The release: one snapshot, in its place in the order of one repo and environment.
+
+use std::num::NonZeroUsize;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    codec::{CodecError, Extensible},
+    content::{ChunkRef, SnapshotRef},
+    extensions::Extensions,
+    id::{GitOid, ReleaseId, SnapshotId},
+    limits::{DELTAS_MAX, DESCRIPTOR_BYTES_MAX, SIGNATURES_MAX},
+    release::{
+        names::{Audience, Environment, RepoPath},
+        signature::{AllowedSigners, Quorum, SignError, Signer, SshSignature, VerifiedSigner},
+        signed::{AuthorityError, SignedObject, UnixMillis},
+    },
+};
+
+/// What deployers sign.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Which repo.
+    pub repo: RepoPath,
+    /// For which environment.
+    pub environment: Environment,
+    /// Which hosts may have it.
+    pub audience: Audience,
+    /// Its place in the order of this repo and environment: at least 1, higher is later.
+    pub sequence: u64,
+    /// The tree.
+    pub snapshot: SnapshotRef,
+    /// The commit that the tree is of; a directory has none.
+    pub commit: Option<GitOid>,
+    /// The configuration that goes with it, as a snapshot of its own.
+    pub config: Option<SnapshotRef>,
+    /// Shorter ways from snapshots that hosts may have; at most [`DELTAS_MAX`].
+    pub deltas: Vec<DeltaRef>,
+    /// The release before it, as the signer knew it.
+    pub previous: Option<ReleaseId>,
+    /// When it was signed.
+    pub created: UnixMillis,
+    /// After this nothing may begin with it; what is live or finalized stays so.
+    pub expires: UnixMillis,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+/// A delta: an object that yields the missing chunks of a snapshot from those of its base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeltaRef {
+    /// What a host must have.
+    pub base: SnapshotId,
+    /// The chunks of the object, in order.
+    pub chunks: Vec<ChunkRef>,
+}
+
+impl Extensible for Release {
+    fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+}
+
+impl SignedObject for Release {
+    const MAGIC: &'static str = "scap-release/1\n";
+}
+
+impl Release {
+    /// The SSHSIG namespace in which this release and its grants are signed, and which the
+    /// `namespaces=` patterns of an allowed-signers file match.
+    pub fn namespace(&self) -> String {
+        format!("scap-release:{}:{}", self.environment, self.repo)
+    }
+
+    fn check_limits(&self) -> Result<(), AuthorityError> {
+        for snapshot in [Some(self.snapshot), self.config].into_iter().flatten() {
+            AuthorityError::check_limit(
+                "bytes of descriptor",
+                snapshot.descriptor_length as usize,
+                1..=DESCRIPTOR_BYTES_MAX as usize,
+            )?;
+        }
+        AuthorityError::check_limit("deltas", self.deltas.len(), 0..=DELTAS_MAX)
+    }
+}
+
+/// A release with its signatures, as it travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedRelease {
+    /// The release's payload: what `ssh-keygen -Y verify` reads on its standard input.
+    pub payload: Bytes,
+    /// Armoured SSHSIG signatures, 1 to [`SIGNATURES_MAX`].
+    pub signatures: Vec<SshSignature>,
+}
+
+impl SignedRelease {
+    /// Signs `release` with one key. More signatures can be added to the value.
+    ///
+    /// # Errors
+    /// [`SignError`] from the key file or the ssh-agent.
+    pub fn sign(release: &Release, signer: &Signer) -> Result<Self, SignError> {
+        let payload = release.to_payload();
+        let signature = signer.sign(&release.namespace(), &payload)?;
+        Ok(Self {
+            payload,
+            signatures: vec![signature],
+        })
+    }
+
+    /// The release's id, which does not depend on who signed it.
+    pub fn id(&self) -> ReleaseId {
+        ReleaseId::of(&self.payload)
+    }
+
+    /// What it says, which is not proved to be anybody's word.
+    ///
+    /// # Errors
+    /// [`CodecError`].
+    pub fn read_unverified(&self) -> Result<Release, CodecError> {
+        Release::from_payload(&self.payload)
+    }
+
+    /// Checks that enough allowed signers signed exactly these bytes for exactly this repo and
+    /// environment. Whether it is addressed to this host, in order and in time are other questions.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Codec`], [`AuthorityError::Limit`], [`AuthorityError::Signers`].
+    pub fn verify(
+        self,
+        authority: &Authority<'_>,
+        now: UnixMillis,
+    ) -> Result<VerifiedRelease, AuthorityError> {
+        AuthorityError::check_limit("signatures", self.signatures.len(), 1..=SIGNATURES_MAX)?;
+        let release = self.read_unverified()?;
+        let signers = authority
+            .signers
+            .verify_threshold(
+                &release.namespace(),
+                &self.payload,
+                Quorum {
+                    signatures: &self.signatures,
+                    threshold: authority.threshold,
+                },
+                now.0,
+            )
+            .map_err(|source| AuthorityError::Signers {
+                what: "the release",
+                environment: release.environment.clone(),
+                repo: release.repo.clone(),
+                source: source.into(),
+            })?;
+        release.check_limits()?;
+        Ok(VerifiedRelease {
+            id: self.id(),
+            release,
+            signers,
+            signed: self,
+        })
+    }
+}
+
+/// Who may release: keys with the namespaces they may sign for, and how many of them it takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Authority<'a> {
+    /// The keys.
+    pub signers: &'a AllowedSigners,
+    /// How many distinct keys must have signed.
+    pub threshold: NonZeroUsize,
+}
+
+/// A release that enough allowed signers signed.
+#[derive(Debug, Clone)]
+pub struct VerifiedRelease {
+    id: ReleaseId,
+    release: Release,
+    signers: Vec<VerifiedSigner>,
+    signed: SignedRelease,
+}
+
+impl VerifiedRelease {
+    /// Its id.
+    pub fn id(&self) -> ReleaseId {
+        self.id
+    }
+
+    /// What it says.
+    pub fn release(&self) -> &Release {
+        &self.release
+    }
+
+    /// The distinct allowed keys that signed it.
+    pub fn signers(&self) -> &[VerifiedSigner] {
+        &self.signers
+    }
+
+    /// As it travels.
+    pub fn signed(&self) -> &SignedRelease {
+        &self.signed
+    }
+
+    /// Refuses to begin anything after the release's time.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Expired`].
+    pub fn check_time(&self, now: UnixMillis) -> Result<(), AuthorityError> {
+        if now <= self.release.expires {
+            return Ok(());
+        }
+        Err(AuthorityError::Expired {
+            what: "the release",
+            at: self.release.expires,
+            now,
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! The report: what one host did and where it stands, in its own word.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    codec::Extensible,
+    extensions::Extensions,
+    id::{NodeId, ReleaseId},
+    identity::{Identity, Role, Trust},
+    limits::REASON_BYTES_MAX,
+    release::{
+        directive::Stage,
+        names::{Environment, RepoPath},
+        signed::{AuthorityError, SignedObject, UnixMillis},
+    },
+};
+
+/// Where the bytes of a release came from, in plain bytes of chunks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BytesBySource {
+    /// From the seed.
+    pub seed: u64,
+    /// From other agents.
+    pub peers: u64,
+    /// Held already.
+    pub reuse: u64,
+}
+
+/// How far the host is with what it was told. Variants are only ever added at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Told nothing yet, or nothing about this repo.
+    Idle,
+    /// On its way.
+    Working {
+        /// Chunks it has.
+        chunks_held: u32,
+        /// Chunks there are; 0 until that is known.
+        chunks_total: u32,
+        /// What it waits for, where nothing moves; empty otherwise. At most
+        /// [`REASON_BYTES_MAX`] bytes.
+        waiting: String,
+    },
+    /// There.
+    Done,
+    /// Tried and failed.
+    Failed {
+        /// Why, for people; at most [`REASON_BYTES_MAX`] bytes.
+        reason: String,
+    },
+    /// Would not: the order has no authority here. The same order again gets the same answer.
+    Refused {
+        /// Why, for people; at most [`REASON_BYTES_MAX`] bytes.
+        reason: String,
+    },
+}
+
+/// What a host holds to, for one repo and environment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The highest sequence it accepted; 0 for none.
+    pub accepted_sequence: u64,
+    /// Which release that was.
+    pub accepted: Option<ReleaseId>,
+    /// What is live.
+    pub live: Option<ReleaseId>,
+    /// The sequence that was last finalized; 0 for none.
+    pub finalized_sequence: u64,
+}
+
+/// What one host says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Who.
+    pub host: NodeId,
+    /// About which repo.
+    pub repo: RepoPath,
+    /// In which environment.
+    pub environment: Environment,
+    /// About which release, where it was told of one.
+    pub release: Option<ReleaseId>,
+    /// Rises with each report of this host, also over restarts.
+    pub counter: u64,
+    /// The stage that it was told to reach.
+    pub stage: Stage,
+    /// The (epoch, number) of the directive that told it so.
+    pub directive: (u64, u64),
+    /// How far it is.
+    pub outcome: Outcome,
+    /// Where the bytes came from.
+    pub bytes: BytesBySource,
+    /// How long fetching took, in milliseconds; 0 before it is done.
+    pub fetch_millis: u64,
+    /// How long promoting took, in milliseconds; 0 before it is done.
+    pub promote_millis: u64,
+    /// Where it stands.
+    pub standing: Standing,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Extensible for Report {
+    fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+}
+
+impl SignedObject for Report {
+    const MAGIC: &'static str = "scap-report/1\n";
+}
+
+/// A report with its signature and the certificate of who signed it, as it travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedReport {
+    /// The report's payload.
+    pub payload: Bytes,
+    /// The host's leaf certificate, DER.
+    pub certificate: Bytes,
+    /// Ed25519 over the payload: 64 bytes.
+    pub signature: Bytes,
+}
+
+impl SignedReport {
+    /// Signs `report` with the host's own key.
+    pub fn sign(report: &Report, identity: &Identity) -> Self {
+        let payload = report.to_payload();
+        let signature = Bytes::copy_from_slice(&identity.sign(&payload));
+        let certificate = Bytes::copy_from_slice(identity.certificate());
+        Self {
+            payload,
+            certificate,
+            signature,
+        }
+    }
+
+    /// Checks that the host that the report names signed it.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Codec`], [`AuthorityError::Report`], [`AuthorityError::Limit`].
+    pub fn verify(&self, trust: &Trust, now: UnixMillis) -> Result<Report, AuthorityError> {
+        let report = Report::from_payload(&self.payload)?;
+        let refused = || AuthorityError::Report {
+            claimed: report.host.clone(),
+        };
+        let signature = self.signature.as_ref().try_into().map_err(|_| refused())?;
+        let signer = trust
+            .verify_signature(&self.certificate, now.0, &self.payload, signature)
+            .map_err(|_| refused())?;
+        if signer.name != report.host || signer.role != Role::Agent {
+            return Err(refused());
+        }
+        let text = match &report.outcome {
+            Outcome::Working { waiting, .. } => waiting,
+            Outcome::Failed { reason } | Outcome::Refused { reason } => reason,
+            Outcome::Idle | Outcome::Done => return Ok(report),
+        };
+        AuthorityError::check_limit("bytes of reason", text.len(), 0..=REASON_BYTES_MAX)?;
+        Ok(report)
+    }
+}
+
+/// `reason`, cut to [`REASON_BYTES_MAX`] at a character.
+pub fn bounded_reason(mut reason: String) -> String {
+    if reason.len() > REASON_BYTES_MAX {
+        let cut = (0..=REASON_BYTES_MAX)
+            .rev()
+            .find(|at| reason.is_char_boundary(*at));
+        reason.truncate(cut.unwrap_or(0));
+    }
+    reason
+}

@@ -1,0 +1,134 @@
+//! Dialling a peer at one of its addresses.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use quinn::{ClientConfig, NoneTokenStore};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    endpoint::Endpoint,
+    handshake::{HANDSHAKE_MAX, HandshakeError},
+    link::Link,
+    tls,
+};
+use crate::{
+    id::NodeId,
+    identity::verifier::{Expect, Verifier},
+};
+
+/// How long an address may stay silent before the next is tried beside it: the delay of RFC 8305,
+/// section 5. Several round trips between sites, and short enough for a person to wait for.
+const STAGGER: Duration = Duration::from_millis(250);
+
+impl Endpoint {
+    /// Dials the peer at its addresses, in their order, and gives the first link that comes about.
+    /// An address that fails or stays silent for 250 ms is followed by the next; the others are
+    /// dropped once one has answered. Takes at most
+    /// [`HANDSHAKE_SECS_MAX`](super::HANDSHAKE_SECS_MAX) and 250 ms for each address but the first.
+    /// Cancel-safe: dropping it ends what it began.
+    ///
+    /// # Errors
+    /// [`DialError`], with what became of each address.
+    pub async fn dial(&self, addresses: &[SocketAddr], expect: &Expect) -> Result<Link, DialError> {
+        let mut left = addresses.iter().copied();
+        let mut attempts = JoinSet::new();
+        let mut failures = Vec::new();
+        loop {
+            if let Some(address) = left.next() {
+                let attempt = attempt(self.clone(), address, expect.clone());
+                attempts.spawn(async move { (address, attempt.await) });
+            }
+            tokio::select! {
+                biased;
+                done = attempts.join_next() => match done {
+                    Some(Ok((_, Ok(link)))) => return Ok(link),
+                    Some(Ok((address, Err(error)))) => failures.push((address, error)),
+                    Some(Err(error)) => {
+                        // Nobody aborts an attempt while the dial goes on, but a runtime that shuts
+                        // down.
+                        if let Ok(panic) = error.try_into_panic() {
+                            std::panic::resume_unwind(panic);
+                        }
+                    }
+                    None => {
+                        return Err(DialError { name: expect.name.clone(), failures });
+                    }
+                },
+                () = sleep(STAGGER), if left.len() > 0 => {}
+            }
+        }
+    }
+}
+
+async fn attempt(
+    endpoint: Endpoint,
+    address: SocketAddr,
+    expect: Expect,
+) -> Result<Link, HandshakeError> {
+    let verifier = Verifier::new(endpoint.identity.trust().clone(), expect);
+    let mut config = ClientConfig::new(tls::client(&endpoint.identity, Arc::clone(&verifier)));
+    config
+        .transport_config(Arc::clone(&endpoint.transport))
+        .token_store(Arc::new(NoneTokenStore));
+    let connecting = endpoint
+        .quic
+        .connect_with(config, address, SERVER_NAME)
+        .map_err(HandshakeError::Start)?;
+
+    let handshake = async {
+        let connection = connecting.await?;
+        // The welcome: the peer has seen our certificate and lets us in.
+        connection.accept_uni().await?;
+        Ok(connection)
+    };
+    match timeout(HANDSHAKE_MAX, handshake).await {
+        Ok(Ok(connection)) => match verifier.verdict() {
+            Some(Ok(peer)) => Ok(Link::new(connection, peer.clone())),
+            _ => unreachable!("a handshake ends well only after a good verdict"),
+        },
+        Ok(Err(error)) => Err(HandshakeError::explain(error, &verifier, None)),
+        Err(_) => Err(HandshakeError::TimedOut),
+    }
+}
+
+/// The TLS library wants a name; it is neither sent nor looked at.
+const SERVER_NAME: &str = "scap";
+
+/// A peer that could not be reached at any of its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DialError {
+    /// Who was dialled, where a name was asked for.
+    pub name: Option<NodeId>,
+    /// What became of each address, in the order in which they failed; empty where none was given.
+    pub failures: Vec<(SocketAddr, HandshakeError)>,
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("dial ")?;
+        match &self.name {
+            Some(name) => write!(f, "{name}")?,
+            None => f.write_str("a peer")?,
+        }
+        if self.failures.is_empty() {
+            return f.write_str(": it has no address");
+        }
+        for (index, (address, error)) in self.failures.iter().enumerate() {
+            let separator = if index == 0 { " at" } else { "; at" };
+            write!(f, "{separator} {address}: {error}")?;
+        }
+        if self
+            .failures
+            .iter()
+            .any(|(_, error)| *error == HandshakeError::TimedOut)
+        {
+            f.write_str(" (hint: is the agent running, and is UDP let through to it?)")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for DialError {}

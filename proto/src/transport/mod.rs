@@ -1,0 +1,35 @@
+//! Links between nodes: QUIC with TLS 1.3, both sides authenticated.
+//!
+//! # The handshake
+//! Each side shows its certificate, and [`crate::identity::verifier`] decides on both. In TLS 1.3
+//! the dialling side is done first, before the other has seen its certificate. So the side that
+//! accepts opens a unidirectional stream and ends it without a byte, the *welcome*: only then is a
+//! [`Link`] given out on the dialling side, and every refusal is the result of [`Endpoint::dial`],
+//! on either side. Nothing is resumed and nothing is sent early: a peer is checked on each
+//! connection, and no message can be replayed.
+//!
+//! # The link
+//! After that both sides are equal: either opens bidirectional streams, at most [`STREAMS_MAX`] at
+//! a time. There are no further unidirectional streams and no datagrams. [`LinkSettings`] bounds
+//! what a peer can make us hold.
+
+mod accept;
+mod dial;
+mod endpoint;
+mod handshake;
+mod link;
+mod settings;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    accept::{AcceptError, Incoming},
+    dial::DialError,
+    endpoint::{BindError, Endpoint, SocketBuffers},
+    handshake::{HANDSHAKE_SECS_MAX, HandshakeError},
+    link::{Link, LinkError, LinkStats, RecvStream, SendStream},
+    settings::{IDLE_SECS_MAX, KEEP_ALIVE_SECS, LinkSettings, STREAMS_MAX},
+    tls::ALPN,
+};

@@ -1,0 +1,66 @@
+//! The messages on streams.
+
+pub mod chunk;
+pub mod close;
+pub mod control;
+pub mod peer;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{codec::Extensible, extensions::Extensions};
+
+/// A message and room to grow: what a frame holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope<M> {
+    /// The message.
+    pub message: M,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl<M> Extensible for Envelope<M> {
+    fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+}
+
+impl<M> From<M> for Envelope<M> {
+    fn from(message: M) -> Self {
+        Self {
+            message,
+            extensions: Extensions::default(),
+        }
+    }
+}
+
+/// The first frame of each stream: what it is for. Variants are only ever added at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Open {
+    /// Availability, both ways, as long as the link lives: then [`peer::PeerMessage`]s. Who dialled
+    /// opens it, once.
+    Session(Hello),
+    /// Orders down and reports up: then [`control::ControlMessage`]s. Who is nearer to the
+    /// coordinator opens it, once.
+    Control(Hello),
+    /// One chunk: the answer is a [`chunk::ReplyHeader`] and the chunk's encoded bytes.
+    Chunk(chunk::ChunkRequest),
+}
+
+/// What a side is, said once at the start of a session or control stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The version of the software, for people.
+    pub software: String,
+    /// Optional abilities; bits that the other side does not know are ignored.
+    pub features: u64,
+}
+
+impl Hello {
+    /// What this software says of itself.
+    pub fn ours() -> Self {
+        Self {
+            software: concat!("scap ", env!("CARGO_PKG_VERSION")).into(),
+            features: 0,
+        }
+    }
+}
