@@ -1,0 +1,278 @@
+//! What a host accepts: the order of releases, grants and directives for one repo and environment.
+//!
+//! Pure. The node keeps one state for its fetching and the activator its own, so that neither needs
+//! to believe the other. The new state is persisted before anything is done about it.
+
+use scap_proto::{
+    id::{NodeId, ReleaseId},
+    release::{
+        Audience, AuthorityError, Directive, Environment, Finalization, Stage, UnixMillis,
+        VerifiedGrant, VerifiedRelease,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+/// Whom orders must be addressed to for this host to follow them.
+#[derive(Debug, Clone)]
+pub struct Addressee {
+    /// This host.
+    pub host: NodeId,
+    /// The environments it is in.
+    pub environments: Vec<Environment>,
+    /// The audiences it is in.
+    pub audiences: Vec<Audience>,
+}
+
+/// What this host has accepted for one repo and environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acceptance {
+    /// The latest release and what was ordered about it.
+    pub accepted: Option<Accepted>,
+    /// The latest finalization.
+    pub finalized: Option<Finalized>,
+}
+
+/// A release that was accepted, and the latest directive about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Its sequence.
+    pub sequence: u64,
+    /// The release.
+    pub release: ReleaseId,
+    /// The latest directive's epoch and number.
+    pub directive: (u64, u64),
+    /// What it ordered.
+    pub stage: Stage,
+}
+
+/// A release that was finalized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finalized {
+    /// Its sequence.
+    pub sequence: u64,
+    /// The release.
+    pub release: ReleaseId,
+}
+
+/// What an acceptable order is to this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// New: persist this state, then follow the order.
+    Follow(Acceptance),
+    /// The very order that was accepted last: follow it if it has not been.
+    Again,
+    /// For other hosts.
+    NotForUs,
+}
+
+/// Why an order is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Not signed, not addressed to this host, or out of time.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// Sequences start at 1.
+    #[error("a release with sequence 0")]
+    Zero,
+    /// An older release than the one accepted.
+    #[error("release {release} has sequence {offered}, this host has accepted {accepted}")]
+    Lower {
+        /// The release offered.
+        release: ReleaseId,
+        /// Its sequence.
+        offered: u64,
+        /// The highest sequence accepted.
+        accepted: u64,
+    },
+    /// Two releases with one sequence: the signer, or a thief of the key, says two things.
+    #[error("release {offered} has the sequence {sequence} of release {accepted}: equivocation")]
+    Equivocation {
+        /// The sequence.
+        sequence: u64,
+        /// The release accepted.
+        accepted: ReleaseId,
+        /// The release offered.
+        offered: ReleaseId,
+    },
+    /// A directive that a later one has overtaken.
+    #[error("directive {offered:?} is older than {obeyed:?}, which this host obeys")]
+    Replayed {
+        /// The (epoch, number) offered.
+        offered: (u64, u64),
+        /// The (epoch, number) obeyed.
+        obeyed: (u64, u64),
+    },
+    /// Two directives with one number: whoever holds the session key says two things.
+    #[error("directive {directive:?} orders {offered:?}, it ordered {obeyed:?} before")]
+    Contradiction {
+        /// The (epoch, number) of both.
+        directive: (u64, u64),
+        /// The stage obeyed.
+        obeyed: Stage,
+        /// The stage offered.
+        offered: Stage,
+    },
+    /// Going back from the stable release takes a new release.
+    #[error("release {0} is finalized: going back from it takes a new release")]
+    Finalized(ReleaseId),
+    /// A finalization of something that this host never accepted, or that a later one has overtaken.
+    #[error(
+        "finalization of sequence {offered}, this host accepted {accepted} and finalized {finalized}"
+    )]
+    StaleFinalization {
+        /// The sequence offered.
+        offered: u64,
+        /// The highest sequence accepted; 0 for none.
+        accepted: u64,
+        /// The highest sequence finalized; 0 for none.
+        finalized: u64,
+    },
+}
+
+impl Acceptance {
+    /// The highest sequence accepted; 0 for none.
+    pub fn sequence(&self) -> u64 {
+        self.accepted
+            .as_ref()
+            .map_or(0, |accepted| accepted.sequence)
+    }
+
+    /// The highest sequence finalized; 0 for none.
+    pub fn finalized_sequence(&self) -> u64 {
+        self.finalized.map_or(0, |finalized| finalized.sequence)
+    }
+
+    /// Decides about an order. Signatures were checked; this checks addressee, order and time.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn consider(
+        &self,
+        us: &Addressee,
+        release: &VerifiedRelease,
+        grant: &VerifiedGrant,
+        directive: &Directive,
+        now: UnixMillis,
+    ) -> Result<Decision, Refusal> {
+        let about = release.release();
+        us.check(&about.environment, &about.audience)?;
+        if !directive.targets.include(&us.host) {
+            return Ok(Decision::NotForUs);
+        }
+        let offered = (directive.epoch, directive.number);
+        self.check_sequence(release)?;
+        if let Some(accepted) = self.accepted.as_ref().filter(|a| a.release == release.id()) {
+            if offered < accepted.directive {
+                return Err(Refusal::Replayed {
+                    offered,
+                    obeyed: accepted.directive,
+                });
+            }
+            if offered == accepted.directive {
+                if directive.stage == accepted.stage {
+                    return Ok(Decision::Again);
+                }
+                return Err(Refusal::Contradiction {
+                    directive: offered,
+                    obeyed: accepted.stage,
+                    offered: directive.stage,
+                });
+            }
+        }
+        match directive.stage {
+            // What this release may undo is authority that it already carries.
+            Stage::Revert if self.finalized.is_some_and(|f| f.release == release.id()) => {
+                return Err(Refusal::Finalized(release.id()));
+            }
+            Stage::Revert => {}
+            Stage::Fetch | Stage::Promote => {
+                release.check_time(now)?;
+                grant.check_time(now)?;
+            }
+        }
+        Ok(Decision::Follow(Self {
+            accepted: Some(Accepted {
+                sequence: about.sequence,
+                release: release.id(),
+                directive: offered,
+                stage: directive.stage,
+            }),
+            finalized: self.finalized,
+        }))
+    }
+
+    /// Decides about a finalization of a release. It never expires.
+    ///
+    /// # Errors
+    /// [`Refusal`]; a finalization of another release than the one accepted is stale.
+    pub fn consider_finalization(
+        &self,
+        us: &Addressee,
+        release: &VerifiedRelease,
+        finalization: &Finalization,
+    ) -> Result<Decision, Refusal> {
+        us.check(&finalization.environment, &finalization.audience)?;
+        let stale = Refusal::StaleFinalization {
+            offered: finalization.sequence,
+            accepted: self.sequence(),
+            finalized: self.finalized_sequence(),
+        };
+        if self
+            .accepted
+            .as_ref()
+            .is_none_or(|accepted| accepted.release != release.id())
+        {
+            return Err(stale);
+        }
+        let new = Finalized {
+            sequence: finalization.sequence,
+            release: release.id(),
+        };
+        match self.finalized {
+            Some(old) if old == new => Ok(Decision::Again),
+            Some(old) if old.sequence >= new.sequence => Err(stale),
+            _ => Ok(Decision::Follow(Self {
+                finalized: Some(new),
+                ..self.clone()
+            })),
+        }
+    }
+
+    fn check_sequence(&self, release: &VerifiedRelease) -> Result<(), Refusal> {
+        let (id, offered) = (release.id(), release.release().sequence);
+        if offered == 0 {
+            return Err(Refusal::Zero);
+        }
+        match &self.accepted {
+            Some(accepted) if offered < accepted.sequence => Err(Refusal::Lower {
+                release: id,
+                offered,
+                accepted: accepted.sequence,
+            }),
+            Some(accepted) if offered == accepted.sequence && id != accepted.release => {
+                Err(Refusal::Equivocation {
+                    sequence: offered,
+                    accepted: accepted.release,
+                    offered: id,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Addressee {
+    fn check(&self, environment: &Environment, audience: &Audience) -> Result<(), AuthorityError> {
+        if !self.environments.contains(environment) {
+            return Err(AuthorityError::Environment(environment.clone()));
+        }
+        if !self.audiences.contains(audience) {
+            return Err(AuthorityError::Audience(audience.clone()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;

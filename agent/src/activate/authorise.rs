@@ -1,0 +1,92 @@
+//! What the activator accepts: its own record, beside the releases that it made.
+
+use scap_proto::release::{Environment, UnixMillis};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ActivateError, Deployment,
+    record::{self, Found, Record},
+};
+use crate::{
+    acceptance::{Acceptance, Addressee, Decision, Refusal},
+    trust::{VerifiedFinalization, VerifiedOrder},
+};
+
+/// The record's name in the repo's own folder.
+const NAME: &str = "authority";
+
+/// Which environment a repo is deployed for on this host, and what was accepted for it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Authorised {
+    environment: Environment,
+    acceptance: Acceptance,
+}
+
+impl Record for Authorised {
+    const MAGIC: &'static [u8] = b"scap-authority/1\n";
+}
+
+/// Accepts an order and records it durably, or says why not.
+pub(super) fn order(
+    deployment: &Deployment,
+    us: &Addressee,
+    order: &VerifiedOrder,
+    now: UnixMillis,
+) -> Result<Result<(), String>, ActivateError> {
+    let environment = &order.release.release().environment;
+    decide(deployment, us, environment, |acceptance| {
+        acceptance.consider(us, &order.release, &order.grant, &order.directive, now)
+    })
+}
+
+/// Accepts a finalization and records it durably, or says why not.
+pub(super) fn finalization(
+    deployment: &Deployment,
+    us: &Addressee,
+    verified: &VerifiedFinalization,
+) -> Result<Result<(), String>, ActivateError> {
+    let VerifiedFinalization {
+        release,
+        finalization,
+    } = verified;
+    decide(deployment, us, &finalization.environment, |acceptance| {
+        acceptance.consider_finalization(us, release, finalization)
+    })
+}
+
+fn decide(
+    deployment: &Deployment,
+    us: &Addressee,
+    environment: &Environment,
+    consider: impl FnOnce(&Acceptance) -> Result<Decision, Refusal>,
+) -> Result<Result<(), String>, ActivateError> {
+    let acceptance = match record::read::<Authorised>(&deployment.own, NAME)? {
+        Found::Nothing => Acceptance::default(),
+        Found::Record(record) if record.environment == *environment => record.acceptance,
+        Found::Record(record) => {
+            return Ok(Err(format!(
+                "this repo is deployed here for environment {}, not {environment}",
+                record.environment
+            )));
+        }
+        // Without it an old order could be replayed: a person must look.
+        Found::Damaged => {
+            return Ok(Err(format!(
+                "the record of what was accepted, .scap/{NAME}, is damaged; move it away to accept anew"
+            )));
+        }
+    };
+    match consider(&acceptance) {
+        Ok(Decision::Again) => Ok(Ok(())),
+        Ok(Decision::NotForUs) => Ok(Err(format!("the order is not for {}", us.host))),
+        Ok(Decision::Follow(acceptance)) => {
+            let record = Authorised {
+                environment: environment.clone(),
+                acceptance,
+            };
+            record::replace(&deployment.own, NAME, &record)?;
+            Ok(Ok(()))
+        }
+        Err(refusal) => Ok(Err(crate::error_chain(&refusal))),
+    }
+}

@@ -1,0 +1,328 @@
+//! Writes a release's tree, where nobody else can reach it, from chunks and from files that are there.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+};
+
+use rustix::fs::{FileType, Stat};
+use scap_proto::{
+    content::{Entry, FileContent, Node, RelPath},
+    id::ContentHash,
+};
+
+use super::{
+    chunks::Chunks,
+    compare::{file_mode, hash_file},
+    dir::{Cursor, Dir, changed_nanos, kind, modified_nanos, permissions, split},
+    entries::Entries,
+    error::{ActivateError, Doing},
+    inodes::Inodes,
+    plan::{Merge, Plan},
+};
+
+/// Most damaged paths that are named; the rest is counted.
+const DAMAGED_NAMED_MAX: usize = 16;
+
+/// What was made, and of what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Built {
+    /// Files written from chunks.
+    pub files_written: u64,
+    /// Files that are a further name of an unchanged one.
+    pub files_linked: u64,
+    /// Files that share the blocks of an unchanged one.
+    pub files_cloned: u64,
+    /// Bytes in the files written from chunks.
+    pub bytes_written: u64,
+    /// Bytes in the files linked and cloned.
+    pub bytes_reused: u64,
+    /// Files of the live release that should have served and are not what they were.
+    pub files_damaged: u64,
+    /// The first of them.
+    pub damaged: Vec<RelPath>,
+}
+
+/// The release that unchanged files are taken from.
+pub(super) struct Base<'a> {
+    cursor: Cursor<'a>,
+    entries: Merge<Entries>,
+    /// Until the file system says that it cannot.
+    links: bool,
+    clones: bool,
+}
+
+impl<'a> Base<'a> {
+    pub(super) fn new(tree: &'a Dir, entries: Entries) -> Self {
+        Self {
+            cursor: Cursor::new(tree),
+            entries: Merge::new(entries),
+            links: true,
+            clones: true,
+        }
+    }
+}
+
+/// The writing of one tree.
+pub(super) struct Build<'a> {
+    cursor: Cursor<'a>,
+    /// The top of the tree, whose owner new files have.
+    owner: (u32, u32),
+    base: Option<Base<'a>>,
+    plan: &'a Plan,
+    chunks: Chunks<'a>,
+    inodes: &'a mut Inodes,
+    /// The file system's time when this began.
+    began: i128,
+    built: Built,
+}
+
+impl<'a> Build<'a> {
+    /// In `tree`, which is empty.
+    ///
+    /// # Errors
+    /// Where its status cannot be read.
+    pub(super) fn new(
+        tree: &'a Dir,
+        base: Option<Base<'a>>,
+        plan: &'a Plan,
+        chunks: Chunks<'a>,
+        inodes: &'a mut Inodes,
+        began: i128,
+    ) -> Result<Self, ActivateError> {
+        let top = tree
+            .own_stat()
+            .doing(|| "read the status of the release's directory".to_owned())?;
+        Ok(Self {
+            cursor: Cursor::making(tree),
+            owner: (top.st_uid, top.st_gid),
+            base,
+            plan,
+            chunks,
+            inodes,
+            began,
+            built: Built::default(),
+        })
+    }
+
+    /// Writes the next entry.
+    ///
+    /// # Errors
+    /// The tree is not complete then, and of no use.
+    pub(super) fn push(&mut self, entry: &Entry) -> Result<(), ActivateError> {
+        let doing = || format!("write `{}`", entry.path);
+        let path = entry.path.as_bytes();
+        let Some(content) = entry.node.content() else {
+            if matches!(entry.node, Node::Symlink(_)) {
+                let (parent, name) = split(path);
+                let dir = self.cursor.dir(parent).doing(doing)?;
+                return write_node(dir, name, entry, &mut self.chunks).map(drop);
+            }
+            return self.cursor.dir(path).map(drop).doing(doing);
+        };
+        if self.reuse(entry, content)? {
+            return Ok(());
+        }
+        let (parent, name) = split(path);
+        let dir = self.cursor.dir(parent).doing(doing)?;
+        if let Some(stat) = write_node(dir, name, entry, &mut self.chunks)? {
+            self.inodes.note_written(&stat, content.hash);
+        }
+        self.built.files_written += 1;
+        self.built.bytes_written += content.size;
+        Ok(())
+    }
+
+    /// What was made.
+    pub(super) fn finish(self) -> Built {
+        self.built
+    }
+
+    /// Makes the file of one in the base, where it has the same content at this path or at another.
+    fn reuse(&mut self, entry: &Entry, content: &FileContent) -> Result<bool, ActivateError> {
+        let Some(base) = &mut self.base else {
+            return Ok(false);
+        };
+        let unchanged = base
+            .entries
+            .at(&entry.path)?
+            .is_some_and(|old| old.content().is_some_and(|old| old.hash == content.hash));
+        let source = if unchanged {
+            &entry.path
+        } else if let Some(path) = self.plan.moved.get(&content.hash) {
+            path
+        } else {
+            return Ok(false);
+        };
+        let (from, from_name) = split(source.as_bytes());
+        let proved = match base.cursor.dir(from) {
+            Ok(dir) => prove(dir, from_name, content, self.inodes, self.began)
+                .map(|proved| proved.map(|stat| (dir, stat))),
+            Err(error) => Err(error),
+        };
+        let Ok(Some((from, stat))) = proved else {
+            // Another file, none, or one that cannot be read: it is written from chunks.
+            self.built.files_damaged += 1;
+            if self.built.damaged.len() < DAMAGED_NAMED_MAX {
+                self.built.damaged.push(source.clone());
+            }
+            return Ok(false);
+        };
+        let doing = || format!("write `{}`", entry.path);
+        let (to, to_name) = split(entry.path.as_bytes());
+        let to = self.cursor.dir(to).doing(doing)?;
+        let mode = file_mode(&entry.node);
+        let is_like = permissions(&stat) == mode && (stat.st_uid, stat.st_gid) == self.owner;
+        if base.links && is_like {
+            match from.link(from_name, to, to_name) {
+                Ok(()) => {
+                    let after = to.stat(to_name).doing(doing)?;
+                    if let Some(after) = after.filter(|after| is_unwritten(&stat, after)) {
+                        self.inodes.restate(&stat, &after);
+                        self.built.files_linked += 1;
+                        self.built.bytes_reused += content.size;
+                        return Ok(true);
+                    }
+                    // Written to, or another file, since it was proved.
+                    to.unlink(to_name).doing(doing)?;
+                    return Ok(false);
+                }
+                // A file with all the names it can have is no reason to stop for the others.
+                Err(error) => base.links = error.kind() == io::ErrorKind::TooManyLinks,
+            }
+        }
+        if base.clones {
+            match clone_file(from, from_name, &stat, to, to_name, mode) {
+                Ok(Some(stat)) => {
+                    self.inodes.note_written(&stat, content.hash);
+                    self.built.files_cloned += 1;
+                    self.built.bytes_reused += content.size;
+                    return Ok(true);
+                }
+                Ok(None) => {}
+                Err(_) => base.clones = false,
+            }
+            to.unlink(to_name).doing(doing)?;
+        }
+        Ok(false)
+    }
+}
+
+/// The status of the file `name` in `dir`, where it is proved to hold `content`.
+fn prove(
+    dir: &Dir,
+    name: &[u8],
+    content: &FileContent,
+    inodes: &mut Inodes,
+    began: i128,
+) -> io::Result<Option<Stat>> {
+    let is_candidate = |stat: &Stat| {
+        kind(stat) == FileType::RegularFile && u64::try_from(stat.st_size) == Ok(content.size)
+    };
+    let Some(stat) = dir.stat(name)?.filter(is_candidate) else {
+        return Ok(None);
+    };
+    let is_proved = inodes.proves(&stat, &content.hash)
+        || is_hashed_to(dir, name, &stat, &content.hash, inodes, began)?;
+    Ok(is_proved.then_some(stat))
+}
+
+/// Whether the file hashes to `hash`, by reading it; what is found is recorded.
+pub(super) fn is_hashed_to(
+    dir: &Dir,
+    name: &[u8],
+    stat: &Stat,
+    hash: &ContentHash,
+    inodes: &mut Inodes,
+    began: i128,
+) -> io::Result<bool> {
+    match hash_file(dir, name, stat)? {
+        Some(found) => {
+            inodes.note_read(stat, found, began);
+            Ok(found == *hash)
+        }
+        None => {
+            inodes.forget(stat.st_ino);
+            Ok(false)
+        }
+    }
+}
+
+/// Whether a file that got a further name in between was not written to.
+fn is_unwritten(before: &Stat, after: &Stat) -> bool {
+    before.st_ino == after.st_ino
+        && before.st_size == after.st_size
+        && before.st_mode == after.st_mode
+        && modified_nanos(before) == modified_nanos(after)
+}
+
+/// Makes a file that shares the blocks of another one; `None` where that one changed meanwhile.
+fn clone_file(
+    from: &Dir,
+    from_name: &[u8],
+    before: &Stat,
+    to: &Dir,
+    to_name: &[u8],
+    mode: u32,
+) -> io::Result<Option<Stat>> {
+    let source = from.file(from_name)?;
+    let copy = to.create(to_name, mode)?;
+    rustix::fs::ioctl_ficlone(&copy, &source)?;
+    let after = rustix::fs::fstat(&source)?;
+    if before.st_ino != after.st_ino || changed_nanos(before) != changed_nanos(&after) {
+        return Ok(None);
+    }
+    with_mode(&copy, mode).map(Some)
+}
+
+/// Makes the file, link or empty directory of `entry` at `name` in `dir`, where nothing is. Returns the
+/// status of a file.
+///
+/// # Errors
+/// Where a chunk is missing, the chunks do not make the content, or the disk is full or fails. Part of a
+/// file may be there.
+pub(super) fn write_node(
+    dir: &Dir,
+    name: &[u8],
+    entry: &Entry,
+    chunks: &mut Chunks<'_>,
+) -> Result<Option<Stat>, ActivateError> {
+    let doing = || format!("write `{}`", entry.path);
+    match &entry.node {
+        Node::Symlink(target) => {
+            dir.symlink(target.as_bytes(), name).doing(doing)?;
+            Ok(None)
+        }
+        Node::EmptyDirectory | Node::Gitlink(_) => {
+            dir.make_dir(name, super::dir::DIRECTORY_MODE)
+                .doing(doing)?;
+            Ok(None)
+        }
+        Node::File(content) | Node::Executable(content) => {
+            let mode = file_mode(&entry.node);
+            let mut file = dir.create(name, mode).doing(doing)?;
+            let mut hasher = blake3::Hasher::new();
+            for extent in &content.extents {
+                let write = |bytes: &[u8]| {
+                    hasher.update(bytes);
+                    file.write_all(bytes)
+                };
+                chunks.with(extent, write)?.doing(doing)?;
+            }
+            if *hasher.finalize().as_bytes() != *content.hash.as_bytes() {
+                return Err(ActivateError::WrongContent(entry.path.clone()));
+            }
+            with_mode(&file, mode).map(Some).doing(doing)
+        }
+    }
+}
+
+/// Gives a new file exactly this mode, whatever the umask is, and returns its status.
+fn with_mode(file: &File, mode: u32) -> io::Result<Stat> {
+    let stat = rustix::fs::fstat(file)?;
+    if permissions(&stat) == mode {
+        return Ok(stat);
+    }
+    rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(mode))?;
+    Ok(rustix::fs::fstat(file)?)
+}

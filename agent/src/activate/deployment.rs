@@ -1,0 +1,403 @@
+//! One repo on this host: its directories, opened and checked, and what is recorded of it.
+
+use std::{collections::BTreeSet, fs::File, io, path::Path};
+
+use rustix::{
+    fs::{FlockOperation, Stat, StatVfsMountFlags},
+    io::Errno,
+};
+use scap_proto::{
+    content::FileContent,
+    id::{ContentHash, ReleaseId},
+    release::RepoPath,
+};
+
+use super::{
+    ChunkSource, Promoted, Target,
+    compare::{Difference, Judge, What, compare, hash_file},
+    dir::{DIRECTORY_MODE, Dir, permissions, touch},
+    entries::Entries,
+    error::{ActivateError, Doing},
+    failpoint::Failpoints,
+    inodes::Inodes,
+    record::{self, Found, Installed, Rev, State},
+    trash::Trash,
+};
+
+/// How many release directories are kept, the live one included: what scap3 keeps. Until it is finalized
+/// there may be one more.
+pub const KEPT: usize = 5;
+
+/// One repo on this host. While it is open no other process can work on the repo.
+#[derive(Debug)]
+pub struct Deployment {
+    pub(super) repo: RepoPath,
+    /// Opened before anything is written, so that a sync reports what went wrong with any of it.
+    pub(super) root: Dir,
+    /// The folder of the final path.
+    pub(super) parent: Dir,
+    pub(super) cache: Dir,
+    pub(super) revs: Dir,
+    pub(super) own: Dir,
+    pub(super) releases: Dir,
+    pub(super) entries: Dir,
+    pub(super) trash: Trash,
+    pub(super) lock: File,
+    pub(super) state: State,
+    pub(super) failpoints: Failpoints,
+}
+
+/// Names in [`Deployment::own`].
+pub(super) const JOURNAL: &str = "journal";
+/// See [`JOURNAL`].
+pub(super) const LIVE: &str = "live";
+/// See [`JOURNAL`].
+pub(super) const INODES: &str = "inodes";
+/// See [`JOURNAL`].
+pub(super) const STAGING: &[u8] = b"staging";
+
+impl Deployment {
+    /// Opens `repo` beneath `deploy_root`, makes its directories where they are missing, and finishes or
+    /// undoes what was interrupted.
+    ///
+    /// # Errors
+    /// Where the deploy root is missing or read-only, a directory can be changed by others, another
+    /// process is at work, or the disk fails. What is live stays live.
+    pub fn open(deploy_root: &Path, repo: &RepoPath) -> Result<Self, ActivateError> {
+        let root = open_root(deploy_root)?;
+        if is_read_only(&root, deploy_root)? {
+            return Err(ActivateError::ReadOnly(deploy_root.to_owned()));
+        }
+        check_ours(&root, OTHERS, || deploy_root.display().to_string())?;
+        let mut deployment = Self::enter(root, repo, make_ours, |own| {
+            own.open_or_create(b"lock", 0o600)
+        })?;
+        deployment.load()?;
+        deployment.recover()?;
+        Ok(deployment)
+    }
+
+    /// Opens `repo` to look at it: also where its file system is read-only, and then as it was left.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and where nothing was ever deployed on a file system that is read-only.
+    pub fn open_to_look(deploy_root: &Path, repo: &RepoPath) -> Result<Self, ActivateError> {
+        let root = open_root(deploy_root)?;
+        if !is_read_only(&root, deploy_root)? {
+            return Self::open(deploy_root, repo);
+        }
+        let there = |dir: &Dir, name: &str, _, _| {
+            dir.dir_at(name.as_bytes())
+                .doing(|| format!("open `{name}`"))
+        };
+        let mut deployment = Self::enter(root, repo, there, |own| own.file(b"lock"))?;
+        deployment.load()?;
+        Ok(deployment)
+    }
+
+    /// Opens all directories of a repo by `enter`, and takes its lock.
+    fn enter(
+        root: Dir,
+        repo: &RepoPath,
+        enter: impl Fn(&Dir, &str, u32, u32) -> Result<Dir, ActivateError>,
+        open_lock: impl Fn(&Dir) -> io::Result<File>,
+    ) -> Result<Self, ActivateError> {
+        let mut parent = root
+            .dir_at(b"")
+            .doing(|| "open the deploy root".to_owned())?;
+        let (folders, name) = repo.as_str().rsplit_once('/').unwrap_or(("", repo.name()));
+        for folder in folders.split('/').filter(|folder| !folder.is_empty()) {
+            parent = enter(&parent, folder, DIRECTORY_MODE, OTHERS)?;
+        }
+        let cache_name = format!("{name}{}", RepoPath::CACHE_SUFFIX);
+        let cache = enter(&parent, &cache_name, DIRECTORY_MODE, GROUP_AND_OTHERS)?;
+        let revs = enter(&cache, "revs", DIRECTORY_MODE, GROUP_AND_OTHERS)?;
+        let own = enter(&cache, ".scap", PRIVATE_MODE, GROUP_AND_OTHERS)?;
+        let lock = open_lock(&own).doing(|| "open the lock".to_owned())?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(ActivateError::Busy(repo.clone())),
+            Err(error) => return Err(io::Error::from(error)).doing(|| "take the lock".to_owned()),
+        }
+        Ok(Self {
+            repo: repo.clone(),
+            parent,
+            revs,
+            releases: enter(&own, "releases", PRIVATE_MODE, GROUP_AND_OTHERS)?,
+            entries: enter(&own, "entries", PRIVATE_MODE, GROUP_AND_OTHERS)?,
+            trash: Trash::new(enter(&own, "trash", PRIVATE_MODE, GROUP_AND_OTHERS)?),
+            lock,
+            state: State::default(),
+            failpoints: Failpoints::default(),
+            root,
+            cache,
+            own,
+        })
+    }
+
+    /// Lets a test make the process die at a named place.
+    #[must_use]
+    pub fn with_failpoints(self, failpoints: Failpoints) -> Self {
+        Self { failpoints, ..self }
+    }
+
+    /// What is live.
+    pub fn live(&self) -> Option<&Installed> {
+        self.state.live.as_ref()
+    }
+
+    /// What was live before it, and [`Self::revert`] goes back to.
+    pub fn previous(&self) -> Option<&Installed> {
+        self.state.history.last()
+    }
+
+    /// What was last finalized.
+    pub fn finalized(&self) -> Option<&Installed> {
+        self.state.done.as_ref()
+    }
+
+    /// Every release whose directory is kept, the highest sequence first. The chunks of their entries,
+    /// and the files that they would be repaired from, are worth keeping.
+    ///
+    /// # Errors
+    /// Where the records cannot be read.
+    pub fn releases(&self) -> Result<Vec<Installed>, ActivateError> {
+        let names = self
+            .releases
+            .names()
+            .doing(|| "list the kept releases".to_owned())?;
+        let mut releases = Vec::new();
+        for name in names {
+            let Some(rev) = String::from_utf8(name.into())
+                .ok()
+                .and_then(|name| Rev::try_from(name).ok())
+            else {
+                continue;
+            };
+            releases.extend(self.installed(&rev)?);
+        }
+        releases.sort_by(|a, b| (b.sequence, &b.rev).cmp(&(a.sequence, &a.rev)));
+        Ok(releases)
+    }
+
+    /// Makes `target` live: [`Self::prepare`] and [`Self::flip`].
+    ///
+    /// # Errors
+    /// As theirs.
+    pub fn promote(
+        &mut self,
+        target: &Target,
+        source: &dyn ChunkSource,
+    ) -> Result<Promoted, ActivateError> {
+        let prepared = self.prepare(target, source)?;
+        let flipped = self.flip(&target.release, source)?;
+        Ok(Promoted { prepared, flipped })
+    }
+
+    /// Records that the live release is the stable one, and removes directories beyond [`KEPT`].
+    ///
+    /// # Errors
+    /// Where another release is live, or the disk fails.
+    pub fn finalize(&mut self, release: &ReleaseId) -> Result<(), ActivateError> {
+        self.settle()?;
+        let live = self
+            .state
+            .live
+            .as_ref()
+            .filter(|live| live.release == *release);
+        let Some(live) = live else {
+            return Err(ActivateError::NotLive(*release));
+        };
+        let next = State {
+            done: Some(live.clone()),
+            in_progress: None,
+            aside: None,
+            ..self.state.clone()
+        };
+        self.record(next)?;
+        let mut inodes = self.load_inodes()?;
+        self.prune(KEPT, &mut inodes)?;
+        self.save_inodes(&mut inodes)
+    }
+
+    /// Compares the live tree with its snapshot, reading every byte of it.
+    ///
+    /// # Errors
+    /// Where nothing is live, or the tree cannot be read.
+    pub fn verify(&self, source: &dyn ChunkSource) -> Result<Vec<Difference>, ActivateError> {
+        let live = self.state.live.as_ref();
+        let live = live.ok_or_else(|| ActivateError::NothingLive(self.repo.clone()))?;
+        let mut differences = Reader::default();
+        if self.final_link()? != Some(self.link_to(&live.rev)) {
+            differences.0.push(Difference {
+                path: Vec::new(),
+                what: What::NotLive,
+            });
+        }
+        let tree = self.tree(live)?;
+        let entries = Entries::open(&self.entries, live, source)?;
+        compare(&tree, entries, &mut differences)?;
+        Ok(differences.0)
+    }
+
+    /// Removes release directories of ours until `keep` are left, those with the lowest sequence first.
+    /// What is live, finalized or in progress, and what would be gone back to, stays in any case.
+    pub(super) fn prune(&self, keep: usize, inodes: &mut Inodes) -> Result<(), ActivateError> {
+        let state = &self.state;
+        let needed = [
+            state.live.as_ref(),
+            state.history.last(),
+            state.done.as_ref(),
+        ];
+        let needed = needed.into_iter().flatten().map(|installed| &installed.rev);
+        let needed: BTreeSet<&Rev> = needed.chain(&state.in_progress).collect();
+        let (_, others): (Vec<_>, Vec<_>) = self
+            .releases()?
+            .into_iter()
+            .partition(|installed| needed.contains(&installed.rev));
+        for installed in others.iter().skip(keep.saturating_sub(needed.len())) {
+            self.discard(&installed.rev)?;
+        }
+        self.empty_trash(inodes)
+    }
+
+    /// Moves a release's directory to the trash and forgets the release.
+    pub(super) fn discard(&self, rev: &Rev) -> Result<(), ActivateError> {
+        let discard = || {
+            self.trash.take(&self.revs, rev.as_bytes())?;
+            self.releases.unlink(rev.as_bytes())?;
+            self.entries.unlink(rev.as_bytes())
+        };
+        discard().doing(|| format!("remove `revs/{rev}`"))
+    }
+
+    pub(super) fn empty_trash(&self, inodes: &mut Inodes) -> Result<(), ActivateError> {
+        self.trash
+            .empty(inodes)
+            .doing(|| "remove release directories that are no longer kept".to_owned())
+    }
+
+    /// What is installed in `revs/<rev>`, where that is a directory of ours.
+    pub(super) fn installed(&self, rev: &Rev) -> Result<Option<Installed>, ActivateError> {
+        let found: Found<Installed> = record::read(&self.releases, rev.as_str())?;
+        let installed = found.record().filter(|installed| installed.rev == *rev);
+        Ok(installed.filter(|_| self.revs.dir(rev.as_bytes()).is_ok()))
+    }
+
+    /// The tree of an installed release.
+    pub(super) fn tree(&self, installed: &Installed) -> Result<Dir, ActivateError> {
+        self.revs
+            .dir(installed.rev.as_bytes())
+            .doing(|| format!("open `revs/{}`", installed.rev))
+    }
+
+    /// What the final path links to, where it is a link.
+    pub(super) fn final_link(&self) -> Result<Option<Vec<u8>>, ActivateError> {
+        self.parent
+            .link_target(self.final_name())
+            .doing(|| format!("read the link `{}`", self.repo))
+    }
+
+    /// The final path's name in its folder.
+    pub(super) fn final_name(&self) -> &[u8] {
+        self.repo.name().as_bytes()
+    }
+
+    /// The target of the final path when this is live.
+    pub(super) fn link_to(&self, rev: &Rev) -> Vec<u8> {
+        let (name, suffix) = (self.repo.name(), RepoPath::CACHE_SUFFIX);
+        format!("{name}{suffix}/revs/{rev}").into_bytes()
+    }
+
+    /// Now, by the clock of the file system that the trees are on, in nanoseconds.
+    pub(super) fn now(&self) -> Result<i128, ActivateError> {
+        touch(&self.lock).doing(|| "touch the lock".to_owned())
+    }
+
+    pub(super) fn load_inodes(&self) -> Result<Inodes, ActivateError> {
+        Inodes::load(&self.own, INODES)
+    }
+
+    pub(super) fn save_inodes(&self, inodes: &mut Inodes) -> Result<(), ActivateError> {
+        inodes.save(&self.own, INODES, self.now()?)
+    }
+
+    /// Makes everything that was written beneath the deploy root durable.
+    pub(super) fn sync(&self) -> Result<(), ActivateError> {
+        self.root
+            .sync_file_system()
+            .doing(|| "make the release durable".to_owned())
+    }
+}
+
+/// Reads every file, and collects what is different.
+#[derive(Debug, Default)]
+struct Reader(Vec<Difference>);
+
+impl Judge for Reader {
+    const SEEKS_EXTRA: bool = true;
+
+    fn has_content(
+        &mut self,
+        dir: &Dir,
+        name: &[u8],
+        stat: &Stat,
+        content: &FileContent,
+    ) -> io::Result<bool> {
+        let found: Option<ContentHash> = hash_file(dir, name, stat)?;
+        Ok(found == Some(content.hash))
+    }
+
+    fn differs(
+        &mut self,
+        difference: Difference,
+        _: Option<&scap_proto::content::Entry>,
+    ) -> Result<(), ActivateError> {
+        self.0.push(difference);
+        Ok(())
+    }
+}
+
+const PRIVATE_MODE: u32 = 0o700;
+
+/// Who must not be able to put anything into a directory. A deploy root, and a folder in it, may be its
+/// group's; where the trees are may not.
+const OTHERS: u32 = 0o002;
+const GROUP_AND_OTHERS: u32 = 0o022;
+
+fn open_root(deploy_root: &Path) -> Result<Dir, ActivateError> {
+    Dir::open(deploy_root).map_err(|source| ActivateError::DeployRoot {
+        path: deploy_root.to_owned(),
+        source,
+    })
+}
+
+fn is_read_only(root: &Dir, path: &Path) -> Result<bool, ActivateError> {
+    let status = rustix::fs::fstatvfs(root).map_err(io::Error::from);
+    let status = status.doing(|| format!("read the status of {}", path.display()))?;
+    Ok(status.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+fn make_ours(dir: &Dir, name: &str, mode: u32, refused: u32) -> Result<Dir, ActivateError> {
+    let made = dir
+        .make_dir(name.as_bytes(), mode)
+        .doing(|| format!("make or open the directory `{name}`"))?;
+    check_ours(&made, refused, || name.to_owned())?;
+    Ok(made)
+}
+
+fn check_ours(dir: &Dir, refused: u32, path: impl Fn() -> String) -> Result<(), ActivateError> {
+    let stat = dir
+        .own_stat()
+        .doing(|| format!("read the status of `{}`", path()))?;
+    let is_owned = [0, rustix::process::geteuid().as_raw()].contains(&stat.st_uid);
+    let mode = permissions(&stat);
+    if is_owned && mode & refused == 0 {
+        return Ok(());
+    }
+    Err(ActivateError::Unsafe {
+        path: path(),
+        uid: stat.st_uid,
+        mode,
+    })
+}

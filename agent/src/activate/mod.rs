@@ -1,0 +1,87 @@
+//! Activation: a release's tree is written beside the live one, and one rename switches to it.
+//!
+//! Everything is beneath the deploy root, per repo, in the places where scap3 has it:
+//! ```text
+//! <repo>                       -> <name>-cache/revs/<rev>   the final path; its rename is the switch
+//! <repo>-cache/revs/<rev>/     a release's tree, immutable: mode 0755, files 0644 or 0755
+//! <repo>-cache/current, .done, .in-progress                 links that follow what is recorded
+//! <repo>-cache/.scap/          ours (0700):
+//!   lock                       held by who is at work; its time is the file system's clock
+//!   journal                    what is being done, if anything
+//!   live                       what is live, was live before, is finalized, is in progress
+//!   inodes                     what each inode was proved to hold
+//!   releases/<rev>, entries/<rev>                           which release a tree is, and its entries
+//!   staging, trash/            a tree being written, trees being removed
+//! ```
+//! The order of a promotion is plan, journal, write, one sync, check, flip, sync, record. Whatever
+//! happens in between, the final path leads to the whole old tree or to the whole new one, and the next
+//! [`Deployment::open`] finishes or undoes what was begun; that is the code of a retry too.
+//!
+//! Every name is resolved one component at a time from an open directory, and no link is followed. All of
+//! this blocks: a process of its own calls it.
+
+mod authorise;
+mod build;
+mod chunks;
+mod compare;
+mod deployment;
+mod dir;
+mod entries;
+mod error;
+mod failpoint;
+mod flip;
+mod inodes;
+mod plan;
+mod prepare;
+pub mod process;
+mod record;
+mod recover;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;
+mod trash;
+
+use scap_proto::{
+    content::SnapshotRef,
+    id::{ChunkId, GitOid, ReleaseId},
+};
+
+pub use build::Built;
+pub use compare::{Difference, What};
+pub use deployment::{Deployment, KEPT};
+pub use error::{ActivateError, SourceError};
+pub use failpoint::Failpoints;
+pub use flip::Flipped;
+pub use prepare::Prepared;
+pub use record::{Installed, Rev};
+
+/// Where chunks come from.
+pub trait ChunkSource {
+    /// The plain bytes of a chunk, verified.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn plain(&self, id: &ChunkId) -> Result<Vec<u8>, SourceError>;
+}
+
+/// A release to be made live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The release.
+    pub release: ReleaseId,
+    /// Its sequence.
+    pub sequence: u64,
+    /// The commit it is of, where it is of one.
+    pub commit: Option<GitOid>,
+    /// Its content.
+    pub snapshot: SnapshotRef,
+}
+
+/// What a promotion did, and how long each part took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promoted {
+    /// What making the tree took.
+    pub prepared: Prepared,
+    /// What switching to it took.
+    pub flipped: Flipped,
+}

@@ -1,0 +1,438 @@
+//! The activator: a process of its own that alone writes below the deploy root.
+//!
+//! It takes signed objects over a Unix socket and believes nothing else: it checks every signature, keeps
+//! its own record of what it accepted, and hashes every byte again that it installs.
+//!
+//! One request and one answer a connection, each a frame of [`scap_proto::frame`].
+
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use scap_proto::{
+    content::SnapshotRef,
+    frame::{self, FrameError},
+    id::{ChunkId, GitOid, ReleaseId},
+    release::{RepoPath, Stage},
+    wire::{
+        Envelope,
+        control::{Finalize, Order},
+    },
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ActivateError, ChunkSource, Deployment, Failpoints, Installed, SourceError, Target, authorise,
+};
+use crate::{
+    clock,
+    store::{Lookup, StoreError, StoreReader},
+    trust::HostTrust,
+};
+
+/// The socket's name in the data directory.
+pub const SOCKET_NAME: &str = "activator.sock";
+
+/// What the activator is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Request {
+    /// Make a release live, or go back from it: what the order's directive says.
+    Order(Box<Order>),
+    /// Record that a release is the stable one.
+    Finalize(Box<Finalize>),
+    /// What is live?
+    Standing {
+        /// Of which repo.
+        repo: RepoPath,
+    },
+    /// Compare the live tree with its snapshot.
+    Verify {
+        /// Of which repo.
+        repo: RepoPath,
+    },
+}
+
+/// What it answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Answer {
+    /// The order was followed.
+    Done(Box<Activated>),
+    /// What is live, and was before.
+    Standing(RepoStanding),
+    /// Each difference between the live tree and its snapshot, in a line; none where they are equal.
+    Differences(Vec<String>),
+    /// The order has no authority here.
+    Refused(String),
+    /// A chunk that it takes is not in the store, or damaged.
+    MissingChunk(ChunkId),
+    /// It failed, and what was live is live.
+    Failed(String),
+}
+
+/// What following an order took.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activated {
+    /// What is live now.
+    pub standing: RepoStanding,
+    /// Files written from chunks.
+    pub files_written: u64,
+    /// Files shared with a release before.
+    pub files_reused: u64,
+    /// Milliseconds from the request to the recorded flip.
+    pub millis: u64,
+}
+
+/// What is live of a repo, and what was before it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepoStanding {
+    /// Live now.
+    pub live: Option<LiveRelease>,
+    /// Live before it.
+    pub previous: Option<LiveRelease>,
+    /// Releases whose directories are kept, the live one among them.
+    pub kept: Vec<LiveRelease>,
+}
+
+/// A release that is on this host's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveRelease {
+    /// Which.
+    pub release: ReleaseId,
+    /// Its sequence.
+    pub sequence: u64,
+    /// Its tree.
+    pub snapshot: SnapshotRef,
+    /// Its commit.
+    pub commit: Option<GitOid>,
+}
+
+/// What the process needs.
+#[derive(Debug, Clone)]
+pub struct ActivatorConfig {
+    /// The agent's data directory: its chunk store is read, and the socket is made there.
+    pub data: PathBuf,
+    /// Where repos go live.
+    pub deploy_root: PathBuf,
+    /// Where to die, in tests.
+    pub failpoints: Failpoints,
+}
+
+/// Why the activator cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The chunk store cannot be read.
+    #[error("open the chunk store")]
+    Store(#[from] StoreError),
+    /// The socket cannot be made.
+    #[error("listen on {path}")]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+struct Activator {
+    trust: HostTrust,
+    config: ActivatorConfig,
+    store: StoreReader,
+    /// One request a repo at a time.
+    repos: Mutex<BTreeMap<RepoPath, Arc<Mutex<()>>>>,
+}
+
+/// Answers requests until `cancel`, and lets the one in progress finish.
+///
+/// # Errors
+/// [`ProcessError`], before the first request.
+pub async fn run(
+    trust: HostTrust,
+    config: ActivatorConfig,
+    cancel: CancellationToken,
+) -> Result<(), ProcessError> {
+    let store = StoreReader::open(config.data.join(crate::store::DIRECTORY_NAME))?;
+    let path = config.data.join(SOCKET_NAME);
+    let listener = listen(&path).map_err(|source| ProcessError::Listen { path, source })?;
+    tracing::info!(deploy_root = %config.deploy_root.display(), "activator ready");
+    let activator = Arc::new(Activator {
+        trust,
+        config,
+        store,
+        repos: Mutex::default(),
+    });
+    let mut requests = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            () = cancel.cancelled() => break,
+            Some(_) = requests.join_next(), if !requests.is_empty() => continue,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(error = crate::error_chain(&error), "accept a request");
+                    continue;
+                }
+            },
+        };
+        let activator = activator.clone();
+        requests.spawn(async move {
+            if let Err(error) = serve(activator, stream).await {
+                tracing::debug!(error = crate::error_chain(&error), "a request ended early");
+            }
+        });
+    }
+    while requests.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// Binds a Unix socket that only its owner may connect to, in place of one that a dead process left.
+pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn serve(activator: Arc<Activator>, mut stream: UnixStream) -> Result<(), FrameError> {
+    let Some(request) = frame::read_message::<_, Envelope<Request>>(&mut stream).await? else {
+        return Ok(());
+    };
+    let answer = move || activator.answer(request.message);
+    let answer = tokio::task::spawn_blocking(answer)
+        .await
+        .unwrap_or_else(|panic| {
+            tracing::error!(%panic, "the activator panicked");
+            Answer::Failed("the activator panicked; its log says where".into())
+        });
+    frame::write_message(&mut stream, &Envelope::from(answer)).await
+}
+
+impl Activator {
+    fn answer(&self, request: Request) -> Answer {
+        let result = match request {
+            Request::Order(order) => self.follow(*order),
+            Request::Finalize(finalize) => self.finalize(*finalize),
+            Request::Standing { repo } => self.with(&repo, |deployment| {
+                Ok(Answer::Standing(standing(deployment)?))
+            }),
+            Request::Verify { repo } => self.look(&repo, |deployment| {
+                let differences = deployment.verify(&self.store)?;
+                Ok(Answer::Differences(
+                    differences.iter().map(ToString::to_string).collect(),
+                ))
+            }),
+        };
+        result.unwrap_or_else(|error| match error {
+            ActivateError::Source(SourceError::Missing(chunk)) => Answer::MissingChunk(chunk),
+            error => Answer::Failed(crate::error_chain(&error)),
+        })
+    }
+
+    fn follow(&self, order: Order) -> Result<Answer, ActivateError> {
+        let started = std::time::Instant::now();
+        let now = clock::now();
+        let order = match self.trust.verify_order(order, now) {
+            Ok(order) => order,
+            Err(error) => return Ok(Answer::Refused(crate::error_chain(&error))),
+        };
+        let about = order.release.release();
+        self.with(&about.repo, |deployment| {
+            let granted = authorise::order(deployment, &self.trust.addressee, &order, now)?;
+            if let Err(refusal) = granted {
+                return Ok(Answer::Refused(refusal));
+            }
+            let mut done = Activated::default();
+            match order.directive.stage {
+                Stage::Promote => {
+                    let target = Target {
+                        release: order.release.id(),
+                        sequence: about.sequence,
+                        commit: about.commit.clone(),
+                        snapshot: about.snapshot,
+                    };
+                    let promoted = deployment.promote(&target, &self.store)?;
+                    let built = promoted.prepared.built;
+                    done.files_written = built.files_written;
+                    done.files_reused = built.files_linked + built.files_cloned;
+                }
+                Stage::Revert => revert(deployment, &order.release.id(), &self.store)?,
+                // Fetching is not the activator's.
+                Stage::Fetch => {}
+            }
+            done.standing = standing(deployment)?;
+            done.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            Ok(Answer::Done(Box::new(done)))
+        })
+    }
+
+    fn finalize(&self, finalize: Finalize) -> Result<Answer, ActivateError> {
+        let verified = match self.trust.verify_finalization(finalize, clock::now()) {
+            Ok(verified) => verified,
+            Err(error) => return Ok(Answer::Refused(crate::error_chain(&error))),
+        };
+        let repo = &verified.release.release().repo;
+        self.with(repo, |deployment| {
+            let granted = authorise::finalization(deployment, &self.trust.addressee, &verified)?;
+            if let Err(refusal) = granted {
+                return Ok(Answer::Refused(refusal));
+            }
+            deployment.finalize(&verified.release.id())?;
+            let standing = standing(deployment)?;
+            Ok(Answer::Done(Box::new(Activated {
+                standing,
+                ..Activated::default()
+            })))
+        })
+    }
+
+    /// Does something with a repo that nothing else is done with meanwhile.
+    fn with<T>(
+        &self,
+        repo: &RepoPath,
+        work: impl FnOnce(&mut Deployment) -> Result<T, ActivateError>,
+    ) -> Result<T, ActivateError> {
+        self.alone(repo, || {
+            let deployment = Deployment::open(&self.config.deploy_root, repo)?;
+            work(&mut deployment.with_failpoints(self.config.failpoints.clone()))
+        })
+    }
+
+    /// Looks at a repo that nothing is done with meanwhile.
+    fn look<T>(
+        &self,
+        repo: &RepoPath,
+        look: impl FnOnce(&Deployment) -> Result<T, ActivateError>,
+    ) -> Result<T, ActivateError> {
+        self.alone(repo, || {
+            look(&Deployment::open_to_look(&self.config.deploy_root, repo)?)
+        })
+    }
+
+    fn alone<T>(
+        &self,
+        repo: &RepoPath,
+        work: impl FnOnce() -> Result<T, ActivateError>,
+    ) -> Result<T, ActivateError> {
+        let lock = {
+            let mut repos = self.repos.lock().unwrap_or_else(PoisonError::into_inner);
+            repos.entry(repo.clone()).or_default().clone()
+        };
+        // What a panic left half-done is what `Deployment::open` recovers from.
+        let _lock = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        work()
+    }
+}
+
+/// Goes back from a release to what was live before it, or to nothing; where it is not live there is nothing to
+/// go back from.
+fn revert(
+    deployment: &mut Deployment,
+    from: &ReleaseId,
+    source: &dyn ChunkSource,
+) -> Result<(), ActivateError> {
+    if deployment.live().is_some_and(|live| live.release == *from) {
+        let before = deployment.previous().map(|previous| previous.release);
+        deployment.revert(before.as_ref(), source)?;
+    }
+    Ok(())
+}
+
+fn standing(deployment: &Deployment) -> Result<RepoStanding, ActivateError> {
+    let release = |installed: &Installed| LiveRelease {
+        release: installed.release,
+        sequence: installed.sequence,
+        snapshot: installed.snapshot,
+        commit: installed.commit.clone(),
+    };
+    Ok(RepoStanding {
+        live: deployment.live().map(release),
+        previous: deployment.previous().map(release),
+        kept: deployment.releases()?.iter().map(release).collect(),
+    })
+}
+
+impl ChunkSource for StoreReader {
+    fn plain(&self, id: &ChunkId) -> Result<Vec<u8>, SourceError> {
+        match self.plain(id) {
+            Ok(Lookup::Found(plain)) => Ok(plain),
+            Ok(Lookup::Absent | Lookup::Lost) => Err(SourceError::Missing(*id)),
+            Err(error) => Err(SourceError::Read {
+                chunk: *id,
+                source: error.into(),
+            }),
+        }
+    }
+}
+
+/// A connection to the activator, one request each.
+#[derive(Debug, Clone)]
+pub struct ActivatorClient {
+    socket: PathBuf,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// It does not listen (yet).
+    #[error("connect to the activator at {path}")]
+    Connect {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It ended before it answered.
+    #[error("the activator ended before it answered")]
+    Ended,
+    /// The connection failed.
+    #[error("talk to the activator")]
+    Frame(#[from] FrameError),
+}
+
+impl ClientError {
+    /// Whether the activator may answer the same request once it runs again.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect { .. } | Self::Ended | Self::Frame(FrameError::Io(_))
+        )
+    }
+}
+
+impl ActivatorClient {
+    /// A client for the activator of that data directory.
+    pub fn new(data: &Path) -> Self {
+        Self {
+            socket: data.join(SOCKET_NAME),
+        }
+    }
+
+    /// Asks, and waits for the answer as long as it takes.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn ask(&self, request: Request) -> Result<Answer, ClientError> {
+        let mut stream =
+            UnixStream::connect(&self.socket)
+                .await
+                .map_err(|source| ClientError::Connect {
+                    path: self.socket.clone(),
+                    source,
+                })?;
+        frame::write_message(&mut stream, &Envelope::from(request)).await?;
+        match frame::read_message::<_, Envelope<Answer>>(&mut stream).await? {
+            Some(answer) => Ok(answer.message),
+            None => Err(ClientError::Ended),
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! A process that dies, at every place where it matters.
+
+use std::{
+    env, fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use super::world::*;
+use crate::activate::{Failpoints, Target};
+
+/// Where the child finds its deploy root and what to do: `ROOT`, a line break, the failpoint.
+const CHILD: &str = "SCAP_TEST_ACTIVATE_CHILD";
+
+const ALL: [&str; 4] = [
+    Failpoints::AFTER_JOURNAL,
+    Failpoints::MID_WRITE,
+    Failpoints::BEFORE_FLIP,
+    Failpoints::AFTER_FLIP,
+];
+
+fn old() -> Tree {
+    small_tree()
+}
+
+fn new() -> Tree {
+    let mut tree = small_tree();
+    tree.insert(b"README".to_vec(), file("new\n"));
+    tree.insert(b"added/file".to_vec(), file("new\n"));
+    tree.remove(&b"empty"[..]);
+    tree
+}
+
+fn targets(world: &World) -> (Target, Target) {
+    (world.target(1, &old()), world.target(2, &new()))
+}
+
+/// Not a test of its own: what the other tests run as a process that may die.
+#[test]
+fn child() {
+    let Ok(order) = env::var(CHILD) else {
+        return;
+    };
+    let (root, failpoint) = order.split_once('\n').unwrap();
+    let world = World::at(Path::new(root));
+    let (first, second) = targets(&world);
+    let mut deployment = world.open().with_failpoints(Failpoints::at(failpoint));
+    match deployment.live() {
+        Some(live) if live.release == second.release => {
+            deployment
+                .revert(Some(&first.release), &world.chunks)
+                .unwrap();
+        }
+        _ => {
+            deployment.promote(&second, &world.chunks).unwrap();
+        }
+    }
+}
+
+fn child_name() -> String {
+    let (_, module) = module_path!().split_once("::").unwrap();
+    format!("{module}::child")
+}
+
+/// Runs [`child`], and returns whether it lived.
+fn run_child(root: &Path, failpoint: &str) -> bool {
+    let output = Command::new(this_executable())
+        .args([&child_name(), "--exact", "--nocapture"])
+        .env(CHILD, format!("{}\n{failpoint}", root.display()))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() != Some(101),
+        "the child failed: {text}"
+    );
+    output.status.success()
+}
+
+/// Asserts that the live tree is whole, and returns whether it is the new one.
+fn is_new(world: &World) -> bool {
+    let is_new = fs::read(world.live().join("README")).unwrap() == b"new\n";
+    world.assert_live(&if is_new { new() } else { old() });
+    is_new
+}
+
+fn assert_clean(world: &World) {
+    let own = world.path("app-cache/.scap");
+    let rest: Vec<String> = names(&own)
+        .into_iter()
+        .filter(|name| !name.starts_with("failpoint-"))
+        .collect();
+    assert_eq!(
+        rest,
+        ["entries", "inodes", "live", "lock", "releases", "trash"]
+    );
+    assert_eq!(names(&own.join("trash")), [""; 0]);
+    let revs = world.revs();
+    assert_eq!(names(&own.join("entries")), revs);
+    assert_eq!(names(&own.join("releases")), revs);
+}
+
+#[test]
+fn wherever_a_promotion_dies_the_old_or_the_new_tree_is_whole_and_the_next_try_completes() {
+    for failpoint in ALL {
+        let world = World::new();
+        let (first, second) = targets(&world);
+        world.open().promote(&first, &world.chunks).unwrap();
+        assert!(
+            !run_child(world.root(), failpoint),
+            "{failpoint}: did not die"
+        );
+        assert!(
+            world.path("app-cache/.scap/journal").exists(),
+            "{failpoint}"
+        );
+        assert_eq!(
+            is_new(&world),
+            failpoint == Failpoints::AFTER_FLIP,
+            "{failpoint}"
+        );
+
+        let deployment = world.open();
+        let is_new = is_new(&world);
+        let live = deployment.live().unwrap().release;
+        assert_eq!(
+            live,
+            if is_new {
+                second.release
+            } else {
+                first.release
+            },
+            "{failpoint}"
+        );
+        assert_eq!(deployment.previous().is_some(), is_new);
+        let current = fs::read_link(world.path("app-cache/current")).unwrap();
+        assert_eq!(
+            current,
+            Path::new("revs").join(deployment.live().unwrap().rev.as_str())
+        );
+        assert_clean(&world);
+        drop(deployment);
+
+        let mut deployment = world.open().with_failpoints(Failpoints::at(failpoint));
+        deployment.promote(&second, &world.chunks).unwrap();
+        world.assert_live(&new());
+        assert_eq!(deployment.previous().unwrap().release, first.release);
+        assert_eq!(deployment.verify(&world.chunks).unwrap(), []);
+        assert_clean(&world);
+    }
+}
+
+#[test]
+fn wherever_going_back_dies_a_tree_is_whole_and_the_next_try_completes() {
+    for failpoint in [Failpoints::BEFORE_FLIP, Failpoints::AFTER_FLIP] {
+        let world = World::new();
+        let (first, second) = targets(&world);
+        let mut deployment = world.open();
+        deployment.promote(&first, &world.chunks).unwrap();
+        deployment.promote(&second, &world.chunks).unwrap();
+        drop(deployment);
+        assert!(!run_child(world.root(), failpoint));
+        assert_eq!(is_new(&world), failpoint == Failpoints::BEFORE_FLIP);
+        let mut deployment = world.open();
+        deployment
+            .revert(Some(&first.release), &world.chunks)
+            .unwrap();
+        world.assert_live(&old());
+        assert_eq!(deployment.previous(), None);
+        assert_clean(&world);
+    }
+}
+
+#[test]
+fn a_first_release_over_a_directory_dies_and_leaves_one_of_them_whole() {
+    for failpoint in [Failpoints::BEFORE_FLIP, Failpoints::AFTER_FLIP] {
+        let world = World::new();
+        let (_, second) = targets(&world);
+        fs::create_dir_all(world.live().join("theirs")).unwrap();
+        assert!(!run_child(world.root(), failpoint));
+        if failpoint == Failpoints::BEFORE_FLIP {
+            assert_eq!(names(&world.live()), ["theirs"]);
+        } else {
+            world.assert_live(&new());
+        }
+        let mut deployment = world.open();
+        deployment.promote(&second, &world.chunks).unwrap();
+        world.assert_live(&new());
+        assert_eq!(
+            names(&world.path("")),
+            ["app", "app-cache", "app.replaced-1"]
+        );
+        assert_eq!(names(&world.path("app.replaced-1")), ["theirs"]);
+        deployment.revert(None, &world.chunks).unwrap();
+        assert_eq!(names(&world.live()), ["theirs"]);
+    }
+}
+
+#[test]
+fn many_deaths_leave_nothing_behind() {
+    let world = World::new();
+    let (first, second) = targets(&world);
+    world.open().promote(&first, &world.chunks).unwrap();
+    for round in 0..12 {
+        let failpoint = ALL[round % ALL.len()];
+        let mark = world.path(&format!("app-cache/.scap/failpoint-{failpoint}"));
+        let _ = fs::remove_file(mark);
+        run_child(world.root(), failpoint);
+        is_new(&world);
+    }
+    let mut deployment = world.open();
+    deployment.promote(&second, &world.chunks).unwrap();
+    world.assert_live(&new());
+    assert_clean(&world);
+    assert_eq!(world.revs().len(), 2);
+}
+
+#[test]
+fn a_sync_that_fails_leaves_no_release_that_counts_as_written() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("skipped: strace is not installed");
+        return;
+    }
+    let world = World::new();
+    let (first, second) = targets(&world);
+    world.open().promote(&first, &world.chunks).unwrap();
+    let output = Command::new("strace")
+        .args([
+            "-f",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=syncfs",
+            "-e",
+            "inject=syncfs:error=EIO:when=1",
+        ])
+        .arg(this_executable())
+        .args([&child_name(), "--exact"])
+        .env(CHILD, format!("{}\n", world.root().display()))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("make the release durable"), "{text}");
+    assert_clean(&world);
+    assert_eq!(world.revs().len(), 1);
+    assert!(!is_new(&world));
+    let promoted = world.open().promote(&second, &world.chunks).unwrap();
+    assert!(!promoted.prepared.already_there);
+    world.assert_live(&new());
+}
+
+#[test]
+fn damaged_records_are_made_again_and_what_is_live_stays() {
+    for name in ["live", "journal", "inodes"] {
+        let world = World::new();
+        let (first, second) = targets(&world);
+        let mut deployment = world.open();
+        deployment.promote(&first, &world.chunks).unwrap();
+        deployment.finalize(&first.release).unwrap();
+        drop(deployment);
+        let path = world.path("app-cache/.scap").join(name);
+        for bytes in [&b""[..], &[0xff; 5000]] {
+            fs::write(&path, bytes).unwrap();
+            let deployment = world.open();
+            world.assert_live(&old());
+            assert_eq!(deployment.live().unwrap().release, first.release, "{name}");
+            assert_eq!(
+                deployment.finalized().unwrap().release,
+                first.release,
+                "{name}"
+            );
+        }
+        let mut deployment = world.open();
+        deployment.promote(&second, &world.chunks).unwrap();
+        world.assert_live(&new());
+        assert_eq!(deployment.previous().unwrap().release, first.release);
+        assert_clean(&world);
+    }
+}
+
+#[test]
+fn damaged_records_of_a_release_are_made_again() {
+    let world = World::new();
+    let (first, _) = targets(&world);
+    let mut deployment = world.open();
+    deployment.promote(&first, &world.chunks).unwrap();
+    let rev = deployment.live().unwrap().rev.to_string();
+    drop(deployment);
+    for folder in ["releases", "entries"] {
+        let path = world.path("app-cache/.scap").join(folder).join(&rev);
+        fs::write(path, "damaged").unwrap();
+    }
+    let mut deployment = world.open();
+    let promoted = deployment.promote(&first, &world.chunks).unwrap();
+    assert!(promoted.prepared.already_there && promoted.flipped.already_live);
+    assert_eq!(world.revs(), [rev]);
+    assert_clean(&world);
+}

@@ -1,0 +1,6 @@
+//! Activation on real directories, with snapshots in memory.
+
+mod crash;
+mod hostile;
+mod promote;
+mod world;

@@ -1,0 +1,205 @@
+//! The local API: a Unix socket in the data directory, for the command line on the same host.
+//!
+//! One request and one answer a connection, each a line of JSON. Only the socket's owner may connect.
+
+mod view;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use scap_proto::release::RepoPath;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    sync::{mpsc, oneshot},
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::activate::process::listen as listen_on;
+
+pub use view::{BytesView, GcView, PeerView, RepoView, StatusView, VerifyView};
+
+/// The socket's name in the data directory.
+pub const SOCKET_NAME: &str = "agent.sock";
+
+/// Longest request, in bytes: a method and a repo's name.
+const REQUEST_BYTES_MAX: u64 = 4096;
+/// Most requests that wait for the daemon.
+const REQUESTS_MAX: usize = 64;
+
+/// A request as it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "kebab-case")]
+pub enum Call {
+    /// The daemon's status.
+    Status,
+    /// Compare a live tree with its snapshot.
+    Verify {
+        /// Which repo.
+        repo: RepoPath,
+    },
+    /// Collect the chunk store.
+    Gc,
+}
+
+/// A request as the daemon gets it.
+#[derive(Debug)]
+pub enum ApiRequest {
+    /// See [`Call::Status`].
+    Status {
+        /// For the answer.
+        reply: oneshot::Sender<StatusView>,
+    },
+    /// See [`Call::Verify`].
+    Verify {
+        /// Which repo.
+        repo: RepoPath,
+        /// For the answer.
+        reply: oneshot::Sender<Result<VerifyView, ApiError>>,
+    },
+    /// See [`Call::Gc`].
+    Collect {
+        /// For the answer.
+        reply: oneshot::Sender<Result<GcView, ApiError>>,
+    },
+}
+
+/// Why the daemon did not do it, in its words.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct ApiError(pub String);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No daemon listens.
+    #[error("connect to the agent at {path}")]
+    Connect {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection failed.
+    #[error("talk to the agent")]
+    Io(#[from] io::Error),
+    /// The answer is of another version.
+    #[error("read the agent's answer")]
+    Json(#[from] serde_json::Error),
+    /// The daemon says no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+#[derive(Deserialize)]
+struct ErrorAnswer {
+    error: String,
+}
+
+/// Makes the socket and serves it until the returned task is dropped or aborted.
+///
+/// # Errors
+/// Where the socket cannot be made.
+pub(crate) fn listen(data: &Path) -> io::Result<(Server, mpsc::Receiver<ApiRequest>)> {
+    let listener = listen_on(&data.join(SOCKET_NAME))?;
+    let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
+    let server = tokio::spawn(async move {
+        let mut sessions = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        sessions.spawn(serve(stream, requests.clone()));
+                    }
+                    Err(error) => tracing::warn!(%error, "accept a local request"),
+                },
+            }
+        }
+    });
+    Ok((Server(server), inbox))
+}
+
+/// The serving task; dropping it ends it.
+pub(crate) struct Server(JoinHandle<()>);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn serve(stream: UnixStream, requests: mpsc::Sender<ApiRequest>) {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    let read = BufReader::new(read.take(REQUEST_BYTES_MAX))
+        .read_line(&mut line)
+        .await;
+    let answer = match read.map(|_| serde_json::from_str::<Call>(&line)) {
+        Ok(Ok(call)) => answer(call, &requests).await,
+        Ok(Err(error)) => error_answer(&format!("not a request: {error}")),
+        Err(_) => return,
+    };
+    // Who asked may have left.
+    let _ = write.write_all(format!("{answer}\n").as_bytes()).await;
+}
+
+async fn answer(call: Call, requests: &mpsc::Sender<ApiRequest>) -> String {
+    match call {
+        Call::Status => {
+            let (reply, answer) = oneshot::channel();
+            let _ = requests.send(ApiRequest::Status { reply }).await;
+            json(answer.await.map(Ok))
+        }
+        Call::Verify { repo } => {
+            let (reply, answer) = oneshot::channel();
+            let _ = requests.send(ApiRequest::Verify { repo, reply }).await;
+            json(answer.await)
+        }
+        Call::Gc => {
+            let (reply, answer) = oneshot::channel();
+            let _ = requests.send(ApiRequest::Collect { reply }).await;
+            json(answer.await)
+        }
+    }
+}
+
+fn json<T: Serialize>(answer: Result<Result<T, ApiError>, oneshot::error::RecvError>) -> String {
+    match answer {
+        Ok(Ok(view)) => {
+            serde_json::to_string(&view).unwrap_or_else(|error| error_answer(&error.to_string()))
+        }
+        Ok(Err(error)) => error_answer(&error.0),
+        Err(_) => error_answer("the agent is going down"),
+    }
+}
+
+fn error_answer(text: &str) -> String {
+    serde_json::json!({ "error": text }).to_string()
+}
+
+/// Asks the daemon of that data directory.
+///
+/// # Errors
+/// [`CallError`].
+pub async fn call<T: DeserializeOwned>(data: &Path, call: &Call) -> Result<T, CallError> {
+    let path = data.join(SOCKET_NAME);
+    let mut stream = UnixStream::connect(&path)
+        .await
+        .map_err(|source| CallError::Connect {
+            path: path.clone(),
+            source,
+        })?;
+    stream
+        .write_all(format!("{}\n", serde_json::to_string(call)?).as_bytes())
+        .await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    if let Ok(refused) = serde_json::from_str::<ErrorAnswer>(&answer) {
+        return Err(CallError::Refused(refused.error));
+    }
+    Ok(serde_json::from_str(&answer)?)
+}

@@ -1,0 +1,213 @@
+//! What the local API shows. Schemas grow by additions only.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use scap_proto::{
+    content::SnapshotRef,
+    id::{NodeId, ReleaseId, SnapshotId},
+    release::{BytesBySource, Environment, Outcome, Release, RepoPath, Stage},
+};
+use serde::Serialize;
+
+use crate::daemon::Repo;
+
+/// Answer to a status request: `scap.agent-status/1`.
+#[derive(Debug, Clone, Serialize)]
+pub struct StatusView {
+    /// Name and version of this object.
+    pub schema: &'static str,
+    /// This host.
+    pub name: NodeId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Where its repos go live.
+    pub deploy_root: PathBuf,
+    /// Each repo and environment that it knows.
+    pub releases: Vec<RepoView>,
+    /// What the first that is not done waits for.
+    pub waiting: Option<String>,
+    /// Chunks in the store.
+    pub store_chunks: Option<u64>,
+    /// Their encoded bytes.
+    pub store_bytes: Option<u64>,
+    /// Peers that are asked no more since the start, the latest last.
+    pub dropped_peers: Vec<PeerView>,
+}
+
+/// A peer and what became of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct PeerView {
+    /// Which.
+    pub name: NodeId,
+    /// Why.
+    pub reason: String,
+}
+
+/// One repo and environment.
+#[derive(Debug, Clone, Serialize)]
+pub struct RepoView {
+    /// The repo.
+    pub repo: RepoPath,
+    /// The environment.
+    pub environment: Environment,
+    /// The sequence accepted; 0 for none.
+    pub sequence: u64,
+    /// The release accepted.
+    #[serde(serialize_with = "as_text")]
+    pub release: Option<ReleaseId>,
+    /// Its snapshot.
+    #[serde(serialize_with = "as_text")]
+    pub snapshot: Option<SnapshotId>,
+    /// Its commit.
+    pub commit: Option<String>,
+    /// The stage that was ordered: `fetch`, `promote` or `revert`.
+    pub stage: &'static str,
+    /// `idle`, `working`, `done`, `failed` or `refused`.
+    pub state: &'static str,
+    /// Why it failed or was refused.
+    pub reason: Option<String>,
+    /// What it waits for, where it does.
+    pub waiting: Option<String>,
+    /// Chunks that are here.
+    pub chunks_held: u32,
+    /// Chunks that are known.
+    pub chunks_total: u32,
+    /// Where the bytes came from.
+    pub bytes: BytesView,
+    /// Whether the release accepted is the live one.
+    pub live: bool,
+    /// The live release.
+    #[serde(serialize_with = "as_text")]
+    pub live_release: Option<ReleaseId>,
+    /// The live commit.
+    pub live_commit: Option<String>,
+    /// The sequence finalized; 0 for none.
+    pub finalized_sequence: u64,
+    /// Releases whose directories are kept.
+    pub kept: usize,
+}
+
+/// Plain bytes of chunks by where they came from.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct BytesView {
+    /// From the seed.
+    pub seed: u64,
+    /// From other agents.
+    pub peers: u64,
+    /// Held already.
+    pub reuse: u64,
+}
+
+impl From<BytesBySource> for BytesView {
+    fn from(BytesBySource { seed, peers, reuse }: BytesBySource) -> Self {
+        Self { seed, peers, reuse }
+    }
+}
+
+impl RepoView {
+    pub(crate) fn new(
+        repo: &Repo,
+        about: Option<&Release>,
+        progress: Option<(u32, u32, Option<String>)>,
+    ) -> Self {
+        let (chunks_held, chunks_total, _) = progress.clone().unwrap_or_default();
+        let (state, reason, waiting) = match repo.outcome(progress) {
+            Outcome::Idle => ("idle", None, None),
+            Outcome::Working { waiting, .. } => (
+                "working",
+                None,
+                Some(waiting).filter(|waiting| !waiting.is_empty()),
+            ),
+            Outcome::Done => ("done", None, None),
+            Outcome::Failed { reason } => ("failed", Some(reason), None),
+            Outcome::Refused { reason } => ("refused", Some(reason), None),
+        };
+        let accepted = repo.accepted();
+        let live = repo.standing.live.as_ref();
+        Self {
+            repo: repo.saved.repo.clone(),
+            environment: repo.saved.environment.clone(),
+            sequence: repo.saved.acceptance.sequence(),
+            release: accepted.map(|accepted| accepted.release),
+            snapshot: about
+                .map(|about| about.snapshot)
+                .map(|SnapshotRef { id, .. }| id),
+            commit: about
+                .and_then(|about| about.commit.as_ref())
+                .map(ToString::to_string),
+            stage: accepted.map_or("none", |accepted| match accepted.stage {
+                Stage::Fetch => "fetch",
+                Stage::Promote => "promote",
+                Stage::Revert => "revert",
+            }),
+            state,
+            reason,
+            waiting,
+            chunks_held,
+            chunks_total,
+            bytes: repo.bytes.into(),
+            live: live.is_some_and(|live| Some(live.release) == accepted.map(|a| a.release)),
+            live_release: live.map(|live| live.release),
+            live_commit: live
+                .and_then(|live| live.commit.as_ref())
+                .map(ToString::to_string),
+            finalized_sequence: repo.saved.acceptance.finalized_sequence(),
+            kept: repo.standing.kept.len(),
+        }
+    }
+}
+
+/// Answer to a verification: `scap.verify/1`.
+#[derive(Debug, Clone, Serialize)]
+pub struct VerifyView {
+    /// Name and version of this object.
+    pub schema: &'static str,
+    /// Which repo.
+    pub repo: RepoPath,
+    /// Whether the live tree is what was signed.
+    pub ok: bool,
+    /// Each difference, in a line.
+    pub differences: Vec<String>,
+}
+
+impl VerifyView {
+    pub(crate) fn new(repo: RepoPath, differences: Vec<String>) -> Self {
+        Self {
+            schema: "scap.verify/1",
+            repo,
+            ok: differences.is_empty(),
+            differences,
+        }
+    }
+}
+
+/// Answer to a collection: `scap.gc/1`.
+#[derive(Debug, Clone, Serialize)]
+pub struct GcView {
+    /// Name and version of this object.
+    pub schema: &'static str,
+    /// Chunks removed.
+    pub chunks_removed: u64,
+    /// Their encoded bytes.
+    pub bytes_removed: u64,
+}
+
+impl GcView {
+    pub(crate) fn new(chunks_removed: u64, bytes_removed: u64) -> Self {
+        Self {
+            schema: "scap.gc/1",
+            chunks_removed,
+            bytes_removed,
+        }
+    }
+}
+
+fn as_text<T: ToString, S: serde::Serializer>(
+    value: &Option<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    value
+        .as_ref()
+        .map(ToString::to_string)
+        .serialize(serializer)
+}

@@ -1,0 +1,455 @@
+//! The agent's command line, which the coordinator can run too, under a sub-command of its own.
+
+use std::{
+    ffi::OsString,
+    io::{IsTerminal, Read, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand};
+use scap_proto::release::RepoPath;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    activate::{
+        Failpoints,
+        process::{self, ActivatorConfig},
+    },
+    api::{self, Call, CallError},
+    clock,
+    config::{Config, DATA_DIRECTORY, PartialConfig},
+    daemon::{self, DaemonError},
+    trust::HostTrust,
+};
+
+/// Exit codes, as the operator's guide lists them.
+pub mod exit {
+    /// Done.
+    pub const DONE: u8 = 0;
+    /// Failed.
+    pub const FAILED: u8 = 1;
+    /// Bad usage or configuration.
+    pub const USAGE: u8 = 2;
+}
+
+/// Fetches, serves and activates releases on this host
+#[derive(Debug, Parser)]
+#[command(
+    name = "scap-agent",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 failed or different, 2 bad usage or configuration"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon
+    Run(RunArgs),
+    /// Run the process that alone writes below the deploy root; `run` starts it
+    Activator(ActivatorArgs),
+    /// Show what this host runs and what it waits for
+    Status(LocalArgs),
+    /// Compare a live tree with its signed snapshot, and name every difference
+    Verify {
+        /// The repo, as its path below the deploy root
+        repo: RepoPath,
+        #[command(flatten)]
+        local: LocalArgs,
+    },
+    /// Remove chunks that nothing needs from the store
+    Gc(LocalArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Read the configuration from this TOML file; flags stand over it
+    #[arg(long, value_name = "FILE", env = "SCAP_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Listen on this address [default: [::]:7227]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<std::net::SocketAddr>,
+    /// Do not start an activator; one runs already, as a unit of its own
+    #[arg(long)]
+    external_activator: bool,
+    /// End when standard input does, as the child of a demo
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+}
+
+#[derive(Debug, Args)]
+struct ActivatorArgs {
+    /// Read the configuration from this TOML file; flags stand over it
+    #[arg(long, value_name = "FILE", env = "SCAP_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// End when standard input does, as the child of `run`
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+}
+
+#[derive(Debug, Args)]
+struct SettingsArgs {
+    /// The identity directory [default: /etc/scap/identity]
+    #[arg(long, value_name = "DIR")]
+    identity: Option<PathBuf>,
+    /// The data directory [default: /var/lib/scap-agent]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where repos go live [default: /srv/deployment]
+    #[arg(long, value_name = "DIR")]
+    deploy_root: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct LocalArgs {
+    /// The data directory of the daemon to ask
+    #[arg(long, value_name = "DIR", default_value = DATA_DIRECTORY)]
+    data: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command line. `prefix` are the arguments after the program's name with which this
+/// command line is reached in that program: none, or a sub-command.
+pub fn main(arguments: Vec<OsString>, prefix: &[&str]) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() {
+                exit::USAGE
+            } else {
+                exit::DONE
+            };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_threads())
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail("start the async runtime", &error, None),
+    };
+    let code = runtime.block_on(execute(cli.command, prefix));
+    // What the blocking pool still does was cancelled or is of no use any more.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+/// An agent is a guest: half of the host's processors, and at most as many threads as one network interface keeps
+/// busy. Fewer threads also wake each other less.
+fn worker_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (processors / 2).clamp(1, 4)
+}
+
+async fn execute(command: Command, prefix: &[&str]) -> ExitCode {
+    match command {
+        Command::Run(args) => run(args, prefix).await,
+        Command::Activator(args) => activator(args).await,
+        Command::Status(local) => show(&local, &Call::Status, print_status).await,
+        Command::Verify { repo, local } => {
+            show(&local, &Call::Verify { repo }, print_differences).await
+        }
+        Command::Gc(local) => show(&local, &Call::Gc, print_collected).await,
+    }
+}
+
+async fn run(args: RunArgs, prefix: &[&str]) -> ExitCode {
+    log_to_stderr();
+    let config = match settings(args.config.as_deref(), args.settings, args.listen) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let command = if args.external_activator {
+        Vec::new()
+    } else {
+        match activator_command(&config, prefix) {
+            Ok(command) => command,
+            Err(error) => return fail("find this program's own file", &error, None),
+        }
+    };
+    let cancel = cancel_on_signal();
+    if args.until_stdin_closes {
+        let (stdin, cancel) = (cancel_on_end_of_stdin(), cancel.clone());
+        tokio::spawn(async move {
+            stdin.cancelled().await;
+            cancel.cancel();
+        });
+    }
+    match daemon::run(config, command, cancel).await {
+        Ok(()) => ExitCode::from(exit::DONE),
+        Err(error) => {
+            let hint = matches!(error, DaemonError::Trust { .. }).then_some(
+                "`scap-coordinator enroll` makes a host's identity; --identity names it",
+            );
+            fail("run the agent", &error, hint)
+        }
+    }
+}
+
+async fn activator(args: ActivatorArgs) -> ExitCode {
+    log_to_stderr();
+    let config = match settings(args.config.as_deref(), args.settings, None) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    let trust = match HostTrust::load(&config.identity, clock::now()) {
+        Ok(trust) => trust,
+        Err(error) => return fail("load the identity", &error, None),
+    };
+    let cancel = if args.until_stdin_closes {
+        // Signals to the terminal's group reach the parent, which then ends us in order.
+        ignore_signals();
+        cancel_on_end_of_stdin()
+    } else {
+        cancel_on_signal()
+    };
+    let failpoints = match std::env::var("SCAP_FAILPOINT") {
+        Ok(name) => Failpoints::at(name),
+        Err(_) => Failpoints::default(),
+    };
+    let config = ActivatorConfig {
+        data: config.data,
+        deploy_root: config.deploy_root,
+        failpoints,
+    };
+    match process::run(trust, config, cancel).await {
+        Ok(()) => ExitCode::from(exit::DONE),
+        Err(error) => fail("run the activator", &error, None),
+    }
+}
+
+fn activator_command(config: &Config, prefix: &[&str]) -> std::io::Result<Vec<OsString>> {
+    let mut command = vec![std::env::current_exe()?.into_os_string()];
+    command.extend(prefix.iter().map(OsString::from));
+    command.extend(["activator", "--until-stdin-closes"].map(OsString::from));
+    for (flag, path) in [
+        ("--identity", &config.identity),
+        ("--data", &config.data),
+        ("--deploy-root", &config.deploy_root),
+    ] {
+        command.extend([OsString::from(flag), path.into()]);
+    }
+    Ok(command)
+}
+
+fn settings(
+    file: Option<&Path>,
+    flags: SettingsArgs,
+    listen: Option<std::net::SocketAddr>,
+) -> Result<Config, ExitCode> {
+    let file = match file.map(PartialConfig::read).transpose() {
+        Ok(file) => file.unwrap_or_default(),
+        Err(error) => {
+            let _ = fail("configure the agent", &error, None);
+            return Err(ExitCode::from(exit::USAGE));
+        }
+    };
+    let SettingsArgs {
+        identity,
+        data,
+        deploy_root,
+    } = flags;
+    let flags = PartialConfig {
+        identity,
+        listen,
+        data,
+        deploy_root,
+    };
+    Ok(flags.over(file).complete())
+}
+
+async fn show(local: &LocalArgs, call: &Call, print: fn(&Value, &mut dyn Write) -> u8) -> ExitCode {
+    let answer: Value = match api::call(&local.data, call).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let hint = matches!(error, CallError::Connect { .. }).then_some(
+                "is `scap-agent run` running, with the same --data, and are you its user?",
+            );
+            return fail("ask the agent", &error, hint);
+        }
+    };
+    let mut out = std::io::stdout().lock();
+    if local.json {
+        let _ = writeln!(out, "{answer}");
+        let is_ok = answer.get("ok").and_then(Value::as_bool).unwrap_or(true);
+        return ExitCode::from(if is_ok { exit::DONE } else { exit::FAILED });
+    }
+    ExitCode::from(print(&answer, &mut out))
+}
+
+fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
+    let _ = writeln!(
+        out,
+        "{} listens on {}",
+        text(status, "name"),
+        text(status, "address")
+    );
+    let releases = status["releases"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    if releases.is_empty() {
+        let _ = writeln!(out, "nothing was deployed to this host yet");
+    }
+    for release in releases {
+        let id = text(release, "release");
+        let _ = writeln!(
+            out,
+            "{} {}  #{} release {}  commit {}  {} {}  {}",
+            text(release, "repo"),
+            text(release, "environment"),
+            text(release, "sequence"),
+            id.get(..8).unwrap_or("-"),
+            text(release, "commit").get(..10).unwrap_or("-"),
+            text(release, "stage"),
+            text(release, "state"),
+            if release["live"] == true {
+                "live"
+            } else {
+                "not live"
+            },
+        );
+        for (label, key) in [("reason", "reason"), ("wait", "waiting")] {
+            if let Some(value) = release[key].as_str() {
+                let _ = writeln!(out, "  {label}  {}", value.escape_debug());
+            }
+        }
+        let bytes = &release["bytes"];
+        let _ = writeln!(
+            out,
+            "  data  {}/{} chunks  seed {}  peers {}  reuse {} bytes",
+            text(release, "chunks_held"),
+            text(release, "chunks_total"),
+            text(bytes, "seed"),
+            text(bytes, "peers"),
+            text(bytes, "reuse"),
+        );
+    }
+    for peer in status["dropped_peers"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+    {
+        let _ = writeln!(
+            out,
+            "dropped peer {}: {}",
+            text(peer, "name"),
+            text(peer, "reason")
+        );
+    }
+    exit::DONE
+}
+
+fn print_differences(view: &Value, out: &mut dyn Write) -> u8 {
+    let differences = view["differences"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    for difference in differences {
+        let _ = writeln!(out, "{}", difference.as_str().unwrap_or_default());
+    }
+    if differences.is_empty() {
+        let _ = writeln!(out, "{} is what was signed", text(view, "repo"));
+        exit::DONE
+    } else {
+        let _ = writeln!(
+            out,
+            "{} differs in {} places",
+            text(view, "repo"),
+            differences.len()
+        );
+        exit::FAILED
+    }
+}
+
+fn print_collected(view: &Value, out: &mut dyn Write) -> u8 {
+    let (chunks, bytes) = (text(view, "chunks_removed"), text(view, "bytes_removed"));
+    let _ = writeln!(out, "removed {chunks} chunks, {bytes} bytes");
+    exit::DONE
+}
+
+/// A value as people read it.
+fn text(object: &Value, key: &str) -> String {
+    match &object[key] {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn fail(doing: &str, error: &(dyn std::error::Error + 'static), hint: Option<&str>) -> ExitCode {
+    eprintln!("error: {doing}: {}", crate::error_chain(error));
+    if let Some(hint) = hint {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(exit::FAILED)
+}
+
+/// Logs go to standard error; `RUST_LOG` chooses what, `info` by default.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        // It would tell them on standard error, and panic where nobody reads that any more.
+        .log_internal_errors(false)
+        .init();
+}
+
+/// Cancelled by SIGINT or SIGTERM.
+fn cancel_on_signal() -> CancellationToken {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let cancel = CancellationToken::new();
+    let token = cancel.clone();
+    tokio::spawn(async move {
+        let (Ok(mut interrupt), Ok(mut terminate)) = (
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::terminate()),
+        ) else {
+            return tracing::warn!("signals cannot be handled; they end the process at once");
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        token.cancel();
+    });
+    cancel
+}
+
+/// Takes SIGINT and SIGTERM and does nothing about them.
+fn ignore_signals() {
+    // The token is cancelled and nobody looks.
+    drop(cancel_on_signal());
+}
+
+/// Cancelled when standard input ends, which a thread waits for.
+fn cancel_on_end_of_stdin() -> CancellationToken {
+    let cancel = CancellationToken::new();
+    let token = cancel.clone();
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        while matches!(std::io::stdin().read(&mut byte), Ok(1)) {}
+        token.cancel();
+    });
+    cancel
+}

@@ -1,0 +1,127 @@
+//! What the daemon is told about its host: a TOML file, and flags over it.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+/// The port agents listen on unless told otherwise.
+pub const PORT: u16 = 7227;
+
+/// Where the data directory is unless told otherwise.
+pub const DATA_DIRECTORY: &str = "/var/lib/scap-agent";
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The identity directory.
+    pub identity: PathBuf,
+    /// Where to listen for peers and coordinators.
+    pub listen: SocketAddr,
+    /// The data directory: chunks, state, sockets.
+    pub data: PathBuf,
+    /// Where repos go live.
+    pub deploy_root: PathBuf,
+}
+
+/// The file, and what flags say over it: each may be missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PartialConfig {
+    /// See [`Config::identity`]; `/etc/scap/identity` by default.
+    pub identity: Option<PathBuf>,
+    /// See [`Config::listen`]; every address, port [`PORT`], by default.
+    pub listen: Option<SocketAddr>,
+    /// See [`Config::data`]; [`DATA_DIRECTORY`] by default.
+    pub data: Option<PathBuf>,
+    /// See [`Config::deploy_root`]; `/srv/deployment` by default.
+    pub deploy_root: Option<PathBuf>,
+}
+
+/// Why a configuration file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("read the configuration {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It says something else than it can.
+    #[error("parse the configuration {path}")]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+}
+
+impl PartialConfig {
+    /// Reads a file. Unknown keys are errors.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            source: error.into(),
+        })
+    }
+
+    /// What is said here over what is said in `below`.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            identity: self.identity.or(below.identity),
+            listen: self.listen.or(below.listen),
+            data: self.data.or(below.data),
+            deploy_root: self.deploy_root.or(below.deploy_root),
+        }
+    }
+
+    /// With the defaults for what nobody said.
+    pub fn complete(self) -> Config {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
+        Config {
+            identity: self.identity.unwrap_or_else(|| "/etc/scap/identity".into()),
+            listen: self.listen.unwrap_or(any),
+            data: self.data.unwrap_or_else(|| DATA_DIRECTORY.into()),
+            deploy_root: self.deploy_root.unwrap_or_else(|| "/srv/deployment".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_stand_over_the_file_and_the_file_over_defaults() {
+        let file: PartialConfig =
+            toml::from_str("listen = '10.0.0.2:7000'\ndeploy-root = '/srv/a'").unwrap();
+        let flags = PartialConfig {
+            deploy_root: Some("/srv/b".into()),
+            ..Default::default()
+        };
+        let config = flags.over(file).complete();
+        assert_eq!(config.listen, "10.0.0.2:7000".parse().unwrap());
+        assert_eq!(config.deploy_root, Path::new("/srv/b"));
+        assert_eq!(config.data, Path::new(DATA_DIRECTORY));
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let error = toml::from_str::<PartialConfig>("lissten = 'x'").unwrap_err();
+        assert!(error.to_string().contains("lissten"), "{error}");
+    }
+}

@@ -1,0 +1,744 @@
+//! The daemon behind `scap-agent run`: takes orders, has the node fetch, has the activator activate,
+//! and reports.
+
+mod activator;
+mod control;
+mod repo;
+mod saved;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use scap_proto::{
+    content::SnapshotRef,
+    id::ReleaseId,
+    release::{Environment, Plan, Release, RepoPath, Report, SignedReport, Stage},
+    wire::control::{ControlMessage, Finalize, Order},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    activator::ActivatorHandle,
+    control::{ControlId, FromControl},
+    repo::Step,
+    saved::{Saved, SavedError, SavedState},
+};
+use crate::{
+    acceptance::Decision,
+    activate::process::{Answer, ClientError, Request},
+    api::{self, ApiError, ApiRequest, GcView, PeerView, RepoView, StatusView, VerifyView},
+    clock,
+    config::Config,
+    node::{self, ControlStream, Job, Node, NodeEvent, StartError, Tasks},
+    store::{Store, StoreConfig, StoreError},
+    trust::{HostTrust, TrustError},
+};
+
+/// How often progress is reported while something is in progress: often enough for a person to see
+/// it move, and a report is some 600 bytes.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
+
+/// How long the links may take to close in order when the daemon goes down.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+
+/// Most control messages that wait: a coordinator sends few, and waits when it is full.
+const CONTROL_MAX: usize = 256;
+
+/// Most peers remembered for having been dropped, for the status.
+const DROPPED_PEERS_MAX: usize = 64;
+
+/// Why the daemon cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The identity directory.
+    #[error("load the identity in {path}")]
+    Trust {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: TrustError,
+    },
+    /// The data directory cannot be made.
+    #[error("make the data directory {path}")]
+    Data {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The chunk store.
+    #[error("open the chunk store")]
+    Store(#[from] StoreError),
+    /// The saved state.
+    #[error("read the saved state")]
+    Saved(#[from] SavedError),
+    /// The network.
+    #[error("start the node")]
+    Node(#[from] StartError),
+    /// The local API.
+    #[error("start the local API")]
+    Api(#[source] std::io::Error),
+    /// The activator's process.
+    #[error("start the activator")]
+    Activator(#[source] std::io::Error),
+    /// A part of the node ended by itself.
+    #[error("the node ended by itself; the log above says why")]
+    NodeEnded,
+}
+
+/// Runs the daemon until `cancel`. `activator` is the command that starts the activator's process.
+///
+/// # Errors
+/// [`DaemonError`].
+pub async fn run(
+    config: Config,
+    activator: Vec<std::ffi::OsString>,
+    cancel: CancellationToken,
+) -> Result<(), DaemonError> {
+    let trust =
+        HostTrust::load(&config.identity, clock::now()).map_err(|source| DaemonError::Trust {
+            path: config.identity.clone(),
+            source,
+        })?;
+    std::fs::create_dir_all(&config.data).map_err(|source| DaemonError::Data {
+        path: config.data.clone(),
+        source,
+    })?;
+    let (store, recovery) = Store::open(
+        config.data.join(crate::store::DIRECTORY_NAME),
+        StoreConfig::default(),
+    )?;
+    let (state, saved) = SavedState::open(&config.data)?;
+    let counter = u64::from(state.count_start()?) << 32;
+    let (controls, control_inbox) = mpsc::channel(CONTROL_MAX);
+    let (node, tasks) = Node::start(
+        trust.identity.clone(),
+        Some(config.listen),
+        store,
+        Some(controls),
+    )?;
+    let (api, api_requests) = api::listen(&config.data).map_err(DaemonError::Api)?;
+    let activator = ActivatorHandle::start(&config, activator, cancel.child_token())
+        .await
+        .map_err(DaemonError::Activator)?;
+    tracing::info!(
+        name = %trust.addressee.host, address = %node.address(), chunks = recovery.durable_chunks + recovery.verified_chunks,
+        rehashed = recovery.verified_chunks, "agent ready"
+    );
+    let (control_out, control_messages) = mpsc::channel(CONTROL_MAX);
+    let daemon = Daemon {
+        config,
+        trust,
+        state,
+        node,
+        activator,
+        repos: BTreeMap::new(),
+        controls: BTreeMap::new(),
+        next_control: 0,
+        control_tasks: JoinSet::new(),
+        control_out,
+        activations: JoinSet::new(),
+        counter,
+        dropped: Vec::new(),
+        cleaning: JoinSet::new(),
+    };
+    let result = daemon
+        .run(
+            saved,
+            tasks,
+            control_inbox,
+            control_messages,
+            api_requests,
+            &cancel,
+        )
+        .await;
+    drop(api);
+    result
+}
+
+pub(crate) use self::repo::Repo;
+
+type RepoKey = (RepoPath, Environment);
+
+/// What the activator said to what.
+struct Activation {
+    key: RepoKey,
+    release: ReleaseId,
+    is_finalization: bool,
+    answer: Result<Answer, ClientError>,
+}
+
+struct Daemon {
+    config: Config,
+    trust: HostTrust,
+    state: SavedState,
+    node: Node,
+    activator: ActivatorHandle,
+    repos: BTreeMap<RepoKey, Repo>,
+    controls: BTreeMap<ControlId, mpsc::Sender<SignedReport>>,
+    next_control: u64,
+    control_tasks: JoinSet<ControlId>,
+    control_out: mpsc::Sender<FromControl>,
+    activations: JoinSet<Activation>,
+    counter: u64,
+    dropped: Vec<PeerView>,
+    cleaning: JoinSet<()>,
+}
+
+impl Daemon {
+    async fn run(
+        mut self,
+        saved: Vec<Saved>,
+        mut tasks: Tasks,
+        mut control_streams: mpsc::Receiver<ControlStream>,
+        mut control_messages: mpsc::Receiver<FromControl>,
+        mut api_requests: mpsc::Receiver<ApiRequest>,
+        cancel: &CancellationToken,
+    ) -> Result<(), DaemonError> {
+        for saved in saved {
+            self.restore(saved).await;
+        }
+        let mut progress = tokio::time::interval(PROGRESS_PERIOD);
+        progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let result = loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break Ok(()),
+                event = tasks.next() => match event {
+                    Some(event) => self.node_event(event).await,
+                    None => break Err(DaemonError::NodeEnded),
+                },
+                Some(stream) = control_streams.recv() => self.control_opened(stream),
+                Some(from) = control_messages.recv() => self.control_message(from).await,
+                Some(done) = self.activations.join_next() => {
+                    self.activated(done.expect("asking the activator does not panic")).await;
+                }
+                Some(id) = self.control_tasks.join_next() => {
+                    self.controls.remove(&id.expect("a control stream does not panic"));
+                }
+                Some(request) = api_requests.recv() => self.api_request(request).await,
+                Some(_) = self.cleaning.join_next() => {}
+                _ = progress.tick() => self.report_progress().await,
+            }
+        };
+        self.activator.shutdown().await;
+        tasks.shutdown(SHUTDOWN_MAX).await;
+        result
+    }
+
+    async fn restore(&mut self, saved: Saved) {
+        let key = (saved.repo.clone(), saved.environment.clone());
+        let mut repo = Repo::restored(saved);
+        match self
+            .activator
+            .ask(Request::Standing {
+                repo: key.0.clone(),
+            })
+            .await
+        {
+            Ok(Answer::Standing(standing)) => repo.standing = standing,
+            other => {
+                tracing::warn!(repo = %key.0, ?other, "the activator does not say what is live");
+            }
+        }
+        self.repos.insert(key.clone(), repo);
+        self.pursue(&key).await;
+    }
+
+    // Orders.
+
+    fn control_opened(&mut self, stream: ControlStream) {
+        let id = ControlId(self.next_control);
+        self.next_control += 1;
+        tracing::info!(coordinator = %stream.link.peer().name, "control stream opened");
+        let (outbox, reports) = mpsc::channel(CONTROL_MAX);
+        self.controls.insert(id, outbox);
+        self.control_tasks
+            .spawn(control::run(id, stream, reports, self.control_out.clone()));
+    }
+
+    async fn control_message(&mut self, FromControl { id, message }: FromControl) {
+        match message {
+            ControlMessage::Ask { repo, environment } => {
+                let key = (repo, environment);
+                if let Some(report) = self.report(&key).await {
+                    self.send(Some(id), &report);
+                }
+            }
+            ControlMessage::Order(order) => self.order(*order).await,
+            ControlMessage::Finalize(finalize) => self.finalize(*finalize).await,
+            // Reports come up; a coordinator that sends one down is of another mind than we.
+            ControlMessage::Report(_) => tracing::warn!("a report came down; ignored"),
+        }
+    }
+
+    async fn order(&mut self, order: Order) {
+        // Whose it says to be, for the answer; believed only once verified.
+        let Ok(claimed) = order.release.read_unverified() else {
+            return tracing::warn!("an order whose release cannot be read");
+        };
+        let key = (claimed.repo, claimed.environment);
+        let now = clock::now();
+        let verified = match self.trust.verify_order(order.clone(), now) {
+            Ok(verified) => verified,
+            Err(error) => return self.refuse(&key, crate::error_chain(&error)).await,
+        };
+        let acceptance = self
+            .repos
+            .get(&key)
+            .map(|repo| repo.saved.acceptance.clone());
+        let decision = acceptance.unwrap_or_default().consider(
+            &self.trust.addressee,
+            &verified.release,
+            &verified.grant,
+            &verified.directive,
+            now,
+        );
+        match decision {
+            Ok(Decision::NotForUs) => {}
+            Ok(Decision::Again) => self.report_now(&key).await,
+            Ok(Decision::Follow(acceptance)) => {
+                let repo = self.repo(&key);
+                let is_same = repo.accepted().map(|a| a.release) == Some(verified.release.id());
+                let plan = match (verified.directive.plan, &order.plan) {
+                    (Some(id), Some(bytes)) => Some((id, bytes.clone())),
+                    _ if is_same => repo.saved.plan.clone(),
+                    _ => None,
+                };
+                let order = Some(Order {
+                    plan: None,
+                    ..order
+                });
+                let saved = Saved {
+                    acceptance,
+                    order,
+                    plan,
+                    ..repo.saved.clone()
+                };
+                if let Err(error) = self.state.save(&saved) {
+                    return self.refuse(&key, crate::error_chain(&error)).await;
+                }
+                tracing::info!(
+                    repo = %key.0, release = %verified.release.id().short(),
+                    sequence = verified.release.release().sequence,
+                    stage = ?verified.directive.stage, "order accepted"
+                );
+                self.repo(&key).follow(saved);
+                self.pursue(&key).await;
+                self.report_now(&key).await;
+            }
+            Err(refusal) => self.refuse(&key, crate::error_chain(&refusal)).await,
+        }
+    }
+
+    async fn refuse(&mut self, key: &RepoKey, reason: String) {
+        tracing::warn!(repo = %key.0, environment = %key.1, reason, "order refused");
+        // Nothing is kept of a repo that only refused orders name: the answer is all.
+        let is_known = self.repos.contains_key(key);
+        self.repo(key).refuse(reason);
+        self.report_now(key).await;
+        if !is_known {
+            self.repos.remove(key);
+        }
+    }
+
+    async fn finalize(&mut self, finalize: Finalize) {
+        let verified = match self
+            .trust
+            .verify_finalization(finalize.clone(), clock::now())
+        {
+            Ok(verified) => verified,
+            Err(error) => {
+                let error = crate::error_chain(&error);
+                return tracing::warn!(error, "finalization refused");
+            }
+        };
+        let about = verified.release.release();
+        let key = (about.repo.clone(), about.environment.clone());
+        let acceptance = self.repo(&key).saved.acceptance.clone();
+        let decision = acceptance.consider_finalization(
+            &self.trust.addressee,
+            &verified.release,
+            &verified.finalization,
+        );
+        match decision {
+            Ok(Decision::Follow(acceptance)) => {
+                let repo = self.repo(&key);
+                let saved = repo.finalized(acceptance, finalize.clone());
+                if let Err(error) = self.state.save(&saved) {
+                    return tracing::error!(error = crate::error_chain(&error), "not finalized");
+                }
+                self.repo(&key).saved = saved;
+                self.hand_to_activator(&key, Request::Finalize(Box::new(finalize)));
+            }
+            Ok(_) => self.hand_to_activator(&key, Request::Finalize(Box::new(finalize))),
+            Err(refusal) => {
+                tracing::warn!(error = crate::error_chain(&refusal), "finalization refused");
+            }
+        }
+    }
+
+    /// Does what is to be done next about a repo.
+    async fn pursue(&mut self, key: &RepoKey) {
+        while let Some(step) = self.repo(key).next_step() {
+            match step {
+                Step::Fetch { instead_of } => {
+                    if let Some(old) = instead_of {
+                        self.node.detach(old).await;
+                    }
+                    match self.job(key) {
+                        Ok(job) => self.node.attach(job).await,
+                        Err((release, reason)) => self.repo(key).fetch_failed(release, reason),
+                    }
+                }
+                Step::Activate => match self.repo(key).saved.order.clone() {
+                    Some(order) => {
+                        let plan = self.repo(key).saved.plan.clone().map(|(_, bytes)| bytes);
+                        let order = Box::new(Order { plan, ..order });
+                        self.hand_to_activator(key, Request::Order(order));
+                    }
+                    None => unreachable!("what is accepted was saved with its order"),
+                },
+            }
+        }
+    }
+
+    fn job(&mut self, key: &RepoKey) -> Result<Job, (ReleaseId, String)> {
+        let saved = &self.repo(key).saved;
+        let release = saved
+            .acceptance
+            .accepted
+            .as_ref()
+            .expect("a job is of an order")
+            .release;
+        let failed = |reason: String| (release, reason);
+        let order = saved
+            .order
+            .as_ref()
+            .expect("what is accepted was saved with its order");
+        let about = order
+            .release
+            .read_unverified()
+            .map_err(|e| failed(crate::error_chain(&e)))?;
+        let Some((id, bytes)) = &saved.plan else {
+            return Err(failed("the order came without a plan".into()));
+        };
+        let plan = Plan::decode(*id, bytes).map_err(|e| failed(crate::error_chain(&e)))?;
+        Ok(Job {
+            release,
+            snapshot: about.snapshot,
+            plan: Arc::new(plan),
+            pages: 0,
+        })
+    }
+
+    fn hand_to_activator(&mut self, key: &RepoKey, request: Request) {
+        let Some(release) = self.repo(key).accepted().map(|accepted| accepted.release) else {
+            return;
+        };
+        let is_finalization = matches!(request, Request::Finalize(_));
+        let (key, activator) = (key.clone(), self.activator.clone());
+        self.activations.spawn(async move {
+            let answer = activator.ask(request).await;
+            Activation {
+                key,
+                release,
+                is_finalization,
+                answer,
+            }
+        });
+    }
+
+    async fn activated(&mut self, activation: Activation) {
+        let Activation {
+            key,
+            release,
+            is_finalization,
+            answer,
+        } = activation;
+        let repo = self.repo(&key);
+        if is_finalization {
+            match answer {
+                Ok(Answer::Done(done)) => {
+                    tracing::info!(repo = %key.0, release = %release.short(), "finalized");
+                    repo.standing = done.standing;
+                    self.collect_in_background();
+                }
+                other => tracing::error!(repo = %key.0, ?other, "the activator did not finalize"),
+            }
+            return self.report_now(&key).await;
+        }
+        match answer {
+            Ok(Answer::Done(done)) => {
+                tracing::info!(
+                    repo = %key.0, release = %release.short(), millis = done.millis,
+                    written = done.files_written, reused = done.files_reused, "activated"
+                );
+                repo.activated(release, *done);
+            }
+            Ok(Answer::MissingChunk(chunk)) => {
+                tracing::warn!(repo = %key.0, %chunk, "a chunk is missing; fetching it again");
+                if repo.missing_chunk(release, chunk) {
+                    // The store finds out too that it does not have it.
+                    let store = self.node.store().clone();
+                    let look = tokio::task::spawn_blocking(move || store.get(&chunk).map(drop));
+                    if let Err(error) = look.await.expect("reading a chunk does not panic") {
+                        tracing::warn!(error = crate::error_chain(&error), "read a chunk");
+                    }
+                    self.node.detach(release).await;
+                }
+            }
+            Ok(Answer::Refused(reason) | Answer::Failed(reason)) => {
+                tracing::error!(repo = %key.0, release = %release.short(), reason, "not activated");
+                repo.activation_failed(release, reason);
+            }
+            Ok(Answer::Standing(_) | Answer::Differences(_)) => {
+                repo.activation_failed(release, "the activator answered something else".into());
+            }
+            Err(error) => repo.activation_failed(release, crate::error_chain(&error)),
+        }
+        self.pursue(&key).await;
+        self.report_now(&key).await;
+    }
+
+    async fn node_event(&mut self, event: NodeEvent) {
+        match event {
+            NodeEvent::Fetched { release } => {
+                let status = self.node.status(release).await;
+                let millis = status
+                    .as_ref()
+                    .and_then(|s| s.fetched_in)
+                    .unwrap_or_default();
+                let millis = u64::try_from(millis.as_millis()).unwrap_or(u64::MAX);
+                for key in self.keys_of(release) {
+                    let repo = self.repo(&key);
+                    if let Some(status) = &status {
+                        repo.bytes = status.bytes;
+                    }
+                    repo.fetched(release, millis);
+                    tracing::info!(repo = %key.0, release = %release.short(), millis, "fetched");
+                    self.pursue(&key).await;
+                    self.report_now(&key).await;
+                }
+            }
+            NodeEvent::Failed { release, reason } => {
+                tracing::error!(release = %release.short(), reason, "not fetched");
+                for key in self.keys_of(release) {
+                    self.repo(&key).fetch_failed(release, reason.clone());
+                    self.report_now(&key).await;
+                }
+            }
+            NodeEvent::PeerDropped { peer, reason } => {
+                if self.dropped.len() == DROPPED_PEERS_MAX {
+                    self.dropped.remove(0);
+                }
+                self.dropped.push(PeerView { name: peer, reason });
+            }
+        }
+    }
+
+    // Reports.
+
+    async fn report_progress(&mut self) {
+        let working = self.repos.iter().filter(|(_, repo)| repo.is_working());
+        for key in working.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            if !self.controls.is_empty() {
+                self.report_now(&key).await;
+            }
+        }
+    }
+
+    async fn report_now(&mut self, key: &RepoKey) {
+        if let Some(report) = self.report(key).await {
+            self.send(None, &report);
+        }
+    }
+
+    async fn report(&mut self, key: &RepoKey) -> Option<SignedReport> {
+        let progress = self.progress(key).await;
+        self.counter += 1;
+        let counter = self.counter;
+        let host = self.trust.addressee.host.clone();
+        let unknown;
+        let repo = match self.repos.get(key) {
+            Some(repo) => repo,
+            None => {
+                unknown = Repo::new(key.0.clone(), key.1.clone());
+                &unknown
+            }
+        };
+        let accepted = repo.accepted();
+        let report = Report {
+            host,
+            repo: key.0.clone(),
+            environment: key.1.clone(),
+            release: accepted.map(|accepted| accepted.release),
+            counter,
+            stage: accepted.map_or(Stage::Fetch, |accepted| accepted.stage),
+            directive: accepted.map_or((0, 0), |accepted| accepted.directive),
+            outcome: repo.outcome(progress),
+            bytes: repo.bytes,
+            fetch_millis: repo.fetch_millis,
+            promote_millis: repo.promote_millis,
+            standing: repo.report_standing(),
+            extensions: Default::default(),
+        };
+        Some(SignedReport::sign(&report, &self.trust.identity))
+    }
+
+    async fn progress(&mut self, key: &RepoKey) -> Option<(u32, u32, Option<String>)> {
+        let release = self.repos.get(key)?.accepted()?.release;
+        let status = self.node.status(release).await?;
+        self.repo(key).bytes = status.bytes;
+        Some((
+            status.chunks_held,
+            status.chunks_total.unwrap_or(0),
+            status.waiting,
+        ))
+    }
+
+    fn send(&self, to: Option<ControlId>, report: &SignedReport) {
+        for (id, outbox) in &self.controls {
+            if to.is_none_or(|to| to == *id) {
+                // Full: the coordinator does not read, and the next report says all that this one does.
+                let _ = outbox.try_send(report.clone());
+            }
+        }
+    }
+
+    // Local API.
+
+    async fn api_request(&mut self, request: ApiRequest) {
+        match request {
+            ApiRequest::Status { reply } => {
+                let view = self.status().await;
+                let _ = reply.send(view);
+            }
+            ApiRequest::Verify { repo, reply } => self.verify(repo, reply),
+            ApiRequest::Collect { reply } => {
+                let collecting = self.begin_collecting();
+                self.cleaning.spawn(async move {
+                    let result = collecting.await;
+                    let _ = reply.send(result.map_err(|e| ApiError(crate::error_chain(&e))));
+                });
+            }
+        }
+    }
+
+    async fn status(&mut self) -> StatusView {
+        let mut releases = Vec::new();
+        for key in self.repos.keys().cloned().collect::<Vec<_>>() {
+            let progress = self.progress(&key).await;
+            let repo = &self.repos[&key];
+            let about = repo
+                .saved
+                .order
+                .as_ref()
+                .and_then(|o| o.release.read_unverified().ok());
+            releases.push(RepoView::new(repo, about.as_ref(), progress));
+        }
+        let waiting = releases.iter().find_map(|release| release.waiting.clone());
+        let usage = self.node.store().usage().ok();
+        StatusView {
+            schema: "scap.agent-status/1",
+            name: self.trust.addressee.host.clone(),
+            address: self.node.address(),
+            deploy_root: self.config.deploy_root.clone(),
+            releases,
+            waiting,
+            store_chunks: usage.as_ref().map(|usage| usage.chunks),
+            store_bytes: usage.as_ref().map(|usage| usage.encoded_bytes),
+            dropped_peers: self.dropped.clone(),
+        }
+    }
+
+    fn verify(&mut self, repo: RepoPath, reply: oneshot::Sender<Result<VerifyView, ApiError>>) {
+        let activator = self.activator.clone();
+        self.cleaning.spawn(async move {
+            let answer = activator.ask(Request::Verify { repo: repo.clone() }).await;
+            let result = match answer {
+                Ok(Answer::Differences(differences)) => Ok(VerifyView::new(repo, differences)),
+                Ok(Answer::Failed(reason) | Answer::Refused(reason)) => Err(ApiError(reason)),
+                Ok(Answer::MissingChunk(chunk)) => {
+                    Err(ApiError(format!("chunk {chunk} is not in the store")))
+                }
+                Ok(_) => Err(ApiError("the activator answered something else".into())),
+                Err(error) => Err(ApiError(crate::error_chain(&error))),
+            };
+            let _ = reply.send(result);
+        });
+    }
+
+    // The store.
+
+    fn collect_in_background(&mut self) {
+        let collecting = self.begin_collecting();
+        self.cleaning.spawn(async move {
+            match collecting.await {
+                Ok(view) => tracing::info!(
+                    chunks = view.chunks_removed,
+                    bytes = view.bytes_removed,
+                    "store collected"
+                ),
+                Err(error) => {
+                    tracing::warn!(error = crate::error_chain(&error), "store not collected");
+                }
+            }
+        });
+    }
+
+    /// Begins a collection, and only then looks at what is to be kept: a release that is accepted from now on counts
+    /// its chunks in a later generation.
+    fn begin_collecting(&self) -> impl Future<Output = Result<GcView, StoreError>> + use<> {
+        let store = self.node.store().clone();
+        let collection = store.begin_collection();
+        let keep = self.kept_snapshots();
+        async move {
+            let work = move || node::collect(collection, &store, &keep);
+            let collected = tokio::task::spawn_blocking(work).await;
+            let collected = collected.expect("collecting does not panic")?;
+            Ok(GcView::new(collected.chunks, collected.bytes))
+        }
+    }
+
+    /// The snapshots whose chunks are kept: what is live, what was live before it, and what is accepted.
+    fn kept_snapshots(&self) -> BTreeSet<SnapshotRef> {
+        let mut keep = BTreeSet::new();
+        for repo in self.repos.values() {
+            let accepted = repo.saved.order.as_ref();
+            let about: Option<Release> = accepted.and_then(|o| o.release.read_unverified().ok());
+            keep.extend(about.map(|about| about.snapshot));
+            let live = repo.standing.live.as_ref();
+            keep.extend(live.map(|live| live.snapshot));
+            let previous = repo.standing.previous.as_ref();
+            keep.extend(previous.map(|previous| previous.snapshot));
+        }
+        keep
+    }
+
+    fn repo(&mut self, key: &RepoKey) -> &mut Repo {
+        let make = || Repo::new(key.0.clone(), key.1.clone());
+        self.repos.entry(key.clone()).or_insert_with(make)
+    }
+
+    fn keys_of(&self, release: ReleaseId) -> Vec<RepoKey> {
+        let of = |repo: &Repo| {
+            repo.accepted()
+                .is_some_and(|accepted| accepted.release == release)
+        };
+        self.repos
+            .iter()
+            .filter(|(_, repo)| of(repo))
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+}

@@ -1,0 +1,156 @@
+//! What the daemon must not forget: one file a repo and environment, replaced whole.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use scap_proto::{
+    codec::{self, CodecError},
+    id::PlanId,
+    release::{Environment, RepoPath},
+    wire::control::{Finalize, Order},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{acceptance::Acceptance, store::durable};
+
+/// The first bytes of each file: kind and version. A file of another version is refused by name, and
+/// nothing is lost: its repo must be ordered again.
+const MAGIC: &[u8] = b"scap-agent-repo/1\n";
+const CHECKSUM_BYTES: usize = 32;
+const EXTENSION: &str = "repo";
+
+/// One repo and environment as it is on disk. It is saved before anything is done about it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    pub(crate) repo: RepoPath,
+    pub(crate) environment: Environment,
+    pub(crate) acceptance: Acceptance,
+    /// The latest order, without its plan.
+    pub(crate) order: Option<Order>,
+    /// The latest plan for the release of that order.
+    pub(crate) plan: Option<(PlanId, Bytes)>,
+    /// The latest finalization.
+    pub(crate) finalize: Option<Finalize>,
+}
+
+/// Why saved state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedError {
+    /// A file or folder cannot be read or written.
+    #[error("{doing} {path}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// Not what was written, or by another version.
+    #[error(
+        "{0} is damaged or of another version; move it away, and deploy that repo again so that this host learns where it stands"
+    )]
+    Corrupt(PathBuf),
+    /// Its content is not what this version writes.
+    #[error("read {path}")]
+    Codec {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: CodecError,
+    },
+}
+
+/// The folder of saved state.
+#[derive(Debug, Clone)]
+pub(crate) struct SavedState {
+    directory: PathBuf,
+}
+
+impl SavedState {
+    /// Opens the folder and reads all that is in it.
+    pub(crate) fn open(data: &Path) -> Result<(Self, Vec<Saved>), SavedError> {
+        let directory = data.join("state");
+        let failed = |doing| {
+            move |source| SavedError::Io {
+                doing,
+                path: data.join("state"),
+                source,
+            }
+        };
+        std::fs::create_dir_all(&directory).map_err(failed("make"))?;
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(&directory).map_err(failed("list"))? {
+            let path = entry.map_err(failed("list"))?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == EXTENSION)
+            {
+                all.push(read(&path)?);
+            }
+        }
+        Ok((Self { directory }, all))
+    }
+
+    /// Replaces the file of one repo and environment. A crash leaves the old or the new one.
+    pub(crate) fn save(&self, saved: &Saved) -> Result<(), SavedError> {
+        // Names hold no `@`, and none holds `+`.
+        let repo = saved.repo.as_str().replace('/', "+");
+        let path = self
+            .directory
+            .join(format!("{repo}@{}.{EXTENSION}", saved.environment));
+        let body = codec::encode(saved);
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(blake3::hash(&body).as_bytes());
+        bytes.extend_from_slice(&body);
+        durable::replace_file(&path, &bytes).map_err(|source| SavedError::Io {
+            doing: "replace",
+            path,
+            source,
+        })
+    }
+
+    /// Counts one more start of the daemon, durably, and returns how many that makes: the high half of
+    /// report counters.
+    pub(crate) fn count_start(&self) -> Result<u32, SavedError> {
+        let path = self.directory.join("starts");
+        let failed = |doing| {
+            let path = path.clone();
+            move |source| SavedError::Io {
+                doing,
+                path,
+                source,
+            }
+        };
+        let before = match std::fs::read_to_string(&path) {
+            Ok(text) => text
+                .trim()
+                .parse()
+                .map_err(|_| SavedError::Corrupt(path.clone()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0u32,
+            Err(error) => return Err(failed("read")(error)),
+        };
+        let starts = before.saturating_add(1);
+        durable::replace_file(&path, format!("{starts}\n").as_bytes())
+            .map_err(failed("replace"))?;
+        Ok(starts)
+    }
+}
+
+fn read(path: &Path) -> Result<Saved, SavedError> {
+    let bytes = std::fs::read(path).map_err(|source| SavedError::Io {
+        doing: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let corrupt = || SavedError::Corrupt(path.to_owned());
+    let rest = bytes.strip_prefix(MAGIC).ok_or_else(corrupt)?;
+    let (checksum, body) = rest.split_at_checked(CHECKSUM_BYTES).ok_or_else(corrupt)?;
+    if blake3::hash(body).as_bytes() != checksum {
+        return Err(corrupt());
+    }
+    codec::decode(body).map_err(|source| SavedError::Codec {
+        path: path.to_owned(),
+        source,
+    })
+}

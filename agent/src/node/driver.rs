@@ -1,0 +1,785 @@
+//! The one task that owns the engine: events in, requests and messages out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use scap_proto::{
+    id::{NodeId, ReleaseId},
+    identity::Role,
+    limits::OPEN_RELEASES_PER_PEER_MAX,
+    release::BytesBySource,
+    transport::Link,
+    wire::{
+        chunk::ChunkRequest,
+        close,
+        peer::{ChunkSet, PeerMessage},
+    },
+};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    NodeEvent, Shared, TransferStatus,
+    edges::Edges,
+    event::{Event, Job},
+    fetch::{self, FetchError},
+    serve::Handles,
+    session::{self, OUTBOX_MAX, SessionError},
+    shunned::Shunned,
+    transfer::{GrowError, Growth, Transfer},
+    waiting,
+};
+use crate::swarm::{Config, Failure, Input, Link as PeerLink, Output, PeerId, Swarm, TransferId};
+
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    swarm: Swarm,
+    started: Instant,
+    events: mpsc::Receiver<Event>,
+    out: mpsc::Sender<NodeEvent>,
+    peers: BTreeMap<PeerId, Peer>,
+    by_name: BTreeMap<NodeId, PeerId>,
+    transfers: BTreeMap<TransferId, Active>,
+    next_peer: u32,
+    next_transfer: u32,
+    links: JoinSet<(PeerId, SessionError)>,
+    fetches: JoinSet<(PeerId, TransferId, u32, Result<u64, FetchError>)>,
+    fetching: HashMap<(PeerId, TransferId, u32), AbortHandle>,
+    grows: JoinSet<(TransferId, Result<Option<Growth>, GrowError>)>,
+    syncs: JoinSet<(TransferId, Result<(), crate::store::StoreError>)>,
+    dials: JoinSet<(NodeId, Link)>,
+    dialling: BTreeMap<NodeId, AbortHandle>,
+    shunned: Shunned,
+}
+
+struct Peer {
+    link: Link,
+    outbox: mpsc::Sender<PeerMessage>,
+    handles: Arc<Handles>,
+    /// Our handle for each transfer that we opened with it.
+    ours: BTreeMap<TransferId, u32>,
+    /// Its handle for each transfer that it opened with us.
+    theirs: BTreeMap<TransferId, u32>,
+    /// What it opened that we cannot serve (yet): unknown to us, or not for it.
+    waiting: BTreeMap<u32, ReleaseId>,
+    next_handle: u32,
+}
+
+struct Active {
+    transfer: Arc<Transfer>,
+    edges: Edges,
+    bytes: BytesBySource,
+    held: u32,
+    /// Whether the engine knows all chunks. The layout may know them earlier, from another task.
+    is_all_known: bool,
+    is_done: bool,
+    growing: Growing,
+    started: Instant,
+    fetched_in: Option<Duration>,
+    /// Who opened it with us on a link that there is, and closed it.
+    closed: BTreeSet<PeerId>,
+}
+
+/// Whether a task looks for what the pages in the store say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Growing {
+    No,
+    Yes,
+    /// A page came after it began to look.
+    AndAgain,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        seed: u64,
+        events: mpsc::Receiver<Event>,
+        out: mpsc::Sender<NodeEvent>,
+    ) -> Self {
+        Self {
+            shared,
+            swarm: Swarm::new(Config::new(seed)),
+            started: Instant::now(),
+            events,
+            out,
+            peers: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            next_peer: 0,
+            next_transfer: 0,
+            links: JoinSet::new(),
+            fetches: JoinSet::new(),
+            fetching: HashMap::new(),
+            grows: JoinSet::new(),
+            syncs: JoinSet::new(),
+            dials: JoinSet::new(),
+            dialling: BTreeMap::new(),
+            shunned: Shunned::default(),
+        }
+    }
+
+    /// Runs until `cancel`, then closes every link in order.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) {
+        loop {
+            self.drain().await;
+            let now = self.started.elapsed();
+            let wake = self.swarm.poll_timeout().map(|at| at.saturating_sub(now));
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                Some(event) = self.events.recv() => self.handle(event).await,
+                Some(ended) = self.fetches.join_next() => {
+                    // An aborted fetch has nothing to say.
+                    if let Ok((peer, transfer, index, result)) = ended {
+                        self.fetched(peer, transfer, index, result);
+                    }
+                }
+                Some(grown) = self.grows.join_next() => {
+                    let (transfer, growth) = grown.expect("growing does not panic");
+                    self.grown(transfer, growth).await;
+                }
+                Some(synced) = self.syncs.join_next() => {
+                    let (transfer, result) = synced.expect("syncing does not panic");
+                    self.synced(transfer, result).await;
+                }
+                Some(ended) = self.links.join_next() => {
+                    let (peer, error) = ended.expect("a session does not panic");
+                    self.unlinked(peer, &error);
+                }
+                Some(dialled) = self.dials.join_next() => {
+                    if let Ok((name, link)) = dialled {
+                        self.dialling.remove(&name);
+                        self.linked(link, true);
+                    }
+                }
+                () = sleep(wake) => self.input(Input::Timeout),
+            }
+        }
+        for peer in self.peers.values() {
+            peer.link.close(close::DONE, "going down");
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        self.swarm.handle_input(self.started.elapsed(), input);
+    }
+
+    async fn drain(&mut self) {
+        while let Some(output) = self.swarm.poll_output() {
+            match output {
+                Output::Request {
+                    peer,
+                    transfer,
+                    index,
+                } => self.request(peer, transfer, index),
+                Output::Cancel {
+                    peer,
+                    transfer,
+                    index,
+                } => {
+                    if let Some(fetch) = self.fetching.remove(&(peer, transfer, index)) {
+                        fetch.abort();
+                    }
+                }
+                Output::Announce {
+                    peer,
+                    transfer,
+                    mut indexes,
+                } => {
+                    indexes.sort_unstable();
+                    let handle = self.peers.get(&peer).and_then(|p| p.theirs.get(&transfer));
+                    if let Some(handle) = handle.copied() {
+                        let chunks = ChunkSet::from_sorted(&indexes);
+                        self.say(peer, PeerMessage::Have { handle, chunks });
+                    }
+                }
+                Output::Complete { transfer } => self.all_known_held(transfer),
+                Output::Drop { peer, reason } => {
+                    let Some(known) = self.peers.get(&peer) else {
+                        continue;
+                    };
+                    let name = known.link.peer().name.clone();
+                    tracing::warn!(peer = %name, ?reason, "peer is asked no more");
+                    if reason.is_misbehaviour() {
+                        self.shunned.add(name.clone(), self.started.elapsed());
+                        known.link.close(close::WRONG_BYTES, "wrong bytes");
+                    }
+                    let reason = format!("{reason:?}");
+                    let _ = self
+                        .out
+                        .send(NodeEvent::PeerDropped { peer: name, reason })
+                        .await;
+                }
+            }
+        }
+    }
+
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Linked { link, dialled } => self.linked(link, dialled),
+            Event::Message { peer, message } => self.message(peer, message),
+            Event::Served {
+                peer,
+                transfer,
+                index,
+            } => {
+                self.input(Input::Served {
+                    peer,
+                    transfer,
+                    index,
+                });
+            }
+            Event::Lost { transfer } => self.reattach(transfer),
+            Event::Attach { job, done } => {
+                self.attach(job);
+                let _ = done.send(());
+            }
+            Event::Detach { release } => self.detach(release),
+            Event::Status { release, reply } => {
+                let _ = reply.send(self.status(release));
+            }
+        }
+    }
+
+    // Transfers.
+
+    fn attach(&mut self, job: Job) {
+        if self.find(job.release).is_some() {
+            return;
+        }
+        let id = TransferId(self.next_transfer);
+        self.next_transfer += 1;
+        let us = &self.shared.name;
+        let edges = Edges::of(&job.plan, us, job.pages);
+        let policy = edges.policy;
+        let transfer = Arc::new(Transfer::new(
+            id,
+            job.release,
+            job.snapshot,
+            job.plan,
+            self.shared.store.hold(),
+        ));
+        let growth = transfer.first_growth();
+        let active = Active {
+            transfer,
+            edges,
+            bytes: BytesBySource::default(),
+            held: 0,
+            is_all_known: false,
+            is_done: false,
+            growing: Growing::No,
+            started: Instant::now(),
+            fetched_in: None,
+            closed: BTreeSet::new(),
+        };
+        self.transfers.insert(id, active);
+        self.input(Input::TransferAdded {
+            transfer: id,
+            policy,
+        });
+        self.learn(id, growth);
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.introduce(peer);
+            self.open(peer, id);
+            self.serve_waiting(peer);
+        }
+        self.dial_missing();
+    }
+
+    fn detach(&mut self, release: ReleaseId) {
+        let Some(id) = self.find(release) else { return };
+        self.transfers.remove(&id);
+        self.fetching.retain(|(_, transfer, _), fetch| {
+            if *transfer == id {
+                fetch.abort();
+            }
+            *transfer != id
+        });
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            let known = self.peers.get_mut(&peer).expect("the key was just read");
+            if let Some(handle) = known.theirs.remove(&id) {
+                known.handles.remove(handle);
+                // It did not close it: it is served again if it is attached again.
+                known.waiting.insert(handle, release);
+            }
+            if let Some(handle) = known.ours.remove(&id) {
+                self.say(peer, PeerMessage::Close { handle });
+            }
+        }
+        self.input(Input::TransferRemoved { transfer: id });
+        let needed: Vec<NodeId> = self.wanted_dials().into_keys().collect();
+        self.dialling.retain(|name, dial| {
+            let keep = needed.contains(name);
+            if !keep {
+                dial.abort();
+            }
+            keep
+        });
+    }
+
+    /// Starts a transfer again from what the store really has: a stored chunk turned out to be damaged.
+    fn reattach(&mut self, id: TransferId) {
+        let Some(active) = self.transfers.get(&id) else {
+            return;
+        };
+        let transfer = active.transfer.clone();
+        tracing::warn!(release = %transfer.release.short(), "a stored chunk is damaged; fetching it again");
+        let job = Job {
+            release: transfer.release,
+            snapshot: transfer.snapshot(),
+            plan: transfer.plan.clone(),
+            pages: 0,
+        };
+        let bytes = active.bytes;
+        self.detach(job.release);
+        self.attach(job);
+        if let Some(active) = self.transfers.values_mut().next_back() {
+            active.bytes = bytes;
+        }
+    }
+
+    fn find(&self, release: ReleaseId) -> Option<TransferId> {
+        let found = self
+            .transfers
+            .iter()
+            .find(|(_, active)| active.transfer.release == release);
+        found.map(|(id, _)| *id)
+    }
+
+    fn learn(&mut self, id: TransferId, growth: Growth) {
+        let Some(active) = self.transfers.get_mut(&id) else {
+            return;
+        };
+        active.is_all_known |= growth.is_complete;
+        active.bytes.reuse += growth.held_bytes;
+        active.held += u32::try_from(growth.held.len()).expect("fewer than chunks of a snapshot");
+        self.input(Input::TransferGrown {
+            transfer: id,
+            plain_lengths: growth.plain_lengths,
+        });
+        self.input(Input::TransferHolds {
+            transfer: id,
+            indexes: growth.held,
+        });
+    }
+
+    /// Every known chunk is held: there is more to learn, or it is done.
+    fn all_known_held(&mut self, id: TransferId) {
+        let Some(active) = self.transfers.get_mut(&id) else {
+            return;
+        };
+        if !active.is_all_known {
+            self.start_growing(id);
+        } else if !active.is_done {
+            active.is_done = true;
+            let store = self.shared.store.clone();
+            self.syncs.spawn(async move {
+                let sync = tokio::task::spawn_blocking(move || store.sync());
+                (id, sync.await.expect("syncing does not panic"))
+            });
+        }
+    }
+
+    fn start_growing(&mut self, id: TransferId) {
+        let Some(active) = self.transfers.get_mut(&id) else {
+            return;
+        };
+        if active.growing != Growing::No {
+            active.growing = Growing::AndAgain;
+            return;
+        }
+        active.growing = Growing::Yes;
+        let (transfer, store) = (active.transfer.clone(), self.shared.store.clone());
+        self.grows.spawn(async move {
+            let grow = tokio::task::spawn_blocking(move || transfer.grow(&store));
+            (id, grow.await.expect("growing does not panic"))
+        });
+    }
+
+    async fn grown(&mut self, id: TransferId, growth: Result<Option<Growth>, GrowError>) {
+        let Some(active) = self.transfers.get_mut(&id) else {
+            return;
+        };
+        let looks_again = active.growing == Growing::AndAgain;
+        active.growing = Growing::No;
+        match growth {
+            Ok(Some(growth)) => {
+                let is_complete = growth.is_complete;
+                let is_empty = growth.plain_lengths.is_empty();
+                self.learn(id, growth);
+                if is_empty {
+                    // The engine heard of nothing new: an empty tree is its descriptor alone.
+                    self.all_known_held(id);
+                } else if !is_complete {
+                    // The pages of the list may all be here already.
+                    self.start_growing(id);
+                }
+            }
+            Ok(None) if looks_again => self.start_growing(id),
+            Ok(None) => {}
+            Err(GrowError::Lost) => self.reattach(id),
+            Err(error) => self.fail(id, crate::error_chain(&error)).await,
+        }
+    }
+
+    async fn synced(&mut self, id: TransferId, result: Result<(), crate::store::StoreError>) {
+        if let Err(error) = result {
+            return self.fail(id, crate::error_chain(&error)).await;
+        }
+        let Some(active) = self.transfers.get_mut(&id) else {
+            return;
+        };
+        active.fetched_in = Some(active.started.elapsed());
+        let release = active.transfer.release;
+        let _ = self.out.send(NodeEvent::Fetched { release }).await;
+    }
+
+    async fn fail(&mut self, id: TransferId, reason: String) {
+        let Some(active) = self.transfers.get(&id) else {
+            return;
+        };
+        let release = active.transfer.release;
+        let _ = self.out.send(NodeEvent::Failed { release, reason }).await;
+        self.detach(release);
+    }
+
+    fn status(&self, release: ReleaseId) -> Option<TransferStatus> {
+        let active = &self.transfers[&self.find(release)?];
+        let waiting = self.swarm.waiting(active.transfer.id);
+        let waiting = waiting.map(|waiting| waiting::describe(&waiting, self.started.elapsed()));
+        Some(TransferStatus {
+            chunks_held: active.held,
+            chunks_total: active.transfer.total(),
+            bytes: active.bytes,
+            fetched_in: active.fetched_in,
+            peers: u32::try_from(self.peers.len()).unwrap_or(u32::MAX),
+            waiting,
+        })
+    }
+
+    // Requests.
+
+    fn request(&mut self, peer: PeerId, transfer: TransferId, index: u32) {
+        let (Some(known), Some(active)) = (self.peers.get(&peer), self.transfers.get(&transfer))
+        else {
+            return;
+        };
+        let (Some(handle), Some(chunk)) = (
+            known.ours.get(&transfer).copied(),
+            active.transfer.chunk(index),
+        ) else {
+            return;
+        };
+        let (link, store) = (known.link.clone(), self.shared.store.clone());
+        let request = ChunkRequest { handle, index };
+        let fetch = self.fetches.spawn(async move {
+            (
+                peer,
+                transfer,
+                index,
+                fetch::fetch(&link, request, chunk, store).await,
+            )
+        });
+        self.fetching.insert((peer, transfer, index), fetch);
+    }
+
+    fn fetched(
+        &mut self,
+        peer: PeerId,
+        transfer: TransferId,
+        index: u32,
+        result: Result<u64, FetchError>,
+    ) {
+        self.fetching.remove(&(peer, transfer, index));
+        let Some(active) = self.transfers.get_mut(&transfer) else {
+            return;
+        };
+        let Some(known) = self.peers.get(&peer) else {
+            // It was stored, and its peer is gone: the engine learns that we hold it.
+            if result.is_ok() {
+                self.input(Input::TransferHolds {
+                    transfer,
+                    indexes: vec![index],
+                });
+            }
+            return;
+        };
+        match result {
+            Ok(encoded_bytes) => {
+                let plain = active
+                    .transfer
+                    .chunk(index)
+                    .map_or(0, |chunk| chunk.plain_length);
+                let source = match known.link.peer().role {
+                    Role::Coordinator => &mut active.bytes.seed,
+                    Role::Agent => &mut active.bytes.peers,
+                };
+                *source += u64::from(plain);
+                active.held += 1;
+                let grows = active.transfer.leads_to_growth(index);
+                self.input(Input::Received {
+                    peer,
+                    transfer,
+                    index,
+                    encoded_bytes,
+                });
+                if grows {
+                    self.start_growing(transfer);
+                }
+            }
+            Err(error) => {
+                let failure = error.failure();
+                let name = &known.link.peer().name;
+                let error = crate::error_chain(&error);
+                match failure {
+                    Failure::WrongBytes | Failure::Local => {
+                        tracing::warn!(peer = %name, index, error, "a chunk was not fetched");
+                    }
+                    _ => tracing::debug!(peer = %name, index, error, "a chunk was not fetched"),
+                }
+                self.input(Input::Failed {
+                    peer,
+                    transfer,
+                    index,
+                    failure,
+                });
+            }
+        }
+    }
+
+    // Peers.
+
+    fn linked(&mut self, link: Link, dialled: bool) {
+        let peer = PeerId(self.next_peer);
+        self.next_peer += 1;
+        let name = link.peer().name.clone();
+        let role = link.peer().role;
+        if let Some(old) = self.by_name.insert(name.clone(), peer) {
+            self.peers[&old].link.close(close::REPLACED, "a new link");
+            self.forget(old);
+        }
+        if let Some(dial) = self.dialling.remove(&name) {
+            dial.abort();
+        }
+        let (outbox, inbox) = mpsc::channel(OUTBOX_MAX);
+        let handles = Arc::new(Handles::new());
+        let session = session::run(
+            self.shared.clone(),
+            link.clone(),
+            peer,
+            dialled,
+            handles.clone(),
+            inbox,
+        );
+        self.links.spawn(async move { (peer, session.await) });
+        tracing::debug!(peer = %name, %role, dialled, "linked");
+        self.peers.insert(
+            peer,
+            Peer {
+                link,
+                outbox,
+                handles,
+                ours: BTreeMap::new(),
+                theirs: BTreeMap::new(),
+                waiting: BTreeMap::new(),
+                next_handle: 0,
+            },
+        );
+        self.introduce(peer);
+        for transfer in self.transfers.keys().copied().collect::<Vec<_>>() {
+            self.open(peer, transfer);
+        }
+    }
+
+    /// Tells the engine of a peer, and what it is to us by the plans of now.
+    fn introduce(&mut self, peer: PeerId) {
+        let name = &self.peers[&peer].link.peer().name;
+        let is_upstream = self
+            .transfers
+            .values()
+            .any(|active| active.edges.is_upstream(name));
+        let link = if is_upstream {
+            PeerLink::Upstream
+        } else {
+            PeerLink::Neighbour
+        };
+        self.input(Input::PeerConnected { peer, link });
+    }
+
+    fn unlinked(&mut self, peer: PeerId, error: &SessionError) {
+        let Some(known) = self.peers.get(&peer) else {
+            return;
+        };
+        let name = known.link.peer().name.clone();
+        known.link.close(error.close_code(), "the session ended");
+        tracing::debug!(peer = %name, error = crate::error_chain(error), "unlinked");
+        self.by_name.remove(&name);
+        self.forget(peer);
+        self.dial_missing();
+    }
+
+    fn forget(&mut self, peer: PeerId) {
+        self.peers.remove(&peer);
+        for active in self.transfers.values_mut() {
+            active.closed.remove(&peer);
+        }
+        self.fetching.retain(|(of, _, _), fetch| {
+            if *of == peer {
+                fetch.abort();
+            }
+            *of != peer
+        });
+        self.input(Input::PeerDisconnected { peer });
+    }
+
+    /// Opens a transfer with a peer that may have chunks of it for us.
+    fn open(&mut self, peer: PeerId, transfer: TransferId) {
+        let (Some(known), Some(active)) =
+            (self.peers.get_mut(&peer), self.transfers.get(&transfer))
+        else {
+            return;
+        };
+        let name = &known.link.peer().name;
+        let is_source = active.edges.opens_with(name);
+        let is_shunned = self.shunned.contains(name, self.started.elapsed());
+        if known.ours.contains_key(&transfer) || !is_source || is_shunned {
+            return;
+        }
+        let handle = known.next_handle;
+        known.next_handle += 1;
+        known.ours.insert(transfer, handle);
+        let release = active.transfer.release;
+        self.say(peer, PeerMessage::Open { handle, release });
+    }
+
+    fn message(&mut self, peer: PeerId, message: PeerMessage) {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        match message {
+            PeerMessage::Open { handle, release } => {
+                if known.waiting.len() + known.theirs.len() >= OPEN_RELEASES_PER_PEER_MAX {
+                    known.link.close(close::PROTOCOL, "too many open releases");
+                    return;
+                }
+                known.waiting.insert(handle, release);
+                self.serve_waiting(peer);
+            }
+            PeerMessage::Close { handle } => {
+                known.waiting.remove(&handle);
+                known.handles.remove(handle);
+                let closed = known.theirs.iter().find(|(_, theirs)| **theirs == handle);
+                if let Some(transfer) = closed.map(|(transfer, _)| *transfer) {
+                    known.theirs.remove(&transfer);
+                    if let Some(active) = self.transfers.get_mut(&transfer) {
+                        active.closed.insert(peer);
+                    }
+                    self.input(Input::PeerClosed { peer, transfer });
+                }
+            }
+            PeerMessage::Have { handle, chunks } => {
+                let Some(indexes) = chunks.indexes() else {
+                    known
+                        .link
+                        .close(close::PROTOCOL, "chunks beyond any snapshot");
+                    return;
+                };
+                let opened = known.ours.iter().find(|(_, ours)| **ours == handle);
+                // None: it crossed our closing of the handle.
+                if let Some(transfer) = opened.map(|(transfer, _)| *transfer) {
+                    self.input(Input::Available {
+                        peer,
+                        transfer,
+                        indexes,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Serves what the peer opened, as far as we have it and it may have it.
+    fn serve_waiting(&mut self, peer: PeerId) {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let name = &known.link.peer().name;
+        let mut opened = Vec::new();
+        known.waiting.retain(|handle, release| {
+            let found = self.transfers.iter().find(|(_, active)| {
+                active.transfer.release == *release && active.transfer.may_have(name)
+            });
+            match found {
+                // It lost chunks, and there is no message that takes back what it said to have: both begin anew.
+                Some((_, active)) if active.closed.contains(&peer) => {
+                    known.link.close(close::REPLACED, "opened again");
+                    false
+                }
+                Some((id, active)) if !known.theirs.contains_key(id) => {
+                    known.theirs.insert(*id, *handle);
+                    known.handles.insert(*handle, active.transfer.clone());
+                    opened.push(*id);
+                    false
+                }
+                _ => true,
+            }
+        });
+        for transfer in opened {
+            self.input(Input::PeerOpened { peer, transfer });
+        }
+    }
+
+    fn say(&mut self, peer: PeerId, message: PeerMessage) {
+        let Some(known) = self.peers.get(&peer) else {
+            return;
+        };
+        if known.outbox.try_send(message).is_err() {
+            // Full: it does not read. Closed: its session is over, and its end is on its way to us.
+            known.link.close(close::SLOW, "messages are not read");
+        }
+    }
+
+    // Dialling.
+
+    fn wanted_dials(&self) -> BTreeMap<NodeId, Vec<SocketAddr>> {
+        let now = self.started.elapsed();
+        let mut wanted = BTreeMap::new();
+        for active in self.transfers.values() {
+            let names = active.edges.dial.iter();
+            for name in names.filter(|name| !self.shunned.contains(name, now)) {
+                if let Some(host) = active.transfer.plan.host(name) {
+                    wanted.insert(name.clone(), host.addresses.clone());
+                }
+            }
+        }
+        wanted
+    }
+
+    /// Dials every peer that the plans want dialled and that there is no link to.
+    fn dial_missing(&mut self) {
+        for (name, addresses) in self.wanted_dials() {
+            if self.by_name.contains_key(&name) || self.dialling.contains_key(&name) {
+                continue;
+            }
+            let (shared, to) = (self.shared.clone(), name.clone());
+            let dial = self.dials.spawn(async move {
+                let link = shared.dial_until_linked(&to, &addresses).await;
+                (to, link)
+            });
+            self.dialling.insert(name, dial);
+        }
+    }
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,102 @@
+//! One node's part of a plan: whom it dials, opens and asks.
+
+use std::collections::BTreeSet;
+
+use scap_proto::{
+    id::NodeId,
+    release::{Plan, TopologyKind},
+};
+
+use crate::{
+    swarm::{Ask, Policy, Reveal},
+    topology::{Parameters, Shape, Topology},
+};
+
+/// What a node derives from a plan for itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Edges {
+    /// Hosts that it dials.
+    pub(crate) dial: Vec<NodeId>,
+    /// Nodes that it asks for chunks.
+    sources: BTreeSet<NodeId>,
+    /// Nodes that it asks whatever the topology.
+    upstream: BTreeSet<NodeId>,
+    /// How it shares.
+    pub(crate) policy: Policy,
+}
+
+impl Edges {
+    /// The edges of `us`. A node that the plan does not name has none. `pages` is [`super::Job::pages`].
+    pub(crate) fn of(plan: &Plan, us: &NodeId, pages: u32) -> Self {
+        let is_tree = plan.topology == TopologyKind::Tree;
+        let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        let shape = if is_tree {
+            Shape::Tree {
+                fanout: count(plan.fanout),
+            }
+        } else {
+            Shape::Swarm {
+                degree: count(plan.degree),
+            }
+        };
+        // The coordinator dials every host of a swarm, and feeds only the roots of a tree.
+        let origin_links = if is_tree {
+            count(plan.fanout)
+        } else {
+            plan.hosts.len()
+        };
+        let hosts = plan
+            .hosts
+            .iter()
+            .map(|host| (host.name.clone(), host.wave))
+            .collect();
+        let parameters = Parameters {
+            shape,
+            origin_links,
+            seed: plan.random_seed,
+        };
+        let topology = Topology::in_waves(&hosts, &parameters);
+        let is_origin = *us == plan.seed;
+        let reveal = if is_origin && !is_tree {
+            Reveal::OneEach { eager: pages }
+        } else {
+            Reveal::All
+        };
+        let ask = if is_tree {
+            Ask::Upstream
+        } else {
+            Ask::Everyone
+        };
+        let mut edges = Self {
+            dial: Vec::new(),
+            sources: BTreeSet::new(),
+            upstream: BTreeSet::new(),
+            policy: Policy { reveal, ask },
+        };
+        if is_origin {
+            // It has everything; what others have tells it what is rare.
+            edges.sources = topology.origin_dials().into_iter().collect();
+        } else if let Some(ours) = topology.edges(us) {
+            edges.dial = ours.dial;
+            edges.sources = ours.fetch_from.into_iter().collect();
+            if is_tree {
+                edges.upstream = edges.sources.clone();
+            }
+            if ours.from_origin {
+                edges.sources.insert(plan.seed.clone());
+                edges.upstream.insert(plan.seed.clone());
+            }
+        }
+        edges
+    }
+
+    /// Whether we open the release with that node, to hear what it has.
+    pub(crate) fn opens_with(&self, node: &NodeId) -> bool {
+        self.sources.contains(node)
+    }
+
+    /// Whether we ask that node whatever the topology.
+    pub(crate) fn is_upstream(&self, node: &NodeId) -> bool {
+        self.upstream.contains(node)
+    }
+}

@@ -1,0 +1,57 @@
+//! What the driver is told.
+
+use std::sync::Arc;
+
+use scap_proto::{
+    content::SnapshotRef, id::ReleaseId, release::Plan, transport::Link, wire::peer::PeerMessage,
+};
+use tokio::sync::oneshot;
+
+use super::TransferStatus;
+use crate::swarm::{PeerId, TransferId};
+
+/// A snapshot that this node shall fetch and serve.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The release it is of, by which peers ask for it.
+    pub release: ReleaseId,
+    /// The snapshot.
+    pub snapshot: SnapshotRef,
+    /// Who else fetches it, and how.
+    pub plan: Arc<Plan>,
+    /// How many of the first chunks are the snapshot's own pages, where that is known: 0 elsewhere. A node that
+    /// starts out complete sends them first.
+    pub pages: u32,
+}
+
+/// What tasks tell the driver.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Linked {
+        link: Link,
+        dialled: bool,
+    },
+    Message {
+        peer: PeerId,
+        message: PeerMessage,
+    },
+    Served {
+        peer: PeerId,
+        transfer: TransferId,
+        index: u32,
+    },
+    Lost {
+        transfer: TransferId,
+    },
+    Attach {
+        job: Job,
+        done: oneshot::Sender<()>,
+    },
+    Detach {
+        release: ReleaseId,
+    },
+    Status {
+        release: ReleaseId,
+        reply: oneshot::Sender<Option<TransferStatus>>,
+    },
+}

@@ -1,0 +1,120 @@
+//! One request for one chunk.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use scap_proto::{
+    content::{ChunkError, ChunkRef, RawChunk},
+    frame::{self, FrameError},
+    transport::Link,
+    wire::{
+        Envelope, Open,
+        chunk::{ChunkRequest, ReplyHeader, ReplyHeaderError},
+    },
+};
+
+use crate::{
+    store::{Store, StoreError},
+    swarm::Failure,
+};
+
+/// Longest that a request may take, whatever the engine thinks of it: so that a peer that sends a byte now and
+/// then cannot hold a stream for ever.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// Why one peer did not give us one chunk.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    #[error("the link or the stream ended")]
+    Link(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("read the answer")]
+    Header(#[from] ReplyHeaderError),
+    #[error("the peer announced {announced} encoded bytes for a chunk of {plain} bytes")]
+    Length { announced: u32, plain: u32 },
+    #[error("the peer sent wrong bytes")]
+    WrongBytes(#[from] ChunkError),
+    #[error("the peer sent more than it announced")]
+    Longer,
+    #[error("the peer does not hold it")]
+    NotHeld,
+    #[error("the peer is busy")]
+    Busy,
+    #[error("not answered in {} s", REQUEST_TIME_MAX.as_secs())]
+    TimedOut,
+    #[error("store a chunk")]
+    Store(#[from] StoreError),
+}
+
+impl FetchError {
+    /// What it means to the engine.
+    pub(crate) fn failure(&self) -> Failure {
+        match self {
+            Self::WrongBytes(_) | Self::Header(_) | Self::Length { .. } | Self::Longer => {
+                Failure::WrongBytes
+            }
+            Self::NotHeld => Failure::NotHeld,
+            Self::Busy => Failure::Busy,
+            Self::Link(_) | Self::TimedOut => Failure::Reset,
+            Self::Store(_) => Failure::Local,
+        }
+    }
+}
+
+/// Asks for a chunk, verifies and stores it, and returns its encoded length. Dropping it ends the request.
+pub(crate) async fn fetch(
+    link: &Link,
+    request: ChunkRequest,
+    chunk: ChunkRef,
+    store: Store,
+) -> Result<u64, FetchError> {
+    let answer = tokio::time::timeout(REQUEST_TIME_MAX, ask(link, request, chunk))
+        .await
+        .map_err(|_| FetchError::TimedOut)??;
+    let length = answer.len() as u64;
+    let verify_and_store = move || {
+        let verified = RawChunk::new(answer).verify(chunk.id, chunk.plain_length)?;
+        store.put(&verified)?;
+        Ok::<_, FetchError>(())
+    };
+    tokio::task::spawn_blocking(verify_and_store)
+        .await
+        .expect("verifying a chunk does not panic")?;
+    Ok(length)
+}
+
+async fn ask(link: &Link, request: ChunkRequest, chunk: ChunkRef) -> Result<Bytes, FetchError> {
+    let (mut send, mut receive) = link
+        .open_bi()
+        .await
+        .map_err(|e| FetchError::Link(e.into()))?;
+    frame::write_message(&mut send, &Envelope::from(Open::Chunk(request)))
+        .await
+        .map_err(|error: FrameError| FetchError::Link(error.into()))?;
+    send.finish().map_err(|e| FetchError::Link(e.into()))?;
+    let mut header = [0; ReplyHeader::BYTES];
+    receive
+        .read_exact(&mut header)
+        .await
+        .map_err(|e| FetchError::Link(e.into()))?;
+    let announced = match ReplyHeader::decode(header)? {
+        ReplyHeader::Found(length) => length,
+        ReplyHeader::NotHeld => return Err(FetchError::NotHeld),
+        ReplyHeader::Busy => return Err(FetchError::Busy),
+    };
+    if announced > chunk.plain_length + 1 {
+        return Err(FetchError::Length {
+            announced,
+            plain: chunk.plain_length,
+        });
+    }
+    let mut bytes = vec![0; announced as usize];
+    receive
+        .read_exact(&mut bytes)
+        .await
+        .map_err(|e| FetchError::Link(e.into()))?;
+    match receive.read_chunk(1, true).await {
+        Ok(None) => Ok(bytes.into()),
+        Ok(Some(_)) => Err(FetchError::Longer),
+        Err(error) => Err(FetchError::Link(error.into())),
+    }
+}

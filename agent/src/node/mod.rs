@@ -1,0 +1,295 @@
+//! A node: identity, chunk store, swarm and peer server. An agent is a node that activates; the
+//! coordinator's seed is a node that starts out complete.
+//!
+//! ```text
+//! accept ─┐                       ┌─ fetch task a request ── store
+//! dial ───┼─ session task a link ─┤
+//!         │   (serves requests)   └─ events ─▶ driver ── Swarm (decides)
+//! ```
+
+mod driver;
+mod edges;
+mod event;
+mod fetch;
+mod keep;
+mod redial;
+mod serve;
+mod session;
+mod shunned;
+mod transfer;
+mod waiting;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use scap_proto::{
+    id::{NodeId, ReleaseId},
+    identity::{Identity, PeerIdentity, verifier::Expect},
+    release::BytesBySource,
+    transport::{BindError, DialError, Endpoint, Link, LinkSettings},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{driver::Driver, event::Event, serve::Uploads};
+use crate::store::Store;
+
+pub use self::{event::Job, keep::collect, session::ControlStream};
+
+/// Most events that wait for the driver; tasks wait when it is full, and so do their peers.
+const EVENTS_MAX: usize = 1024;
+
+/// Most links whose handshake is in progress: what a restart of a big fleet brings at once.
+const HANDSHAKES_MAX: usize = 64;
+
+/// A running node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Node {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+}
+
+/// What a node does not say by itself: keep it, and [`Tasks::shutdown`] it.
+#[derive(Debug)]
+pub struct Tasks {
+    events: mpsc::Receiver<NodeEvent>,
+    cancel: CancellationToken,
+    running: JoinSet<()>,
+    endpoint: Endpoint,
+}
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system does not say where it was bound.
+    #[error("ask where the socket is bound")]
+    Address(#[source] std::io::Error),
+}
+
+/// What happened on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeEvent {
+    /// All chunks of a release are here, verified and synced.
+    Fetched {
+        /// Which.
+        release: ReleaseId,
+    },
+    /// A release cannot be fetched: its snapshot is not one, or our disk fails. It is not fetched any more.
+    Failed {
+        /// Which.
+        release: ReleaseId,
+        /// Why, as a chain of causes.
+        reason: String,
+    },
+    /// A peer is asked no more.
+    PeerDropped {
+        /// Which.
+        peer: NodeId,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// How far a release is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransferStatus {
+    /// Chunks that are here.
+    pub chunks_held: u32,
+    /// Chunks that there are, once that is known.
+    pub chunks_total: Option<u32>,
+    /// Where their bytes came from.
+    pub bytes: BytesBySource,
+    /// How long it took, once it is here.
+    pub fetched_in: Option<Duration>,
+    /// Links that there are.
+    pub peers: u32,
+    /// What it waits for.
+    pub waiting: Option<String>,
+}
+
+/// What all tasks of a node share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    name: NodeId,
+    endpoint: Endpoint,
+    store: Store,
+    uploads: Uploads,
+    events: mpsc::Sender<Event>,
+    /// Where control streams go; a node that takes no orders has none.
+    control: Option<mpsc::Sender<ControlStream>>,
+}
+
+impl Node {
+    /// Starts a node: listening on `listen`, or only dialling.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(
+        identity: Arc<Identity>,
+        listen: Option<SocketAddr>,
+        store: Store,
+        control: Option<mpsc::Sender<ControlStream>>,
+    ) -> Result<(Self, Tasks), StartError> {
+        let name = identity.own().name.clone();
+        let settings = LinkSettings::default();
+        let endpoint = match listen {
+            Some(address) => Endpoint::listen(identity, address, &settings)?,
+            None => Endpoint::dial_only(identity, &settings)?,
+        };
+        let address = endpoint.local_address().map_err(StartError::Address)?;
+        let (events, inbox) = mpsc::channel(EVENTS_MAX);
+        let (out, node_events) = mpsc::channel(EVENTS_MAX);
+        let shared = Arc::new(Shared {
+            name,
+            endpoint: endpoint.clone(),
+            store,
+            uploads: Uploads::new(),
+            events,
+            control,
+        });
+        let cancel = CancellationToken::new();
+        let mut running = JoinSet::new();
+        let driver = Driver::new(shared.clone(), rng_seed(), inbox, out);
+        running.spawn(driver.run(cancel.clone()));
+        if listen.is_some() {
+            running.spawn(accept(shared.clone(), cancel.clone()));
+        }
+        let tasks = Tasks {
+            events: node_events,
+            cancel,
+            running,
+            endpoint,
+        };
+        Ok((Self { shared, address }, tasks))
+    }
+
+    /// The address that the node is bound to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Begins to fetch and serve a release; nothing where it does already.
+    pub async fn attach(&self, job: Job) {
+        let (done, attached) = oneshot::channel();
+        self.shared.tell(Event::Attach { job, done }).await;
+        let _ = attached.await;
+    }
+
+    /// Stops fetching and serving a release. Its chunks stay in the store.
+    pub async fn detach(&self, release: ReleaseId) {
+        self.shared.tell(Event::Detach { release }).await;
+    }
+
+    /// How far a release is, or `None` where it is not attached or the node is going down.
+    pub async fn status(&self, release: ReleaseId) -> Option<TransferStatus> {
+        let (reply, status) = oneshot::channel();
+        self.shared.tell(Event::Status { release, reply }).await;
+        status.await.ok().flatten()
+    }
+
+    /// Dials an agent and keeps the link, for its session and whatever else the caller opens on it.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub async fn dial(&self, name: &NodeId, addresses: &[SocketAddr]) -> Result<Link, DialError> {
+        let link = self.shared.dial(name, addresses).await?;
+        self.shared
+            .tell(Event::Linked {
+                link: link.clone(),
+                dialled: true,
+            })
+            .await;
+        Ok(link)
+    }
+
+    /// Encoded bytes of chunks sent to peers since the start.
+    pub fn sent_bytes(&self) -> u64 {
+        self.shared.uploads.sent_bytes()
+    }
+
+    /// The chunk store.
+    pub fn store(&self) -> &Store {
+        &self.shared.store
+    }
+}
+
+impl Tasks {
+    /// What happens next; `None` when a part of the node ended though nobody asked it to: a bug, after which the
+    /// process should end. Cancel-safe.
+    pub async fn next(&mut self) -> Option<NodeEvent> {
+        tokio::select! {
+            event = self.events.recv() => event,
+            _ = self.running.join_next() => None,
+        }
+    }
+
+    /// Closes all links, and waits until peers were told or `deadline` passed.
+    pub async fn shutdown(mut self, deadline: Duration) {
+        self.cancel.cancel();
+        let end = async {
+            while self.running.join_next().await.is_some() {}
+            self.endpoint.wait_idle().await;
+        };
+        let _ = tokio::time::timeout(deadline, end).await;
+    }
+}
+
+impl Shared {
+    /// Tells the driver; waits while it has too much to do, and drops the event once it is gone.
+    async fn tell(&self, event: Event) {
+        let _ = self.events.send(event).await;
+    }
+
+    async fn dial(&self, name: &NodeId, addresses: &[SocketAddr]) -> Result<Link, DialError> {
+        self.endpoint
+            .dial(addresses, &Expect::agent(name.clone()))
+            .await
+    }
+}
+
+/// A seed for the engine's random choices, other on each node and at each start.
+fn rng_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// Accepts links until `cancel`.
+async fn accept(shared: Arc<Shared>, cancel: CancellationToken) {
+    let mut handshakes = JoinSet::new();
+    loop {
+        let incoming = tokio::select! {
+            () = cancel.cancelled() => return,
+            Some(_) = handshakes.join_next(), if !handshakes.is_empty() => continue,
+            incoming = shared.endpoint.accept(), if handshakes.len() < HANDSHAKES_MAX => incoming,
+        };
+        let Some(incoming) = incoming else { return };
+        let shared = shared.clone();
+        handshakes.spawn(async move {
+            let from = incoming.remote_address();
+            match incoming.finish(Expect::ANY).await {
+                Ok(link) => {
+                    let PeerIdentity { role, name, .. } = link.peer();
+                    tracing::debug!(%from, %role, %name, "accepted");
+                    shared
+                        .tell(Event::Linked {
+                            link,
+                            dialled: false,
+                        })
+                        .await;
+                }
+                Err(error) => {
+                    tracing::warn!(%from, error = crate::error_chain(&error), "link refused");
+                }
+            }
+        });
+    }
+}

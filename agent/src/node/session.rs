@@ -1,0 +1,221 @@
+//! The tasks of one link: the session both ways, and what the peer asks for.
+
+use std::{sync::Arc, time::Duration};
+
+use quinn::{RecvStream, SendStream};
+use scap_proto::{
+    frame::{self, FrameError},
+    identity::Role,
+    transport::{Link, LinkError},
+    wire::{Envelope, Hello, Open, close, peer::PeerMessage},
+};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::{
+    Shared,
+    event::Event,
+    serve::{Handles, Served},
+};
+use crate::swarm::PeerId;
+
+/// Most messages that wait to be sent to one peer. A peer that leaves so many unread is not reading.
+pub(crate) const OUTBOX_MAX: usize = 4096;
+
+/// How long a peer may take to say what a stream is for: it is one small frame.
+const OPEN_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A control stream that somebody opened to us.
+#[derive(Debug)]
+pub struct ControlStream {
+    /// The link it is on; its peer is who orders.
+    pub link: Link,
+    /// Towards the peer.
+    pub send: SendStream,
+    /// From the peer.
+    pub receive: RecvStream,
+}
+
+/// Why a link ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    #[error("the link ended")]
+    Link(#[from] LinkError),
+    #[error("the session stream ended")]
+    Frame(#[from] FrameError),
+    #[error("write the session stream")]
+    Write(#[from] std::io::Error),
+    #[error("the peer closed its session stream")]
+    Ended,
+    #[error("the peer opened {0}")]
+    Unexpected(&'static str),
+    #[error("the peer did not open its session within {} s", OPEN_TIME_MAX.as_secs())]
+    Late,
+}
+
+/// Runs one link until it ends or the node goes down, and says why. Whoever dialled opens the session.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    link: Link,
+    peer: PeerId,
+    dialled: bool,
+    handles: Arc<Handles>,
+    outbox: mpsc::Receiver<PeerMessage>,
+) -> SessionError {
+    // Dropped with this future, and with it every task of the link.
+    let mut tasks = JoinSet::new();
+    let mut outbox = Some(outbox);
+    let mut sessions = JoinSet::new();
+    if dialled {
+        let outbox = outbox.take().expect("it was put there above");
+        sessions.spawn(dial_session(shared.clone(), link.clone(), peer, outbox));
+    } else {
+        tasks.spawn(async { tokio::time::sleep(OPEN_TIME_MAX).await });
+    }
+    loop {
+        let (send, mut receive) = tokio::select! {
+            stream = link.accept_bi() => match stream {
+                Ok(stream) => stream,
+                Err(error) => return error.into(),
+            },
+            Some(ended) = sessions.join_next() => {
+                return ended.expect("a session does not panic");
+            }
+            Some(_) = tasks.join_next() => {
+                if outbox.is_some() {
+                    return SessionError::Late;
+                }
+                continue;
+            }
+        };
+        let opened = tokio::time::timeout(OPEN_TIME_MAX, frame::read_message(&mut receive)).await;
+        let open: Envelope<Open> = match opened {
+            Ok(Ok(Some(open))) => open,
+            Ok(Err(FrameError::Io(_)) | Ok(None)) | Err(_) => continue,
+            Ok(Err(error)) => return error.into(),
+        };
+        match open.message {
+            Open::Chunk(request) => {
+                let (shared, handles) = (shared.clone(), handles.clone());
+                tasks.spawn(async move {
+                    let served = shared
+                        .uploads
+                        .serve(&shared.store, &handles, request, send)
+                        .await;
+                    if let Some((transfer, served)) = served.filter(|(_, s)| *s != Served::Not) {
+                        let index = request.index;
+                        let event = match served {
+                            Served::Sent => Event::Served {
+                                peer,
+                                transfer: transfer.id,
+                                index,
+                            },
+                            _ => Event::Lost {
+                                transfer: transfer.id,
+                            },
+                        };
+                        shared.tell(event).await;
+                    }
+                });
+            }
+            Open::Session(hello) => {
+                let Some(outbox) = outbox.take() else {
+                    return SessionError::Unexpected("a second session");
+                };
+                tracing::debug!(peer = %link.peer().name, software = hello.software, "session");
+                let session = accept_session(shared.clone(), peer, send, receive, outbox);
+                sessions.spawn(session);
+            }
+            Open::Control(_) => match &shared.control {
+                Some(control) if link.peer().role == Role::Coordinator => {
+                    let stream = ControlStream {
+                        link: link.clone(),
+                        send,
+                        receive,
+                    };
+                    // A full queue means that orders come faster than they are read: the sender waits.
+                    let _ = control.send(stream).await;
+                }
+                _ => return SessionError::Unexpected("a control stream, which its role may not"),
+            },
+        }
+    }
+}
+
+async fn dial_session(
+    shared: Arc<Shared>,
+    link: Link,
+    peer: PeerId,
+    outbox: mpsc::Receiver<PeerMessage>,
+) -> SessionError {
+    let open = async {
+        let (mut send, mut receive) = link.open_bi().await?;
+        frame::write_message(&mut send, &Envelope::from(Open::Session(Hello::ours()))).await?;
+        match frame::read_message::<_, Envelope<Hello>>(&mut receive).await? {
+            Some(_) => Ok((send, receive)),
+            None => Err(SessionError::Ended),
+        }
+    };
+    match open.await {
+        Ok((send, receive)) => exchange(shared, peer, send, receive, outbox).await,
+        Err(error) => error,
+    }
+}
+
+async fn accept_session(
+    shared: Arc<Shared>,
+    peer: PeerId,
+    mut send: SendStream,
+    receive: RecvStream,
+    outbox: mpsc::Receiver<PeerMessage>,
+) -> SessionError {
+    match frame::write_message(&mut send, &Envelope::from(Hello::ours())).await {
+        Ok(()) => exchange(shared, peer, send, receive, outbox).await,
+        Err(error) => error.into(),
+    }
+}
+
+async fn exchange(
+    shared: Arc<Shared>,
+    peer: PeerId,
+    mut send: SendStream,
+    mut receive: RecvStream,
+    mut outbox: mpsc::Receiver<PeerMessage>,
+) -> SessionError {
+    let write = async move {
+        while let Some(message) = outbox.recv().await {
+            if let Err(error) = frame::write_message(&mut send, &Envelope::from(message)).await {
+                return error.into();
+            }
+        }
+        // The driver let the peer go; the link closes with its reason.
+        std::future::pending().await
+    };
+    let read = async move {
+        loop {
+            match frame::read_message::<_, Envelope<PeerMessage>>(&mut receive).await {
+                Ok(Some(Envelope { message, .. })) => {
+                    shared.tell(Event::Message { peer, message }).await;
+                }
+                Ok(None) => return SessionError::Ended,
+                Err(error) => return error.into(),
+            }
+        }
+    };
+    tokio::select! {
+        error = write => error,
+        error = read => error,
+    }
+}
+
+impl SessionError {
+    /// The code to close the link with.
+    pub(crate) fn close_code(&self) -> u32 {
+        match self {
+            Self::Frame(FrameError::Codec(_) | FrameError::TooLong(_)) | Self::Unexpected(_) => {
+                close::PROTOCOL
+            }
+            Self::Late => close::PROTOCOL,
+            Self::Link(_) | Self::Frame(_) | Self::Write(_) | Self::Ended => close::DONE,
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! One transfer: what is held, what is wanted, who holds what, and which chunk to ask for next.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rand::Rng;
+use scap_proto::limits::SNAPSHOT_CHUNKS_MAX;
+
+use super::{
+    bitmap::{Bitmap, rarest},
+    event::{Ask, Link, PeerId, Policy, Reveal},
+    reveal::OneEach,
+};
+
+pub(super) struct Transfer {
+    pub(super) policy: Policy,
+    /// Plain length of each chunk, in bytes.
+    pub(super) lengths: Vec<u32>,
+    pub(super) held: Bitmap,
+    /// Lacked and asked of nobody.
+    wanted: Bitmap,
+    wanted_count: u32,
+    pub(super) missing: u32,
+    /// By chunk, how many peers that we may ask hold it.
+    pub(super) holders: Vec<u16>,
+    /// By chunk in flight, whom it is asked of: one peer, or two where the first is slow.
+    pub(super) asked: BTreeMap<u32, Vec<PeerId>>,
+    pub(super) sides: BTreeMap<PeerId, Side>,
+    /// Set where the transfer starts out complete, see [`Reveal::OneEach`].
+    pub(super) one_each: Option<OneEach>,
+    /// Not fetched before then: storing failed here.
+    pub(super) resume_at: Option<Duration>,
+    pub(super) received_bytes: BTreeMap<PeerId, u64>,
+    pub(super) duplicate_bytes: u64,
+}
+
+/// A peer's side of a transfer.
+#[derive(Default)]
+pub(super) struct Side {
+    pub(super) has: Bitmap,
+    /// It wants to know what we hold.
+    pub(super) opened: bool,
+    /// To be told.
+    pub(super) pending: Vec<u32>,
+    /// Told, not sent yet, and since when; only with [`Reveal::OneEach`].
+    pub(super) allotted: BTreeMap<u32, Allotment>,
+    /// We may ask it, so it counts as a holder.
+    pub(super) askable: bool,
+    /// Holds nothing that is wanted. A wanted chunk that it comes to hold clears it.
+    pub(super) dry: bool,
+}
+
+pub(super) struct Allotment {
+    pub(super) at: Duration,
+    /// It took too long, and the chunk may go to another peer first.
+    pub(super) lapsed: bool,
+}
+
+impl Transfer {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            lengths: Vec::new(),
+            held: Bitmap::default(),
+            wanted: Bitmap::default(),
+            wanted_count: 0,
+            missing: 0,
+            holders: Vec::new(),
+            asked: BTreeMap::new(),
+            sides: BTreeMap::new(),
+            one_each: match policy.reveal {
+                Reveal::All => None,
+                Reveal::OneEach { eager } => Some(OneEach::new(eager)),
+            },
+            resume_at: None,
+            received_bytes: BTreeMap::new(),
+            duplicate_bytes: 0,
+        }
+    }
+
+    pub(super) fn chunk_count(&self) -> u32 {
+        u32::try_from(self.lengths.len()).expect("grow stops at SNAPSHOT_CHUNKS_MAX")
+    }
+
+    /// Appends chunks; what is beyond [`SNAPSHOT_CHUNKS_MAX`] is cut off, as no snapshot has it.
+    pub(super) fn grow(&mut self, plain_lengths: &[u32]) {
+        let room = (SNAPSHOT_CHUNKS_MAX - self.chunk_count()) as usize;
+        let start = self.chunk_count();
+        self.lengths
+            .extend(&plain_lengths[..plain_lengths.len().min(room)]);
+        for index in start..self.chunk_count() {
+            let holding = |side: &&Side| side.askable && side.has.contains(index);
+            let count = self.sides.values().filter(holding).count();
+            self.holders.push(u16::try_from(count).unwrap_or(u16::MAX));
+            self.wanted.insert(index);
+        }
+        let added = self.chunk_count() - start;
+        self.wanted_count += added;
+        self.missing += added;
+        for side in self.sides.values_mut() {
+            side.dry = false;
+        }
+    }
+
+    /// Whether it is known and was not held before.
+    pub(super) fn hold(&mut self, index: u32) -> bool {
+        if index >= self.chunk_count() || !self.held.insert(index) {
+            return false;
+        }
+        self.unwant(index);
+        self.missing -= 1;
+        self.refresh_unsent(index);
+        if self.one_each.is_none() {
+            let opened = self.sides.values_mut().filter(|side| side.opened);
+            for side in opened.filter(|side| !side.has.contains(index)) {
+                side.pending.push(index);
+            }
+        }
+        true
+    }
+
+    /// Gives `peer` a side where it has none.
+    pub(super) fn add_side(&mut self, peer: PeerId, askable: bool) {
+        self.sides.entry(peer).or_insert_with(|| Side {
+            askable,
+            ..Side::default()
+        });
+    }
+
+    /// Whether a peer on this link may be asked.
+    pub(super) fn may_ask(&self, link: Link) -> bool {
+        match self.policy.ask {
+            Ask::Everyone => true,
+            Ask::Upstream => link == Link::Upstream,
+        }
+    }
+
+    /// The peer holds the chunk. Whether that makes it one to ask for something wanted.
+    pub(super) fn gain(&mut self, peer: PeerId, index: u32) -> bool {
+        let Some(side) = self.sides.get_mut(&peer) else {
+            return false;
+        };
+        if index >= SNAPSHOT_CHUNKS_MAX || !side.has.insert(index) {
+            return false;
+        }
+        let useful = side.askable && self.wanted.contains(index);
+        if useful {
+            side.dry = false;
+        }
+        let lapsed = side.allotted.remove(&index).is_none_or(|it| it.lapsed);
+        if side.askable {
+            self.count_holder(index, true);
+        }
+        if let Some(one_each) = &mut self.one_each
+            && !lapsed
+        {
+            one_each.unallot(index);
+        }
+        self.refresh_unsent(index);
+        useful
+    }
+
+    /// The peer does not hold the chunk after all.
+    pub(super) fn lose(&mut self, peer: PeerId, index: u32) {
+        let Some(side) = self.sides.get_mut(&peer) else {
+            return;
+        };
+        if side.has.remove(index) && side.askable {
+            self.count_holder(index, false);
+            self.refresh_unsent(index);
+        }
+    }
+
+    /// Whether we may ask the peer changed: it counts as a holder, or no longer does.
+    pub(super) fn set_askable(&mut self, peer: PeerId, askable: bool) {
+        let Some(side) = self.sides.get_mut(&peer) else {
+            return;
+        };
+        if side.askable == askable {
+            return;
+        }
+        side.askable = askable;
+        side.dry = false;
+        let has = std::mem::take(&mut side.has);
+        for index in has.iter() {
+            self.count_holder(index, askable);
+            self.refresh_unsent(index);
+        }
+        if let Some(side) = self.sides.get_mut(&peer) {
+            side.has = has;
+        }
+    }
+
+    /// The link is gone.
+    pub(super) fn remove_side(&mut self, peer: PeerId) {
+        self.close(peer);
+        self.set_askable(peer, false);
+        self.sides.remove(&peer);
+    }
+
+    /// The chunk is asked of one more peer.
+    pub(super) fn ask(&mut self, peer: PeerId, index: u32) {
+        self.unwant(index);
+        self.asked.entry(index).or_default().push(peer);
+    }
+
+    /// A request ended. Whether its chunk is wanted again.
+    pub(super) fn unask(&mut self, peer: PeerId, index: u32) -> bool {
+        if let Some(peers) = self.asked.get_mut(&index) {
+            peers.retain(|&asked| asked != peer);
+            if !peers.is_empty() {
+                return false;
+            }
+            self.asked.remove(&index);
+        }
+        if index >= self.chunk_count() || self.held.contains(index) || !self.wanted.insert(index) {
+            return false;
+        }
+        self.wanted_count += 1;
+        for side in self.sides.values_mut() {
+            side.dry &= !side.has.contains(index);
+        }
+        true
+    }
+
+    /// What to ask a peer for: of what it has and is wanted, the rarest.
+    pub(super) fn pick(&self, side: &Side, rng: &mut impl Rng) -> Option<u32> {
+        if self.wanted_count == 0 {
+            return None;
+        }
+        rarest(
+            self.words(),
+            |word| self.wanted.word(word) & side.has.word(word),
+            |index| self.holders_of(index),
+            rng,
+        )
+    }
+
+    /// Whether all that is missing is in flight.
+    pub(super) fn is_ending(&self) -> bool {
+        self.wanted_count == 0 && !self.asked.is_empty()
+    }
+
+    /// Whether the peer alone holds something that is missing.
+    pub(super) fn is_sole_holder(&self, peer: PeerId) -> bool {
+        let Some(side) = self.sides.get(&peer) else {
+            return false;
+        };
+        let alone = |index: u32| {
+            index < self.chunk_count() && !self.held.contains(index) && self.holders_of(index) == 1
+        };
+        side.askable && self.missing > 0 && side.has.iter().any(alone)
+    }
+
+    /// Missing chunks that no peer holds.
+    pub(super) fn nobody_has(&self) -> u32 {
+        let count = (0..self.chunk_count())
+            .filter(|&index| self.holders_of(index) == 0 && !self.held.contains(index))
+            .count();
+        u32::try_from(count).expect("at most chunk_count")
+    }
+
+    /// How many peers that we may ask hold the chunk.
+    pub(super) fn holders_of(&self, index: u32) -> u32 {
+        let count = self.holders.get(index as usize);
+        count.map_or(0, |&count| u32::from(count))
+    }
+
+    pub(super) fn words(&self) -> u32 {
+        self.chunk_count().div_ceil(64)
+    }
+
+    fn unwant(&mut self, index: u32) {
+        if self.wanted.remove(index) {
+            self.wanted_count -= 1;
+        }
+    }
+
+    fn count_holder(&mut self, index: u32, more: bool) {
+        if let Some(count) = self.holders.get_mut(index as usize) {
+            *count = if more {
+                count.saturating_add(1)
+            } else {
+                count.saturating_sub(1)
+            };
+        }
+    }
+}

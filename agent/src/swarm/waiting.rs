@@ -1,0 +1,116 @@
+//! What a transfer waits for, and what it has done: for `status`, the dashboard and the report.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    engine::Swarm,
+    event::{PeerId, TransferId},
+};
+
+/// Why a transfer is not complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waiting {
+    /// No chunk of it is known yet.
+    Unknown,
+    /// Storing failed on this host; nothing is asked for before then.
+    Local {
+        /// On the engine's clock.
+        until: Duration,
+    },
+    /// No connected peer may be asked for it.
+    NoPeers,
+    /// Requests are on their way.
+    InFlight {
+        /// How many.
+        chunks: u32,
+        /// Since when the oldest is, on the engine's clock.
+        oldest: Duration,
+    },
+    /// The peers that hold what is missing are paused: they were busy, slow or silent.
+    PeersPaused {
+        /// When the first is asked again, on the engine's clock.
+        until: Duration,
+    },
+    /// All bytes that may be in flight are, for other transfers.
+    Budget {
+        /// How many.
+        in_flight_bytes: u64,
+    },
+    /// No peer that may be asked says it holds these.
+    NobodyHas {
+        /// Of all that is missing, how many chunks.
+        missing: u32,
+    },
+    /// The peers that hold what is missing have no room: other transfers fill their queues.
+    PeersBusy,
+}
+
+/// What a transfer has come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TransferStats {
+    /// Chunks known.
+    pub chunks: u32,
+    /// Of them, not held.
+    pub missing: u32,
+    /// Of these, in flight.
+    pub in_flight: u32,
+    /// Encoded bytes received, by peer, of peers that are gone too.
+    pub received_bytes: BTreeMap<PeerId, u64>,
+    /// Of them, bytes of chunks that were held by then.
+    pub duplicate_bytes: u64,
+}
+
+impl Swarm {
+    /// What a transfer waits for; `None` where it waits for nothing: it is complete, or not here.
+    /// Looks at every chunk: for people, not for every event.
+    pub fn waiting(&self, transfer: TransferId) -> Option<Waiting> {
+        let it = self.transfers.get(&transfer)?;
+        if it.lengths.is_empty() {
+            return Some(Waiting::Unknown);
+        }
+        if it.missing == 0 {
+            return None;
+        }
+        let chunks = u32::try_from(it.asked.len()).unwrap_or(u32::MAX);
+        let sent_at = |(index, peers): (&u32, &Vec<PeerId>)| {
+            let sent = |peer| Some(self.peers.get(peer)?.requests.get(&(transfer, *index))?.at);
+            peers.iter().filter_map(sent).min()
+        };
+        if let Some(oldest) = it.asked.iter().filter_map(sent_at).min() {
+            return Some(Waiting::InFlight { chunks, oldest });
+        }
+        if let Some(until) = it.resume_at {
+            return Some(Waiting::Local { until });
+        }
+        let mut askable = it.sides.iter().filter(|(_, side)| side.askable).peekable();
+        if askable.peek().is_none() {
+            return Some(Waiting::NoPeers);
+        }
+        let missing = it.nobody_has();
+        if missing == it.missing {
+            return Some(Waiting::NobodyHas { missing });
+        }
+        let holding = askable.filter(|(_, side)| !side.dry);
+        let peers: Vec<_> = holding.filter_map(|(id, _)| self.peers.get(id)).collect();
+        if let Some(until) = peers.iter().map(|peer| peer.resume_at).min().flatten() {
+            return Some(Waiting::PeersPaused { until });
+        }
+        if self.in_flight_bytes >= self.pace.budget(&self.config) {
+            let in_flight_bytes = self.in_flight_bytes;
+            return Some(Waiting::Budget { in_flight_bytes });
+        }
+        Some(Waiting::PeersBusy)
+    }
+
+    /// What a transfer has come to, if it is here.
+    pub fn stats(&self, transfer: TransferId) -> Option<TransferStats> {
+        let it = self.transfers.get(&transfer)?;
+        Some(TransferStats {
+            chunks: it.chunk_count(),
+            missing: it.missing,
+            in_flight: u32::try_from(it.asked.len()).unwrap_or(u32::MAX),
+            received_bytes: it.received_bytes.clone(),
+            duplicate_bytes: it.duplicate_bytes,
+        })
+    }
+}
