@@ -1,0 +1,237 @@
+//! `demo`: a fleet of real processes on this machine, deployed to twice, verified and cleaned up.
+
+mod agents;
+mod check;
+mod repo;
+
+use std::{
+    num::NonZeroU16,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use scap_agent::clock;
+use scap_proto::{id::NodeId, release::RepoPath};
+use serde_json::{Value, json};
+
+use self::agents::Agents;
+use super::{
+    CliError, SourceArgs, StateArgs,
+    deploy::{self, DeployArgs, Summary, Topology},
+    exit, human_bytes,
+};
+use crate::{rollout::Verdict, state::StateDirectory};
+
+/// Most agents: each is two processes on this machine.
+const AGENTS_MAX: u16 = 64;
+
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// Deploy this repository's HEAD, and a commit after it that is made in a copy; by default a small one is
+    /// made
+    #[arg(long, value_name = "PATH")]
+    repo: Option<PathBuf>,
+    /// How many agents to run, 1 to 64
+    #[arg(long, value_name = "N", default_value = "8")]
+    agents: NonZeroU16,
+    /// Keep everything that was made, and say where it is
+    #[arg(long)]
+    keep: bool,
+    /// End with one JSON object on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: DemoArgs) -> Result<u8, CliError> {
+    if args.agents.get() > AGENTS_MAX {
+        return Err(CliError::usage(format!("--agents: at most {AGENTS_MAX}")));
+    }
+    let folder = tempfile::Builder::new()
+        .prefix("scap-demo-")
+        .tempdir()
+        .map_err(|error| CliError::failed("make a temporary directory", &error))?;
+    let demo = Demo {
+        root: folder.path().to_owned(),
+        args: &args,
+    };
+    let result = tokio::select! {
+        result = demo.run() => result,
+        _ = tokio::signal::ctrl_c() => {
+            Err(CliError::usage("interrupted; the agents were stopped").code(exit::FAILED))
+        }
+    };
+    if args.keep {
+        let kept = folder.keep();
+        eprintln!(
+            "kept {}: live trees in */srv, logs in */agent.log",
+            kept.display()
+        );
+    } else {
+        say("cleaning up");
+        folder
+            .close()
+            .map_err(|error| CliError::failed("remove the temporary directory", &error))?;
+    }
+    let report = result?;
+    if args.json {
+        println!("{report}");
+    }
+    Ok(exit::DONE)
+}
+
+struct Demo<'a> {
+    root: PathBuf,
+    args: &'a DemoArgs,
+}
+
+impl Demo<'_> {
+    async fn run(&self) -> Result<Value, CliError> {
+        let started = Instant::now();
+        let repo = self.root.join("repo");
+        say("1/6  a git repo with two commits, the second a one-line change");
+        let (first, second) = repo::make(&repo, self.args.repo.as_deref())?;
+
+        say("2/6  keys: a private CA, a deployer key, an identity for each agent");
+        let state = self.root.join("coordinator");
+        let fleet = "demo".parse().expect("a plain name");
+        StateDirectory::init(&state, &fleet, clock::now())
+            .map_err(|error| CliError::failed("make the fleet's keys", &error))?;
+        let names: Vec<NodeId> = (1..=self.args.agents.get())
+            .map(|n| format!("agent{n:02}").parse().expect("a plain name"))
+            .collect();
+        let opened = StateDirectory::open(&state)
+            .map_err(|error| CliError::failed("open the fleet's keys", &error))?;
+        for name in &names {
+            opened
+                .enroll(
+                    name,
+                    &self.root.join(name.as_str()).join("identity"),
+                    &[],
+                    clock::now(),
+                )
+                .map_err(|error| CliError::failed("make an agent's identity", &error))?;
+        }
+
+        say(&format!(
+            "3/6  {} agents, each a process of its own, on loopback",
+            names.len()
+        ));
+        let agents = Agents::start(&self.root, &names).await?;
+        let inventory = self.root.join("fleet.toml");
+        std::fs::write(&inventory, agents.fleet_file())
+            .map_err(|error| CliError::failed("write the fleet file", &error))?;
+
+        say("4/6  deploy the first commit: to a canary, then to the rest");
+        let one = self.deploy(&state, &repo, &first, &inventory).await?;
+        self.check(&repo, &first, &names)?;
+        say("5/6  deploy the second commit");
+        let two = self.deploy(&state, &repo, &second, &inventory).await?;
+        say("6/6  compare every target with git, byte for byte");
+        let files = self.check(&repo, &second, &names)?;
+        agents.stop().await;
+
+        for (commit, summary) in [(&first, &one), (&second, &two)] {
+            let bytes = |source: &str| -> u64 {
+                let hosts = summary.json["hosts"].as_array().into_iter().flatten();
+                hosts
+                    .filter_map(|host| host["bytes"][source].as_u64())
+                    .sum()
+            };
+            say(&format!(
+                "{}  live on {} hosts in {:.2} s: {} from the seed, {} from peers, {} held already",
+                &commit[..10],
+                names.len(),
+                summary.json["seconds"]["total"]
+                    .as_f64()
+                    .unwrap_or_default(),
+                human_bytes(bytes("seed")),
+                human_bytes(bytes("peers")),
+                human_bytes(bytes("reuse")),
+            ));
+        }
+        say(&format!(
+            "all {} targets equal git: {files} entries each; {:.1} s in all",
+            names.len(),
+            started.elapsed().as_secs_f64()
+        ));
+        Ok(json!({
+            "schema": "scap.demo/1",
+            "agents": names.len(),
+            "verified": true,
+            "entries": files,
+            "deployments": [one.json, two.json],
+            "directory": self.args.keep.then_some(&self.root),
+            "seconds": started.elapsed().as_secs_f64(),
+        }))
+    }
+
+    async fn deploy(
+        &self,
+        state: &Path,
+        repo: &Path,
+        commit: &str,
+        fleet: &Path,
+    ) -> Result<Summary, CliError> {
+        let args = DeployArgs {
+            state: StateArgs {
+                state: state.to_owned(),
+            },
+            source: SourceArgs {
+                repo: Some(repo.to_owned()),
+                dir: None,
+            },
+            rev: commit.to_owned(),
+            name: Some(repo_name()),
+            environment: Default::default(),
+            fleet: fleet.to_owned(),
+            topology: Topology::Swarm,
+            sign_with: None,
+            yes: true,
+            json: false,
+            connect_timeout: 20,
+            away_timeout: 20,
+            stall_timeout: 60,
+        };
+        // An interrupt ends the demo as a whole.
+        let summary = deploy::deploy(args, std::future::pending()).await?;
+        match summary.verdict {
+            Verdict::Done => Ok(summary),
+            _ => Err(
+                CliError::usage("the demo's deployment did not reach every agent")
+                    .code(exit::FAILED)
+                    .hint(format!(
+                        "run it with --keep and read {}/*/agent.log",
+                        self.root.display()
+                    )),
+            ),
+        }
+    }
+
+    /// Compares every target with the commit; returns how many entries each has.
+    fn check(&self, repo: &Path, commit: &str, names: &[NodeId]) -> Result<usize, CliError> {
+        let mut entries = 0;
+        for name in names {
+            let live = self
+                .root
+                .join(name.as_str())
+                .join("srv")
+                .join(repo_name().as_path());
+            entries = check::equals_commit(&live, repo, commit).map_err(|difference| {
+                CliError::usage(format!("{name} differs from git: {difference}")).code(exit::FAILED)
+            })?;
+        }
+        Ok(entries)
+    }
+}
+
+fn repo_name() -> RepoPath {
+    "demo/site".parse().expect("a plain name")
+}
+
+fn say(text: &str) {
+    eprintln!("demo  {text}");
+}
+
+/// How long an agent may take to start.
+const START_MAX: Duration = Duration::from_secs(30);

@@ -1,0 +1,160 @@
+//! The command line: the tree, and a file a sub-command.
+
+// First, for what it has is known to those below it only.
+#[macro_use]
+mod print;
+
+mod demo;
+mod deploy;
+mod enroll;
+mod error;
+mod init;
+mod progress;
+mod snapshot;
+
+use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use scap_proto::release::{Environment, RepoPath};
+use tracing_subscriber::EnvFilter;
+
+pub use self::error::{CliError, exit};
+
+/// The hidden sub-command under which this program is the agent.
+const AGENT_COMMAND: &str = "agent";
+
+/// Deploys git repos and directories to fleets, peer to peer
+#[derive(Debug, Parser)]
+#[command(
+    name = "scap-coordinator",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done and healthy, 1 failed or incomplete, 2 bad usage or configuration, \
+                  3 stopped by a gate (a person is needed), 75 the lock is held (try later)"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the state directory of a new fleet: its private CA, a deployer key, allowed_signers
+    Init(init::InitArgs),
+    /// Make one host's identity, offline; copy it to the host
+    Enroll(enroll::EnrollArgs),
+    /// Build the snapshot of a commit or a directory, and say what it is
+    Snapshot(snapshot::SnapshotArgs),
+    /// Deploy a commit or a directory to a fleet: the canary group first, then the rest
+    Deploy(deploy::DeployArgs),
+    /// Run a fleet of local processes, deploy to it twice, verify it, and clean up
+    Demo(demo::DemoArgs),
+    /// Run the agent's command line
+    #[command(hide = true, disable_help_flag = true)]
+    Agent {
+        /// What the agent's command line takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+/// What is deployed.
+#[derive(Debug, Clone, Args)]
+#[group(id = "source", required = true, multiple = false)]
+struct SourceArgs {
+    /// A git repository, bare or not; its work tree is not looked at
+    #[arg(long, value_name = "PATH")]
+    repo: Option<PathBuf>,
+    /// A plain directory, such as a build's output
+    #[arg(long, value_name = "PATH", conflicts_with = "rev")]
+    dir: Option<PathBuf>,
+}
+
+/// Where the fleet's state is.
+#[derive(Debug, Clone, Args)]
+struct StateArgs {
+    /// The state directory that `init` made
+    #[arg(long, value_name = "DIR", env = "SCAP_STATE")]
+    state: PathBuf,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() {
+                exit::USAGE
+            } else {
+                exit::DONE
+            };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    if let Command::Agent { arguments } = cli.command {
+        let arguments = std::iter::once(OsString::from("scap-agent"))
+            .chain(arguments)
+            .collect();
+        return scap_agent::cli::main(arguments, &[AGENT_COMMAND]);
+    }
+    log_to_stderr();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return CliError::failed("start the async runtime", &error).print(),
+    };
+    let result = runtime.block_on(execute(cli.command));
+    // What the blocking pool still does is of no use any more.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => error.print(),
+    }
+}
+
+async fn execute(command: Command) -> Result<u8, CliError> {
+    match command {
+        Command::Init(args) => init::run(&args),
+        Command::Enroll(args) => enroll::run(&args),
+        Command::Snapshot(args) => snapshot::run(args).await,
+        Command::Deploy(args) => deploy::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Agent { .. } => unreachable!("the agent's command line was run already"),
+    }
+}
+
+/// Logs go to standard error; `RUST_LOG` chooses what, warnings by default.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        // It would tell them on standard error, and panic where nobody reads that any more.
+        .log_internal_errors(false)
+        .init();
+}
+
+/// A number of bytes as people read it.
+#[expect(clippy::cast_precision_loss, reason = "shown to three digits")]
+fn human_bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" {
+                format!("{bytes} B")
+            } else {
+                format!("{value:.1} {unit}")
+            };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+/// The repo and environment that a deployment is about.
+type About = (RepoPath, Environment);

@@ -1,0 +1,153 @@
+//! `snapshot`: what a commit or a directory is, in chunks.
+
+use std::path::Path;
+
+use clap::Args;
+use scap_agent::store::{Store, StoreConfig};
+use serde_json::json;
+
+use super::{CliError, SourceArgs, StateArgs, exit, human_bytes};
+use crate::{
+    git::{Commit, Repo},
+    snapshot::{self, Built, Options, Progress, Source},
+    state::StateDirectory,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct SnapshotArgs {
+    #[command(flatten)]
+    state: StateArgs,
+    #[command(flatten)]
+    source: SourceArgs,
+    /// The revision to take
+    #[arg(long, value_name = "REV", default_value = "HEAD")]
+    rev: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: SnapshotArgs) -> Result<u8, CliError> {
+    let state = StateDirectory::open(&args.state.state)
+        .map_err(|error| CliError::failed("snapshot", &error).hint(error.hint()))?;
+    let _lock = state.lock().map_err(|error| locked(&error))?;
+    let store = open_store(&state.store())?;
+    let tree = Tree::find(&args.source, &args.rev)?;
+    let work = move || tree.build(&store, |_| {});
+    let built = tokio::task::spawn_blocking(work)
+        .await
+        .expect("building does not panic")?;
+    print(&built, args.json);
+    Ok(exit::DONE)
+}
+
+fn print(built: &Built, as_json: bool) {
+    let totals = built.descriptor.totals;
+    let seconds = built.elapsed.as_secs_f64();
+    if as_json {
+        let object = json!({
+            "schema": "scap.snapshot/1",
+            "snapshot": built.snapshot.id.to_string(),
+            "entries": totals.entries,
+            "files": totals.files,
+            "bytes": totals.bytes,
+            "chunks": built.all.chunks,
+            "encoded_bytes": built.all.encoded_bytes,
+            "new_chunks": built.new.chunks,
+            "new_encoded_bytes": built.new.encoded_bytes,
+            "seconds": seconds,
+        });
+        println!("{object}");
+        return;
+    }
+    println!("snapshot {}", built.snapshot.id);
+    println!("  {} files, {}", totals.files, human_bytes(totals.bytes));
+    println!(
+        "  {} chunks, {} encoded; {} new, {}",
+        built.all.chunks,
+        human_bytes(built.all.encoded_bytes),
+        built.new.chunks,
+        human_bytes(built.new.encoded_bytes),
+    );
+    println!("  built in {seconds:.2} s");
+}
+
+/// What is to be deployed, found and not yet read.
+pub(super) enum Tree {
+    /// A commit.
+    Commit {
+        /// Of which repository.
+        repo: Repo,
+        /// Which.
+        commit: Commit,
+    },
+    /// A plain directory.
+    Directory(std::path::PathBuf),
+}
+
+impl Tree {
+    pub(super) fn find(source: &SourceArgs, rev: &str) -> Result<Self, CliError> {
+        match (&source.repo, &source.dir) {
+            (Some(path), _) => {
+                let repo = Repo::open(path).map_err(|error| {
+                    CliError::failed("open the repo", &error).hint(error.hint())
+                })?;
+                let commit = repo.resolve(rev).map_err(|error| {
+                    CliError::failed("find the revision", &error).hint(error.hint())
+                })?;
+                Ok(Self::Commit { repo, commit })
+            }
+            (None, Some(path)) if path.is_dir() => Ok(Self::Directory(path.clone())),
+            (None, Some(path)) => Err(CliError::usage(format!(
+                "open --dir {}: no such directory",
+                path.display()
+            ))
+            .hint("name a directory that is there; --repo takes a git repository".to_owned())),
+            (None, None) => Err(CliError::usage(
+                "either --repo or --dir says what to deploy",
+            )),
+        }
+    }
+
+    pub(super) fn commit(&self) -> Option<&Commit> {
+        match self {
+            Self::Commit { commit, .. } => Some(commit),
+            Self::Directory(_) => None,
+        }
+    }
+
+    /// Builds its snapshot into the store and syncs it. Blocking.
+    pub(super) fn build(
+        &self,
+        store: &Store,
+        progress: impl FnMut(Progress),
+    ) -> Result<Built, CliError> {
+        let source = match self {
+            Self::Commit { repo, commit } => Source::Commit {
+                repo,
+                commit: &commit.id,
+            },
+            Self::Directory(path) => Source::Directory(path),
+        };
+        let built = snapshot::build(source, store, Options::default(), progress)
+            .map_err(|error| CliError::failed("build the snapshot", &error).hint(error.hint()))?;
+        store
+            .sync()
+            .map_err(|error| CliError::failed("sync the chunk store", &error))?;
+        Ok(built)
+    }
+}
+
+pub(super) fn open_store(path: &Path) -> Result<Store, CliError> {
+    let opened = Store::open(path, StoreConfig::default());
+    let (store, _) = opened.map_err(|error| CliError::failed("open the chunk store", &error))?;
+    Ok(store)
+}
+
+pub(super) fn locked(error: &crate::state::StateError) -> CliError {
+    let failed = CliError::failed("take the lock", error).hint(error.hint());
+    match error {
+        crate::state::StateError::Locked { .. } => failed.code(exit::LOCKED),
+        _ => failed,
+    }
+}

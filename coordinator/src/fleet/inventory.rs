@@ -1,0 +1,340 @@
+//! The fleet file: which hosts there are and where.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use scap_proto::{id::NodeId, limits::HOST_ADDRESSES_MAX};
+use serde::Deserialize;
+
+/// The group whose hosts go first, and whose failure stops a rollout.
+pub const CANARY_GROUP: &str = "canary";
+
+/// A checked fleet file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inventory {
+    /// The hosts, sorted by name, at least one.
+    pub hosts: Vec<Host>,
+    /// The seed's uplink, where the file says it, in Mbit/s.
+    pub seed_rate_mbit: Option<f64>,
+}
+
+/// One host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Host {
+    /// Its name, which its certificate must say.
+    pub name: NodeId,
+    /// Where the coordinator dials it, in this order: `host:port` each.
+    pub addresses: Vec<String>,
+    /// Where its peers dial it; as the coordinator, unless said.
+    pub peer_addresses: Vec<String>,
+    /// The groups that it is in.
+    pub groups: BTreeSet<String>,
+    /// Its bandwidth domain.
+    pub site: String,
+    /// Its failure domain.
+    pub rack: String,
+    /// The rate of its link each way, where the file says it, in Mbit/s.
+    pub rate_mbit: Option<f64>,
+}
+
+/// Why a fleet file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// It cannot be read.
+    #[error("read the fleet file {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It says something else than it can.
+    #[error("parse the fleet file {path}")]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// No hosts.
+    #[error("the fleet file {0} names no host")]
+    Empty(PathBuf),
+    /// One name twice.
+    #[error("the fleet file names host {0} twice")]
+    Twice(NodeId),
+    /// An address that is none.
+    #[error("host {host}: `{address}` is not an address like `10.0.0.2:7227`")]
+    Address {
+        /// Whose.
+        host: NodeId,
+        /// Which.
+        address: String,
+    },
+    /// Too many addresses, or none.
+    #[error("host {0}: 1 to {HOST_ADDRESSES_MAX} addresses are allowed")]
+    AddressCount(NodeId),
+    /// A relay, which this version cannot do.
+    #[error("host {0}: `via` names a relay, which this version does not support yet")]
+    Via(NodeId),
+    /// A rate that is none.
+    #[error("`rate_mbit` of {0} must be above 0")]
+    Rate(String),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default, rename = "host")]
+    hosts: Vec<FileHost>,
+    seed: Option<FileSeed>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileSeed {
+    rate_mbit: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileHost {
+    name: NodeId,
+    address: OneOrMany,
+    peer_address: Option<OneOrMany>,
+    #[serde(default)]
+    groups: BTreeSet<String>,
+    #[serde(default)]
+    site: String,
+    #[serde(default)]
+    rack: String,
+    via: Option<String>,
+    rate_mbit: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl From<OneOrMany> for Vec<String> {
+    fn from(value: OneOrMany) -> Self {
+        match value {
+            OneOrMany::One(one) => vec![one],
+            OneOrMany::Many(many) => many,
+        }
+    }
+}
+
+impl Inventory {
+    /// Reads a fleet file.
+    ///
+    /// # Errors
+    /// [`InventoryError`].
+    pub fn read(path: &Path) -> Result<Self, InventoryError> {
+        let text = std::fs::read_to_string(path).map_err(|source| InventoryError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses the text of a fleet file; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`InventoryError`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, InventoryError> {
+        let file: File = toml::from_str(text).map_err(|error| InventoryError::Parse {
+            path: path.to_owned(),
+            source: error.into(),
+        })?;
+        let mut hosts = file
+            .hosts
+            .into_iter()
+            .map(Host::check)
+            .collect::<Result<Vec<_>, _>>()?;
+        hosts.sort_by(|a, b| a.name.cmp(&b.name));
+        if hosts.is_empty() {
+            return Err(InventoryError::Empty(path.to_owned()));
+        }
+        if let Some(pair) = hosts.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            return Err(InventoryError::Twice(pair[0].name.clone()));
+        }
+        let seed_rate_mbit = file.seed.and_then(|seed| seed.rate_mbit);
+        check_rate(seed_rate_mbit, "the seed")?;
+        Ok(Self {
+            hosts,
+            seed_rate_mbit,
+        })
+    }
+
+    /// The hosts of the canary group, and the others.
+    pub fn waves(&self) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
+        let is_canary = |host: &&Host| host.groups.contains(CANARY_GROUP);
+        let (canary, rest): (Vec<&Host>, Vec<&Host>) = self.hosts.iter().partition(is_canary);
+        let names = |hosts: Vec<&Host>| hosts.iter().map(|host| host.name.clone()).collect();
+        (names(canary), names(rest))
+    }
+
+    /// The least time in which `bytes` can reach every host, in seconds, where all rates are known:
+    /// `max(F/u_s, F/d_min, N·F/(u_s + Σu_i))` (Mundinger, Weber and Weiss, "Optimal scheduling of
+    /// peer-to-peer file dissemination", 2008).
+    #[expect(clippy::cast_precision_loss, reason = "a bound to a few digits")]
+    pub fn bound_seconds(&self, bytes: u64) -> Option<f64> {
+        let per_second = |mbit: f64| mbit * 1e6 / 8.0;
+        let seed = per_second(self.seed_rate_mbit?);
+        let rates: Option<Vec<f64>> = self
+            .hosts
+            .iter()
+            .map(|host| host.rate_mbit.map(per_second))
+            .collect();
+        let rates = rates?;
+        let slowest = rates.iter().copied().fold(f64::INFINITY, f64::min);
+        let all: f64 = seed + rates.iter().sum::<f64>();
+        let bytes = bytes as f64;
+        let spread = rates.len() as f64 * bytes / all;
+        Some((bytes / seed).max(bytes / slowest).max(spread))
+    }
+}
+
+impl Host {
+    fn check(file: FileHost) -> Result<Self, InventoryError> {
+        let FileHost {
+            name,
+            address,
+            peer_address,
+            groups,
+            site,
+            rack,
+            via,
+            rate_mbit,
+        } = file;
+        if via.is_some() {
+            return Err(InventoryError::Via(name));
+        }
+        check_rate(rate_mbit, name.as_str())?;
+        let addresses: Vec<String> = address.into();
+        let peer_addresses = peer_address.map_or_else(|| addresses.clone(), Vec::from);
+        for list in [&addresses, &peer_addresses] {
+            if list.is_empty() || list.len() > HOST_ADDRESSES_MAX {
+                return Err(InventoryError::AddressCount(name));
+            }
+            if let Some(bad) = list.iter().find(|address| !is_address(address)) {
+                return Err(InventoryError::Address {
+                    host: name,
+                    address: bad.clone(),
+                });
+            }
+        }
+        Ok(Self {
+            name,
+            addresses,
+            peer_addresses,
+            groups,
+            site,
+            rack,
+            rate_mbit,
+        })
+    }
+}
+
+fn check_rate(rate: Option<f64>, of: &str) -> Result<(), InventoryError> {
+    match rate {
+        Some(rate) if !(rate.is_finite() && rate > 0.0) => Err(InventoryError::Rate(of.into())),
+        _ => Ok(()),
+    }
+}
+
+fn is_address(text: &str) -> bool {
+    text.parse::<SocketAddr>().is_ok()
+        || text.rsplit_once(':').is_some_and(|(host, port)| {
+            scap_proto::id::is_plain_name(host, NodeId::BYTES_MAX) && port.parse::<u16>().is_ok()
+        })
+}
+
+/// The socket addresses of `addresses`, in order; names are looked up now. At most
+/// [`HOST_ADDRESSES_MAX`].
+///
+/// # Errors
+/// Where none of them can be looked up: the last reason.
+pub async fn resolve(addresses: &[String]) -> std::io::Result<Vec<SocketAddr>> {
+    let mut found = Vec::new();
+    let mut failure = None;
+    for address in addresses {
+        match tokio::net::lookup_host(address).await {
+            Ok(resolved) => found.extend(resolved),
+            Err(error) => failure = Some(error),
+        }
+    }
+    found.truncate(HOST_ADDRESSES_MAX);
+    match failure {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Inventory, InventoryError> {
+        Inventory::parse(text, Path::new("fleet.toml"))
+    }
+
+    #[test]
+    fn hosts_are_sorted_and_canaries_go_first() {
+        let inventory = parse(
+            "[[host]]\nname = 'b'\naddress = '10.0.0.2:7227'\n\
+             [[host]]\nname = 'a'\naddress = ['10.0.0.1:7227', 'a.example:1']\ngroups = ['canary']\n",
+        )
+        .unwrap();
+        assert_eq!(inventory.hosts[0].addresses.len(), 2);
+        let (canary, rest) = inventory.waves();
+        assert!(canary.contains(&"a".parse().unwrap()) && rest.contains(&"b".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_host() {
+        let host = |rest: &str| parse(&format!("[[host]]\nname = 'a'\naddress = {rest}\n"));
+        for (text, says) in [
+            (host("'nonsense'"), "not an address"),
+            (host("[]"), "1 to 8 addresses"),
+            (host("'a:1'\nvia = 'b'"), "relay"),
+            (host("'a:1'\nrate_mbit = 0"), "above 0"),
+            (parse(""), "names no host"),
+            (
+                parse("[[host]]\nname = '-x'\naddress = 'a:1'"),
+                "parse the fleet file",
+            ),
+            (
+                host("'a:1'\n[[host]]\nname = 'a'\naddress = 'b:1'"),
+                "twice",
+            ),
+            (host("'a:1'\nadress = 'x'"), "parse the fleet file"),
+        ] {
+            let error = text.unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_bound_is_the_tightest_of_three() {
+        let fleet = |seed: f64, hosts: &[f64]| {
+            let mut text = format!("[seed]\nrate_mbit = {seed:.1}\n");
+            for (i, rate) in hosts.iter().enumerate() {
+                text +=
+                    &format!("[[host]]\nname = 'h{i}'\naddress = 'h:1'\nrate_mbit = {rate:.1}\n");
+            }
+            parse(&text).unwrap().bound_seconds(12_500_000).unwrap()
+        };
+        assert!((fleet(100.0, &[100.0; 16]) - 1.0).abs() < 1e-9);
+        assert!((fleet(10.0, &[100.0; 16]) - 10.0).abs() < 1e-9);
+        assert!((fleet(100.0, &[1.0, 100.0]) - 100.0).abs() < 1e-9);
+        assert!((fleet(100.0, &[100.0]) - 1.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,6 @@
+//! The fleet: which hosts there are, and the connections to them.
+
+pub mod hub;
+mod inventory;
+
+pub use inventory::{CANARY_GROUP, Host, Inventory, InventoryError, resolve};

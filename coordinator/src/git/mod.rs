@@ -1,0 +1,234 @@
+//! Git repositories, read by the git program: revisions, trees and blobs straight from the object
+//! database. The work tree is not touched and nothing in the repository is executed.
+
+mod blobs;
+mod command;
+mod error;
+mod tree;
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, Read},
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use scap_proto::{content::RelPath, id::GitOid};
+
+use self::command::Running;
+pub use self::{
+    blobs::{Blobs, REQUESTS_AHEAD_MAX},
+    error::GitError,
+    tree::{Mode, Tree, TreeEntry},
+};
+
+/// A repository: bare or not, a linked work tree too, of SHA-1 or SHA-256.
+#[derive(Debug, Clone)]
+pub struct Repo {
+    program: OsString,
+    git_dir: PathBuf,
+}
+
+/// A commit, and what people know it by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// Its id.
+    pub id: GitOid,
+    /// The first paragraph of its message, as one line. Not escaped.
+    pub subject: String,
+    /// `Name <mail>`. Not escaped.
+    pub author: String,
+    /// When it was committed, in seconds since 1970.
+    pub time: i64,
+}
+
+impl Repo {
+    /// Opens the repository whose top, or whose git directory, is `path`.
+    ///
+    /// # Errors
+    /// [`GitError`]; one of another user is refused unless the user's configuration trusts it.
+    pub fn open(path: &Path) -> Result<Self, GitError> {
+        Self::open_with(OsStr::new("git"), path)
+    }
+
+    fn open_with(program: &OsStr, path: &Path) -> Result<Self, GitError> {
+        let open = |source| GitError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let directory = path.canonicalize().map_err(open)?;
+        if !directory.is_dir() {
+            return Err(open(io::ErrorKind::NotADirectory.into()));
+        }
+        let mut command = command::discover(program, &directory);
+        command.args(["rev-parse", "--absolute-git-dir"]);
+        let mut git_dir = match command::output(command, "open the repository") {
+            Err(GitError::Failed { said, .. }) if said.contains("dubious ownership") => {
+                return Err(GitError::OtherOwner(directory));
+            }
+            Err(GitError::Failed { said, .. }) if said.contains("not a git repository") => {
+                return Err(GitError::NotARepository(directory));
+            }
+            other => other?,
+        };
+        git_dir.pop_if(|last| *last == b'\n');
+        Ok(Self {
+            program: program.to_owned(),
+            git_dir: OsString::from_vec(git_dir).into(),
+        })
+    }
+
+    /// Where its objects and refs are: an absolute path.
+    pub fn git_dir(&self) -> &Path {
+        &self.git_dir
+    }
+
+    /// The commit that `revision` names, through tags.
+    ///
+    /// # Errors
+    /// [`GitError::UnknownRevision`] and [`GitError::NotACommit`] among others.
+    pub fn resolve(&self, revision: &str) -> Result<Commit, GitError> {
+        let unknown = || GitError::UnknownRevision(revision.into());
+        if revision.contains('\0') {
+            return Err(unknown());
+        }
+        let Some(object) = self.parse_revision(revision)? else {
+            return Err(unknown());
+        };
+        match self.parse_revision(&format!("{object}^{{commit}}"))? {
+            Some(id) => self.describe(id),
+            None => match self.kind(&object)? {
+                Some(kind) => Err(GitError::NotACommit {
+                    revision: revision.into(),
+                    kind,
+                }),
+                None => Err(unknown()),
+            },
+        }
+    }
+
+    /// The files of a commit in the order of their paths' bytes, as long as its trees are in order.
+    ///
+    /// # Errors
+    /// Where git cannot be started. Others come with the entries.
+    pub fn tree(&self, commit: &GitOid) -> Result<Tree, GitError> {
+        self.list(commit, None)
+    }
+
+    /// Starts a reader of blobs, a process of its own.
+    ///
+    /// # Errors
+    /// Where git cannot be started.
+    pub fn blobs(&self) -> Result<Blobs, GitError> {
+        let mut command = self.command();
+        command.args(["cat-file", "--batch"]).stdin(Stdio::piped());
+        Running::start(command, "read files of the commit").map(Blobs::new)
+    }
+
+    /// The content of the file at `path`, or `None` where the commit has nothing there.
+    ///
+    /// # Errors
+    /// [`GitError::NotAFile`], [`GitError::FileTooLarge`] among others.
+    pub fn read_file(
+        &self,
+        commit: &GitOid,
+        path: &RelPath,
+        bytes_max: u64,
+    ) -> Result<Option<Vec<u8>>, GitError> {
+        let Some(entry) = self.list(commit, Some(path))?.next().transpose()? else {
+            return Ok(None);
+        };
+        // A directory lists what is in it.
+        let is_file = matches!(entry.mode, Mode::File | Mode::Executable);
+        if !is_file || entry.path != path.as_bytes() {
+            return Err(GitError::NotAFile(path.to_string()));
+        }
+        if entry.size > bytes_max {
+            return Err(GitError::FileTooLarge {
+                path: path.to_string(),
+                size: entry.size,
+                bytes_max,
+            });
+        }
+        let mut content = Vec::new();
+        let read = |_, source: &mut dyn Read| {
+            source
+                .read_to_end(&mut content)
+                .map(|_| ())
+                .map_err(|source| GitError::Run {
+                    doing: "read a file of the commit",
+                    source,
+                })
+        };
+        self.blobs()?.read(&[entry.id], read)?;
+        Ok(Some(content))
+    }
+
+    fn list(&self, commit: &GitOid, path: Option<&RelPath>) -> Result<Tree, GitError> {
+        let mut command = self.command();
+        command
+            .args(["ls-tree", "-r", "-z", "--long", "--full-tree"])
+            .arg(commit.to_string())
+            .arg("--")
+            .args(path.map(RelPath::as_path));
+        Running::start(command, "list the files of the commit").map(Tree::new)
+    }
+
+    /// The object that `revision` names, whether the repository has it or not.
+    fn parse_revision(&self, revision: &str) -> Result<Option<GitOid>, GitError> {
+        let mut command = self.command();
+        command.args(["rev-parse", "--verify", "--quiet", "--end-of-options"]);
+        command.arg(revision);
+        match command::output(command, "look up the revision") {
+            // `^REV` verifies, and its answer is no id.
+            Ok(answer) => Ok(String::from_utf8_lossy(&answer).trim_end().parse().ok()),
+            Err(GitError::Failed { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn kind(&self, object: &GitOid) -> Result<Option<String>, GitError> {
+        let mut command = self.command();
+        command.args(["cat-file", "-t"]).arg(object.to_string());
+        match command::output(command, "look up the revision") {
+            Ok(kind) => Ok(Some(String::from_utf8_lossy(&kind).trim_end().into())),
+            Err(GitError::Failed { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn describe(&self, id: GitOid) -> Result<Commit, GitError> {
+        let doing = "read the commit";
+        let mut command = self.command();
+        command
+            .args(["rev-list", "--max-count=1"])
+            .arg("--format=%ct%x00%an <%ae>%x00%s")
+            .arg(id.to_string());
+        let answer = command::output(command, doing)?;
+        let answer = String::from_utf8_lossy(&answer);
+        // The first line is `commit <id>`.
+        let fields = answer.split_once('\n').and_then(|(_, fields)| {
+            let mut fields = fields.trim_end_matches('\n').splitn(3, '\0');
+            Some((fields.next()?.parse().ok()?, fields.next()?, fields.next()?))
+        });
+        let Some((time, author, subject)) = fields else {
+            let answer = answer.escape_debug().to_string();
+            return Err(GitError::Answer { doing, answer });
+        };
+        Ok(Commit {
+            id,
+            subject: subject.into(),
+            author: author.into(),
+            time,
+        })
+    }
+
+    fn command(&self) -> Command {
+        command::read(&self.program, &self.git_dir)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+pub(crate) mod tests;

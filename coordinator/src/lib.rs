@@ -1,0 +1,10 @@
+//! The coordinator: turns commits into snapshots, signs releases, seeds them and rolls them out.
+
+pub mod cli;
+pub mod fleet;
+pub mod git;
+pub mod plan;
+pub mod rollout;
+pub mod seed;
+pub mod snapshot;
+pub mod state;

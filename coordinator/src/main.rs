@@ -1,0 +1,7 @@
+//! The coordinator's command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    scap_coordinator::cli::main()
+}

@@ -1,0 +1,3 @@
+//! What is to go where: the inventory, and what a rollout over it would take.
+
+pub mod simulate;

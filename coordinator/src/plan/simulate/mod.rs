@@ -1,0 +1,298 @@
+//! A fleet on a virtual clock: the real engines, on links with rates and delays.
+//!
+//! Every node runs the [`Swarm`](scap_agent::swarm::Swarm) of a real one over the edges of the real
+//! [`Topology`]; only the network, the store and the driver between them are made up. One seed makes
+//! one run, to the last event.
+//!
+//! # What is modelled
+//! - A chunk travels in quanta. An uplink sends one quantum at a time, its uploads taking turns; a
+//!   downlink takes quanta in the order they arrive. An upload pauses while what it has on the way
+//!   fills its window, so a slow receiver holds up neither the uplink nor its neighbours.
+//! - A node serves a few requests at a time, first come first served, at most half of them to one peer.
+//! - Messages (announcements, requests) take the delay of the path and no bandwidth; they are counted.
+//! - Hosts crash without a word, and their peers notice after [`Setup::detection`]; they start again
+//!   with the chunks they had.
+//!
+//! Hashing, disks, loss and headers are not: what is reported is time on ideal links.
+
+mod network;
+mod node;
+mod report;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use scap_agent::topology::{Edges, Parameters, Shape, Topology};
+use scap_proto::id::NodeId;
+
+use network::{Event, Network};
+use node::Node;
+pub use report::{Dropped, Outcome};
+
+/// A node of the simulation: 0 is the origin, the hosts follow.
+pub type NodeIndex = usize;
+
+/// The node that starts out complete.
+pub const ORIGIN: NodeIndex = 0;
+
+/// One node and its link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Host {
+    /// What its link sends; at least 1.
+    pub up_bytes_per_sec: u64,
+    /// What its link receives; at least 1.
+    pub down_bytes_per_sec: u64,
+    /// Time from the host to the middle of the network, one way.
+    pub delay: Duration,
+    /// How it behaves.
+    pub conduct: Conduct,
+}
+
+impl Host {
+    /// An honest host with a link of so many Mbit/s each way, in the same building as the others.
+    pub fn with_mbit_per_sec(rate: u64) -> Self {
+        Self {
+            up_bytes_per_sec: rate * 125_000,
+            down_bytes_per_sec: rate * 125_000,
+            delay: Duration::from_micros(250),
+            conduct: Conduct::Honest,
+        }
+    }
+}
+
+/// How a node treats requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conduct {
+    /// It answers them.
+    Honest,
+    /// It sends other bytes.
+    Flips,
+    /// It takes them and sends nothing.
+    Silent,
+}
+
+/// A fleet and what it is to get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setup {
+    /// Seeds the engines and the topology.
+    pub seed: u64,
+    /// The node that starts out complete.
+    pub origin: Host,
+    /// All others.
+    pub hosts: Vec<Host>,
+    /// The form of the links.
+    pub shape: Shape,
+    /// Most hosts the origin is linked to.
+    pub origin_links: usize,
+    /// A host knows of so many chunks at first, of so many when it holds these, and so on: the
+    /// descriptor, the lists, everything. Ascending, not empty.
+    pub stages: Vec<u32>,
+    /// Bytes in a chunk; at least 1.
+    pub chunk_bytes: u32,
+    /// Bytes sent at a time; at least 1. Smaller is truer and slower.
+    pub quantum_bytes: u32,
+    /// Requests a node serves at a time; at least 1.
+    pub uploads: usize,
+    /// How long a link's end takes to notice that the other is gone.
+    pub detection: Duration,
+}
+
+impl Setup {
+    /// `hosts` hosts and an origin, all with links of so many Mbit/s each way, in a swarm.
+    pub fn equal(seed: u64, hosts: usize, mbit_per_sec: u64, chunk_count: u32) -> Self {
+        let host = Host::with_mbit_per_sec(mbit_per_sec);
+        Self {
+            seed,
+            origin: host,
+            hosts: vec![host; hosts],
+            shape: Shape::SWARM,
+            origin_links: 40,
+            stages: vec![1, 3.min(chunk_count), chunk_count],
+            chunk_bytes: 128 * 1024,
+            quantum_bytes: 16 * 1024,
+            uploads: 8,
+            detection: Duration::from_secs(5),
+        }
+    }
+
+    fn chunk_count(&self) -> u32 {
+        *self.stages.last().expect("stages are not empty")
+    }
+}
+
+/// A simulation under way.
+pub struct Simulation {
+    setup: Setup,
+    network: Network,
+    nodes: Vec<Node>,
+    /// By node, who it is linked to, and whom of them it fetches from.
+    edges: Vec<(BTreeSet<NodeIndex>, BTreeSet<NodeIndex>)>,
+    /// Hosts that run and are not complete.
+    unfinished: usize,
+    /// By chunk, whether a host ever stored it; and how many are.
+    out: (Vec<bool>, u32),
+    dropped: Vec<Dropped>,
+    messages: u64,
+}
+
+impl Simulation {
+    /// A fleet in which nothing runs yet.
+    pub fn new(setup: Setup) -> Self {
+        let nodes = std::iter::once(&setup.origin)
+            .chain(&setup.hosts)
+            .map(|host| Node::new(*host, &setup))
+            .collect();
+        Self {
+            edges: edges(&setup),
+            network: Network::new(&setup),
+            nodes,
+            unfinished: 0,
+            out: (vec![false; setup.chunk_count() as usize], 0),
+            dropped: Vec::new(),
+            messages: 0,
+            setup,
+        }
+    }
+
+    /// Starts every node.
+    pub fn start_all(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.start(node);
+        }
+    }
+
+    /// Runs until every running host is complete, or until the clock shows `limit`, and reports.
+    pub fn run(&mut self, limit: Duration) -> Outcome {
+        self.run_until(limit, Self::is_done);
+        self.outcome()
+    }
+
+    /// Runs until `condition` holds, nothing is left to happen, or the clock shows `limit`. Whether the
+    /// condition holds.
+    pub fn run_until(&mut self, limit: Duration, condition: impl Fn(&Self) -> bool) -> bool {
+        while !condition(self) {
+            if self.now() >= limit || !self.step() {
+                return condition(self);
+            }
+        }
+        true
+    }
+
+    /// Runs until the clock shows `time`.
+    pub fn run_to(&mut self, time: Duration) {
+        self.network.schedule(time.max(self.now()), Event::Alarm);
+        self.run_until(time, |_| false);
+    }
+
+    /// Whether every running host is complete.
+    pub fn is_done(&self) -> bool {
+        self.unfinished == 0
+    }
+
+    /// Chunks that a host has stored, be it only for a time.
+    pub fn chunks_out(&self) -> u32 {
+        self.out.1
+    }
+
+    /// The virtual clock.
+    pub fn now(&self) -> Duration {
+        self.network.now()
+    }
+
+    /// Whether a node runs.
+    pub fn is_running(&self, node: NodeIndex) -> bool {
+        self.nodes[node].running
+    }
+
+    /// The chunks that a node has stored, as `(index, content)`; what the content should be says
+    /// [`content`].
+    pub fn stored(&self, node: NodeIndex) -> impl Iterator<Item = (u32, u64)> + '_ {
+        (0u32..)
+            .zip(&self.nodes[node].store)
+            .filter_map(|(index, content)| Some((index, (*content)?)))
+    }
+
+    /// The share of all chunks that the running hosts hold, from 0 to 1.
+    pub fn share_held(&self) -> f64 {
+        let running = self.nodes[1..].iter().filter(|node| node.running);
+        let (hosts, held) = running.fold((0, 0), |(hosts, held), node| {
+            (hosts + 1, held + u64::from(node.stored))
+        });
+        held as f64 / (hosts * u64::from(self.setup.chunk_count())).max(1) as f64
+    }
+
+    /// What each running host that is not complete waits for, in words: for a failed test.
+    pub fn waiting(&self) -> Vec<String> {
+        let unfinished = |node: &&(NodeIndex, &Node)| node.1.running && !node.1.is_complete();
+        let nodes: Vec<_> = self.nodes.iter().enumerate().skip(1).collect();
+        let lines = nodes.iter().filter(unfinished).map(|(index, node)| {
+            let waiting = node.engine.waiting(node::TRANSFER);
+            format!("host {index}: {} chunks stored, {waiting:?}", node.stored)
+        });
+        lines.collect()
+    }
+
+    fn step(&mut self) -> bool {
+        let Some(event) = self.network.next_event() else {
+            return false;
+        };
+        match event {
+            Event::Alarm => {}
+            Event::Wake(node) => self.wake(node),
+            Event::Message(message) => self.deliver(message),
+            Event::Sent { node, finished } => self.sent(node, finished),
+            Event::Arrived { flow, bytes } => {
+                if let Some((flow, bytes)) = self.network.arrived(flow, bytes) {
+                    self.taken(flow, bytes);
+                }
+            }
+            Event::Taken { flow, bytes } => self.taken(flow, bytes),
+            Event::Connected(one, other) => self.connected(one, other),
+            Event::Lost { node, peer, link } => self.lost(node, peer, link),
+        }
+        true
+    }
+}
+
+/// What chunk `index` contains, told in a number.
+pub fn content(index: u32) -> u64 {
+    (u64::from(index) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+fn edges(setup: &Setup) -> Vec<(BTreeSet<NodeIndex>, BTreeSet<NodeIndex>)> {
+    let name = |index: usize| format!("host{index:06}").parse::<NodeId>();
+    let names: Vec<NodeId> = (1..=setup.hosts.len())
+        .map(|index| name(index).expect("letters and digits"))
+        .collect();
+    let topology = Topology::new(
+        &names,
+        &Parameters {
+            shape: setup.shape,
+            origin_links: setup.origin_links,
+            seed: setup.seed,
+        },
+    );
+    let numbers = |hosts: &[NodeId]| -> BTreeSet<NodeIndex> {
+        let number = |host| names.binary_search(host).expect("of the fleet") + 1;
+        hosts.iter().map(number).collect()
+    };
+    // The origin asks nobody for chunks, and hears what its peers hold.
+    let first = numbers(&topology.origin_dials());
+    let mut all = vec![(first.clone(), first)];
+    for host in &names {
+        let Edges {
+            dial,
+            accept,
+            fetch_from,
+            from_origin,
+        } = topology.edges(host).expect("of the fleet");
+        let mut linked = numbers(&dial);
+        linked.extend(numbers(&accept));
+        let mut fetch = numbers(&fetch_from);
+        if from_origin {
+            linked.insert(ORIGIN);
+            fetch.insert(ORIGIN);
+        }
+        all.push((linked, fetch));
+    }
+    all
+}

@@ -1,0 +1,371 @@
+//! Links, quanta and the queue of events.
+
+use std::{cmp::Ordering, collections::BinaryHeap, time::Duration};
+
+use super::{NodeIndex, Setup};
+
+/// Two nodes' connection; one number for as long as it lasts.
+pub(super) type LinkNumber = u64;
+
+/// An upload under way; numbers are used again.
+pub(super) type FlowIndex = usize;
+
+pub(super) enum Event {
+    /// Nothing but the time.
+    Alarm,
+    /// A node's engine wants to be woken.
+    Wake(NodeIndex),
+    Message(Envelope),
+    /// An uplink is free again, and has sent the last of an upload.
+    Sent {
+        node: NodeIndex,
+        finished: Option<FlowIndex>,
+    },
+    /// A quantum reaches its receiver's downlink.
+    Arrived {
+        flow: FlowIndex,
+        bytes: u32,
+    },
+    /// A quantum is through the downlink.
+    Taken {
+        flow: FlowIndex,
+        bytes: u32,
+    },
+    Connected(NodeIndex, NodeIndex),
+    /// `node` notices that its link to `peer` is gone.
+    Lost {
+        node: NodeIndex,
+        peer: NodeIndex,
+        link: LinkNumber,
+    },
+}
+
+pub(super) struct Envelope {
+    pub(super) from: NodeIndex,
+    pub(super) to: NodeIndex,
+    pub(super) link: LinkNumber,
+    pub(super) message: Message,
+}
+
+pub(super) enum Message {
+    Open,
+    Announce(Vec<u32>),
+    Request(u32),
+    Cancel(u32),
+    NotHeld(u32),
+}
+
+/// An upload of one chunk.
+#[derive(Clone)]
+pub(super) struct Flow {
+    pub(super) from: NodeIndex,
+    pub(super) to: NodeIndex,
+    pub(super) link: LinkNumber,
+    pub(super) index: u32,
+    unsent_bytes: u32,
+    on_the_way_bytes: u32,
+    untaken_bytes: u32,
+    /// Cancelled, or one of its ends is gone: what is on the way arrives to no use.
+    dead: bool,
+}
+
+struct Line {
+    up_bytes_per_sec: u64,
+    down_bytes_per_sec: u64,
+    delay: Duration,
+    uplink_busy: bool,
+    uploads: Vec<FlowIndex>,
+    turn: usize,
+    down_free_at: Duration,
+    running: bool,
+    sent_bytes: u64,
+    taken_bytes: u64,
+}
+
+pub(super) struct Network {
+    now: Duration,
+    queue: BinaryHeap<Scheduled>,
+    scheduled: u64,
+    lines: Vec<Line>,
+    flows: Vec<Flow>,
+    free: Vec<FlowIndex>,
+    links: LinkNumber,
+    chunk_bytes: u32,
+    quantum_bytes: u32,
+    /// FNV-1a over all events so far.
+    trace: u64,
+}
+
+impl Network {
+    pub(super) fn new(setup: &Setup) -> Self {
+        let hosts = std::iter::once(&setup.origin).chain(&setup.hosts);
+        let line = |host: &super::Host| Line {
+            up_bytes_per_sec: host.up_bytes_per_sec,
+            down_bytes_per_sec: host.down_bytes_per_sec,
+            delay: host.delay,
+            uplink_busy: false,
+            uploads: Vec::new(),
+            turn: 0,
+            down_free_at: Duration::ZERO,
+            running: false,
+            sent_bytes: 0,
+            taken_bytes: 0,
+        };
+        Self {
+            now: Duration::ZERO,
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            lines: hosts.map(line).collect(),
+            flows: Vec::new(),
+            free: Vec::new(),
+            links: 0,
+            chunk_bytes: setup.chunk_bytes,
+            quantum_bytes: setup.quantum_bytes,
+            trace: 0xcbf2_9ce4_8422_2325,
+        }
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.now
+    }
+
+    pub(super) fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    pub(super) fn sent_bytes(&self, node: NodeIndex) -> u64 {
+        self.lines[node].sent_bytes
+    }
+
+    pub(super) fn taken_bytes(&self, node: NodeIndex) -> u64 {
+        self.lines[node].taken_bytes
+    }
+
+    pub(super) fn new_link(&mut self) -> LinkNumber {
+        self.links += 1;
+        self.links
+    }
+
+    pub(super) fn path_delay(&self, one: NodeIndex, other: NodeIndex) -> Duration {
+        self.lines[one].delay + self.lines[other].delay
+    }
+
+    pub(super) fn schedule(&mut self, at: Duration, event: Event) {
+        self.scheduled += 1;
+        self.queue.push(Scheduled {
+            at,
+            number: self.scheduled,
+            event,
+        });
+    }
+
+    pub(super) fn send(&mut self, envelope: Envelope) {
+        let at = self.now + self.path_delay(envelope.from, envelope.to);
+        self.schedule(at, Event::Message(envelope));
+    }
+
+    /// Moves the clock to the next event.
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        let Scheduled { at, event, .. } = self.queue.pop()?;
+        self.now = at;
+        let (kind, one, other) = match &event {
+            Event::Alarm => (0, 0, 0),
+            Event::Wake(node) => (1, *node, 0),
+            Event::Message(it) => (2, it.from, it.to),
+            Event::Sent { node, .. } => (3, *node, 0),
+            Event::Arrived { flow, .. } => (4, *flow, self.flows[*flow].index as usize),
+            Event::Taken { flow, .. } => (5, *flow, self.flows[*flow].index as usize),
+            Event::Connected(one, other) => (6, *one, *other),
+            Event::Lost { node, peer, .. } => (7, *node, *peer),
+        };
+        let nanos = u64::from(at.subsec_nanos());
+        for word in [at.as_secs(), nanos, kind, one as u64, other as u64] {
+            self.trace = (self.trace ^ word).wrapping_mul(0x0100_0000_01b3);
+        }
+        Some(event)
+    }
+
+    /// Uploads that a node has under way, and of them those to `peer`.
+    pub(super) fn uploads(&self, node: NodeIndex, peer: NodeIndex) -> (usize, usize) {
+        let uploads = &self.lines[node].uploads;
+        let to_peer = uploads
+            .iter()
+            .filter(|&&flow| self.flows[flow].to == peer)
+            .count();
+        (uploads.len(), to_peer)
+    }
+
+    pub(super) fn start_upload(
+        &mut self,
+        (from, to): (NodeIndex, NodeIndex),
+        link: LinkNumber,
+        index: u32,
+    ) {
+        let flow = Flow {
+            from,
+            to,
+            link,
+            index,
+            unsent_bytes: self.chunk_bytes,
+            on_the_way_bytes: 0,
+            untaken_bytes: self.chunk_bytes,
+            dead: false,
+        };
+        let number = if let Some(number) = self.free.pop() {
+            self.flows[number] = flow;
+            number
+        } else {
+            self.flows.push(flow);
+            self.flows.len() - 1
+        };
+        self.lines[from].uploads.push(number);
+        self.transmit(from);
+    }
+
+    /// Stops uploads from `from` to `to`: of one chunk, or of all.
+    pub(super) fn stop_uploads(&mut self, from: NodeIndex, to: NodeIndex, index: Option<u32>) {
+        let uploads = std::mem::take(&mut self.lines[from].uploads);
+        let (stopped, kept) = uploads.into_iter().partition(|&flow| {
+            let it = &self.flows[flow];
+            it.to == to && index.is_none_or(|index| it.index == index)
+        });
+        self.lines[from].uploads = kept;
+        let stopped: Vec<FlowIndex> = stopped;
+        for flow in stopped {
+            self.flows[flow].dead = true;
+            self.free_if_over(flow);
+        }
+    }
+
+    pub(super) fn set_running(&mut self, node: NodeIndex, running: bool) {
+        self.lines[node].running = running;
+        for flow in std::mem::take(&mut self.lines[node].uploads) {
+            self.flows[flow].dead = true;
+            self.free_if_over(flow);
+        }
+    }
+
+    /// Puts the next quantum on a node's uplink, if that is free.
+    pub(super) fn transmit(&mut self, node: NodeIndex) {
+        let line = &self.lines[node];
+        let count = line.uploads.len();
+        if line.uplink_busy || !line.running || count == 0 {
+            return;
+        }
+        let ready = |at: &usize| {
+            let flow = &self.flows[line.uploads[*at]];
+            let window = self.window(node, flow.to);
+            flow.unsent_bytes > 0 && flow.on_the_way_bytes < window
+        };
+        let Some(at) = (0..count).map(|i| (line.turn + i) % count).find(ready) else {
+            return;
+        };
+        let number = line.uploads[at];
+        let flow = &mut self.flows[number];
+        let bytes = flow.unsent_bytes.min(self.quantum_bytes);
+        flow.unsent_bytes -= bytes;
+        flow.on_the_way_bytes += bytes;
+        let (to, last) = (flow.to, flow.unsent_bytes == 0);
+        let line = &mut self.lines[node];
+        line.turn = at + 1;
+        line.uplink_busy = true;
+        line.sent_bytes += u64::from(bytes);
+        let sent_at = self.now + time_for(bytes, line.up_bytes_per_sec);
+        let finished = last.then_some(number);
+        let arrives_at = sent_at + self.path_delay(node, to);
+        self.schedule(sent_at, Event::Sent { node, finished });
+        let flow = number;
+        self.schedule(arrives_at, Event::Arrived { flow, bytes });
+    }
+
+    /// The uplink is free. The upload that ended, if it was not stopped meanwhile.
+    pub(super) fn sent(&mut self, node: NodeIndex, finished: Option<FlowIndex>) -> Option<Flow> {
+        self.lines[node].uplink_busy = false;
+        let uploads = &mut self.lines[node].uploads;
+        let position = uploads.iter().position(|&flow| Some(flow) == finished)?;
+        Some(self.flows[uploads.remove(position)].clone())
+    }
+
+    /// A quantum is at the downlink; given back where it is through at once.
+    pub(super) fn arrived(&mut self, number: FlowIndex, bytes: u32) -> Option<(FlowIndex, u32)> {
+        let flow = &mut self.flows[number];
+        let line = &mut self.lines[flow.to];
+        if !line.running {
+            if flow.dead {
+                flow.on_the_way_bytes -= bytes;
+                self.free_if_over(number);
+            }
+            return None; // never acknowledged
+        }
+        line.taken_bytes += u64::from(bytes);
+        let busy_until = line.down_free_at + time_for(bytes, line.down_bytes_per_sec);
+        line.down_free_at = busy_until.max(self.now);
+        if busy_until <= self.now {
+            return Some((number, bytes));
+        }
+        let flow = number;
+        self.schedule(busy_until, Event::Taken { flow, bytes });
+        None
+    }
+
+    /// A quantum is through. The upload, if that was its last.
+    pub(super) fn taken(&mut self, number: FlowIndex, bytes: u32) -> Option<Flow> {
+        let flow = &mut self.flows[number];
+        flow.on_the_way_bytes -= bytes;
+        flow.untaken_bytes -= bytes;
+        let done = (flow.untaken_bytes == 0 && !flow.dead).then(|| flow.clone());
+        let from = flow.from;
+        if done.is_some() {
+            flow.dead = true;
+        }
+        self.free_if_over(number);
+        self.transmit(from);
+        done
+    }
+
+    fn free_if_over(&mut self, number: FlowIndex) {
+        let flow = &self.flows[number];
+        if flow.dead && flow.on_the_way_bytes == 0 {
+            self.free.push(number);
+        }
+    }
+
+    /// What an upload may have on the way: the path's bandwidth times its round trip, and a little
+    /// for the receiver's queue.
+    fn window(&self, from: NodeIndex, to: NodeIndex) -> u32 {
+        let round_trip = 2 * self.path_delay(from, to);
+        let bytes = u128::from(self.lines[from].up_bytes_per_sec) * round_trip.as_micros();
+        u32::try_from(bytes / 1_000_000).unwrap_or(u32::MAX / 2) + 4 * self.quantum_bytes
+    }
+}
+
+fn time_for(bytes: u32, bytes_per_sec: u64) -> Duration {
+    Duration::from_nanos(u64::from(bytes) * 1_000_000_000 / bytes_per_sec)
+}
+
+/// Ordered so that a heap gives the earliest first, and of one instant the one scheduled first.
+struct Scheduled {
+    at: Duration,
+    number: u64,
+    event: Event,
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.number).cmp(&(self.at, self.number))
+    }
+}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Scheduled {}

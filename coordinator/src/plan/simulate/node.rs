@@ -1,0 +1,411 @@
+//! A node: the engine, and a driver between it and the made-up network and store.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use scap_agent::{
+    swarm::{Ask, Config, Failure, Input, Link, Output, PeerId, Policy, Reveal, Swarm, TransferId},
+    topology::Shape,
+};
+
+use super::{
+    Conduct, Dropped, Host, NodeIndex, ORIGIN, Setup, Simulation, content,
+    network::{Envelope, Event, FlowIndex, LinkNumber, Message},
+};
+
+pub(super) const TRANSFER: TransferId = TransferId(0);
+
+pub(super) struct Node {
+    conduct: Conduct,
+    pub(super) engine: Swarm,
+    pub(super) running: bool,
+    starts: u64,
+    links: BTreeMap<NodeIndex, LinkNumber>,
+    /// By chunk, its content once it is verified: the disk, which outlives a crash.
+    pub(super) store: Vec<Option<u64>>,
+    pub(super) stored: u32,
+    stage: usize,
+    pub(super) completed_at: Option<Duration>,
+    /// Requests that wait for an upload to end.
+    queue: VecDeque<(NodeIndex, u32)>,
+    wake_at: Option<Duration>,
+}
+
+impl Node {
+    pub(super) fn new(host: Host, setup: &Setup) -> Self {
+        Self {
+            conduct: host.conduct,
+            engine: Swarm::new(Config::new(0)),
+            running: false,
+            starts: 0,
+            links: BTreeMap::new(),
+            store: vec![None; setup.chunk_count() as usize],
+            stored: 0,
+            stage: 0,
+            completed_at: None,
+            queue: VecDeque::new(),
+            wake_at: None,
+        }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.stored as usize == self.store.len()
+    }
+}
+
+impl Simulation {
+    /// Starts a node that does not run, for the first time or after a crash.
+    pub fn start(&mut self, index: NodeIndex) {
+        let node = &mut self.nodes[index];
+        if node.running {
+            return;
+        }
+        node.running = true;
+        node.starts += 1;
+        node.stage = 0;
+        let seed = self.setup.seed ^ (index as u64) << 32 ^ node.starts;
+        node.engine = Swarm::new(Config::new(seed));
+        if index == ORIGIN {
+            node.stage = self.setup.stages.len() - 1;
+            node.stored = self.setup.chunk_count();
+            node.store = (0..node.stored).map(|at| Some(content(at))).collect();
+        } else if !node.is_complete() {
+            self.unfinished += 1;
+        }
+        self.network.set_running(index, true);
+        let swarm = matches!(self.setup.shape, Shape::Swarm { .. });
+        let policy = Policy {
+            reveal: if index == ORIGIN && swarm {
+                let eager = self.setup.stages[self.setup.stages.len().saturating_sub(2)];
+                Reveal::OneEach { eager }
+            } else {
+                Reveal::All
+            },
+            ask: if swarm { Ask::Everyone } else { Ask::Upstream },
+        };
+        let transfer = TRANSFER;
+        self.feed(index, Input::TransferAdded { transfer, policy });
+        self.grow(index, 0, self.setup.stages[self.nodes[index].stage]);
+        let delays = self.edges[index].0.iter().filter_map(|&peer| {
+            let handshake = 4 * self.network.path_delay(index, peer); // two round trips
+            self.nodes[peer].running.then_some((peer, handshake))
+        });
+        for (peer, handshake) in delays.collect::<Vec<_>>() {
+            let at = self.network.now() + handshake;
+            self.network.schedule(at, Event::Connected(index, peer));
+        }
+    }
+
+    /// Ends a node without a word to anybody. Its store stays.
+    pub fn crash(&mut self, index: NodeIndex) {
+        let node = &mut self.nodes[index];
+        if !node.running {
+            return;
+        }
+        node.running = false;
+        node.queue.clear();
+        node.wake_at = None;
+        if index != ORIGIN && !node.is_complete() {
+            self.unfinished -= 1;
+        }
+        let at = self.network.now() + self.setup.detection;
+        for (peer, link) in std::mem::take(&mut node.links) {
+            self.network.schedule(
+                at,
+                Event::Lost {
+                    node: peer,
+                    peer: index,
+                    link,
+                },
+            );
+        }
+        self.network.set_running(index, false);
+    }
+
+    pub(super) fn wake(&mut self, index: NodeIndex) {
+        let node = &mut self.nodes[index];
+        if node.wake_at.is_some_and(|at| at <= self.network.now()) {
+            node.wake_at = None;
+            self.feed(index, Input::Timeout);
+        }
+    }
+
+    pub(super) fn connected(&mut self, one: NodeIndex, other: NodeIndex) {
+        if !self.nodes[one].running || !self.nodes[other].running {
+            return;
+        }
+        for (node, peer) in [(one, other), (other, one)] {
+            if let Some(&link) = self.nodes[node].links.get(&peer) {
+                self.lost(node, peer, link); // left over from before a crash
+            }
+        }
+        let link = self.network.new_link();
+        for (node, peer) in [(one, other), (other, one)] {
+            self.nodes[node].links.insert(peer, link);
+            let tree = matches!(self.setup.shape, Shape::Tree { .. });
+            let fetches = self.edges[node].1.contains(&peer);
+            let kind = if peer == ORIGIN || tree && fetches {
+                Link::Upstream
+            } else {
+                Link::Neighbour
+            };
+            let id = peer_id(peer);
+            self.feed(
+                node,
+                Input::PeerConnected {
+                    peer: id,
+                    link: kind,
+                },
+            );
+            if fetches {
+                self.send(node, peer, Message::Open);
+            }
+        }
+    }
+
+    pub(super) fn lost(&mut self, index: NodeIndex, peer: NodeIndex, link: LinkNumber) {
+        let node = &mut self.nodes[index];
+        if !node.running || node.links.get(&peer) != Some(&link) {
+            return;
+        }
+        node.links.remove(&peer);
+        node.queue.retain(|&(from, _)| from != peer);
+        self.network.stop_uploads(index, peer, None);
+        let peer = peer_id(peer);
+        self.feed(index, Input::PeerDisconnected { peer });
+        self.serve(index);
+    }
+
+    pub(super) fn deliver(&mut self, envelope: Envelope) {
+        let Envelope {
+            from,
+            to,
+            link,
+            message,
+        } = envelope;
+        let node = &mut self.nodes[to];
+        if !node.running || node.links.get(&from) != Some(&link) {
+            return;
+        }
+        let (peer, transfer) = (peer_id(from), TRANSFER);
+        match message {
+            Message::Open => self.feed(to, Input::PeerOpened { peer, transfer }),
+            Message::Announce(indexes) => {
+                let input = Input::Available {
+                    peer,
+                    transfer,
+                    indexes,
+                };
+                self.feed(to, input);
+            }
+            Message::Request(_) if node.conduct == Conduct::Silent => {}
+            Message::Request(index) => {
+                if node.store[index as usize].is_some() {
+                    node.queue.push_back((from, index));
+                    self.serve(to);
+                } else {
+                    self.send(to, from, Message::NotHeld(index));
+                }
+            }
+            Message::Cancel(index) => {
+                node.queue.retain(|&request| request != (from, index));
+                self.network.stop_uploads(to, from, Some(index));
+                self.serve(to);
+            }
+            Message::NotHeld(index) => {
+                let failure = Failure::NotHeld;
+                let input = Input::Failed {
+                    peer,
+                    transfer,
+                    index,
+                    failure,
+                };
+                self.feed(to, input);
+            }
+        }
+    }
+
+    pub(super) fn sent(&mut self, index: NodeIndex, finished: Option<FlowIndex>) {
+        if let Some(flow) = self.network.sent(index, finished) {
+            self.feed(
+                index,
+                Input::Served {
+                    peer: peer_id(flow.to),
+                    transfer: TRANSFER,
+                    index: flow.index,
+                },
+            );
+            self.serve(index);
+        }
+        self.network.transmit(index);
+    }
+
+    /// A quantum is through a downlink; with the last of a chunk, that is verified and stored.
+    pub(super) fn taken(&mut self, flow: FlowIndex, bytes: u32) {
+        let Some(flow) = self.network.taken(flow, bytes) else {
+            return;
+        };
+        let held = self.nodes[flow.from].store[flow.index as usize];
+        let flips = self.nodes[flow.from].conduct == Conduct::Flips;
+        let came = held.map(|content| content ^ u64::from(flips));
+        let node = &mut self.nodes[flow.to];
+        if !node.running || node.links.get(&flow.from) != Some(&flow.link) {
+            return;
+        }
+        let (peer, transfer, index) = (peer_id(flow.from), TRANSFER, flow.index);
+        if came != Some(content(index)) {
+            let failure = Failure::WrongBytes;
+            self.feed(
+                flow.to,
+                Input::Failed {
+                    peer,
+                    transfer,
+                    index,
+                    failure,
+                },
+            );
+            return;
+        }
+        if node.store[index as usize].is_none() {
+            node.store[index as usize] = came;
+            node.stored += 1;
+            let out = &mut self.out.0[index as usize];
+            self.out.1 += u32::from(!std::mem::replace(out, true));
+            if node.is_complete() {
+                node.completed_at = Some(self.network.now());
+                self.unfinished -= 1;
+            }
+        }
+        let encoded_bytes = u64::from(self.setup.chunk_bytes);
+        self.feed(
+            flow.to,
+            Input::Received {
+                peer,
+                transfer,
+                index,
+                encoded_bytes,
+            },
+        );
+    }
+
+    /// Starts uploads while there is room for them, to no peer more than half.
+    fn serve(&mut self, index: NodeIndex) {
+        loop {
+            let most = self.setup.uploads;
+            let startable = |&(peer, _): &(NodeIndex, u32)| {
+                let (all, to_peer) = self.network.uploads(index, peer);
+                all < most && to_peer < most.div_ceil(2)
+            };
+            let node = &self.nodes[index];
+            let Some(position) = node.queue.iter().position(startable) else {
+                return;
+            };
+            let node = &mut self.nodes[index];
+            let (peer, chunk) = node.queue.remove(position).expect("found above");
+            if let Some(&link) = node.links.get(&peer) {
+                self.network.start_upload((index, peer), link, chunk);
+            }
+        }
+    }
+
+    /// Gives the engine an event and does what it says.
+    fn feed(&mut self, index: NodeIndex, input: Input) {
+        let now = self.network.now();
+        self.nodes[index].engine.handle_input(now, input);
+        let mut complete = false;
+        while let Some(output) = self.nodes[index].engine.poll_output() {
+            match output {
+                Output::Request {
+                    peer, index: chunk, ..
+                } => self.send(index, node_index(peer), Message::Request(chunk)),
+                Output::Cancel {
+                    peer, index: chunk, ..
+                } => self.send(index, node_index(peer), Message::Cancel(chunk)),
+                Output::Announce { peer, indexes, .. } => {
+                    self.send(index, node_index(peer), Message::Announce(indexes));
+                }
+                Output::Complete { .. } => complete = true,
+                Output::Drop { peer, reason } => {
+                    let peer = node_index(peer);
+                    let (at, by) = (now, index);
+                    self.dropped.push(Dropped {
+                        at,
+                        by,
+                        peer,
+                        reason,
+                    });
+                    if reason.is_misbehaviour() {
+                        self.close(index, peer);
+                    }
+                }
+            }
+        }
+        let node = &mut self.nodes[index];
+        if let Some(at) = node.engine.poll_timeout()
+            && node.wake_at.is_none_or(|earlier| at < earlier)
+        {
+            node.wake_at = Some(at);
+            self.network.schedule(at.max(now), Event::Wake(index));
+        }
+        if complete && node.stage + 1 < self.setup.stages.len() {
+            node.stage += 1;
+            let stage = node.stage;
+            self.grow(
+                index,
+                self.setup.stages[stage - 1],
+                self.setup.stages[stage],
+            );
+        }
+    }
+
+    /// A node knows of more chunks; some may be in its store from before a crash.
+    fn grow(&mut self, index: NodeIndex, from: u32, to: u32) {
+        let transfer = TRANSFER;
+        let plain_lengths = vec![self.setup.chunk_bytes; (to - from) as usize];
+        let grown = Input::TransferGrown {
+            transfer,
+            plain_lengths,
+        };
+        self.feed(index, grown);
+        let store = &self.nodes[index].store;
+        let indexes: Vec<u32> = (from..to)
+            .filter(|&at| store[at as usize].is_some())
+            .collect();
+        if !indexes.is_empty() {
+            self.feed(index, Input::TransferHolds { transfer, indexes });
+        }
+    }
+
+    fn close(&mut self, one: NodeIndex, other: NodeIndex) {
+        let now = self.network.now();
+        let Some(&link) = self.nodes[one].links.get(&other) else {
+            return;
+        };
+        let delay = self.network.path_delay(one, other);
+        for (node, peer, at) in [(one, other, now), (other, one, now + delay)] {
+            self.network.schedule(at, Event::Lost { node, peer, link });
+        }
+    }
+
+    fn send(&mut self, from: NodeIndex, to: NodeIndex, message: Message) {
+        if let Some(&link) = self.nodes[from].links.get(&to) {
+            self.messages += 1;
+            self.network.send(Envelope {
+                from,
+                to,
+                link,
+                message,
+            });
+        }
+    }
+}
+
+fn peer_id(node: NodeIndex) -> PeerId {
+    PeerId(u32::try_from(node).expect("fleets are smaller"))
+}
+
+fn node_index(peer: PeerId) -> NodeIndex {
+    peer.0 as usize
+}

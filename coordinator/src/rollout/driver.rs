@@ -1,0 +1,186 @@
+//! Runs a rollout: the engine between the hub and whoever watches.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::Bytes;
+use scap_proto::{
+    id::{NodeId, PlanId},
+    identity::SecretKey,
+    release::{
+        Directive, Finalization, SignedDirective, SignedFinalization, Targets, VerifiedGrant,
+        VerifiedRelease,
+    },
+    wire::control::{ControlMessage, Finalize, Order},
+};
+use tokio::time::Instant;
+
+use super::{Config, Engine, Input, Output, Verdict};
+use crate::fleet::hub::{Hub, HubEvent};
+
+/// How often a watcher is shown the engine, at most: what a person can read, and no more.
+const WATCH_PERIOD: Duration = Duration::from_millis(200);
+
+/// All that a rollout's orders are made of.
+#[derive(Debug)]
+pub struct Session {
+    /// The release.
+    pub release: VerifiedRelease,
+    /// Who directs it.
+    pub grant: VerifiedGrant,
+    /// The key that the grant names.
+    pub key: SecretKey,
+    /// How hosts fetch.
+    pub plan: (PlanId, Bytes),
+}
+
+/// Who watches a rollout.
+pub trait Watcher {
+    /// Something happened.
+    fn output(&mut self, engine: &Engine, output: &Output);
+    /// Time passed.
+    fn tick(&mut self, engine: &Engine);
+}
+
+/// How a rollout ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The engine, with every host in it.
+    pub engine: Engine,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// Whether the release was finalized.
+    pub is_finalized: bool,
+}
+
+/// Runs a rollout to its end. `connected` are the hosts that have a control stream already; of the others,
+/// `away` says why not.
+///
+/// Cancel-safe in that hosts hold to what they were told last.
+pub async fn run(
+    config: Config,
+    session: &Session,
+    hub: &mut Hub,
+    known: Vec<HubEvent>,
+    watcher: &mut impl Watcher,
+) -> Ended {
+    let started = Instant::now();
+    let mut driver = Driver {
+        session,
+        hub,
+        engine: Engine::new(config),
+        is_finalized: false,
+    };
+    for event in known {
+        driver.engine.handle_input(Duration::ZERO, input(event));
+    }
+    driver.engine.handle_input(Duration::ZERO, Input::Start);
+    let mut watch = tokio::time::interval(WATCH_PERIOD);
+    loop {
+        if let Some(verdict) = driver.drain(watcher) {
+            let Driver {
+                engine,
+                is_finalized,
+                ..
+            } = driver;
+            return Ended {
+                engine,
+                verdict,
+                is_finalized,
+            };
+        }
+        let wake = driver.engine.poll_timeout().map(|at| started + at);
+        let input = tokio::select! {
+            biased;
+            Some(event) = driver.hub.events.recv() => input(event),
+            () = sleep_until(wake) => Input::Timeout,
+            _ = watch.tick() => {
+                watcher.tick(&driver.engine);
+                continue;
+            }
+        };
+        driver.engine.handle_input(started.elapsed(), input);
+    }
+}
+
+struct Driver<'a> {
+    session: &'a Session,
+    hub: &'a mut Hub,
+    engine: Engine,
+    is_finalized: bool,
+}
+
+impl Driver<'_> {
+    fn drain(&mut self, watcher: &mut impl Watcher) -> Option<Verdict> {
+        let mut verdict = None;
+        while let Some(output) = self.engine.poll_output() {
+            watcher.output(&self.engine, &output);
+            match output {
+                Output::Order {
+                    number,
+                    hosts,
+                    stage,
+                } => {
+                    let directive = Directive {
+                        release: self.session.release.id(),
+                        epoch: self.session.grant.grant().epoch,
+                        number,
+                        targets: Targets::Only(sorted(&hosts)),
+                        stage,
+                        plan: Some(self.session.plan.0),
+                        extensions: Default::default(),
+                    };
+                    let order = Order {
+                        release: self.session.release.signed().clone(),
+                        grant: self.session.grant.signed().clone(),
+                        directive: SignedDirective::sign(&directive, &self.session.key),
+                        plan: Some(self.session.plan.1.clone()),
+                    };
+                    for host in &hosts {
+                        self.hub
+                            .send(host, ControlMessage::Order(Box::new(order.clone())));
+                    }
+                }
+                Output::Finalize { hosts } => {
+                    self.is_finalized = true;
+                    let finalization = Finalization::of(&self.session.release);
+                    let finalize = Finalize {
+                        release: self.session.release.signed().clone(),
+                        grant: self.session.grant.signed().clone(),
+                        finalization: SignedFinalization::sign(&finalization, &self.session.key),
+                    };
+                    for host in &hosts {
+                        self.hub
+                            .send(host, ControlMessage::Finalize(Box::new(finalize.clone())));
+                    }
+                }
+                Output::Began { .. } | Output::Settled { .. } => {}
+                Output::Ended(ended) => verdict = Some(ended),
+            }
+        }
+        verdict
+    }
+}
+
+fn sorted(hosts: &[NodeId]) -> Vec<NodeId> {
+    hosts
+        .iter()
+        .cloned()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}
+
+fn input(event: HubEvent) -> Input {
+    match event {
+        HubEvent::Connected(host) => Input::Connected(host),
+        HubEvent::Away { host, reason } => Input::Away { host, reason },
+        HubEvent::Report(report) => Input::Report(report),
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake).await,
+        None => std::future::pending().await,
+    }
+}

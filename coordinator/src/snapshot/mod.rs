@@ -1,0 +1,246 @@
+//! A commit, or a directory, to a snapshot: its chunks go to a [`ChunkSink`].
+//!
+//! # How it flows
+//! A *lister* names what there is in path order, in batches. *Readers* read batches, hash them and
+//! cut large files. The *assembly*, on the caller's thread, takes the batches in their order again,
+//! bundles small files and writes the pages. *Encoders* compress what the sink does not have yet.
+//! All queues are bounded, so memory does not grow with the content; what grows is about 100 bytes
+//! a chunk, and for a directory some 150 bytes and the path a file. The snapshot does not depend on
+//! how many threads there are.
+
+mod assembly;
+mod chunks;
+mod commit;
+mod directory;
+mod error;
+mod listing;
+mod sink;
+
+use std::{
+    error::Error,
+    num::NonZeroUsize,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use scap_proto::{
+    content::{Descriptor, EncodedChunk, Layout, SnapshotRef},
+    id::{ChunkId, GitOid},
+};
+
+use self::{
+    assembly::Assembly,
+    chunks::{Chunks, Encoders},
+    commit::CommitTree,
+    directory::Directory,
+    listing::{Listing, Origin},
+};
+pub use self::{chunks::ChunkSums, error::SnapshotError};
+use crate::git::{GitError, Repo};
+
+/// Where chunks go. Called from several threads at once.
+pub trait ChunkSink: Sync {
+    /// The length of the encoded chunk in bytes, where the sink has it.
+    fn encoded_length(&self, id: &ChunkId) -> Option<u32>;
+
+    /// Takes a chunk. Making it durable is for the caller, once the snapshot is built.
+    ///
+    /// # Errors
+    /// Why it cannot; the build ends with it.
+    fn put(&self, chunk: &EncodedChunk) -> Result<(), SinkError>;
+}
+
+/// Why a sink does not take a chunk.
+pub type SinkError = Box<dyn Error + Send + Sync>;
+
+/// What a snapshot is made of.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// The tree of a commit; modes are as git reads them.
+    Commit {
+        /// Where it is.
+        repo: &'a Repo,
+        /// Its full id.
+        commit: &'a GitOid,
+    },
+    /// All that is in a directory. A file is executable where its owner may execute it.
+    Directory(&'a Path),
+}
+
+/// How a snapshot is built; it makes no difference to what comes out.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How many readers and how many encoders there are.
+    pub threads: NonZeroUsize,
+}
+
+impl Default for Options {
+    /// As many as the machine runs at once.
+    fn default() -> Self {
+        Self {
+            threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        }
+    }
+}
+
+/// How far a build is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Entries found so far.
+    pub listed_entries: u64,
+    /// Bytes of files found so far.
+    pub listed_bytes: u64,
+    /// Whether all are found, so that those two are totals.
+    pub is_listed: bool,
+    /// Entries that are part of the snapshot already.
+    pub done_entries: u64,
+    /// Bytes of files read so far.
+    pub read_bytes: u64,
+    /// Chunks that the sink did not have, so far.
+    pub new: ChunkSums,
+}
+
+/// A snapshot that is built. All its chunks are in the sink.
+#[derive(Debug)]
+pub struct Built {
+    /// Its name.
+    pub snapshot: SnapshotRef,
+    /// What it consists of, sums included.
+    pub descriptor: Descriptor,
+    /// All its chunks by number.
+    pub layout: Layout,
+    /// Sums over all its chunks: pages and descriptor included, each counted once.
+    pub all: ChunkSums,
+    /// Sums over those that the sink did not have.
+    pub new: ChunkSums,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Batches under way at once, for each reader: how far others read ahead while one reads a large
+/// file. A batch holds at most 320 KiB of small files.
+const BATCHES_PER_THREAD: usize = 16;
+
+/// Builds a snapshot. `progress` is called on this thread: after each batch of files,
+/// and ten times a second while a batch takes longer.
+///
+/// # Errors
+/// [`SnapshotError`]. The sink keeps the chunks that it was given; they are found again.
+pub fn build(
+    source: Source<'_>,
+    sink: &dyn ChunkSink,
+    options: Options,
+    progress: impl FnMut(Progress),
+) -> Result<Built, SnapshotError> {
+    let started = Instant::now();
+    let mut built = match source {
+        Source::Commit { repo, commit } => {
+            run(&CommitTree { repo, commit }, sink, options, progress)
+        }
+        Source::Directory(path) => run(&Directory::scan(path)?, sink, options, progress),
+    }?;
+    built.elapsed = started.elapsed();
+    Ok(built)
+}
+
+/// What stops a part of the pipeline.
+enum Halt {
+    /// Its own failure.
+    Failed(SnapshotError),
+    /// Another part's failure.
+    Stopped,
+}
+
+impl From<SnapshotError> for Halt {
+    fn from(error: SnapshotError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<GitError> for Halt {
+    fn from(error: GitError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+fn run<O: Origin>(
+    origin: &O,
+    sink: &dyn ChunkSink,
+    options: Options,
+    progress: impl FnMut(Progress),
+) -> Result<Built, SnapshotError> {
+    let threads = options.threads.get();
+    let encoders = Encoders::new(sink);
+    let listing = Listing::default();
+    let readers = (0..threads)
+        .map(|_| origin.reader())
+        .collect::<Result<Vec<_>, _>>()?;
+    let result = thread::scope(|scope| {
+        // For each encoder one chunk at work and one at hand.
+        let (queue, encoder_jobs) = mpsc::sync_channel(threads);
+        let encoder_jobs = Shared::new(encoder_jobs);
+        for _ in 0..threads {
+            let jobs = encoder_jobs.clone();
+            let encoders = &encoders;
+            scope.spawn(move || encoders.run(&jobs));
+        }
+        drop(encoder_jobs);
+        let chunks = Chunks::new(&encoders, queue);
+
+        let window = BATCHES_PER_THREAD * threads;
+        let (jobs, reader_jobs) = mpsc::sync_channel(window);
+        let reader_jobs = Shared::new(reader_jobs);
+        for reader in readers {
+            let (jobs, chunks) = (reader_jobs.clone(), chunks.clone());
+            scope.spawn(move || listing::read_batches::<O>(reader, &jobs, &chunks));
+        }
+        drop(reader_jobs);
+        // Its bound is what keeps readers from going further ahead.
+        let (replies, in_order) = mpsc::sync_channel(window);
+        let listing = &listing;
+        scope.spawn(move || listing.run(origin, &jobs, &replies));
+
+        let result = Assembly::new(chunks, listing, progress).run(&in_order);
+        if result.is_err() {
+            encoders.stop();
+        }
+        result
+    });
+    // Encoders end last, so theirs may be the only failure.
+    let failure = encoders.failure();
+    match (result, failure) {
+        (Err(Halt::Failed(error)), _) | (_, Some(error)) => Err(error),
+        (Ok(finished), None) => {
+            origin.finish()?;
+            Ok(finished.into_built(&encoders))
+        }
+        (Err(Halt::Stopped), None) => unreachable!("work stops only with a failure"),
+    }
+}
+
+/// The receiving end of a queue with several takers. It closes when the last of them is gone.
+struct Shared<T>(Arc<Mutex<mpsc::Receiver<T>>>);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Shared<T> {
+    fn new(receiver: mpsc::Receiver<T>) -> Self {
+        Self(Arc::new(Mutex::new(receiver)))
+    }
+
+    /// The next, or `None` where no more will come.
+    fn take(&self) -> Option<T> {
+        let receiver = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        receiver.recv().ok()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;

@@ -1,0 +1,17 @@
+//! The chunk store as what a snapshot is built into.
+
+use scap_agent::store::Store;
+use scap_proto::{content::EncodedChunk, id::ChunkId};
+
+use super::{ChunkSink, SinkError};
+
+impl ChunkSink for Store {
+    fn encoded_length(&self, id: &ChunkId) -> Option<u32> {
+        self.encoded_length(id)
+    }
+
+    fn put(&self, chunk: &EncodedChunk) -> Result<(), SinkError> {
+        self.put(chunk)?;
+        Ok(())
+    }
+}

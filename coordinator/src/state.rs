@@ -1,0 +1,496 @@
+//! The state directory: the fleet's authority, the deployer's key, and what was released.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use scap_agent::store::durable;
+use scap_proto::{
+    codec,
+    content::SnapshotRef,
+    id::NodeId,
+    identity::{
+        self, CertificateAuthority, FleetName, Identity, IdentityError, KeyError, Role, SecretKey,
+        Validity,
+    },
+    release::{
+        Environment, RepoPath, SignedGrant, SignedRelease, UnixMillis,
+        signature::{
+            AllowedSigners, AllowedSignersError, PublicKey, PublicKeyError, SignError, Signer,
+            allowed_signers_line,
+        },
+    },
+};
+use serde::{Deserialize, Serialize};
+
+const AUTHORITY: &str = "ca";
+const COORDINATOR: &str = "coordinator";
+const DEPLOYER_KEY: &str = "deployer_key";
+const ALLOWED_SIGNERS: &str = "allowed_signers";
+const STORE: &str = "store";
+const RECORDS: &str = "records";
+const LOCK: &str = "lock";
+
+/// The first bytes of each record: kind and version. A record of another version is refused by name.
+const MAGIC: &[u8] = b"scap-coordinator-record/1\n";
+
+/// The state directory of one fleet.
+#[derive(Debug, Clone)]
+pub struct StateDirectory(PathBuf);
+
+/// A lock on the state directory; released when dropped, and when the process dies.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// What was last released of one repo to one environment. It is saved before the release is sent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// Its sequence.
+    pub sequence: u64,
+    /// The release.
+    pub release: SignedRelease,
+    /// The epoch of its latest grant.
+    pub epoch: u64,
+    /// Its latest grant.
+    pub grant: SignedGrant,
+    /// Whether it was finalized.
+    pub is_finalized: bool,
+    /// The snapshots whose chunks are worth keeping: its own, and those of releases before it that were finalized.
+    pub snapshots: Vec<SnapshotRef>,
+}
+
+/// Most snapshots of one repo whose chunks the coordinator keeps: the latest and one to go back to.
+pub const SNAPSHOTS_KEPT: usize = 2;
+
+/// What [`StateDirectory::init`] made.
+#[derive(Debug)]
+pub struct Made {
+    /// The fleet's name.
+    pub fleet: FleetName,
+    /// The deployer key's fingerprint.
+    pub fingerprint: String,
+    /// Each file or folder, and what it is.
+    pub files: Vec<(PathBuf, &'static str)>,
+}
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// It is one already.
+    #[error("{0} is a state directory already")]
+    Exists(PathBuf),
+    /// It is none.
+    #[error("{0} is not a state directory")]
+    Missing(PathBuf),
+    /// A file or folder cannot be read or written.
+    #[error("{doing} {path}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Somebody else deploys with it.
+    #[error("another deployment holds the lock {path}{holder}")]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+        /// Who, where known.
+        holder: String,
+    },
+    /// The fleet's authority.
+    #[error("the fleet's certificate authority")]
+    Authority(#[from] identity::AuthorityError),
+    /// A node's identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The deployer's key.
+    #[error("the deployer's key")]
+    Sign(#[from] SignError),
+    /// A public key's file that holds none.
+    #[error("read the public key in {path}")]
+    PublicKey {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: PublicKeyError,
+    },
+    /// No ssh-agent to sign with.
+    #[error("SSH_AUTH_SOCK is not set, so there is no ssh-agent to sign with")]
+    NoAgent,
+    /// A session's key.
+    #[error("the session's key")]
+    Key(#[from] KeyError),
+    /// Who may release.
+    #[error(transparent)]
+    Signers(#[from] AllowedSignersError),
+    /// A record that is damaged or of another version.
+    #[error("record {0} is damaged or of another version")]
+    Record(PathBuf),
+}
+
+impl StateError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Exists(path) => Some(format!(
+                "use it as it is, or give another --state; nothing in {} was touched",
+                path.display()
+            )),
+            Self::Missing(path) => Some(format!(
+                "make it with `scap-coordinator init --state {}`",
+                path.display()
+            )),
+            Self::Locked { .. } => Some("wait for it to end, then try again".into()),
+            Self::Record(_) => {
+                Some("move it away: the next deployment learns the sequence from the hosts".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl StateDirectory {
+    /// The state directory at `path`, which [`Self::init`] made.
+    ///
+    /// # Errors
+    /// [`StateError::Missing`].
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        // The last that `init` makes.
+        if path.join(ALLOWED_SIGNERS).is_file() {
+            Ok(Self(path.to_owned()))
+        } else {
+            Err(StateError::Missing(path.to_owned()))
+        }
+    }
+
+    /// Makes a state directory: the authority of a new fleet, the coordinator's identity, a deployer's key,
+    /// and the file that allows that key to release everything. A crash leaves a directory that is
+    /// [`StateError::Missing`]; remove it and begin again.
+    ///
+    /// # Errors
+    /// [`StateError`]; nothing that exists is ever replaced.
+    pub fn init(path: &Path, fleet: &FleetName, now: UnixMillis) -> Result<Made, StateError> {
+        if path.join(ALLOWED_SIGNERS).exists() || path.join(AUTHORITY).exists() {
+            return Err(StateError::Exists(path.to_owned()));
+        }
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|source| StateError::Io {
+                doing: "make",
+                path: path.to_owned(),
+                source,
+            })?;
+        let authority = CertificateAuthority::create(fleet, now.0)?;
+        authority.save(&path.join(AUTHORITY))?;
+        let name: NodeId = "coordinator".parse().expect("a plain name");
+        let node = authority.node(Role::Coordinator, name);
+        Identity::create(
+            &path.join(COORDINATOR),
+            &authority,
+            &node,
+            Validity::leaf(now.0),
+        )?;
+        let key = path.join(DEPLOYER_KEY);
+        let signer = Signer::create(&key, &format!("scap deployer of {fleet}"))?;
+        let line = allowed_signers_line("deployer", "scap-release:*", signer.public_key());
+        let signers = path.join(ALLOWED_SIGNERS);
+        durable::replace_file(&signers, format!("{line}\n").as_bytes()).map_err(|source| {
+            StateError::Io {
+                doing: "write",
+                path: signers.clone(),
+                source,
+            }
+        })?;
+        let files = vec![
+            (
+                path.join(AUTHORITY),
+                "the fleet's private certificate authority; keep it safe",
+            ),
+            (path.join(COORDINATOR), "this coordinator's identity"),
+            (key, "the deployer's key (ed25519, OpenSSH format)"),
+            (
+                signers,
+                "who may release what; goes to every host that is enrolled",
+            ),
+        ];
+        Ok(Made {
+            fleet: fleet.clone(),
+            fingerprint: signer.fingerprint(),
+            files,
+        })
+    }
+
+    /// Makes the identity directory of one agent: its key and certificate, whom it trusts, and which
+    /// environments it is in. A crash leaves a directory without `host.toml`; remove it and begin again.
+    ///
+    /// # Errors
+    /// [`StateError`]; an identity that exists is never replaced.
+    pub fn enroll(
+        &self,
+        name: &NodeId,
+        out: &Path,
+        environments: &[Environment],
+        now: UnixMillis,
+    ) -> Result<Identity, StateError> {
+        use scap_agent::trust::{ALLOWED_SIGNERS_FILE, HOST_FILE, HostFile};
+
+        let authority = CertificateAuthority::load(&self.path(AUTHORITY))?;
+        let signers = read(&self.path(ALLOWED_SIGNERS))?;
+        let node = authority.node(Role::Agent, name.clone());
+        let identity = Identity::create(out, &authority, &node, Validity::leaf(now.0))?;
+        let mut host = HostFile::default();
+        if !environments.is_empty() {
+            host.environments = environments.to_vec();
+        }
+        let host = toml::to_string(&host).expect("a list of names is TOML");
+        for (name, bytes) in [
+            (ALLOWED_SIGNERS_FILE, signers.as_slice()),
+            (HOST_FILE, host.as_bytes()),
+        ] {
+            let path = out.join(name);
+            durable::replace_file(&path, bytes).map_err(|source| StateError::Io {
+                doing: "write",
+                path,
+                source,
+            })?;
+        }
+        Ok(identity)
+    }
+
+    /// Takes the lock, so that no two deployments use one state directory at a time.
+    ///
+    /// # Errors
+    /// [`StateError::Locked`].
+    pub fn lock(&self) -> Result<Lock, StateError> {
+        let path = self.path(LOCK);
+        let failed = |doing| {
+            let path = path.clone();
+            move |source| StateError::Io {
+                doing,
+                path,
+                source,
+            }
+        };
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(failed("open"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(&path).unwrap_or_default();
+                let holder = match holder.trim() {
+                    "" => String::new(),
+                    pid => format!(" (process {})", pid.escape_debug()),
+                };
+                return Err(StateError::Locked { path, holder });
+            }
+            Err(fs::TryLockError::Error(source)) => return Err(failed("lock")(source)),
+        }
+        file.set_len(0).map_err(failed("write"))?;
+        io::Write::write_all(&mut &file, format!("{}\n", std::process::id()).as_bytes())
+            .map_err(failed("write"))?;
+        Ok(Lock { _file: file })
+    }
+
+    /// The coordinator's identity.
+    ///
+    /// # Errors
+    /// [`StateError::Identity`].
+    pub fn identity(&self) -> Result<Arc<Identity>, StateError> {
+        Ok(Arc::new(Identity::load(&self.path(COORDINATOR))?))
+    }
+
+    /// The deployer's key: the file of [`Self::init`], or another private key's file, or the key of the ssh-agent whose
+    /// public half is in a file that ends in `.pub`.
+    ///
+    /// # Errors
+    /// [`StateError::Sign`], [`StateError::Io`], [`StateError::PublicKey`], [`StateError::NoAgent`].
+    pub fn signer(&self, key: Option<&Path>) -> Result<Signer, StateError> {
+        let Some(path) = key else {
+            return Ok(Signer::from_file(&self.path(DEPLOYER_KEY))?);
+        };
+        if path.extension().is_none_or(|extension| extension != "pub") {
+            return Ok(Signer::from_file(path)?);
+        }
+        let text = String::from_utf8_lossy(&read(path)?).into_owned();
+        let socket = std::env::var_os("SSH_AUTH_SOCK").ok_or(StateError::NoAgent)?;
+        let public = text.trim().parse::<PublicKey>();
+        let public = public.map_err(|source| StateError::PublicKey {
+            path: path.into(),
+            source,
+        })?;
+        Ok(Signer::from_agent(Path::new(&socket), &public)?)
+    }
+
+    /// The snapshots that the records of all repos and environments say to keep.
+    ///
+    /// # Errors
+    /// [`StateError::Io`], [`StateError::Record`].
+    pub fn kept_snapshots(&self) -> Result<BTreeSet<SnapshotRef>, StateError> {
+        let directory = self.path(RECORDS);
+        let failed = |source| StateError::Io {
+            doing: "list",
+            path: directory.clone(),
+            source,
+        };
+        let mut kept = BTreeSet::new();
+        for entry in fs::read_dir(&directory).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "record")
+            {
+                kept.extend(read_record(&path)?.snapshots);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Who may release what, as enrolled hosts get it.
+    ///
+    /// # Errors
+    /// [`StateError::Signers`].
+    pub fn allowed_signers(&self) -> Result<AllowedSigners, StateError> {
+        Ok(AllowedSigners::load(&self.path(ALLOWED_SIGNERS))?)
+    }
+
+    /// Where the seed's chunks are.
+    pub fn store(&self) -> PathBuf {
+        self.path(STORE)
+    }
+
+    /// What was last released of a repo to an environment.
+    ///
+    /// # Errors
+    /// [`StateError::Record`], [`StateError::Io`].
+    pub fn record(
+        &self,
+        repo: &RepoPath,
+        environment: &Environment,
+    ) -> Result<Option<Record>, StateError> {
+        match read_record(&self.record_path(repo, environment)) {
+            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+
+    /// Saves a record, durably.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; the old record stays.
+    pub fn save_record(
+        &self,
+        repo: &RepoPath,
+        environment: &Environment,
+        record: &Record,
+    ) -> Result<(), StateError> {
+        let body = codec::encode(record);
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(blake3::hash(&body).as_bytes());
+        bytes.extend_from_slice(&body);
+        let path = self.record_path(repo, environment);
+        let directory = self.path(RECORDS);
+        fs::create_dir_all(&directory)
+            .and_then(|()| durable::replace_file(&path, &bytes))
+            .map_err(|source| StateError::Io {
+                doing: "write",
+                path,
+                source,
+            })
+    }
+
+    /// Makes the key of a new session and keeps it until [`Self::end_session`], so that a rollout that is
+    /// interrupted can be gone on with.
+    ///
+    /// # Errors
+    /// [`StateError::Key`].
+    pub fn begin_session(
+        &self,
+        repo: &RepoPath,
+        environment: &Environment,
+    ) -> Result<SecretKey, StateError> {
+        self.end_session(repo, environment)?;
+        let key = SecretKey::generate();
+        let path = self
+            .record_path(repo, environment)
+            .with_extension("session");
+        fs::create_dir_all(self.path(RECORDS)).map_err(|source| StateError::Io {
+            doing: "make",
+            path: path.clone(),
+            source,
+        })?;
+        key.create_file(&path).map_err(KeyError::from)?;
+        Ok(key)
+    }
+
+    /// Forgets the session's key.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn end_session(
+        &self,
+        repo: &RepoPath,
+        environment: &Environment,
+    ) -> Result<(), StateError> {
+        let path = self
+            .record_path(repo, environment)
+            .with_extension("session");
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateError::Io {
+                doing: "remove",
+                path,
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn record_path(&self, repo: &RepoPath, environment: &Environment) -> PathBuf {
+        // Names hold neither `+` nor `@`.
+        let repo = repo.as_str().replace('/', "+");
+        self.path(RECORDS)
+            .join(format!("{repo}@{environment}.record"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, StateError> {
+    fs::read(path).map_err(|source| StateError::Io {
+        doing: "read",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read_record(path: &Path) -> Result<Record, StateError> {
+    let bytes = read(path)?;
+    let damaged = || StateError::Record(path.to_owned());
+    let rest = bytes.strip_prefix(MAGIC).ok_or_else(damaged)?;
+    let (checksum, body) = rest.split_at_checked(blake3::OUT_LEN).ok_or_else(damaged)?;
+    if blake3::hash(body).as_bytes() != checksum {
+        return Err(damaged());
+    }
+    // Whole, and still not ours: of another version.
+    codec::decode(body).map_err(|_| damaged())
+}
