@@ -1,0 +1,335 @@
+//! How fast, and at what cost, a release reaches a fleet; measured with the real programs.
+//!
+//! `cargo bench -p scap-tests --bench distribution -- [--quick] [--hosts N] [--rate-mbit R]
+//! [--mib M] [--files N] [--topology swarm|tree] [--disk]`. Data is kept in memory, as the numbers
+//! of other tools were taken, unless `--disk` is said. A table goes to stderr, one JSON object to
+//! stdout. Needs root, for network namespaces.
+
+use std::ffi::OsStr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use scap_tests::fleet::{Builder, Fleet, Host, MachineTime, Usage};
+use scap_tests::repo::{SourceRepo, write_incompressible, write_source_tree};
+use scap_tests::under_test;
+use serde::Serialize;
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let Some(distribution) = measure_distribution(&options) else {
+        return ExitCode::SUCCESS;
+    };
+    let Some(activation) = measure_activation(&options) else {
+        return ExitCode::SUCCESS;
+    };
+    let machine = Machine::read();
+    print_table(&options, &machine, &distribution, &activation);
+    let all = serde_json::json!({
+        "schema": "scap.bench-distribution/1",
+        "machine": machine,
+        "options": options,
+        "distribution": distribution,
+        "activation": activation,
+    });
+    println!("{all}");
+    ExitCode::SUCCESS
+}
+
+#[derive(Debug, Serialize)]
+struct Options {
+    hosts: u16,
+    rate_mbit: u32,
+    mib: usize,
+    files: usize,
+    topology: String,
+    disk: bool,
+}
+
+impl Options {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self {
+            hosts: 16,
+            rate_mbit: 100,
+            mib: 256,
+            files: 20_000,
+            topology: "swarm".to_owned(),
+            disk: false,
+        };
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or(format!("{word} needs a value"));
+            match word.as_str() {
+                "--quick" => (options.hosts, options.mib, options.files) = (4, 32, 2_000),
+                "--hosts" => options.hosts = number(&value()?)?,
+                "--rate-mbit" => options.rate_mbit = number(&value()?)?,
+                "--mib" => options.mib = number(&value()?)?,
+                "--files" => options.files = number(&value()?)?,
+                "--topology" => options.topology = value()?,
+                "--disk" => options.disk = true,
+                "--bench" => {} // cargo says so
+                _ => return Err(format!("unknown option {word}")),
+            }
+        }
+        Ok(options)
+    }
+
+    fn place(&self, builder: Builder) -> Builder {
+        if self.disk { builder } else { builder.tmpfs() }
+    }
+
+    fn payload_bytes(&self) -> usize {
+        self.mib * 1024 * 1024
+    }
+
+    /// The least time in which all hosts can hold the payload: the seed must send it once, each
+    /// host must receive it, and all links together must carry a copy per host.
+    fn bound_seconds(&self) -> f64 {
+        let payload = self.payload_bytes() as f64;
+        let (link, hosts) = (f64::from(self.rate_mbit) * 1e6 / 8.0, f64::from(self.hosts));
+        (payload / link).max(hosts * payload / (link + hosts * link))
+    }
+}
+
+fn number<N: std::str::FromStr>(word: &str) -> Result<N, String> {
+    word.parse()
+        .map_err(|_| format!("{word:?} is no number that fits"))
+}
+
+/// One incompressible file to every host.
+#[derive(Debug, Serialize)]
+struct Distribution {
+    filesystem: String,
+    /// From the start of `deploy` to its end, after the last host's verified promote.
+    seconds: f64,
+    bound_seconds: f64,
+    bound_ratio: f64,
+    /// Fetch time of the hosts, as they report it.
+    fetch_seconds_median: f64,
+    fetch_seconds_max: f64,
+    seed_bytes_sent: u64,
+    /// What the seed says it sent, in payloads.
+    seed_copies: f64,
+    /// What its link's counter says it sent, acknowledgements and repeats included, in payloads.
+    seed_link_copies: f64,
+    cpu_seconds_per_gib_delivered: f64,
+    machine_idle_share: f64,
+    agent_peak_rss_bytes: u64,
+    coordinator_peak_rss_bytes: u64,
+    snapshot_mib_per_second: f64,
+    phases: std::collections::BTreeMap<String, f64>,
+}
+
+fn measure_distribution(options: &Options) -> Option<Distribution> {
+    let builder = Fleet::builder(under_test!())
+        .hosts(options.hosts)
+        .rate_mbit(options.rate_mbit);
+    let fleet = options.place(builder).build()?;
+    let coordinator = fleet.coordinator();
+    let repo = SourceRepo::create(&fleet.dir().join("payload"));
+    write_incompressible(&repo.dir().join("payload.bin"), options.payload_bytes(), 1);
+    let commit = repo.commit("payload");
+    let snapshot_seconds = measure_snapshot(&fleet, &repo);
+    fleet.enrol();
+    fleet.start_agents();
+
+    let (usage, machine) = (agents_usage(&fleet), MachineTime::now());
+    let counters = coordinator.station().counters();
+    let deployed = coordinator.deploy(repo.dir(), &["--topology", &options.topology]);
+    let machine_idle_share = MachineTime::now().idle_share_since(machine);
+    let usage_after = agents_usage(&fleet);
+    let seed_link_bytes = coordinator.station().counters().since(counters).sent_bytes;
+
+    let (seconds, deploy_usage) = (deployed.output.elapsed.as_secs_f64(), deployed.output.usage);
+    let report = deployed.expect_done();
+    let expected = repo.archived(&commit);
+    for host in fleet.hosts() {
+        expected.assert_is(&host.live("payload"));
+    }
+    let mut fetches: Vec<f64> = report
+        .hosts
+        .iter()
+        .filter_map(|host| host.fetch_seconds)
+        .collect();
+    fetches.sort_by(f64::total_cmp);
+    let payload = options.payload_bytes() as f64;
+    let cpu = usage_after.cpu - usage.cpu + deploy_usage.cpu;
+    Some(Distribution {
+        filesystem: fleet.filesystem(),
+        seconds,
+        bound_seconds: options.bound_seconds(),
+        bound_ratio: seconds / options.bound_seconds(),
+        fetch_seconds_median: fetches.get(fetches.len() / 2).copied().unwrap_or(f64::NAN),
+        fetch_seconds_max: fetches.last().copied().unwrap_or(f64::NAN),
+        seed_bytes_sent: report.seed_bytes_sent,
+        seed_copies: report.seed_bytes_sent as f64 / payload,
+        seed_link_copies: seed_link_bytes as f64 / payload,
+        cpu_seconds_per_gib_delivered: cpu.as_secs_f64()
+            / (payload * f64::from(options.hosts) / GIB),
+        machine_idle_share,
+        agent_peak_rss_bytes: usage_after.peak_rss_bytes,
+        coordinator_peak_rss_bytes: deploy_usage.peak_rss_bytes,
+        snapshot_mib_per_second: options.mib as f64 / snapshot_seconds,
+        phases: report.seconds,
+    })
+}
+
+/// Builds a snapshot with a state of its own, so that the deploy starts from nothing.
+fn measure_snapshot(fleet: &Fleet, repo: &SourceRepo) -> f64 {
+    let state = fleet.dir().join("snapshot-state");
+    let run = |verb: &str, more: &[&OsStr]| {
+        let args = [OsStr::new(verb), "--state".as_ref(), state.as_ref()];
+        let all = args.into_iter().chain(more.iter().copied());
+        let output = fleet.coordinator().run(all, Duration::from_secs(300));
+        assert_eq!(output.code(), Some(0), "{verb}: {output:#?}");
+        output.elapsed.as_secs_f64()
+    };
+    run("init", &[]);
+    let seconds = run(
+        "snapshot",
+        &["--repo".as_ref(), repo.dir().as_ref(), "--json".as_ref()],
+    );
+    std::fs::remove_dir_all(&state).expect("the fleet's directory is ours");
+    seconds
+}
+
+fn agents_usage(fleet: &Fleet) -> Usage {
+    let stations = fleet.hosts().iter().map(Host::station);
+    stations
+        .map(scap_tests::fleet::Station::usage)
+        .fold(Usage::default(), Usage::and)
+}
+
+/// Many small files on one host whose link is no limit.
+#[derive(Debug, Serialize)]
+struct Activation {
+    filesystem: String,
+    files: usize,
+    bytes: u64,
+    promote_seconds: f64,
+    files_per_second: f64,
+    /// The same tree with one line changed.
+    update_seconds: f64,
+    update_promote_seconds: f64,
+    update_fetched_bytes: u64,
+}
+
+fn measure_activation(options: &Options) -> Option<Activation> {
+    let fleet = options.place(Fleet::builder(under_test!())).build()?;
+    fleet.enrol();
+    fleet.start_agents();
+    let repo = SourceRepo::create(&fleet.dir().join("files"));
+    write_source_tree(repo.dir(), options.files, 1);
+    let tree = repo.archived(&repo.commit("files"));
+    let first = fleet.coordinator().deploy(repo.dir(), &[]).expect_done();
+    tree.assert_is(&fleet.host(1).live("files"));
+    repo.write("names/two words", "another line\n");
+    let commit = repo.commit("one line");
+    let deployed = fleet.coordinator().deploy(repo.dir(), &[]);
+    let update_seconds = deployed.output.elapsed.as_secs_f64();
+    let update = deployed.expect_done();
+    repo.archived(&commit)
+        .assert_is(&fleet.host(1).live("files"));
+
+    let promote = |report: &scap_tests::fleet::DeployReport| {
+        report.host("host1").promote_seconds.expect("it promoted")
+    };
+    let fetched = update.host("host1").bytes;
+    Some(Activation {
+        filesystem: fleet.filesystem(),
+        files: tree.file_count(),
+        bytes: tree.file_bytes(),
+        promote_seconds: promote(&first),
+        files_per_second: tree.file_count() as f64 / promote(&first),
+        update_seconds,
+        update_promote_seconds: promote(&update),
+        update_fetched_bytes: fetched.seed + fetched.peers,
+    })
+}
+
+#[derive(Debug, Serialize)]
+struct Machine {
+    processors: usize,
+    model: String,
+    memory_mib: u64,
+    kernel: String,
+}
+
+impl Machine {
+    fn read() -> Self {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(name))
+                .unwrap_or_default();
+            line.split_once(':')
+                .map(|(_, value)| value.trim().to_owned())
+                .unwrap_or_default()
+        };
+        let memory = field(&read("/proc/meminfo"), "MemTotal");
+        let kib = memory
+            .split(' ')
+            .next()
+            .and_then(|word| word.parse::<u64>().ok());
+        Self {
+            processors: std::thread::available_parallelism().map_or(0, usize::from),
+            model: field(&read("/proc/cpuinfo"), "model name"),
+            memory_mib: kib.unwrap_or(0) / 1024,
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        }
+    }
+}
+
+fn print_table(options: &Options, machine: &Machine, d: &Distribution, a: &Activation) {
+    let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
+    eprintln!("{machine:?}");
+    eprintln!(
+        "{} MiB to {} hosts at {} Mbit/s, {}, on {}",
+        options.mib, options.hosts, options.rate_mbit, options.topology, d.filesystem
+    );
+    for (what, value, target) in [
+        ("seconds", d.seconds, ""),
+        ("x bound", d.bound_ratio, "at most 1.4"),
+        ("slowest fetch, s", d.fetch_seconds_max, ""),
+        ("copies from the seed", d.seed_copies, "at most 2.0"),
+        ("copies on the seed's link", d.seed_link_copies, ""),
+        ("CPU s/GiB delivered", d.cpu_seconds_per_gib_delivered, ""),
+        ("machine idle share", d.machine_idle_share, ""),
+        (
+            "agent peak RSS, MiB",
+            mib(d.agent_peak_rss_bytes),
+            "under 100",
+        ),
+        (
+            "coordinator peak RSS, MiB",
+            mib(d.coordinator_peak_rss_bytes),
+            "",
+        ),
+        ("snapshot, MiB/s", d.snapshot_mib_per_second, ""),
+    ] {
+        eprintln!("  {what:<28}{value:>10.2}  {target}");
+    }
+    eprintln!(
+        "{} files, {:.1} MiB, to one host, on {}",
+        a.files,
+        mib(a.bytes),
+        a.filesystem
+    );
+    for (what, value) in [
+        ("files activated/s", a.files_per_second),
+        ("one-line update, s", a.update_seconds),
+        (
+            "one-line update fetched, KiB",
+            a.update_fetched_bytes as f64 / 1024.0,
+        ),
+    ] {
+        eprintln!("  {what:<28}{value:>10.2}");
+    }
+}
+
+const GIB: f64 = 1024.0 * 1024.0 * 1024.0;

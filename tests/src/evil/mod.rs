@@ -1,0 +1,226 @@
+//! A peer with a valid identity that misbehaves.
+//!
+//! It is a node of the fleet as far as TLS can tell, says that it has every chunk of whatever is opened with
+//! it, takes its share of what the seed allots and never fetches it, answers requests for content as its
+//! [`Conduct`] says, after it has won trust with the snapshot's own pages, dials again whoever closes the link on
+//! it, and neither follows orders nor reports.
+
+mod conduct;
+mod original;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use quinn::SendStream;
+use scap_proto::frame::{self, FrameError};
+use scap_proto::id::{NodeId, ReleaseId};
+use scap_proto::identity::{Identity, verifier::Expect};
+use scap_proto::limits::SNAPSHOT_CHUNKS_MAX;
+use scap_proto::transport::{Endpoint, Link, LinkSettings, RecvStream};
+use scap_proto::wire::{
+    Envelope, Hello, Open,
+    peer::{ChunkSet, PeerMessage},
+};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+
+pub use conduct::Conduct;
+pub use original::Original;
+
+/// A running evil peer; dropping it ends it.
+pub struct EvilPeer {
+    evil: Arc<Evil>,
+    address: SocketAddr,
+    /// Ends every task when dropped.
+    runtime: Runtime,
+}
+
+struct Evil {
+    endpoint: Endpoint,
+    conduct: Conduct,
+    original: Original,
+    seen: Mutex<Seen>,
+}
+
+/// What it has seen of others.
+#[derive(Default)]
+struct Seen {
+    linked: BTreeSet<NodeId>,
+    misled: BTreeMap<NodeId, usize>,
+}
+
+impl EvilPeer {
+    /// Starts it on a port of its own on loopback.
+    ///
+    /// # Panics
+    /// When it cannot listen.
+    #[must_use]
+    pub fn start(identity: Identity, original: Original, conduct: Conduct) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a thread can be started");
+        let endpoint = {
+            let _inside = runtime.enter();
+            let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            Endpoint::listen(Arc::new(identity), any, &LinkSettings::default())
+                .unwrap_or_else(|error| panic!("{error}"))
+        };
+        let address = endpoint.local_address().expect("it is bound");
+        let evil = Arc::new(Evil {
+            endpoint,
+            conduct,
+            original,
+            seen: Mutex::default(),
+        });
+        runtime.spawn(evil.clone().accept());
+        Self {
+            evil,
+            address,
+            runtime,
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Dials an agent, now and each time that their link ends.
+    pub fn pursue(&self, name: NodeId, address: SocketAddr) {
+        let evil = self.evil.clone();
+        self.runtime.spawn(async move {
+            loop {
+                if let Ok(link) = evil
+                    .endpoint
+                    .dial(&[address], &Expect::agent(name.clone()))
+                    .await
+                {
+                    evil.clone().serve(link, true).await;
+                }
+                tokio::time::sleep(REDIAL_PAUSE).await;
+            }
+        });
+    }
+
+    /// Who has a link to it now.
+    #[must_use]
+    pub fn linked(&self) -> BTreeSet<NodeId> {
+        self.evil.seen().linked.clone()
+    }
+
+    /// How many requests of a node it has answered as its conduct says.
+    #[must_use]
+    pub fn misled(&self, name: &NodeId) -> usize {
+        self.evil.seen().misled.get(name).copied().unwrap_or(0)
+    }
+}
+
+impl Evil {
+    async fn accept(self: Arc<Self>) {
+        let mut links = JoinSet::new();
+        while let Some(incoming) = self.endpoint.accept().await {
+            let evil = self.clone();
+            links.spawn(async move {
+                if let Ok(link) = incoming.finish(Expect::ANY).await {
+                    evil.serve(link, false).await;
+                }
+            });
+        }
+    }
+
+    /// Serves a link, in its way, until the link ends.
+    async fn serve(self: Arc<Self>, link: Link, dialled: bool) {
+        let name = link.peer().name.clone();
+        self.seen().linked.insert(name.clone());
+        // Dropped with this future, and with it every task of the link.
+        let mut tasks = JoinSet::new();
+        if dialled && let Ok((mut send, receive)) = link.open_bi().await {
+            let evil = self.clone();
+            tasks.spawn(async move {
+                let open = Envelope::from(Open::Session(Hello::ours()));
+                if frame::write_message(&mut send, &open).await.is_ok() {
+                    let _ = evil.session(send, receive, true).await;
+                }
+            });
+        }
+        while let Ok((send, receive)) = link.accept_bi().await {
+            tasks.spawn(self.clone().stream(name.clone(), send, receive));
+        }
+        self.seen().linked.remove(&name);
+    }
+
+    async fn stream(self: Arc<Self>, from: NodeId, mut send: SendStream, mut receive: RecvStream) {
+        let Ok(Some(open)) = frame::read_message::<_, Envelope<Open>>(&mut receive).await else {
+            return;
+        };
+        match open.message {
+            Open::Session(_) => {
+                let hello = Envelope::from(Hello::ours());
+                if frame::write_message(&mut send, &hello).await.is_ok() {
+                    let _ = self.session(send, receive, false).await;
+                }
+            }
+            Open::Chunk(request) => {
+                let Some(chunk) = self.original.get(request.index) else {
+                    return;
+                };
+                let is_trap = request.index >= self.original.page_count();
+                // Where it fails, whoever asked has had enough of it.
+                let _ = if is_trap || self.conduct == Conduct::NeverAnswers {
+                    *self.seen().misled.entry(from).or_default() += 1;
+                    self.conduct.answer(chunk, &self.original, &mut send).await
+                } else {
+                    conduct::reply(&mut send, chunk.bytes()).await
+                };
+            }
+            // It is not even told that somebody listens.
+            Open::Control(_) => std::future::pending().await,
+        }
+    }
+
+    /// Claims everything, and wants everything.
+    async fn session(
+        &self,
+        mut send: SendStream,
+        mut receive: RecvStream,
+        dialled: bool,
+    ) -> Result<(), FrameError> {
+        if dialled {
+            frame::read_message::<_, Envelope<Hello>>(&mut receive).await?;
+        }
+        let mut opened = BTreeSet::new();
+        while let Some(said) = frame::read_message::<_, Envelope<PeerMessage>>(&mut receive).await?
+        {
+            if let PeerMessage::Open { handle, release } = said.message {
+                for message in self.lies(handle, release, opened.insert(release)) {
+                    frame::write_message(&mut send, &Envelope::from(message)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn lies(&self, handle: u32, release: ReleaseId, is_first: bool) -> Vec<PeerMessage> {
+        let all: Vec<u32> = (0..self.original.chunk_count() + CHUNKS_BEYOND).collect();
+        let chunks = ChunkSet::from_sorted(&all);
+        let beyond = ChunkSet::Indexes(vec![SNAPSHOT_CHUNKS_MAX - 1]);
+        let have = [chunks, beyond].map(|chunks| PeerMessage::Have { handle, chunks });
+        let open = is_first.then_some(PeerMessage::Open { handle: 0, release });
+        have.into_iter().chain(open).collect()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Pause before it dials again: so short that whoever does not shun it is not left in peace.
+const REDIAL_PAUSE: Duration = Duration::from_millis(100);
+
+/// Chunks that it says it has and that do not exist.
+const CHUNKS_BEYOND: u32 = 500;

@@ -1,0 +1,131 @@
+//! What the coordinator and the hosts have in common: a namespace, an address and a directory.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::netns::{self, Network, StationNumber};
+use super::process::{Process, Spawn};
+use super::{Counters, Shared, Usage};
+
+/// A place in the fleet's network.
+pub struct Station {
+    name: String,
+    number: StationNumber,
+    dir: PathBuf,
+    network: Rc<Network>,
+    shared: Rc<Shared>,
+}
+
+impl Station {
+    pub(crate) fn new(
+        name: String,
+        number: StationNumber,
+        dir: PathBuf,
+        network: Rc<Network>,
+        shared: Rc<Shared>,
+    ) -> Self {
+        std::fs::create_dir_all(&dir)
+            .unwrap_or_else(|error| panic!("create {}: {error}", dir.display()));
+        Self {
+            name,
+            number,
+            dir,
+            network,
+            shared,
+        }
+    }
+
+    /// `coordinator` or `host1` and up.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its only address but loopback.
+    pub fn address(&self) -> Ipv4Addr {
+        netns::address(self.number)
+    }
+
+    /// Where an agent listens by default.
+    pub fn listen(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.address(), 7227)
+    }
+
+    /// What has passed its link so far.
+    pub fn counters(&self) -> Counters {
+        Counters::read(&self.network.namespace(self.number), netns::DEVICE)
+    }
+
+    /// What the processes that run here now have used.
+    pub fn usage(&self) -> Usage {
+        self.network
+            .processes(self.number)
+            .into_iter()
+            .filter_map(Usage::of)
+            .fold(Usage::default(), Usage::and)
+    }
+
+    /// Starts any program here; its output goes to the log called `log`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn spawn<A: AsRef<OsStr>>(
+        &self,
+        log: &str,
+        program: &[PathBuf],
+        args: impl IntoIterator<Item = A>,
+        env: &[(&str, &str)],
+    ) -> Process {
+        Spawn {
+            name: log,
+            namespace: &netns::handle(&self.network.namespace(self.number)),
+            program,
+            home: &self.shared.home,
+            stdout: self.shared.logs.stdout_of(log),
+            stderr: self.shared.logs.stderr_of(log),
+        }
+        .start(args, env)
+    }
+
+    /// Runs `work` as if on this machine, on a thread of its own: sockets that it makes are on this
+    /// station's network for good, wherever they are used later.
+    ///
+    /// # Panics
+    /// When `work` does, or the namespace is gone.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let handle = netns::handle(&self.network.namespace(self.number));
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                let namespace = File::open(&handle).expect("the fleet keeps its namespaces");
+                let kind = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(namespace.as_fd(), kind).expect("it is a namespace");
+                work()
+            });
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    pub(crate) fn number(&self) -> StationNumber {
+        self.number
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}

@@ -1,0 +1,20 @@
+//! The two command lines as people and scripts meet them: exit codes, what goes to which stream, and
+//! that nothing is lost when something is wrong.
+//!
+//! Real processes on loopback, without root, each test in a directory of its own.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod daemon;
+mod demo;
+mod deploys;
+mod fleet;
+mod fleet_file;
+mod interrupts;
+mod live_tree;
+mod output;
+mod process;
+mod refusals;
+mod scene;
+mod sources;
+mod state;

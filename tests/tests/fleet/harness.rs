@@ -1,0 +1,350 @@
+//! The harness keeps its own promises: rates, faults, clean-up, and nothing left behind.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use scap_tests::faults::SmallDisk;
+use scap_tests::fleet::{Fleet, Host, Rate, Station, wait_until};
+use scap_tests::under_test;
+
+#[test]
+fn every_station_reaches_every_other() {
+    let Some(fleet) = Fleet::builder(under_test!()).hosts(4).build() else {
+        return;
+    };
+    let mut stations: Vec<&Station> = fleet.hosts().iter().map(Host::station).collect();
+    stations.push(fleet.coordinator().station());
+    for to in &stations {
+        let listener = listen(to);
+        for from in &stations {
+            connect(from, &listener).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_fleet_of_sixty_has_room_in_the_neighbour_table() {
+    let Some(fleet) = Fleet::builder(under_test!()).hosts(60).build() else {
+        return;
+    };
+    let listeners: Vec<_> = fleet
+        .hosts()
+        .iter()
+        .map(|host| listen(host.station()))
+        .collect();
+    for host in fleet.hosts() {
+        for listener in &listeners {
+            connect(host.station(), listener).unwrap();
+        }
+    }
+}
+
+#[test]
+fn sixteen_hosts_come_up_in_seconds() {
+    let builder = Fleet::builder(under_test!()).hosts(16).rate_mbit(100);
+    let Some(fleet) = builder.build() else { return };
+    // Made before the network was, and after other fleets had their turn.
+    let start = std::fs::metadata(fleet.dir().join("home"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    let elapsed = start.elapsed().unwrap();
+    assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
+}
+
+#[test]
+fn each_direction_of_a_link_has_its_rate() {
+    let rate = Rate {
+        up_mbit: Some(20),
+        down_mbit: Some(80),
+    };
+    let builder = Fleet::builder(under_test!())
+        .hosts(1)
+        .coordinator_rate(rate);
+    let Some(fleet) = builder.build() else { return };
+    let (fast, limited) = (fleet.host(1).station(), fleet.coordinator().station());
+    // Headers take 4 % and more; the first burst is free.
+    let up = goodput_mbit(limited, fast, 4_000_000);
+    assert!((16.0..20.5).contains(&up), "up {up} Mbit/s");
+    let down = goodput_mbit(fast, limited, 16_000_000);
+    assert!((64.0..82.0).contains(&down), "down {down} Mbit/s");
+}
+
+#[test]
+fn the_counters_of_a_link_tell_what_passed_it() {
+    let Some(fleet) = Fleet::builder(under_test!())
+        .hosts(2)
+        .rate_mbit(200)
+        .build()
+    else {
+        return;
+    };
+    let (from, to) = (fleet.host(1), fleet.host(2));
+    let before = [from.counters(), to.counters()];
+    goodput_mbit(from.station(), to.station(), 5_000_000);
+    let sent = from.counters().since(before[0]).sent_bytes;
+    let received = to.counters().since(before[1]).received_bytes;
+    assert!((5_000_000..5_500_000).contains(&sent), "sent {sent}");
+    assert!(
+        (5_000_000..5_500_000).contains(&received),
+        "received {received}"
+    );
+}
+
+#[test]
+fn a_link_that_is_down_carries_nothing_until_it_is_up() {
+    let Some(fleet) = Fleet::builder(under_test!()).hosts(3).build() else {
+        return;
+    };
+    let listener = listen(fleet.host(1).station());
+    fleet.host(1).station().link_down();
+    connect(fleet.host(2).station(), &listener).unwrap_err();
+    fleet.host(1).station().link_up();
+    wait_until("the link is up", Duration::from_secs(5), || {
+        connect(fleet.host(2).station(), &listener)
+    });
+}
+
+#[test]
+fn a_partition_keeps_its_sides_whole() {
+    let Some(fleet) = Fleet::builder(under_test!()).hosts(4).build() else {
+        return;
+    };
+    let listeners: Vec<_> = fleet
+        .hosts()
+        .iter()
+        .map(|host| listen(host.station()))
+        .collect();
+    let reaches =
+        |from: usize, to: usize| connect(fleet.host(from).station(), &listeners[to - 1]).is_ok();
+    fleet.partition(&fleet.hosts()[2..]);
+    assert!(reaches(1, 2) && reaches(3, 4));
+    assert!(!reaches(1, 3) && !reaches(4, 2));
+    fleet.heal();
+    assert!(reaches(1, 3) && reaches(4, 2));
+}
+
+#[test]
+fn a_full_disk_refuses_and_a_larger_one_takes() {
+    let Some(fleet) = Fleet::builder(under_test!()).build() else {
+        return;
+    };
+    let data = fleet.host(1).data();
+    let disk = SmallDisk::mount(&data, 64 * 1024);
+    std::fs::write(data.join("large"), vec![1; 128 * 1024]).unwrap_err();
+    disk.resize(1024 * 1024);
+    std::fs::write(data.join("large"), vec![1; 128 * 1024]).unwrap();
+    disk.make_read_only();
+    std::fs::write(data.join("small"), "x").unwrap_err();
+    disk.make_writable();
+    std::fs::write(data.join("small"), "x").unwrap();
+}
+
+#[test]
+fn a_process_tells_how_it_ended_and_what_it_used() {
+    let Some(fleet) = Fleet::builder(under_test!()).build() else {
+        return;
+    };
+    let script =
+        "echo out; echo err >&2; i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; exit 3";
+    let process = shell(&fleet, "busy", script);
+    let output = process.wait(Duration::from_secs(60));
+    assert_eq!(
+        (
+            output.code(),
+            output.stdout.as_str(),
+            output.stderr.as_str()
+        ),
+        (Some(3), "out\n", "err\n")
+    );
+    assert!(output.usage.cpu >= Duration::from_millis(50), "{output:?}");
+    assert!(
+        output.usage.cpu <= output.elapsed + Duration::from_millis(50),
+        "{output:?}"
+    );
+    assert!(output.usage.peak_rss_bytes > 100_000, "{output:?}");
+}
+
+#[test]
+fn a_killed_process_leaves_its_children_to_the_fleet() {
+    let Some(fleet) = Fleet::builder(under_test!()).build() else {
+        return;
+    };
+    let process = shell(&fleet, "parent", "sleep 1000 & echo $!; wait");
+    let out = fleet.dir().join("logs/parent.out");
+    let child = wait_until("the child's id", Duration::from_secs(5), || {
+        std::fs::read_to_string(&out).unwrap().trim().parse::<u32>()
+    });
+    process.kill9();
+    assert!(process_exists(child));
+    drop(fleet);
+    assert!(!process_exists(child));
+}
+
+#[test]
+fn a_stopped_process_goes_on_when_told() {
+    let Some(fleet) = Fleet::builder(under_test!()).build() else {
+        return;
+    };
+    let process = shell(&fleet, "ticker", "while :; do echo tick; sleep 0.01; done");
+    let out = fleet.dir().join("logs/ticker.out");
+    let ticks = || std::fs::metadata(&out).unwrap().len();
+    let more_than = |before: u64| {
+        wait_until("ticks", Duration::from_secs(5), || {
+            Some(()).filter(|()| ticks() > before).ok_or(ticks())
+        });
+    };
+    more_than(0);
+    process.stop();
+    wait_until("it is stopped", Duration::from_secs(5), || {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", process.pid().as_raw_nonzero()));
+        let state = stat.unwrap();
+        if state.contains(") T ") {
+            Ok(())
+        } else {
+            Err(state)
+        }
+    });
+    let at_stop = ticks();
+    process.cont();
+    more_than(at_stop);
+}
+
+#[test]
+fn nothing_is_left_of_a_fleet_whose_test_panicked() {
+    let mut seen: Option<(PathBuf, u32)> = None;
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let Some(fleet) = Fleet::builder(under_test!()).tmpfs().build() else {
+            return;
+        };
+        let process = shell(&fleet, "sleeper", "exec sleep 1000");
+        let pid = process.pid().as_raw_nonzero().get().unsigned_abs();
+        seen = Some((fleet.dir().to_owned(), pid));
+        panic!("as a failing test does");
+    }));
+    let Some((dir, pid)) = seen else { return };
+    assert!(result.is_err());
+    assert!(!dir.exists(), "{}", dir.display());
+    assert!(!process_exists(pid));
+    // Named like the directory, which has random letters at its end.
+    let (prefix, _) = dir
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .rsplit_once('-')
+        .unwrap();
+    assert_eq!(namespaces(prefix), Vec::<String>::new());
+}
+
+#[test]
+fn a_fleet_whose_maker_was_killed_is_removed_by_the_next() {
+    let Some(fleet) = Fleet::builder(under_test!()).build() else {
+        return;
+    };
+    drop(fleet);
+    let mut maker = Command::new("true").spawn().unwrap();
+    let gone = maker.id();
+    maker.wait().unwrap();
+    let name = format!("scap-fleet-{gone}-0-1");
+    let dir = std::env::temp_dir().join(format!("scap-fleet-{gone}-0-left"));
+    std::fs::create_dir(&dir).unwrap();
+    assert!(
+        Command::new("ip")
+            .args(["netns", "add", &name])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut left = Command::new("nsenter")
+        .args([&format!("--net=/run/netns/{name}"), "sleep", "1000"])
+        .spawn()
+        .unwrap();
+
+    let next = Fleet::builder(under_test!()).build();
+    assert!(next.is_some());
+    assert!(!left.wait().unwrap().success(), "it was killed");
+    assert_eq!(
+        namespaces(&format!("scap-fleet-{gone}")),
+        Vec::<String>::new()
+    );
+    assert!(!dir.exists());
+}
+
+#[test]
+fn a_warning_that_nobody_expects_fails_the_test() {
+    let line = "2026-11-22T10:00:00Z  WARN node: link lost peer=3";
+    let run = |expected: Option<&str>| {
+        catch_unwind(AssertUnwindSafe(|| {
+            let Some(fleet) = Fleet::builder(under_test!()).build() else {
+                return false;
+            };
+            expected
+                .into_iter()
+                .for_each(|pattern| fleet.expect_log(pattern));
+            let process = shell(&fleet, "agent", &format!("echo '{line}' >&2"));
+            assert_eq!(process.wait(Duration::from_secs(5)).code(), Some(0));
+            true
+        }))
+    };
+    let skipped = !run(Some("link lost")).unwrap();
+    if !skipped {
+        let panic = run(None).unwrap_err();
+        assert!(panic.downcast_ref::<String>().unwrap().contains(line));
+    }
+}
+
+fn shell(fleet: &Fleet, log: &str, script: &str) -> scap_tests::fleet::Process {
+    fleet
+        .host(1)
+        .station()
+        .spawn(log, &["sh".into()], ["-c", script], &[])
+}
+
+fn listen(station: &Station) -> TcpListener {
+    let address = station.address();
+    station
+        .inside(move || TcpListener::bind((address, 0)))
+        .unwrap()
+}
+
+/// A connection between both, or why there is none; gives up after a time that is long on a link
+/// without delay.
+fn connect(from: &Station, listener: &TcpListener) -> std::io::Result<(TcpStream, TcpStream)> {
+    let address: SocketAddr = listener.local_addr()?;
+    let limit = Duration::from_millis(500);
+    let near = from.inside(move || TcpStream::connect_timeout(&address, limit))?;
+    let (far, _) = listener.accept()?;
+    Ok((near, far))
+}
+
+fn goodput_mbit(from: &Station, to: &Station, bytes: usize) -> f64 {
+    let (mut near, mut far) = connect(from, &listen(to)).unwrap();
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(move || near.write_all(&vec![0; bytes]).unwrap());
+        let mut received = Vec::new();
+        far.read_to_end(&mut received).unwrap();
+        assert_eq!(received.len(), bytes);
+    });
+    bytes as f64 * 8.0 / 1e6 / start.elapsed().as_secs_f64()
+}
+
+fn process_exists(pid: u32) -> bool {
+    // A zombie that its parent has not looked at is no process any more.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+fn namespaces(prefix: &str) -> Vec<String> {
+    std::fs::read_dir(Path::new("/run/netns"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with(&format!("{prefix}-")))
+        .collect()
+}

@@ -1,0 +1,13 @@
+//! Real processes on hosts with addresses of their own, and what happens when things break.
+//!
+//! Needs root, for network namespaces; elsewhere each test says that it is skipped. Tests take
+//! turns, also with other test processes. `SCAP_TESTS_KEEP=1` keeps a fleet's directory.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod activation;
+mod broken;
+mod deploys;
+mod harness;
+mod scene;
+mod waves;

@@ -1,0 +1,7 @@
+//! What one bad peer, or one bad disk, does to the others: real processes on loopback, without root.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod evil;
+mod rot;
+mod scene;

@@ -1,0 +1,214 @@
+//! The engines in simulated fleets: safe whatever happens, done when it is over, and near the bound.
+//!
+//! A failure prints its seed; `SCAP_SIM_SEED` runs everything with another.
+
+use std::time::Duration;
+
+use scap_agent::{swarm::DropReason, topology::Shape};
+use scap_coordinator::plan::simulate::{Conduct, Host, ORIGIN, Outcome, Setup};
+use scap_tests::sim::{Run, seed_from_env};
+
+const MINUTES: Duration = Duration::from_secs(600);
+
+fn run(setup: Setup) -> Outcome {
+    Run::new(setup).to_completion(MINUTES)
+}
+
+fn ratio(outcome: &Outcome) -> f64 {
+    outcome.bound_ratio().expect("all are complete")
+}
+
+#[test]
+fn two_hundred_hosts_with_churn_complete_and_the_same_seed_gives_the_same_run() {
+    let churned = || {
+        let mut setup = Setup::equal(seed_from_env(), 200, 100, 256);
+        setup.quantum_bytes = 64 * 1024;
+        let mut run = Run::new(setup);
+        run.churn(60, Duration::from_millis(2500));
+        run.to_completion(MINUTES)
+    };
+    let outcome = churned();
+    println!(
+        "200 hosts, 60 crashes: {} hosts complete, {:.2} copies, {:.4} duplicate, {} messages, trace {:x}",
+        outcome.completed_at.iter().flatten().count(),
+        outcome.origin_copies,
+        outcome.duplicate_share,
+        outcome.messages,
+        outcome.trace,
+    );
+    assert!(outcome.completed_at.iter().flatten().count() >= 140);
+    assert!(outcome.origin_copies < 2.0, "{}", outcome.origin_copies);
+    assert_eq!(churned().trace, outcome.trace);
+}
+
+#[test]
+fn another_seed_gives_another_run() {
+    let seed = seed_from_env();
+    let one = run(Setup::equal(seed, 6, 100, 64));
+    let other = run(Setup::equal(seed + 1, 6, 100, 64));
+    assert_ne!(one.trace, other.trace);
+}
+
+#[test]
+fn sixteen_equal_hosts_are_close_to_the_bound_and_the_origin_sends_one_copy() {
+    let outcome = run(Setup::equal(seed_from_env(), 16, 100, 2048));
+    println!(
+        "16 hosts, 2048 chunks: {:.3} × bound, {:.3} copies, {:.4} duplicate",
+        ratio(&outcome),
+        outcome.origin_copies,
+        outcome.duplicate_share
+    );
+    assert!(ratio(&outcome) <= 1.15, "{} × bound", ratio(&outcome));
+    assert!(outcome.origin_copies <= 1.1, "{}", outcome.origin_copies);
+    assert!(outcome.duplicate_share < 0.03);
+    assert_eq!(outcome.dropped, []);
+}
+
+#[test]
+fn the_origin_sends_about_one_copy_to_fleets_of_every_size() {
+    for (hosts, chunks) in [
+        (2, 512),
+        (4, 512),
+        (8, 512),
+        (16, 1024),
+        (32, 1024),
+        (48, 1024),
+    ] {
+        let mut setup = Setup::equal(seed_from_env(), hosts, 100, chunks);
+        setup.quantum_bytes = 64 * 1024;
+        let outcome = run(setup);
+        println!(
+            "{hosts} hosts, {chunks} chunks: {:.3} × bound, {:.3} copies, {:.4} duplicate",
+            ratio(&outcome),
+            outcome.origin_copies,
+            outcome.duplicate_share
+        );
+        assert!(
+            outcome.origin_copies <= 1.2,
+            "{hosts}: {}",
+            outcome.origin_copies
+        );
+        assert!(outcome.duplicate_share < 0.03, "{hosts}");
+        assert!(
+            ratio(&outcome) <= 1.25,
+            "{hosts}: {} × bound",
+            ratio(&outcome)
+        );
+    }
+}
+
+#[test]
+fn a_slow_origin_is_the_only_limit() {
+    let mut setup = Setup::equal(seed_from_env(), 16, 100, 256);
+    setup.origin = Host::with_mbit_per_sec(10);
+    let outcome = run(setup);
+    assert!(ratio(&outcome) <= 1.15, "{} × bound", ratio(&outcome));
+    assert!(outcome.origin_copies <= 1.15, "{}", outcome.origin_copies);
+    assert_eq!(outcome.dropped, []);
+}
+
+#[test]
+fn agents_finish_from_each_other_when_the_origin_dies_after_it_sent_everything_once() {
+    let mut run = Run::new(Setup::equal(seed_from_env(), 16, 100, 256));
+    run.when(
+        |fleet| fleet.chunks_out() == 256,
+        |fleet| {
+            assert!(!fleet.is_done());
+            fleet.crash(ORIGIN);
+        },
+    );
+    run.to_completion(MINUTES);
+}
+
+#[test]
+fn agents_wait_for_an_origin_that_dies_halfway_and_finish_when_it_is_back() {
+    let mut run = Run::new(Setup::equal(seed_from_env(), 16, 100, 256));
+    run.when(
+        |fleet| fleet.share_held() > 0.5,
+        |fleet| fleet.crash(ORIGIN),
+    );
+    run.at(Duration::from_secs(20), |fleet| {
+        let share = fleet.share_held();
+        assert!((0.5..1.0).contains(&share), "{share} held without it");
+        fleet.start(ORIGIN);
+    });
+    let outcome = run.to_completion(MINUTES);
+    assert!(outcome.last_completed_at() < Some(Duration::from_secs(26)));
+    assert!(outcome.origin_copies < 1.3, "{}", outcome.origin_copies);
+}
+
+#[test]
+fn a_peer_that_flips_bits_is_dropped_by_all_it_deceived_and_nothing_of_it_is_stored() {
+    let mut setup = Setup::equal(seed_from_env(), 12, 100, 256);
+    setup.hosts[4].conduct = Conduct::Flips;
+    let outcome = run(setup);
+    assert!(!outcome.dropped.is_empty());
+    for dropped in &outcome.dropped {
+        assert_eq!(dropped.peer, 5);
+        assert!(matches!(dropped.reason, DropReason::WrongBytes { .. }));
+    }
+    // Its own downloads are its neighbours', who have closed their links to it: only the origin is left.
+    assert!(outcome.duplicate_share < 0.03);
+}
+
+#[test]
+fn a_peer_that_sends_nothing_is_named_and_delays_nobody() {
+    let mut setup = Setup::equal(seed_from_env(), 8, 20, 2048);
+    setup.quantum_bytes = 64 * 1024;
+    setup.hosts[2].conduct = Conduct::Silent;
+    let outcome = run(setup);
+    let (peer, reason) = (3, DropReason::Stalled);
+    let named = outcome
+        .dropped
+        .iter()
+        .filter(|it| (it.peer, it.reason) == (peer, reason));
+    assert_eq!(named.count(), 7, "{:?}", outcome.dropped);
+    println!(
+        "one silent host: {:.3} × bound, {:.3} copies",
+        ratio(&outcome),
+        outcome.origin_copies
+    );
+    assert_eq!(outcome.dropped.len(), 7);
+    assert!(ratio(&outcome) < 1.2, "{} × bound", ratio(&outcome));
+}
+
+#[test]
+fn slow_hosts_hold_up_only_themselves() {
+    let mut setup = Setup::equal(seed_from_env(), 16, 100, 512);
+    setup.hosts[7] = Host::with_mbit_per_sec(5);
+    let outcome = run(setup.clone());
+    let fast = outcome.completed_at.iter().enumerate();
+    let last = fast.filter(|(host, _)| *host != 7).map(|(_, at)| *at).max();
+    let fast_bound = Duration::from_secs_f64(f64::from(setup.chunk_bytes) * 512.0 / 12.5e6);
+    let ratio_of_fast = last.flatten().expect("complete").as_secs_f64() / fast_bound.as_secs_f64();
+    println!(
+        "one slow host: {ratio_of_fast:.3} × bound for the others, {:.3} for it",
+        ratio(&outcome)
+    );
+    assert!(ratio_of_fast < 1.35, "{ratio_of_fast}");
+    assert!(ratio(&outcome) < 1.3, "{} × bound", ratio(&outcome));
+}
+
+#[test]
+fn a_tree_forwards_chunk_by_chunk_and_a_chain_is_as_fast_as_one_link() {
+    for (fanout, limit) in [(1, 1.15), (2, 2.15)] {
+        let mut setup = Setup::equal(seed_from_env(), 14, 100, 256);
+        setup.shape = Shape::Tree { fanout };
+        setup.origin_links = fanout;
+        let outcome = run(setup);
+        println!("tree of fanout {fanout}: {:.3} × bound", ratio(&outcome));
+        assert!(ratio(&outcome) < limit, "{} × bound", ratio(&outcome));
+        assert!((outcome.origin_copies - fanout as f64).abs() < 0.01);
+        assert!(outcome.duplicate_share < 0.001);
+    }
+}
+
+#[test]
+fn far_away_hosts_fill_their_links_too() {
+    let mut setup = Setup::equal(seed_from_env(), 4, 100, 512);
+    for host in setup.hosts.iter_mut().chain([&mut setup.origin]) {
+        host.delay = Duration::from_millis(20);
+    }
+    let outcome = run(setup);
+    assert!(ratio(&outcome) < 1.25, "{} × bound", ratio(&outcome));
+}
