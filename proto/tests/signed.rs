@@ -149,6 +149,7 @@ fn report() -> Report {
             reuse: 5_000_000_000,
         },
         fetch_millis: 1500,
+        prepare_millis: 400,
         promote_millis: 0,
         standing: Standing {
             accepted_sequence: 7,

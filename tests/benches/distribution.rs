@@ -1,15 +1,16 @@
 //! How fast, and at what cost, a release reaches a fleet; measured with the real programs.
 //!
 //! `cargo bench -p scap-tests --bench distribution -- [--quick] [--hosts N] [--rate-mbit R]
-//! [--mib M] [--files N] [--topology swarm|tree] [--disk]`. Data is kept in memory, as the numbers
-//! of other tools were taken, unless `--disk` is said. A table goes to stderr, one JSON object to
-//! stdout. Needs root, for network namespaces.
+//! [--mib M] [--files N] [--topology swarm|tree] [--disk] [--cold-memory]`. Data is kept in memory, as
+//! the numbers of other tools were taken, unless `--disk` is said. The memory that it will take is made
+//! ready first (see [`WarmMemory`]), unless `--cold-memory` is said. A table goes to stderr, one JSON
+//! object to stdout. Needs root, for network namespaces.
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use scap_tests::fleet::{Builder, Fleet, Host, MachineTime, Usage};
+use scap_tests::fleet::{Builder, Fleet, Host, MachineTime, Usage, WarmMemory};
 use scap_tests::repo::{SourceRepo, write_incompressible, write_source_tree};
 use scap_tests::under_test;
 use serde::Serialize;
@@ -49,6 +50,7 @@ struct Options {
     files: usize,
     topology: String,
     disk: bool,
+    cold_memory: bool,
 }
 
 impl Options {
@@ -60,6 +62,7 @@ impl Options {
             files: 20_000,
             topology: "swarm".to_owned(),
             disk: false,
+            cold_memory: false,
         };
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("{word} needs a value"));
@@ -71,6 +74,7 @@ impl Options {
                 "--files" => options.files = number(&value()?)?,
                 "--topology" => options.topology = value()?,
                 "--disk" => options.disk = true,
+                "--cold-memory" => options.cold_memory = true,
                 "--bench" => {} // cargo says so
                 _ => return Err(format!("unknown option {word}")),
             }
@@ -84,6 +88,13 @@ impl Options {
 
     fn payload_bytes(&self) -> usize {
         self.mib * 1024 * 1024
+    }
+
+    /// What the measurement will fill: each host keeps chunks and tree, the seed the chunks, git its
+    /// objects, and the rest is room to check.
+    fn memory_bytes(&self) -> u64 {
+        let copies = 2 * u64::from(self.hosts) + 6;
+        copies * self.payload_bytes() as u64
     }
 
     /// The least time in which all hosts can hold the payload: the seed must send it once, each
@@ -104,6 +115,8 @@ fn number<N: std::str::FromStr>(word: &str) -> Result<N, String> {
 #[derive(Debug, Serialize)]
 struct Distribution {
     filesystem: String,
+    /// How much memory was made ready before.
+    warm_memory_bytes: u64,
     /// From the start of `deploy` to its end, after the last host's verified promote.
     seconds: f64,
     bound_seconds: f64,
@@ -129,6 +142,7 @@ fn measure_distribution(options: &Options) -> Option<Distribution> {
         .hosts(options.hosts)
         .rate_mbit(options.rate_mbit);
     let fleet = options.place(builder).build()?;
+    let memory = (!options.cold_memory).then(|| WarmMemory::hold(options.memory_bytes()));
     let coordinator = fleet.coordinator();
     let repo = SourceRepo::create(&fleet.dir().join("payload"));
     write_incompressible(&repo.dir().join("payload.bin"), options.payload_bytes(), 1);
@@ -160,6 +174,7 @@ fn measure_distribution(options: &Options) -> Option<Distribution> {
     let cpu = usage_after.cpu - usage.cpu + deploy_usage.cpu;
     Some(Distribution {
         filesystem: fleet.filesystem(),
+        warm_memory_bytes: memory.map_or(0, |memory| memory.bytes()),
         seconds,
         bound_seconds: options.bound_seconds(),
         bound_ratio: seconds / options.bound_seconds(),
@@ -210,11 +225,14 @@ struct Activation {
     filesystem: String,
     files: usize,
     bytes: u64,
+    /// To make the tree.
+    prepare_seconds: f64,
+    /// To check it, and switch to it.
     promote_seconds: f64,
     files_per_second: f64,
     /// The same tree with one line changed.
     update_seconds: f64,
-    update_promote_seconds: f64,
+    update_activate_seconds: f64,
     update_fetched_bytes: u64,
 }
 
@@ -235,18 +253,23 @@ fn measure_activation(options: &Options) -> Option<Activation> {
     repo.archived(&commit)
         .assert_is(&fleet.host(1).live("files"));
 
-    let promote = |report: &scap_tests::fleet::DeployReport| {
-        report.host("host1").promote_seconds.expect("it promoted")
+    let activate = |report: &scap_tests::fleet::DeployReport| {
+        let host = report.host("host1");
+        let seconds = host.prepare_seconds.zip(host.promote_seconds);
+        seconds.expect("it prepared and promoted")
     };
+    let (prepare_seconds, promote_seconds) = activate(&first);
+    let (update_prepare, update_promote) = activate(&update);
     let fetched = update.host("host1").bytes;
     Some(Activation {
         filesystem: fleet.filesystem(),
         files: tree.file_count(),
         bytes: tree.file_bytes(),
-        promote_seconds: promote(&first),
-        files_per_second: tree.file_count() as f64 / promote(&first),
+        prepare_seconds,
+        promote_seconds,
+        files_per_second: tree.file_count() as f64 / (prepare_seconds + promote_seconds),
         update_seconds,
-        update_promote_seconds: promote(&update),
+        update_activate_seconds: update_prepare + update_promote,
         update_fetched_bytes: fetched.seed + fetched.peers,
     })
 }
@@ -289,8 +312,13 @@ fn print_table(options: &Options, machine: &Machine, d: &Distribution, a: &Activ
     let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
     eprintln!("{machine:?}");
     eprintln!(
-        "{} MiB to {} hosts at {} Mbit/s, {}, on {}",
-        options.mib, options.hosts, options.rate_mbit, options.topology, d.filesystem
+        "{} MiB to {} hosts at {} Mbit/s, {}, on {}, {:.0} MiB of memory made ready",
+        options.mib,
+        options.hosts,
+        options.rate_mbit,
+        options.topology,
+        d.filesystem,
+        mib(d.warm_memory_bytes)
     );
     for (what, value, target) in [
         ("seconds", d.seconds, ""),

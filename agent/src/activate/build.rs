@@ -310,6 +310,7 @@ pub(super) fn write_node(
                 chunks.with(extent, write)?.doing(doing)?;
             }
             if *hasher.finalize().as_bytes() != *content.hash.as_bytes() {
+                chunks.blame(content)?;
                 return Err(ActivateError::WrongContent(entry.path.clone()));
             }
             with_mode(&file, mode).map(Some).doing(doing)

@@ -1,8 +1,12 @@
 //! The chunks that files are written from, the last few of them decoded.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::collections::VecDeque;
 
-use scap_proto::{content::Extent, id::ChunkId};
+use bytes::Bytes;
+use scap_proto::{
+    content::{Extent, FileContent},
+    id::ChunkId,
+};
 
 use super::{ChunkSource, error::ActivateError};
 
@@ -10,11 +14,12 @@ use super::{ChunkSource, error::ActivateError};
 /// 64 of the usual one. Files of one bundle follow each other, so one chunk would mostly do.
 const CACHE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// A chunk source and what it gave last.
+/// A chunk source and what it gave last, which is not proved: whoever writes a file hashes the whole of it, and a
+/// hash of each of its chunks would only tell the same again.
 pub(super) struct Chunks<'a> {
     source: &'a dyn ChunkSource,
     /// The latest last.
-    cached: VecDeque<(ChunkId, Rc<Vec<u8>>)>,
+    cached: VecDeque<(ChunkId, Bytes)>,
     cached_bytes: usize,
 }
 
@@ -27,7 +32,8 @@ impl<'a> Chunks<'a> {
         }
     }
 
-    /// Hands the bytes of `extent` to `take`.
+    /// Hands the bytes of `extent` to `take`. They are not proved to be those of the chunk: where the file that they
+    /// make is not what it should be, [`Self::blame`] tells why.
     ///
     /// # Errors
     /// Where the source does not have the chunk, or the chunk is too short for the extent.
@@ -36,20 +42,34 @@ impl<'a> Chunks<'a> {
         extent: &Extent,
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, ActivateError> {
-        let plain = self.plain(&extent.chunk)?;
+        let plain = self.unproved(&extent.chunk)?;
         let start = extent.offset as usize;
-        let bytes = plain.get(start..start + extent.length as usize);
-        bytes
-            .map(take)
-            .ok_or(ActivateError::WrongChunk(extent.chunk))
+        match plain.get(start..start + extent.length as usize) {
+            Some(bytes) => Ok(take(bytes)),
+            None => {
+                self.source.plain(&extent.chunk)?;
+                Err(ActivateError::WrongChunk(extent.chunk))
+            }
+        }
     }
 
-    fn plain(&mut self, id: &ChunkId) -> Result<Rc<Vec<u8>>, ActivateError> {
+    /// Looks for the chunk that makes `content` another than it should be.
+    ///
+    /// # Errors
+    /// Where the source does not have one of its chunks as it should be.
+    pub(super) fn blame(&self, content: &FileContent) -> Result<(), ActivateError> {
+        for extent in &content.extents {
+            self.source.plain(&extent.chunk)?;
+        }
+        Ok(())
+    }
+
+    fn unproved(&mut self, id: &ChunkId) -> Result<Bytes, ActivateError> {
         if let Some(at) = self.cached.iter().rposition(|(cached, _)| cached == id) {
             let hit = self.cached.remove(at).expect("found there");
             self.cached.push_back(hit);
         } else {
-            let plain = Rc::new(self.source.plain(id)?);
+            let plain = self.source.unproved(id)?;
             while self.cached_bytes > CACHE_BYTES_MAX - plain.len().min(CACHE_BYTES_MAX) {
                 let (_, oldest) = self.cached.pop_front().expect("bytes are of something");
                 self.cached_bytes -= oldest.len();
@@ -58,6 +78,6 @@ impl<'a> Chunks<'a> {
             self.cached.push_back((*id, plain));
         }
         let (_, plain) = self.cached.back().expect("pushed above");
-        Ok(Rc::clone(plain))
+        Ok(plain.clone())
     }
 }

@@ -1,11 +1,13 @@
 //! One repo on this host: its directories, opened and checked, and what is recorded of it.
 
-use std::{collections::BTreeSet, fs::File, io, path::Path};
-
-use rustix::{
-    fs::{FlockOperation, Stat, StatVfsMountFlags},
-    io::Errno,
+use std::{
+    collections::BTreeSet,
+    fs::{File, TryLockError},
+    io,
+    path::Path,
 };
+
+use rustix::fs::{Stat, StatVfsMountFlags};
 use scap_proto::{
     content::FileContent,
     id::{ContentHash, ReleaseId},
@@ -23,6 +25,7 @@ use super::{
     record::{self, Found, Installed, Rev, State},
     trash::Trash,
 };
+use crate::lock::FileLock;
 
 /// How many release directories are kept, the live one included: what scap3 keeps. Until it is finalized
 /// there may be one more.
@@ -42,7 +45,7 @@ pub struct Deployment {
     pub(super) releases: Dir,
     pub(super) entries: Dir,
     pub(super) trash: Trash,
-    pub(super) lock: File,
+    pub(super) lock: FileLock,
     pub(super) state: State,
     pub(super) failpoints: Failpoints,
 }
@@ -114,11 +117,13 @@ impl Deployment {
         let revs = enter(&cache, "revs", DIRECTORY_MODE, GROUP_AND_OTHERS)?;
         let own = enter(&cache, ".scap", PRIVATE_MODE, GROUP_AND_OTHERS)?;
         let lock = open_lock(&own).doing(|| "open the lock".to_owned())?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(ActivateError::Busy(repo.clone())),
-            Err(error) => return Err(io::Error::from(error)).doing(|| "take the lock".to_owned()),
-        }
+        let lock = match FileLock::try_take(lock) {
+            Ok(lock) => lock,
+            Err(TryLockError::WouldBlock) => return Err(ActivateError::Busy(repo.clone())),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).doing(|| "take the lock".to_owned());
+            }
+        };
         Ok(Self {
             repo: repo.clone(),
             parent,
@@ -311,7 +316,7 @@ impl Deployment {
 
     /// Now, by the clock of the file system that the trees are on, in nanoseconds.
     pub(super) fn now(&self) -> Result<i128, ActivateError> {
-        touch(&self.lock).doing(|| "touch the lock".to_owned())
+        touch(self.lock.file()).doing(|| "touch the lock".to_owned())
     }
 
     pub(super) fn load_inodes(&self) -> Result<Inodes, ActivateError> {

@@ -9,6 +9,7 @@ use std::{
     vec,
 };
 
+use bytes::Bytes;
 use scap_proto::{
     content::{ChunkRef, Descriptor, EntriesReader, Entry, SnapshotRef, Totals},
     id::ChunkId,
@@ -131,7 +132,7 @@ fn fetch(
         .doing(doing)
 }
 
-fn fetch_chunk(source: &dyn ChunkSource, chunk: ChunkRef) -> Result<Vec<u8>, ActivateError> {
+fn fetch_chunk(source: &dyn ChunkSource, chunk: ChunkRef) -> Result<Bytes, ActivateError> {
     let bytes = source.plain(&chunk.id)?;
     if bytes.len() == chunk.plain_length as usize && ChunkId::of(&bytes) == chunk.id {
         Ok(bytes)

@@ -10,6 +10,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, BufReader, BufWriter, Read, Write},
+    time::Duration,
 };
 
 use rustix::fs::Stat;
@@ -27,6 +28,9 @@ const RACY_NANOS: i128 = 20_000_000;
 /// The same on a file system that keeps whole seconds, or two.
 const RACY_NANOS_COARSE: i128 = 3_000_000_000;
 
+/// More than this is not read again, but waited for: reading and hashing it takes about as long as the wait.
+const REREAD_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// Most rows that are kept beside the sorted ones: a hash table of them is under 1 MiB.
 const FRESH_MAX: usize = 8192;
 
@@ -43,6 +47,14 @@ struct Row {
     hash: ContentHash,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    /// When, by the file system's clock.
+    at: i128,
+    inode: u64,
+    bytes: u64,
+}
+
 /// The rows of one file system, 48 bytes each.
 #[derive(Debug)]
 pub(super) struct Inodes {
@@ -51,8 +63,8 @@ pub(super) struct Inodes {
     rows: Vec<Row>,
     /// Of inodes not among `rows`; sorted into them when there are [`FRESH_MAX`].
     fresh: HashMap<u64, Row>,
-    /// Files written a moment ago, with the time of it: too new for a row that can be trusted.
-    recent: VecDeque<(i128, u64)>,
+    /// Files written a moment ago: too new for a row that can be trusted.
+    recent: VecDeque<Written>,
     changed: bool,
 }
 
@@ -87,9 +99,9 @@ impl Inodes {
     /// # Errors
     /// Where the disk is full or fails.
     pub(super) fn save(&mut self, dir: &Dir, name: &str, now: i128) -> Result<(), ActivateError> {
-        for (written, inode) in std::mem::take(&mut self.recent) {
-            if written + RACY_NANOS >= now {
-                self.forget(inode);
+        for written in std::mem::take(&mut self.recent) {
+            if written.at + RACY_NANOS >= now {
+                self.forget(written.inode);
             }
         }
         self.settle();
@@ -120,6 +132,21 @@ impl Inodes {
         Ok(())
     }
 
+    /// How long to wait before [`Self::save`], so that nothing that was just written has to be read again: nothing
+    /// where reading takes less. `now` is the file system's time.
+    pub(super) fn settles_in(&self, now: i128) -> Duration {
+        let is_racy = |written: &&Written| written.at + RACY_NANOS >= now;
+        let racy = self.recent.iter().filter(is_racy);
+        let bytes: u64 = racy.clone().map(|written| written.bytes).sum();
+        let until = racy.map(|written| written.at + RACY_NANOS + 1).max();
+        match until {
+            Some(until) if bytes > REREAD_BYTES_MAX => {
+                Duration::from_nanos(u64::try_from(until - now).unwrap_or(0))
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Whether the file of this status is proved to hold this content.
     pub(super) fn proves(&self, stat: &Stat, hash: &ContentHash) -> bool {
         self.find(stat.st_ino)
@@ -135,11 +162,15 @@ impl Inodes {
         while self
             .recent
             .front()
-            .is_some_and(|(then, _)| then + 2 * RACY_NANOS < written)
+            .is_some_and(|then| then.at + 2 * RACY_NANOS < written)
         {
             self.recent.pop_front();
         }
-        self.recent.push_back((written, stat.st_ino));
+        self.recent.push_back(Written {
+            at: written,
+            inode: stat.st_ino,
+            bytes: u64::try_from(stat.st_size).unwrap_or(0),
+        });
         self.set(stat, hash);
     }
 
@@ -316,7 +347,7 @@ impl<S: Read> Sum<S> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::{fs, os::unix::fs::FileExt, thread::sleep, time::Duration};
+    use std::{fs, os::unix::fs::FileExt, thread::sleep};
 
     use super::*;
     use crate::activate::dir::touch;
@@ -397,6 +428,24 @@ mod tests {
         inodes.note_read(&stat, hash("a"), changed_nanos(&stat) + margin(&stat));
         assert!(!inodes.proves(&stat, &hash("a")));
         inodes.note_read(&stat, hash("a"), setup.now_past_margin(&stat));
+        assert!(inodes.proves(&stat, &hash("a")));
+    }
+
+    #[test]
+    fn much_that_was_just_written_is_worth_waiting_for_and_little_is_not() {
+        let setup = Setup::new();
+        let mut inodes = Inodes::load(&setup.dir, "rows").unwrap();
+        let mut stat = setup.write("a");
+        let written = changed_nanos(&stat);
+        inodes.note_written(&stat, hash("a"));
+        assert_eq!(inodes.settles_in(written), Duration::ZERO);
+        stat.st_size = i64::try_from(REREAD_BYTES_MAX).unwrap();
+        inodes.note_written(&stat, hash("a"));
+        let wait = inodes.settles_in(written);
+        assert_eq!(wait, Duration::from_nanos(20_000_001));
+        let then = written + i128::try_from(wait.as_nanos()).unwrap();
+        assert_eq!(inodes.settles_in(then), Duration::ZERO);
+        inodes.save(&setup.dir, "rows", then).unwrap();
         assert!(inodes.proves(&stat, &hash("a")));
     }
 

@@ -41,6 +41,7 @@ mod recover;
 mod tests;
 mod trash;
 
+use bytes::Bytes;
 use scap_proto::{
     content::SnapshotRef,
     id::{ChunkId, GitOid, ReleaseId},
@@ -61,7 +62,16 @@ pub trait ChunkSource {
     ///
     /// # Errors
     /// [`SourceError`].
-    fn plain(&self, id: &ChunkId) -> Result<Vec<u8>, SourceError>;
+    fn plain(&self, id: &ChunkId) -> Result<Bytes, SourceError>;
+
+    /// The plain bytes of a chunk, which need not be verified: whoever asks hashes what they are part of, and finds
+    /// out by [`Self::plain`] which of them was wrong.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn unproved(&self, id: &ChunkId) -> Result<Bytes, SourceError> {
+        self.plain(id)
+    }
 }
 
 /// A release to be made live.

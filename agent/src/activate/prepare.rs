@@ -144,12 +144,13 @@ impl Deployment {
             build.push(&entry?)?;
         }
         prepared.built = build.finish();
-        // The rows are of a time when nobody else could reach the files yet.
-        self.save_inodes(&mut inodes)?;
         prepared.write_time = start.elapsed();
 
         let start = Instant::now();
         self.sync()?;
+        // The rows are of a time when nobody else could reach the files yet.
+        std::thread::sleep(inodes.settles_in(self.now()?));
+        self.save_inodes(&mut inodes)?;
         // The record first: a directory beneath `revs` that has none is not ours.
         record::replace(&self.releases, installed.rev.as_str(), installed)?;
         let publish = || {

@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use bytes::Bytes;
 use scap_proto::{
     content::SnapshotRef,
     frame::{self, FrameError},
@@ -30,7 +31,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ActivateError, ChunkSource, Deployment, Failpoints, Installed, SourceError, Target, authorise,
+    ActivateError, Built, ChunkSource, Deployment, Failpoints, Installed, SourceError, Target,
+    authorise,
 };
 use crate::{
     clock,
@@ -44,7 +46,7 @@ pub const SOCKET_NAME: &str = "activator.sock";
 /// What the activator is asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
-    /// Make a release live, or go back from it: what the order's directive says.
+    /// Make a release's directory, make it live, or go back from it: what the order's directive says.
     Order(Box<Order>),
     /// Record that a release is the stable one.
     Finalize(Box<Finalize>),
@@ -252,23 +254,24 @@ impl Activator {
                 return Ok(Answer::Refused(refusal));
             }
             let mut done = Activated::default();
-            match order.directive.stage {
-                Stage::Promote => {
-                    let target = Target {
-                        release: order.release.id(),
-                        sequence: about.sequence,
-                        commit: about.commit.clone(),
-                        snapshot: about.snapshot,
-                    };
-                    let promoted = deployment.promote(&target, &self.store)?;
-                    let built = promoted.prepared.built;
-                    done.files_written = built.files_written;
-                    done.files_reused = built.files_linked + built.files_cloned;
+            let target = Target {
+                release: order.release.id(),
+                sequence: about.sequence,
+                commit: about.commit.clone(),
+                snapshot: about.snapshot,
+            };
+            let built = match order.directive.stage {
+                // Its directory is made while nobody waits for it, and a full disk is found out before anything is
+                // switched.
+                Stage::Fetch => deployment.prepare(&target, &self.store)?.built,
+                Stage::Promote => deployment.promote(&target, &self.store)?.prepared.built,
+                Stage::Revert => {
+                    revert(deployment, &target.release, &self.store)?;
+                    Built::default()
                 }
-                Stage::Revert => revert(deployment, &order.release.id(), &self.store)?,
-                // Fetching is not the activator's.
-                Stage::Fetch => {}
-            }
+            };
+            done.files_written = built.files_written;
+            done.files_reused = built.files_linked + built.files_cloned;
             done.standing = standing(deployment)?;
             done.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             Ok(Answer::Done(Box::new(done)))
@@ -362,15 +365,23 @@ fn standing(deployment: &Deployment) -> Result<RepoStanding, ActivateError> {
 }
 
 impl ChunkSource for StoreReader {
-    fn plain(&self, id: &ChunkId) -> Result<Vec<u8>, SourceError> {
-        match self.plain(id) {
-            Ok(Lookup::Found(plain)) => Ok(plain),
-            Ok(Lookup::Absent | Lookup::Lost) => Err(SourceError::Missing(*id)),
-            Err(error) => Err(SourceError::Read {
-                chunk: *id,
-                source: error.into(),
-            }),
-        }
+    fn plain(&self, id: &ChunkId) -> Result<Bytes, SourceError> {
+        found(id, self.plain(id))
+    }
+
+    fn unproved(&self, id: &ChunkId) -> Result<Bytes, SourceError> {
+        found(id, self.unproved(id))
+    }
+}
+
+fn found(id: &ChunkId, read: Result<Lookup<Bytes>, StoreError>) -> Result<Bytes, SourceError> {
+    match read {
+        Ok(Lookup::Found(plain)) => Ok(plain),
+        Ok(Lookup::Absent | Lookup::Lost) => Err(SourceError::Missing(*id)),
+        Err(error) => Err(SourceError::Read {
+            chunk: *id,
+            source: error.into(),
+        }),
     }
 }
 

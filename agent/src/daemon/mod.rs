@@ -483,11 +483,11 @@ impl Daemon {
                     repo = %key.0, release = %release.short(), millis = done.millis,
                     written = done.files_written, reused = done.files_reused, "activated"
                 );
-                repo.activated(release, *done);
+                repo.activated(*done);
             }
             Ok(Answer::MissingChunk(chunk)) => {
                 tracing::warn!(repo = %key.0, %chunk, "a chunk is missing; fetching it again");
-                if repo.missing_chunk(release, chunk) {
+                if repo.missing_chunk(chunk) {
                     // The store finds out too that it does not have it.
                     let store = self.node.store().clone();
                     let look = tokio::task::spawn_blocking(move || store.get(&chunk).map(drop));
@@ -499,12 +499,12 @@ impl Daemon {
             }
             Ok(Answer::Refused(reason) | Answer::Failed(reason)) => {
                 tracing::error!(repo = %key.0, release = %release.short(), reason, "not activated");
-                repo.activation_failed(release, reason);
+                repo.activation_failed(reason);
             }
             Ok(Answer::Standing(_) | Answer::Differences(_)) => {
-                repo.activation_failed(release, "the activator answered something else".into());
+                repo.activation_failed("the activator answered something else".into());
             }
-            Err(error) => repo.activation_failed(release, crate::error_chain(&error)),
+            Err(error) => repo.activation_failed(crate::error_chain(&error)),
         }
         self.pursue(&key).await;
         self.report_now(&key).await;
@@ -588,6 +588,7 @@ impl Daemon {
             outcome: repo.outcome(progress),
             bytes: repo.bytes,
             fetch_millis: repo.fetch_millis,
+            prepare_millis: repo.prepare_millis,
             promote_millis: repo.promote_millis,
             standing: repo.report_standing(),
             extensions: Default::default(),

@@ -24,19 +24,26 @@ pub(crate) struct Repo {
     pub(crate) standing: RepoStanding,
     pub(crate) bytes: BytesBySource,
     pub(crate) fetch_millis: u64,
+    pub(crate) prepare_millis: u64,
     pub(crate) promote_millis: u64,
     /// The release that is attached to the node, and whether all of it is here.
     attached: Option<(ReleaseId, bool)>,
-    is_activating: bool,
+    /// What the activator is at work on.
+    activating: Option<Pursued>,
     /// The directive that was followed to its end, and how that was.
-    ended: Option<Ended>,
+    ended: Option<(Pursued, Result<(), String>)>,
     /// An order that was refused after the one obeyed.
     refused: Option<String>,
     refetches: u32,
 }
 
-/// A release and directive, and how following it ended.
-type Ended = (ReleaseId, (u64, u64), Result<(), String>);
+/// A directive of a release, by its epoch and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pursued {
+    pub(crate) release: ReleaseId,
+    directive: (u64, u64),
+    stage: Stage,
+}
 
 /// What to do next about a repo.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,9 +73,10 @@ impl Repo {
             standing: RepoStanding::default(),
             bytes: BytesBySource::default(),
             fetch_millis: 0,
+            prepare_millis: 0,
             promote_millis: 0,
             attached: None,
-            is_activating: false,
+            activating: None,
             ended: None,
             refused: None,
             refetches: 0,
@@ -87,6 +95,7 @@ impl Repo {
         if self.accepted().map(|accepted| accepted.release) != before {
             self.bytes = BytesBySource::default();
             self.fetch_millis = 0;
+            self.prepare_millis = 0;
             self.promote_millis = 0;
             self.refetches = 0;
         }
@@ -98,23 +107,15 @@ impl Repo {
 
     /// What to do now, if anything. It counts as begun.
     pub(crate) fn next_step(&mut self) -> Option<Step> {
-        let Accepted {
-            release,
-            directive,
-            stage,
-            ..
-        } = *self.accepted()?;
-        if self.is_activating {
+        let pursued = self.pursued()?;
+        let Pursued { release, stage, .. } = pursued;
+        if self.activating.is_some() {
             return None;
         }
-        let ended = self
-            .ended
-            .as_ref()
-            .filter(|(r, d, _)| (*r, *d) == (release, directive));
-        let is_ended = match ended {
+        let is_ended = match self.ended.as_ref().filter(|(ended, _)| *ended == pursued) {
             // What failed is tried again when it is ordered again.
-            Some((_, _, Err(_))) => return None,
-            Some((_, _, Ok(()))) => true,
+            Some((_, Err(_))) => return None,
+            Some((_, Ok(()))) => true,
             None => false,
         };
         let is_here = match self.attached {
@@ -128,24 +129,20 @@ impl Repo {
             }
             _ => false,
         };
-        if is_ended {
+        if is_ended || !(is_here || stage == Stage::Revert) {
             return None;
         }
-        match stage {
-            Stage::Fetch if is_here => {
-                self.ended = Some((release, directive, Ok(())));
-                None
-            }
-            Stage::Promote if is_here => {
-                self.is_activating = true;
-                Some(Step::Activate)
-            }
-            Stage::Fetch | Stage::Promote => None,
-            Stage::Revert => {
-                self.is_activating = true;
-                Some(Step::Activate)
-            }
-        }
+        self.activating = Some(pursued);
+        Some(Step::Activate)
+    }
+
+    /// What the accepted order says to do.
+    fn pursued(&self) -> Option<Pursued> {
+        self.accepted().map(|accepted| Pursued {
+            release: accepted.release,
+            directive: accepted.directive,
+            stage: accepted.stage,
+        })
     }
 
     pub(crate) fn fetched(&mut self, release: ReleaseId, millis: u64) {
@@ -162,32 +159,37 @@ impl Repo {
             .is_some_and(|(attached, _)| attached == release)
         {
             self.attached = None;
-            self.end(release, Err(reason));
+            self.ended = self.pursued().map(|pursued| (pursued, Err(reason)));
         }
     }
 
-    pub(crate) fn activated(&mut self, release: ReleaseId, done: Activated) {
-        self.is_activating = false;
+    /// The activator did what [`Step::Activate`] was about. A later order is still to be followed.
+    pub(crate) fn activated(&mut self, done: Activated) {
         self.standing = done.standing;
-        self.promote_millis = done.millis;
-        self.end(release, Ok(()));
+        if let Some(pursued) = self.activating.take() {
+            match pursued.stage {
+                Stage::Fetch => self.prepare_millis = done.millis,
+                Stage::Promote | Stage::Revert => self.promote_millis = done.millis,
+            }
+            self.ended = Some((pursued, Ok(())));
+        }
     }
 
-    pub(crate) fn activation_failed(&mut self, release: ReleaseId, reason: String) {
-        self.is_activating = false;
-        self.end(release, Err(reason));
+    pub(crate) fn activation_failed(&mut self, reason: String) {
+        let activating = self.activating.take();
+        self.ended = activating.map(|pursued| (pursued, Err(reason)));
     }
 
     /// A chunk was not there, or damaged. Returns whether to detach the release, so that what is
     /// missing is fetched again.
-    pub(crate) fn missing_chunk(&mut self, release: ReleaseId, chunk: ChunkId) -> bool {
-        self.is_activating = false;
+    pub(crate) fn missing_chunk(&mut self, chunk: ChunkId) -> bool {
         self.refetches += 1;
         if self.refetches > REFETCHES_MAX {
             let reason = format!("chunk {chunk} is missing from the store again and again");
-            self.end(release, Err(reason));
+            self.activation_failed(reason);
             return false;
         }
+        self.activating = None;
         self.attached = None;
         true
     }
@@ -211,23 +213,17 @@ impl Repo {
                 reason: report::bounded_reason(reason.clone()),
             };
         }
-        let Some(accepted) = self.accepted() else {
+        if self.accepted().is_none() {
             return Outcome::Idle;
-        };
+        }
         match &self.ended {
-            Some((release, directive, result))
-                if (*release, *directive) == (accepted.release, accepted.directive) =>
-            {
-                match result {
-                    Ok(()) => Outcome::Done,
-                    Err(reason) => Outcome::Failed {
-                        reason: report::bounded_reason(reason.clone()),
-                    },
-                }
-            }
+            Some((ended, Ok(()))) if Some(*ended) == self.pursued() => Outcome::Done,
+            Some((ended, Err(reason))) if Some(*ended) == self.pursued() => Outcome::Failed {
+                reason: report::bounded_reason(reason.clone()),
+            },
             _ => {
                 let (chunks_held, chunks_total, waiting) = progress.unwrap_or_default();
-                let activating = self.is_activating.then(|| "the activator".to_owned());
+                let activating = self.activating.map(|_| "the activator".to_owned());
                 let waiting = report::bounded_reason(activating.or(waiting).unwrap_or_default());
                 Outcome::Working {
                     chunks_held,
@@ -250,13 +246,92 @@ impl Repo {
             finalized_sequence: acceptance.finalized_sequence(),
         }
     }
+}
 
-    fn end(&mut self, release: ReleaseId, result: Result<(), String>) {
-        if let Some(accepted) = self
-            .accepted()
-            .filter(|accepted| accepted.release == release)
-        {
-            self.ended = Some((release, accepted.directive, result));
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    const RELEASE: ReleaseId = ReleaseId::from_bytes([7; 32]);
+
+    fn repo() -> Repo {
+        Repo::new("group/app".parse().unwrap(), "production".parse().unwrap())
+    }
+
+    fn order(repo: &mut Repo, number: u64, stage: Stage) {
+        let accepted = Accepted {
+            sequence: 1,
+            release: RELEASE,
+            directive: (1, number),
+            stage,
+        };
+        let mut saved = repo.saved.clone();
+        saved.acceptance.accepted = Some(accepted);
+        repo.follow(saved);
+    }
+
+    /// A repo whose release is here.
+    fn fetched() -> Repo {
+        let mut repo = repo();
+        order(&mut repo, 1, Stage::Fetch);
+        let instead_of = None;
+        assert_eq!(repo.next_step(), Some(Step::Fetch { instead_of }));
+        assert_eq!(repo.next_step(), None);
+        repo.fetched(RELEASE, 5);
+        repo
+    }
+
+    fn activated(repo: &mut Repo, millis: u64) {
+        repo.activated(Activated {
+            millis,
+            ..Activated::default()
+        });
+    }
+
+    #[test]
+    fn fetching_ends_with_the_directory_made_and_promoting_with_the_switch() {
+        let mut repo = fetched();
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert!(repo.is_working());
+        activated(&mut repo, 10);
+        assert_eq!(repo.next_step(), None);
+        assert_eq!(repo.outcome(None), Outcome::Done);
+        order(&mut repo, 2, Stage::Promote);
+        assert!(repo.is_working());
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        activated(&mut repo, 3);
+        assert_eq!(repo.outcome(None), Outcome::Done);
+        assert_eq!((repo.prepare_millis, repo.promote_millis), (10, 3));
+    }
+
+    #[test]
+    fn an_order_that_comes_while_the_activator_works_is_followed_after_it() {
+        for (first, second) in [
+            (Stage::Fetch, Stage::Promote),
+            (Stage::Promote, Stage::Revert),
+        ] {
+            let mut repo = fetched();
+            order(&mut repo, 2, first);
+            assert_eq!(repo.next_step(), Some(Step::Activate));
+            order(&mut repo, 3, second);
+            assert_eq!(repo.next_step(), None, "one at a time");
+            activated(&mut repo, 1);
+            assert!(repo.is_working(), "{second:?} is not done by {first:?}");
+            assert_eq!(repo.next_step(), Some(Step::Activate));
+            activated(&mut repo, 1);
+            assert_eq!(repo.outcome(None), Outcome::Done);
         }
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_when_it_is_ordered_again() {
+        let mut repo = fetched();
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        repo.activation_failed("disk full".into());
+        assert_eq!(repo.next_step(), None);
+        assert!(matches!(repo.outcome(None), Outcome::Failed { .. }));
+        order(&mut repo, 2, Stage::Fetch);
+        assert_eq!(repo.next_step(), Some(Step::Activate));
     }
 }

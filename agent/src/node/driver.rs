@@ -477,14 +477,14 @@ impl Driver {
         ) else {
             return;
         };
-        let (link, store) = (known.link.clone(), self.shared.store.clone());
+        let (link, shared) = (known.link.clone(), self.shared.clone());
         let request = ChunkRequest { handle, index };
         let fetch = self.fetches.spawn(async move {
             (
                 peer,
                 transfer,
                 index,
-                fetch::fetch(&link, request, chunk, store).await,
+                fetch::fetch(&link, request, chunk, shared).await,
             )
         });
         self.fetching.insert((peer, transfer, index), fetch);

@@ -1,6 +1,6 @@
 //! One request for one chunk.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use scap_proto::{
@@ -13,10 +13,8 @@ use scap_proto::{
     },
 };
 
-use crate::{
-    store::{Store, StoreError},
-    swarm::Failure,
-};
+use super::Shared;
+use crate::{store::StoreError, swarm::Failure};
 
 /// Longest that a request may take, whatever the engine thinks of it: so that a peer that sends a byte now and
 /// then cannot hold a stream for ever.
@@ -65,7 +63,7 @@ pub(crate) async fn fetch(
     link: &Link,
     request: ChunkRequest,
     chunk: ChunkRef,
-    store: Store,
+    shared: Arc<Shared>,
 ) -> Result<u64, FetchError> {
     let answer = tokio::time::timeout(REQUEST_TIME_MAX, ask(link, request, chunk))
         .await
@@ -73,7 +71,8 @@ pub(crate) async fn fetch(
     let length = answer.len() as u64;
     let verify_and_store = move || {
         let verified = RawChunk::new(answer).verify(chunk.id, chunk.plain_length)?;
-        store.put(&verified)?;
+        shared.store.put(&verified)?;
+        shared.recent.add(&verified);
         Ok::<_, FetchError>(())
     };
     tokio::task::spawn_blocking(verify_and_store)

@@ -45,6 +45,6 @@ fn known_chunks(store: &Store, snapshot: SnapshotRef) -> Result<Layout, StoreErr
             None => return Ok(layout),
         }
     }
-    let _ = layout.add_chunk_list(pages.iter().map(Vec::as_slice));
+    let _ = layout.add_chunk_list(pages.iter().map(|page| &**page));
     Ok(layout)
 }

@@ -12,6 +12,7 @@ mod edges;
 mod event;
 mod fetch;
 mod keep;
+mod recent;
 mod redial;
 mod serve;
 mod session;
@@ -33,7 +34,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{driver::Driver, event::Event, serve::Uploads};
+use self::{driver::Driver, event::Event, recent::Recent, serve::Uploads};
 use crate::store::Store;
 
 pub use self::{event::Job, keep::collect, session::ControlStream};
@@ -118,6 +119,7 @@ pub(crate) struct Shared {
     name: NodeId,
     endpoint: Endpoint,
     store: Store,
+    recent: Recent,
     uploads: Uploads,
     events: mpsc::Sender<Event>,
     /// Where control streams go; a node that takes no orders has none.
@@ -151,6 +153,7 @@ impl Node {
             name,
             endpoint: endpoint.clone(),
             store,
+            recent: Recent::default(),
             uploads: Uploads::new(),
             events,
             control,

@@ -10,14 +10,17 @@ use std::{
 
 use bytes::Bytes;
 use quinn::SendStream;
-use scap_proto::wire::{
-    chunk::{ChunkRequest, ReplyHeader},
-    close,
+use scap_proto::{
+    content::ChunkRef,
+    wire::{
+        chunk::{ChunkRequest, ReplyHeader},
+        close,
+    },
 };
 use tokio::sync::Semaphore;
 
-use super::transfer::Transfer;
-use crate::store::{Lookup, Store};
+use super::{Shared, transfer::Transfer};
+use crate::store::{Lookup, StoreError};
 
 /// Most bytes of chunks on their way to all peers at a time: about 8 chunks of the usual length, which the
 /// simulator found to spread fastest. Few, so that they finish and multiply; enough for 1 Gbit/s at 12 ms
@@ -100,7 +103,7 @@ impl Uploads {
     /// stream is reset.
     pub(crate) async fn serve(
         &self,
-        store: &Store,
+        shared: &Shared,
         handles: &Handles,
         request: ChunkRequest,
         mut stream: SendStream,
@@ -127,10 +130,8 @@ impl Uploads {
         drop(waiting);
         let _turns = (ours.expect("never closed"), turn.expect("never closed"));
 
-        let reader = store.clone();
-        let read = tokio::task::spawn_blocking(move || reader.get(&chunk.id)).await;
-        let encoded = match read.expect("reading a chunk does not panic") {
-            Ok(Lookup::Found(chunk)) => chunk.encoded().clone(),
+        let encoded = match encoded(shared, &chunk).await {
+            Ok(Lookup::Found(encoded)) => encoded,
             // It asks for what we did not say we have.
             Ok(Lookup::Absent) => {
                 let _ = answer(&mut stream, ReplyHeader::NotHeld, Bytes::new()).await;
@@ -157,6 +158,17 @@ impl Uploads {
         };
         Some((transfer, served))
     }
+}
+
+/// The encoded bytes of a chunk that should be held.
+async fn encoded(shared: &Shared, chunk: &ChunkRef) -> Result<Lookup<Bytes>, StoreError> {
+    if let Some(encoded) = shared.recent.get(&chunk.id) {
+        return Ok(Lookup::Found(encoded));
+    }
+    let (store, id) = (shared.store.clone(), chunk.id);
+    let read = tokio::task::spawn_blocking(move || store.get(&id)).await;
+    let found = read.expect("reading a chunk does not panic")?;
+    Ok(found.map(|chunk| chunk.encoded().clone()))
 }
 
 /// A request's place in the queue, given up when dropped.

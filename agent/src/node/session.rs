@@ -97,10 +97,7 @@ pub(crate) async fn run(
             Open::Chunk(request) => {
                 let (shared, handles) = (shared.clone(), handles.clone());
                 tasks.spawn(async move {
-                    let served = shared
-                        .uploads
-                        .serve(&shared.store, &handles, request, send)
-                        .await;
+                    let served = shared.uploads.serve(&shared, &handles, request, send).await;
                     if let Some((transfer, served)) = served.filter(|(_, s)| *s != Served::Not) {
                         let index = request.index;
                         let event = match served {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use scap_proto::{
     content::{
         ChunkRef, Descriptor, Layout, SnapshotRef, descriptor::DescriptorError, layout::LayoutError,
@@ -128,7 +129,7 @@ impl Transfer {
                 }
             }
             if pages.len() == layout.list_pages().len() {
-                layout.add_chunk_list(pages.iter().map(Vec::as_slice))?;
+                layout.add_chunk_list(pages.iter().map(|page| &**page))?;
             }
         }
         if layout.known() == before && layout.is_complete() == was_complete {
@@ -149,7 +150,7 @@ impl Transfer {
     }
 }
 
-fn plain(store: &Store, layout: &Layout, index: u32) -> Result<Option<Vec<u8>>, GrowError> {
+fn plain(store: &Store, layout: &Layout, index: u32) -> Result<Option<Bytes>, GrowError> {
     let Some(chunk) = layout.get(index) else {
         return Ok(None);
     };

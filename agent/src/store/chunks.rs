@@ -3,8 +3,10 @@
 //! ```text
 //! magic, with the version   4 bytes
 //! plain length              4, little-endian
-//! checksum                 16, the start of BLAKE3(chunk id, plain length, encoded bytes)
+//! checksum                 16, XXH3-128(chunk id, plain length, encoded bytes), little-endian
 //! ```
+//! A file of version 1, whose checksum was the start of a BLAKE3, counts as damaged: it is dropped and fetched again.
+//!
 //! The checksum names the chunk too, so another chunk's file in its place is noticed without decoding.
 //! It is against accidents; whoever must not trust the disk decodes: [`StoredChunk::plain`].
 
@@ -22,8 +24,9 @@ use scap_proto::{
     id::ChunkId,
     limits::ENCODED_CHUNK_BYTES_MAX,
 };
+use twox_hash::XxHash3_128;
 
-const MAGIC: [u8; 4] = *b"SCC1";
+const MAGIC: [u8; 4] = *b"SCC2";
 const CHECKSUM_BYTES: usize = 16;
 const HEADER_BYTES: usize = MAGIC.len() + 4 + CHECKSUM_BYTES;
 const FILE_BYTES_MAX: u64 = HEADER_BYTES as u64 + ENCODED_CHUNK_BYTES_MAX as u64;
@@ -57,10 +60,15 @@ impl StoredChunk {
     ///
     /// # Errors
     /// [`ChunkError`]: a file that was made with care, but not of this chunk.
-    pub fn plain(&self) -> Result<Vec<u8>, ChunkError> {
+    pub fn plain(&self) -> Result<Bytes, ChunkError> {
         RawChunk::new(self.encoded.clone())
             .verify_with_plain(self.id, self.plain_length)
             .map(|(_, plain)| plain)
+    }
+
+    /// The plain bytes, not proved to be those that the id names.
+    fn decoded(&self) -> Result<Bytes, ChunkError> {
+        RawChunk::new(self.encoded.clone()).decode(self.plain_length)
     }
 
     /// Length of the encoded bytes.
@@ -131,9 +139,15 @@ pub(super) fn read(path: &Path, id: &ChunkId) -> Result<StoredChunk, ReadError> 
 
 /// Reads the plain bytes of chunk `id` from the file at `path`. That they are what the id names proves more than the
 /// checksum would, so that is not looked at.
-pub(super) fn read_plain(path: &Path, id: &ChunkId) -> Result<Vec<u8>, ReadError> {
+pub(super) fn read_plain(path: &Path, id: &ChunkId) -> Result<Bytes, ReadError> {
     let (chunk, _) = parse(&File::open(path)?, id)?;
     Ok(chunk.plain()?)
+}
+
+/// As [`read_plain`], and proves nothing.
+pub(super) fn read_unproved(path: &Path, id: &ChunkId) -> Result<Bytes, ReadError> {
+    let (chunk, _) = parse(&File::open(path)?, id)?;
+    Ok(chunk.decoded()?)
 }
 
 /// As [`read`], proving what is on the disk, for a file that no sync has covered as far as is known.
@@ -185,11 +199,9 @@ fn parse(file: &File, id: &ChunkId) -> Result<(StoredChunk, [u8; CHECKSUM_BYTES]
 }
 
 pub(super) fn checksum(id: &ChunkId, plain_length: u32, encoded: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(id.as_bytes());
-    hasher.update(&plain_length.to_le_bytes());
-    hasher.update(encoded);
-    let mut checksum = [0; CHECKSUM_BYTES];
-    hasher.finalize_xof().fill(&mut checksum);
-    checksum
+    let mut hasher = XxHash3_128::new();
+    hasher.write(id.as_bytes());
+    hasher.write(&plain_length.to_le_bytes());
+    hasher.write(encoded);
+    hasher.finish_128().to_le_bytes()
 }

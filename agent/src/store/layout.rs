@@ -9,7 +9,7 @@
 //! ```
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, OpenOptions, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
@@ -22,6 +22,7 @@ use super::{
     chunks, durable,
     error::{StoreError, says_full},
 };
+use crate::lock::FileLock;
 
 const VERSION: &str = "scap store 1";
 
@@ -73,7 +74,7 @@ impl Layout {
     ///
     /// # Errors
     /// [`StoreError`]: why this cannot be, or become, our store.
-    pub(super) fn prepare(&self) -> Result<Lock, StoreError> {
+    pub(super) fn prepare(&self) -> Result<FileLock, StoreError> {
         make_directory(&self.directory)?;
         let lock = self.lock()?;
         self.prepare_version()?;
@@ -173,7 +174,7 @@ impl Layout {
         self.directory.join("version")
     }
 
-    fn lock(&self) -> Result<Lock, StoreError> {
+    fn lock(&self) -> Result<FileLock, StoreError> {
         let path = self.directory.join("lock");
         let file = OpenOptions::new()
             .write(true)
@@ -181,13 +182,12 @@ impl Layout {
             .truncate(false)
             .open(&path)
             .map_err(StoreError::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock(file)),
-            Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
+        FileLock::try_take(file).map_err(|error| match error {
+            TryLockError::WouldBlock => StoreError::InUse {
                 path: self.directory.clone(),
-            }),
-            Err(TryLockError::Error(source)) => Err(StoreError::io("lock", &path)(source)),
-        }
+            },
+            TryLockError::Error(source) => StoreError::io("lock", &path)(source),
+        })
     }
 
     /// A directory without a version becomes a store only where it is empty: its owner may have named
@@ -212,18 +212,6 @@ impl Layout {
             io::Write::write_all(file, format!("{VERSION}\n").as_bytes())
         })
         .map_err(|source| self.write_error("write", &path, VERSION.len() as u64, source))
-    }
-}
-
-/// The lock on a store.
-#[derive(Debug)]
-pub(super) struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing is not enough: a child of ours that is not yet at its `exec` still has the file open.
-        // Without a lock there would be nothing to give back.
-        let _ = self.0.unlock();
     }
 }
 

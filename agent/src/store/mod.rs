@@ -35,13 +35,14 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use bytes::Bytes;
 use scap_proto::{content::EncodedChunk, id::ChunkId};
 
 use self::{
     chunks::ReadError,
     have::{Have, Held},
     index::{AppendError, Index, Record},
-    layout::{Layout, Lock},
+    layout::Layout,
 };
 pub use self::{
     chunks::StoredChunk,
@@ -50,6 +51,7 @@ pub use self::{
     reader::StoreReader,
     recover::Recovery,
 };
+use crate::lock::FileLock;
 
 /// The store's name in a data directory.
 pub const DIRECTORY_NAME: &str = "store";
@@ -89,7 +91,7 @@ struct Inner {
     directory: File,
     sync_filesystem: fn(&File) -> io::Result<()>,
     /// Keeps other processes out until the last clone is dropped.
-    _lock: Lock,
+    _lock: FileLock,
 }
 
 /// What putting a chunk did.
@@ -115,6 +117,15 @@ pub enum Lookup<T> {
 }
 
 impl<T> Lookup<T> {
+    /// What was found, made into something else.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Lookup<U> {
+        match self {
+            Self::Found(found) => Lookup::Found(make(found)),
+            Self::Absent => Lookup::Absent,
+            Self::Lost => Lookup::Lost,
+        }
+    }
+
     /// The chunk, for those to whom absent and lost are the same.
     pub fn found(self) -> Option<T> {
         match self {
@@ -239,7 +250,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub fn plain(&self, id: &ChunkId) -> Result<Lookup<Vec<u8>>, StoreError> {
+    pub fn plain(&self, id: &ChunkId) -> Result<Lookup<Bytes>, StoreError> {
         self.read(id, chunks::read_plain)
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use scap_proto::id::ChunkId;
 
 use super::{
@@ -42,8 +43,17 @@ impl StoreReader {
     ///
     /// # Errors
     /// As [`Self::get`].
-    pub fn plain(&self, id: &ChunkId) -> Result<Lookup<Vec<u8>>, StoreError> {
+    pub fn plain(&self, id: &ChunkId) -> Result<Lookup<Bytes>, StoreError> {
         self.read(id, chunks::read_plain)
+    }
+
+    /// What the chunk's file holds, decoded, and not proved to be what the id names: for who proves the whole that
+    /// it is part of, and asks [`Self::plain`] where that fails.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn unproved(&self, id: &ChunkId) -> Result<Lookup<Bytes>, StoreError> {
+        self.read(id, chunks::read_unproved)
     }
 
     fn read<T>(

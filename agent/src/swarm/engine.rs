@@ -11,6 +11,7 @@ use rand_pcg::Pcg64Mcg;
 use super::{
     event::{Config, DropReason, Failure, Input, Output, PeerId, TransferId},
     peer::{Pace, Peer},
+    telling::{TOLD_AT_ONCE_MAX, Telling},
     transfer::Transfer,
 };
 
@@ -34,6 +35,7 @@ pub struct Swarm {
     pub(super) turn: PeerId,
     /// Sides with something to tell.
     pub(super) pending: BTreeSet<(TransferId, PeerId)>,
+    pub(super) telling: Telling,
     pub(super) in_flight_bytes: u64,
     pub(super) tick_at: Option<Duration>,
     pub(super) outputs: VecDeque<Output>,
@@ -51,6 +53,7 @@ impl Swarm {
             hungry: BTreeSet::new(),
             turn: PeerId(0),
             pending: BTreeSet::new(),
+            telling: Telling::default(),
             in_flight_bytes: 0,
             tick_at: None,
             outputs: VecDeque::new(),
@@ -123,6 +126,7 @@ impl Swarm {
                 }
             }
         }
+        self.tell_news();
         self.fill();
     }
 
@@ -131,26 +135,13 @@ impl Swarm {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
-        while let Some((transfer, peer)) = self.pending.pop_first() {
-            let side = self
-                .transfers
-                .get_mut(&transfer)
-                .and_then(|it| it.sides.get_mut(&peer));
-            let indexes = side.map(|it| std::mem::take(&mut it.pending));
-            if let Some(indexes) = indexes.filter(|it| !it.is_empty()) {
-                return Some(Output::Announce {
-                    peer,
-                    transfer,
-                    indexes,
-                });
-            }
-        }
-        None
+        self.next_announcement()
     }
 
     /// When to feed [`Input::Timeout`], if nothing else happens before.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        self.tick_at
+        let tell_at = self.telling.wait_until();
+        self.tick_at.into_iter().chain(tell_at).min()
     }
 
     fn grown(&mut self, id: TransferId, plain_lengths: &[u32]) {
@@ -165,7 +156,7 @@ impl Swarm {
             let fresh = indexes
                 .iter()
                 .copied()
-                .filter(|&index| transfer.hold(index))
+                .filter(|&index| transfer.hold(index, None))
                 .collect();
             self.held(id, fresh);
         }
@@ -177,8 +168,17 @@ impl Swarm {
             return;
         };
         let complete = transfer.missing == 0 && !fresh.is_empty();
-        let sides = transfer.sides.keys();
-        self.pending.extend(sides.map(|&peer| (id, peer)));
+        let opened: Vec<_> = transfer
+            .sides
+            .iter()
+            .filter(|(_, side)| side.opened)
+            .map(|(&peer, _)| (id, peer))
+            .collect();
+        if opened.len() <= TOLD_AT_ONCE_MAX {
+            self.pending.extend(opened);
+        } else {
+            self.telling.add(id, fresh.len());
+        }
         for index in fresh {
             let asked = self.transfers.get(&id).and_then(|it| it.asked.get(&index));
             if let Some(losers) = asked.cloned() {
@@ -186,6 +186,7 @@ impl Swarm {
             }
         }
         if complete {
+            self.telling.hurry();
             self.outputs.push_back(Output::Complete { transfer: id });
         }
         self.share(id);
@@ -242,7 +243,7 @@ impl Swarm {
         // It had the chunk, also where it never said so.
         it.gain(id, index);
         // Held first, so that the end of the request does not make it wanted again.
-        let fresh = it.hold(index);
+        let fresh = it.hold(index, Some(id));
         *it.received_bytes.entry(id).or_default() += bytes;
         if !fresh {
             it.duplicate_bytes += bytes;
@@ -258,7 +259,8 @@ impl Swarm {
     }
 
     fn failed(&mut self, id: PeerId, transfer: TransferId, index: u32, failure: Failure) {
-        let asked = self.take_request(id, (transfer, index)).is_some();
+        let sent = self.take_request(id, (transfer, index));
+        let asked = sent.is_some();
         match failure {
             Failure::WrongBytes => self.shun(id, DropReason::WrongBytes { transfer, index }),
             Failure::NotHeld => {
@@ -270,7 +272,9 @@ impl Swarm {
             Failure::Busy if asked => {
                 self.busy(id);
             }
-            Failure::Reset if asked => self.demerit(id, DropReason::Resets),
+            Failure::Reset if sent.is_some_and(|sent| self.is_news(id, &sent)) => {
+                self.demerit(id, DropReason::Resets);
+            }
             Failure::Busy | Failure::Reset => {}
             Failure::Local => {
                 let resume_at = self.pace.now + LOCAL_PAUSE;
@@ -320,6 +324,34 @@ impl Swarm {
         }
     }
 
+    /// Tells peers of the chunks that came, where that is due.
+    fn tell_news(&mut self) {
+        for id in self.telling.due(self.pace.now) {
+            if let Some(transfer) = self.transfers.get(&id) {
+                let sides = transfer.sides.keys();
+                self.pending.extend(sides.map(|&peer| (id, peer)));
+            }
+        }
+    }
+
+    fn next_announcement(&mut self) -> Option<Output> {
+        while let Some((transfer, peer)) = self.pending.pop_first() {
+            let side = self
+                .transfers
+                .get_mut(&transfer)
+                .and_then(|it| it.sides.get_mut(&peer));
+            let indexes = side.map(|it| std::mem::take(&mut it.pending));
+            if let Some(indexes) = indexes.filter(|it| !it.is_empty()) {
+                return Some(Output::Announce {
+                    peer,
+                    transfer,
+                    indexes,
+                });
+            }
+        }
+        None
+    }
+
     /// Tells every peer of its share of a transfer, where shares may have come free.
     fn share(&mut self, id: TransferId) {
         let Some(transfer) = self.transfers.get(&id) else {
@@ -348,7 +380,7 @@ impl Swarm {
         let known = self.peers.get(&peer)?;
         let it = self.transfers.get_mut(&transfer)?;
         let askable = !known.shunned && it.may_ask(known.link);
-        it.add_side(peer, askable);
+        it.add_side(peer, askable, known.link);
         Some(it)
     }
 

@@ -13,7 +13,7 @@
 //! - **Faults**: a peer that lets requests run out while others send loses them, pauses, and is dropped
 //!   and named after three times in a row; one that sends wrong bytes is dropped at once. What was asked
 //!   of it is asked of others.
-//! - **Who is told**: peers that opened the transfer, of every chunk as soon as it is held, or
+//! - **Who is told**: peers that opened the transfer, of every chunk that came, several at a time where many come, or
 //!   each of its own share ([`Reveal::OneEach`]).
 //!
 //! Lanes have their place: what they push comes in as [`Input::TransferHolds`] or
@@ -27,6 +27,7 @@ mod peer;
 mod requests;
 mod reveal;
 mod standing;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod transfer;

@@ -43,6 +43,8 @@ pub(super) struct Peer {
     completion: Completion,
     pub(super) demerits: u32,
     first_demerit_at: Duration,
+    /// When it got the last one.
+    pub(super) demerit_at: Option<Duration>,
     /// How often requests ran out with nobody else to prove that it was the peer's fault; each
     /// doubles how long it gets.
     pub(super) patience: u32,
@@ -67,6 +69,7 @@ impl Peer {
             completion: Completion::default(),
             demerits: 0,
             first_demerit_at: Duration::ZERO,
+            demerit_at: None,
             patience: 0,
             busy: 0,
             resume_at: None,
@@ -128,6 +131,7 @@ impl Peer {
             self.first_demerit_at = now;
         }
         self.demerits += DEMERIT;
+        self.demerit_at = Some(now);
     }
 
     /// Whether it sent anything since it last was beyond reproach.

@@ -94,7 +94,7 @@ impl Transfer {
         }
         side.opened = true;
         if self.one_each.is_none() {
-            let told = self.held.iter().filter(|&index| !side.has.contains(index));
+            let told = self.held.iter().filter(|&index| side.wants(index));
             side.pending = told.collect();
         }
     }
@@ -133,8 +133,16 @@ impl Transfer {
         let (least, most) = ALLOTTED_PER_PEER;
         let share = (ALLOTTED / opened.max(1)).clamp(least, most);
         loop {
-            let room = |side: &Side| side.opened && side.allotted.len() < share;
-            if !self.sides.get(&peer).is_some_and(room) {
+            let Some(side) = self.sides.get(&peer).filter(|side| side.opened) else {
+                return told;
+            };
+            // Who asks for nothing of its share may hold all of it, and lack just what nobody was told of.
+            let takes = |side: &Side| {
+                side.allotted.len() < share || side.allotted.values().any(|it| !it.lapsed)
+            };
+            let has_room = side.allotted.len() < share
+                || !self.sides.values().any(|side| side.opened && takes(side));
+            if !has_room {
                 return told;
             }
             let Some(index) = self.next_share(peer, rng) else {

@@ -7,7 +7,7 @@ use rand::Rng;
 use super::{
     engine::Swarm,
     event::{DropReason, Link, Output, PeerId},
-    peer::{DEMERIT, DEMERITS_MAX, Peer},
+    peer::{DEMERIT, DEMERITS_MAX, Peer, Sent},
 };
 
 /// First pause after a peer was busy, and after one let requests run out; each doubles up to
@@ -64,6 +64,13 @@ impl Swarm {
             let doublings = peer.busy - 1;
             self.pause(id, BUSY_PAUSE, doublings);
         }
+    }
+
+    /// Whether a request that failed tells more of a peer than its last demerit: one that was under way then was
+    /// ended by the same event.
+    pub(super) fn is_news(&self, id: PeerId, sent: &Sent) -> bool {
+        let peer = self.peers.get(&id);
+        peer.is_some_and(|peer| peer.demerit_at.is_none_or(|at| sent.at > at))
     }
 
     /// Counts a fault of a peer: it pauses, and after three in a row it is dropped. A peer that alone

@@ -10,6 +10,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod telling;
+
 const T: TransferId = TransferId(1);
 const CHUNK: u32 = 128 * 1024;
 const SWARM: Policy = Policy {
@@ -419,29 +421,6 @@ fn at_the_end_a_late_chunk_is_asked_of_a_second_peer_and_the_loser_is_cancelled(
 }
 
 #[test]
-fn a_chunk_is_announced_to_those_who_want_to_know_and_lack_it() {
-    let mut host = Host::new(SWARM, 10);
-    host.holds([3, 4]);
-    for peer in 1..=3 {
-        host.opener(peer);
-    }
-    host.connect(4);
-    host.available(1, [7]);
-    host.available(3, [7, 3]);
-    host.take();
-    host.receive(1, 7);
-    assert_eq!(host.told(), BTreeMap::from([(2, vec![7])]));
-    host.opener(5);
-    assert_eq!(host.told(), BTreeMap::from([(5, vec![3, 4, 7])]));
-    host.feed(Input::PeerClosed {
-        peer: PeerId(2),
-        transfer: T,
-    });
-    host.holds([8]);
-    assert_eq!(host.told().into_keys().collect::<Vec<_>>(), [1, 3, 5]);
-}
-
-#[test]
 fn what_a_peer_said_before_the_chunk_was_known_is_remembered() {
     let mut host = Host::new(SWARM, 1);
     host.holder(1, [5]);
@@ -527,6 +506,38 @@ fn what_was_allotted_to_a_peer_that_goes_or_stalls_is_told_to_another() {
         }
         assert_eq!(first, BTreeSet::new(), "goes: {goes}");
     }
+}
+
+#[test]
+fn requests_that_one_event_ended_count_once_against_a_peer() {
+    let mut host = Host::new(SWARM, 400);
+    host.holder(1, 0..400);
+    let mut under_way = VecDeque::new();
+    for _ in 0..60 {
+        host.pass(ms(10));
+        under_way.extend(host.requests());
+        let (peer, index) = under_way.pop_front().unwrap();
+        host.receive(peer, index);
+    }
+    assert!(under_way.len() > 3, "{under_way:?}");
+    for (peer, index) in under_way {
+        host.fail(peer, index, Failure::Reset);
+    }
+    assert_eq!(host.drops(), []);
+    // Those that it resets one after the other count each.
+    let mut drops = Vec::new();
+    for _ in 0..400 {
+        host.pass(ms(100));
+        let said = host.take();
+        for output in said {
+            match output {
+                Output::Request { peer, index, .. } => host.fail(peer.0, index, Failure::Reset),
+                Output::Drop { peer, reason } => drops.push((peer.0, reason)),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(drops, [(1, DropReason::Resets)]);
 }
 
 #[test]

@@ -47,6 +47,15 @@ pub(super) struct Side {
     pub(super) askable: bool,
     /// Holds nothing that is wanted. A wanted chunk that it comes to hold clears it.
     pub(super) dry: bool,
+    /// It hears also of what it has: an origin that shares out what nobody holds must know what somebody does.
+    pub(super) is_upstream: bool,
+}
+
+impl Side {
+    /// Whether it is to be told that we hold a chunk, if it wants to know of any.
+    pub(super) fn wants(&self, index: u32) -> bool {
+        self.is_upstream || !self.has.contains(index)
+    }
 }
 
 pub(super) struct Allotment {
@@ -101,8 +110,8 @@ impl Transfer {
         }
     }
 
-    /// Whether it is known and was not held before.
-    pub(super) fn hold(&mut self, index: u32) -> bool {
+    /// We hold a chunk, which came `from` a peer, where it came from one. Whether it is known and was not held before.
+    pub(super) fn hold(&mut self, index: u32, from: Option<PeerId>) -> bool {
         if index >= self.chunk_count() || !self.held.insert(index) {
             return false;
         }
@@ -110,18 +119,20 @@ impl Transfer {
         self.missing -= 1;
         self.refresh_unsent(index);
         if self.one_each.is_none() {
-            let opened = self.sides.values_mut().filter(|side| side.opened);
-            for side in opened.filter(|side| !side.has.contains(index)) {
-                side.pending.push(index);
+            for (&peer, side) in &mut self.sides {
+                if side.opened && side.wants(index) && Some(peer) != from {
+                    side.pending.push(index);
+                }
             }
         }
         true
     }
 
     /// Gives `peer` a side where it has none.
-    pub(super) fn add_side(&mut self, peer: PeerId, askable: bool) {
+    pub(super) fn add_side(&mut self, peer: PeerId, askable: bool, link: Link) {
         self.sides.entry(peer).or_insert_with(|| Side {
             askable,
+            is_upstream: link == Link::Upstream,
             ..Side::default()
         });
     }

@@ -588,6 +588,7 @@ fn summarize(
                     "seed": host.bytes.seed, "peers": host.bytes.peers, "reuse": host.bytes.reuse,
                 },
                 "fetch_seconds": host.fetch.as_secs_f64(),
+                "prepare_seconds": host.prepare.as_secs_f64(),
                 "promote_seconds": host.promote.as_secs_f64(),
                 "error": error,
             })
@@ -624,6 +625,7 @@ fn summarize(
             "connect": seconds.connect.as_secs_f64(),
             "snapshot": seconds.snapshot.as_secs_f64(),
             "fetch": slowest(|host| host.fetch),
+            "prepare": slowest(|host| host.prepare),
             "promote": slowest(|host| host.promote),
             "rollout": seconds.rollout.as_secs_f64(),
             "total": total,

@@ -152,6 +152,8 @@ pub struct HostProgress {
     pub waiting: String,
     /// How long fetching took.
     pub fetch: Duration,
+    /// How long making the release's directory took.
+    pub prepare: Duration,
     /// How long promoting took.
     pub promote: Duration,
     /// Whether it holds to the finalization.
@@ -325,6 +327,7 @@ impl Engine {
         let before = (progress.chunks, progress.bytes);
         progress.bytes = moved(report.bytes, progress.bytes_before);
         progress.fetch = Duration::from_millis(report.fetch_millis);
+        progress.prepare = Duration::from_millis(report.prepare_millis);
         progress.promote = Duration::from_millis(report.promote_millis);
         progress.waiting.clear();
         let told = progress
@@ -552,6 +555,7 @@ impl HostProgress {
             chunks: (0, 0),
             waiting: String::new(),
             fetch: Duration::ZERO,
+            prepare: Duration::ZERO,
             promote: Duration::ZERO,
             is_finalized: false,
             order: None,

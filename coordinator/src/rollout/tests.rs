@@ -83,6 +83,7 @@ impl Bench {
             outcome,
             bytes: BytesBySource::default(),
             fetch_millis: 1,
+            prepare_millis: 1,
             promote_millis: 1,
             standing,
             extensions: Default::default(),

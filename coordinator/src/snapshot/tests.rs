@@ -46,7 +46,7 @@ impl ChunkSink for MemorySink {
 
 impl MemorySink {
     fn plain(&self, id: &ChunkId) -> Vec<u8> {
-        self.chunks.lock().unwrap()[id].0.plain()
+        self.chunks.lock().unwrap()[id].0.plain().to_vec()
     }
 
     fn entries(&self, built: &Built) -> Vec<Entry> {

@@ -80,7 +80,7 @@ impl EncodedChunk {
     ///
     /// # Panics
     /// Never: that it decodes was proved when this value was made.
-    pub fn plain(&self) -> Vec<u8> {
+    pub fn plain(&self) -> Bytes {
         decode(&self.bytes, self.plain_length).expect("an encoded chunk was proved to decode")
     }
 }
@@ -93,6 +93,15 @@ impl RawChunk {
     /// Wraps what arrived. At most [`ENCODED_CHUNK_BYTES_MAX`] are ever read for one.
     pub fn new(bytes: Bytes) -> Self {
         Self(bytes)
+    }
+
+    /// Decodes the bytes, and proves nothing of what they are: for who proves the whole that they are part of.
+    /// What it may allocate is bounded by `plain_length`; what is stored plain is not copied.
+    ///
+    /// # Errors
+    /// [`ChunkError`]: they are no encoding of that many bytes.
+    pub fn decode(&self, plain_length: u32) -> Result<Bytes, ChunkError> {
+        decode(&self.0, plain_length)
     }
 
     /// Proves that the bytes decode to the `plain_length` bytes that `id` names. What decoding may
@@ -113,7 +122,7 @@ impl RawChunk {
         self,
         id: ChunkId,
         plain_length: u32,
-    ) -> Result<(EncodedChunk, Vec<u8>), ChunkError> {
+    ) -> Result<(EncodedChunk, Bytes), ChunkError> {
         let plain = decode(&self.0, plain_length)?;
         match ChunkId::of(&plain) {
             found if found == id => Ok((
@@ -166,7 +175,7 @@ fn raw(plain: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn decode(encoded: &[u8], plain_length: u32) -> Result<Vec<u8>, ChunkError> {
+fn decode(encoded: &Bytes, plain_length: u32) -> Result<Bytes, ChunkError> {
     let length_error = ChunkError::Length {
         encoded: encoded.len(),
         plain: plain_length,
@@ -182,9 +191,10 @@ fn decode(encoded: &[u8], plain_length: u32) -> Result<Vec<u8>, ChunkError> {
         return Err(length_error);
     };
     let plain = match *codec {
-        CODEC_RAW => payload.to_vec(),
+        CODEC_RAW => encoded.slice(1..),
         CODEC_ZSTD => zstd::bulk::decompress(payload, plain_length as usize)
-            .map_err(|_| ChunkError::Decode(plain_length))?,
+            .map_err(|_| ChunkError::Decode(plain_length))?
+            .into(),
         other => return Err(ChunkError::Codec(other)),
     };
     if plain.len() == plain_length as usize {

@@ -92,6 +92,8 @@ pub struct Report {
     pub bytes: BytesBySource,
     /// How long fetching took, in milliseconds; 0 before it is done.
     pub fetch_millis: u64,
+    /// How long making the release's directory took, in milliseconds; 0 before it is done, and where it was there.
+    pub prepare_millis: u64,
     /// How long promoting took, in milliseconds; 0 before it is done.
     pub promote_millis: u64,
     /// Where it stands.

@@ -184,7 +184,8 @@ prop_compose! {
         [release, accepted, live] in proptest::array::uniform3(proptest::option::of(any_release_id())),
         (stage, outcome) in (any_stage(), any_outcome()),
         [counter, epoch, number, seed, peers, reuse] in any::<[u64; 6]>(),
-        [fetch_millis, promote_millis, accepted_sequence, finalized_sequence] in any::<[u64; 4]>(),
+        [fetch_millis, prepare_millis, promote_millis] in any::<[u64; 3]>(),
+        [accepted_sequence, finalized_sequence] in any::<[u64; 2]>(),
         extensions in any_extensions(),
     ) -> Report {
         Report {
@@ -198,6 +199,7 @@ prop_compose! {
             outcome,
             bytes: BytesBySource { seed, peers, reuse },
             fetch_millis,
+            prepare_millis,
             promote_millis,
             standing: Standing { accepted_sequence, accepted, live, finalized_sequence },
             extensions,

@@ -132,7 +132,7 @@ pub const REPORT: &str = "
     fb e803                                 # 1,000 bytes from the seed
     fc a0860100                             # 100,000 from peers
     fd 00f2052a01000000                     # 5,000,000,000 held already
-    fb dc05 00                              # fetched in 1.5 s, not promoted
+    fb dc05 fb 9001 00                      # fetched in 1.5 s, prepared in 0.4 s, not promoted
     07 01                                   # sequence 7 accepted, and it is
       a275be35e70ecf2f8f90b8413fdea680 6936fd022444d0fc6c362df06102e41a
     00 06                                   # nothing live, sequence 6 finalized
@@ -194,7 +194,7 @@ pub fn report_as_sent() -> (SignedReport, Vec<u8>) {
         signature: Bytes::from_static(&[0x77; 64]),
     };
     let (payload, certificate) = (golden(REPORT), golden("02 3082"));
-    let length = golden("92 # 146 bytes");
+    let length = golden("95 # 149 bytes");
     let bytes = [length, payload, certificate, golden("40"), vec![0x77; 64]].concat();
     (report, bytes)
 }

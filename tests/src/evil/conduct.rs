@@ -105,7 +105,7 @@ async fn announce(send: &mut SendStream, bytes: &[u8], sent: usize) -> Result<()
 
 /// Another chunk, of the same length, which only its hash tells from the right one.
 fn flipped(chunk: &EncodedChunk) -> Bytes {
-    let mut plain = chunk.plain();
+    let mut plain = chunk.plain().to_vec();
     let middle = plain.len() / 2;
     plain[middle] ^= 1;
     EncodedChunk::from_plain(&plain).bytes().clone()

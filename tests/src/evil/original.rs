@@ -38,11 +38,11 @@ impl Original {
         let descriptor = Descriptor::decode(&descriptor.plain()).expect("it was just verified");
         layout.add_descriptor(&descriptor);
         let pages = descriptor.chunk_list.iter();
-        let pages: Vec<Vec<u8>> = pages
+        let pages: Vec<_> = pages
             .map(|page| Ok(chunk(page.id)?.plain()))
             .collect::<anyhow::Result<_>>()?;
         layout
-            .add_chunk_list(pages.iter().map(Vec::as_slice))
+            .add_chunk_list(pages.iter().map(|page| &**page))
             .expect("its pages were just verified");
         let chunks = layout.refs().iter().map(|it| chunk(it.id));
         Ok(Self {

@@ -10,8 +10,15 @@ use std::process::Command;
 pub(crate) fn mount_tmpfs(dir: &Path, bytes: Option<u64>) {
     // As a directory that its owner made: others may not write there.
     let size = bytes.map_or("100%".to_owned(), |bytes| bytes.to_string());
-    let size = format!("size={size},mode=0755");
-    run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs"], dir);
+    mount_tmpfs_with(dir, &format!("size={size},mode=0755"));
+}
+
+/// As [`mount_tmpfs`], with options of the file system's.
+///
+/// # Panics
+/// When it cannot.
+pub(crate) fn mount_tmpfs_with(dir: &Path, options: &str) {
+    run("mount", &["-t", "tmpfs", "-o", options, "tmpfs"], dir);
 }
 
 /// Changes options of what is mounted on a directory.

@@ -59,6 +59,8 @@ pub struct HostReport {
     pub bytes: BytesBySource,
     /// How long it fetched; `None` where it never did.
     pub fetch_seconds: Option<f64>,
+    /// How long it made the release's directory.
+    pub prepare_seconds: Option<f64>,
     /// How long it promoted; `None` where it never did.
     pub promote_seconds: Option<f64>,
     /// Why it is not done.

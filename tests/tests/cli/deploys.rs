@@ -121,7 +121,7 @@ fn a_deployment_ends_with_one_object_that_says_all_that_was_done() {
         "no rates are known: {report:#}"
     );
     for phase in [
-        "connect", "snapshot", "fetch", "promote", "rollout", "total",
+        "connect", "snapshot", "fetch", "prepare", "promote", "rollout", "total",
     ] {
         assert!(report["seconds"][phase].as_f64().unwrap() >= 0.0, "{phase}");
     }
@@ -141,7 +141,7 @@ fn a_deployment_ends_with_one_object_that_says_all_that_was_done() {
         let bytes = |source: &str| host["bytes"][source].as_u64().unwrap();
         let all = bytes("seed") + bytes("peers") + bytes("reuse");
         assert!(all >= 400_000, "{host:#}");
-        for key in ["fetch_seconds", "promote_seconds"] {
+        for key in ["fetch_seconds", "prepare_seconds", "promote_seconds"] {
             assert!(host[key].as_f64().unwrap() >= 0.0, "{host:#}");
         }
     }

@@ -16,7 +16,7 @@ fn an_interrupted_deployment_says_how_to_go_on_and_the_same_command_does() {
     let activator = fleet.agents[0].activator().pid;
     send_signal(activator, Signal::STOP);
     let mut deploy = fleet.start_deploy(&["--repo", "repo"]);
-    deploy.wait_until_it_says("wave canary: promote");
+    deploy.wait_until_it_says("wave canary: fetch");
     deploy.signal(Signal::INT);
     let ended = deploy.end();
     ended.fails(

@@ -190,7 +190,7 @@ fn a_deployment_holds_the_lock_and_is_named_to_the_next() {
     let activator = fleet.agents[0].activator().pid;
     send_signal(activator, Signal::STOP);
     let mut first = fleet.start_deploy(&["--repo", "repo"]);
-    first.wait_until_it_says("wave rest: promote");
+    first.wait_until_it_says("wave rest: fetch");
 
     let holder = format!("process {}", first.pid());
     for arguments in [
@@ -217,7 +217,7 @@ fn a_lock_of_a_process_that_died_is_free() {
     let activator = fleet.agents[0].activator().pid;
     send_signal(activator, Signal::STOP);
     let mut first = fleet.start_deploy(&["--repo", "repo"]);
-    first.wait_until_it_says("wave rest: promote");
+    first.wait_until_it_says("wave rest: fetch");
     first.signal(Signal::KILL);
     first.end();
     send_signal(activator, Signal::CONT);

@@ -36,7 +36,7 @@ fn a13_going_back_to_a_release_whose_own_pages_rotted_fetches_them_again() {
 #[test]
 fn a13_a_host_that_joins_gets_no_bad_chunk_from_one_whose_chunks_rotted() {
     let mut scene = Scene::start(2);
-    deploy_to_all(&scene, &scene.commit_payload(PAYLOAD_BYTES, 1));
+    deploy_to_all(&scene, &scene.commit_payload(LARGE_PAYLOAD_BYTES, 1));
     scene.agents[0].damage_every_chunk();
     scene.add_agent();
 
@@ -72,6 +72,9 @@ fn deploy_to_all(scene: &Scene, commit: &str) -> DeployReport {
 }
 
 const PAYLOAD_BYTES: usize = 4 * 1024 * 1024;
+
+/// Several times what a node serves from memory.
+const LARGE_PAYLOAD_BYTES: usize = 24 * 1024 * 1024;
 
 /// What such a payload is at least cut into.
 const CHUNKS_MIN: usize = 16;

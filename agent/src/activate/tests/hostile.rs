@@ -7,6 +7,7 @@ use std::{
     process::Command,
 };
 
+use bytes::Bytes;
 use scap_proto::id::ChunkId;
 
 use super::world::*;
@@ -135,10 +136,10 @@ fn very_deep_trees_and_long_names_are_deployed_compared_and_removed() {
 struct Lying<'a>(&'a Chunks, ChunkId, Result<Vec<u8>, ()>);
 
 impl ChunkSource for Lying<'_> {
-    fn plain(&self, id: &ChunkId) -> Result<Vec<u8>, SourceError> {
+    fn plain(&self, id: &ChunkId) -> Result<Bytes, SourceError> {
         match &self.2 {
             _ if *id != self.1 => self.0.plain(id),
-            Ok(bytes) => Ok(bytes.clone()),
+            Ok(bytes) => Ok(bytes.clone().into()),
             Err(()) => Err(SourceError::Missing(*id)),
         }
     }
@@ -335,7 +336,7 @@ fn a_file_system_without_room_for_more_files_refuses_before_anything_is_written(
 struct Filling<'a>(&'a Chunks, std::path::PathBuf);
 
 impl ChunkSource for Filling<'_> {
-    fn plain(&self, id: &ChunkId) -> Result<Vec<u8>, SourceError> {
+    fn plain(&self, id: &ChunkId) -> Result<Bytes, SourceError> {
         let plain = self.0.plain(id)?;
         if plain.len() == 100_000 && !self.1.exists() {
             let full = fs::write(&self.1, vec![0; 16_000_000]).unwrap_err();

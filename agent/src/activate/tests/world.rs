@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use scap_proto::{
     content::{Entry, Extent, FileContent, Node, RelPath, SnapshotWriter, SymlinkTarget},
     id::{ChunkId, ContentHash, GitOid, ReleaseId},
@@ -74,12 +75,14 @@ pub(super) fn small_tree() -> Tree {
 
 /// Chunks in memory.
 #[derive(Default)]
-pub(super) struct Chunks(RefCell<HashMap<ChunkId, Vec<u8>>>);
+pub(super) struct Chunks(RefCell<HashMap<ChunkId, Bytes>>);
 
 impl Chunks {
     pub(super) fn put(&self, bytes: &[u8]) -> ChunkId {
         let id = ChunkId::of(bytes);
-        self.0.borrow_mut().insert(id, bytes.to_vec());
+        self.0
+            .borrow_mut()
+            .insert(id, Bytes::copy_from_slice(bytes));
         id
     }
 
@@ -163,7 +166,7 @@ impl Chunks {
 }
 
 impl ChunkSource for Chunks {
-    fn plain(&self, id: &ChunkId) -> Result<Vec<u8>, SourceError> {
+    fn plain(&self, id: &ChunkId) -> Result<Bytes, SourceError> {
         let chunks = self.0.borrow();
         chunks.get(id).cloned().ok_or(SourceError::Missing(*id))
     }
