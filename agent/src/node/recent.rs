@@ -28,13 +28,11 @@ impl Recent {
     /// Keeps a chunk that is stored, and lets the oldest go.
     pub(crate) fn add(&self, chunk: &EncodedChunk) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept
-            .chunks
-            .insert(chunk.id(), chunk.bytes().clone())
-            .is_some()
-        {
+        // The same chunk may come encoded in another way, of another length: what is counted is what stays.
+        if kept.chunks.contains_key(&chunk.id()) {
             return;
         }
+        kept.chunks.insert(chunk.id(), chunk.bytes().clone());
         kept.order.push_back(chunk.id());
         kept.bytes += chunk.bytes().len();
         while kept.bytes > RECENT_BYTES_MAX {
@@ -52,7 +50,10 @@ impl Recent {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use scap_proto::content::RawChunk;
+
     use super::*;
 
     fn chunk(n: u8) -> EncodedChunk {
@@ -63,6 +64,24 @@ mod tests {
             .finalize_xof()
             .fill(&mut plain);
         EncodedChunk::from_plain(&plain)
+    }
+
+    #[test]
+    fn a_chunk_that_comes_again_encoded_otherwise_counts_as_it_is_kept() {
+        let recent = Recent::default();
+        let plain = vec![7; 1024 * 1024];
+        let short = EncodedChunk::from_plain(&plain);
+        let raw = Bytes::from([&[0][..], &plain].concat());
+        let length = short.plain_length();
+        let long = RawChunk::new(raw).verify(short.id(), length).unwrap();
+        recent.add(&short);
+        recent.add(&long);
+        let kept = recent.get(&short.id()).map(|bytes| bytes.len());
+        assert_eq!(kept, Some(short.bytes().len()));
+        for n in 0..20 {
+            recent.add(&chunk(n));
+        }
+        assert_eq!(recent.get(&short.id()), None);
     }
 
     #[test]
