@@ -176,7 +176,7 @@ async fn execute(command: Command, prefix: &[&str]) -> ExitCode {
 }
 
 async fn run(args: RunArgs, prefix: &[&str]) -> ExitCode {
-    log_to_stderr();
+    log_to_stderr("info");
     let config = match settings(args.config.as_deref(), args.settings, args.listen) {
         Ok(config) => config,
         Err(code) => return code,
@@ -209,7 +209,7 @@ async fn run(args: RunArgs, prefix: &[&str]) -> ExitCode {
 }
 
 async fn activator(args: ActivatorArgs) -> ExitCode {
-    log_to_stderr();
+    log_to_stderr("info");
     let config = match settings(args.config.as_deref(), args.settings, None) {
         Ok(config) => config,
         Err(code) => return code,
@@ -407,9 +407,12 @@ fn fail(doing: &str, error: &(dyn std::error::Error + 'static), hint: Option<&st
     ExitCode::from(exit::FAILED)
 }
 
-/// Logs go to standard error; `RUST_LOG` chooses what, `info` by default.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// Logs go to standard error; `RUST_LOG` chooses what, and `default` where it is not set.
+///
+/// # Panics
+/// The second time in a process.
+pub fn log_to_stderr(default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

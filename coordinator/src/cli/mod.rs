@@ -12,11 +12,10 @@ mod init;
 mod progress;
 mod snapshot;
 
-use std::{ffi::OsString, io::IsTerminal, path::PathBuf, process::ExitCode, time::Duration};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use scap_proto::release::{Environment, RepoPath};
-use tracing_subscriber::EnvFilter;
 
 pub use self::error::{CliError, exit};
 
@@ -98,7 +97,7 @@ pub fn main() -> ExitCode {
             .collect();
         return scap_agent::cli::main(arguments, &[AGENT_COMMAND]);
     }
-    log_to_stderr();
+    scap_agent::cli::log_to_stderr("warn");
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -124,19 +123,6 @@ async fn execute(command: Command) -> Result<u8, CliError> {
         Command::Demo(args) => demo::run(args).await,
         Command::Agent { .. } => unreachable!("the agent's command line was run already"),
     }
-}
-
-/// Logs go to standard error; `RUST_LOG` chooses what, warnings by default.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_target(false)
-        // It would tell them on standard error, and panic where nobody reads that any more.
-        .log_internal_errors(false)
-        .init();
 }
 
 /// A number of bytes as people read it.
