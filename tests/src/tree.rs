@@ -125,12 +125,14 @@ impl Entry {
                 target: std::fs::read_link(path).unwrap_or_else(|e| fail(e)).into(),
             }
         } else if kind.is_file() {
-            let content = std::fs::read(path).unwrap_or_else(|e| fail(e));
+            let file = std::fs::File::open(path).unwrap_or_else(|e| fail(e));
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_reader(file).unwrap_or_else(|e| fail(e));
             let executable = meta.permissions().mode() & 0o100 != 0;
             Self::File {
                 executable,
                 bytes: meta.len(),
-                hash: blake3::hash(&content),
+                hash: hasher.finalize(),
             }
         } else {
             Self::Other

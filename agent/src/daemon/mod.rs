@@ -437,7 +437,7 @@ impl Daemon {
             release,
             snapshot: about.snapshot,
             plan: Arc::new(plan),
-            pages: 0,
+            list_end: 0,
         })
     }
 

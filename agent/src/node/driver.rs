@@ -257,7 +257,7 @@ impl Driver {
         let id = TransferId(self.next_transfer);
         self.next_transfer += 1;
         let us = &self.shared.name;
-        let edges = Edges::of(&job.plan, us, job.pages);
+        let edges = Edges::of(&job.plan, us, job.list_end);
         let policy = edges.policy;
         let transfer = Arc::new(Transfer::new(
             id,
@@ -335,7 +335,7 @@ impl Driver {
             release: transfer.release,
             snapshot: transfer.snapshot(),
             plan: transfer.plan.clone(),
-            pages: 0,
+            list_end: 0,
         };
         let bytes = active.bytes;
         self.detach(job.release);

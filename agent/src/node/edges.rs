@@ -26,8 +26,8 @@ pub(crate) struct Edges {
 }
 
 impl Edges {
-    /// The edges of `us`. A node that the plan does not name has none. `pages` is [`super::Job::pages`].
-    pub(crate) fn of(plan: &Plan, us: &NodeId, pages: u32) -> Self {
+    /// The edges of `us`. A node that the plan does not name has none. `list_end` is [`super::Job::list_end`].
+    pub(crate) fn of(plan: &Plan, us: &NodeId, list_end: u32) -> Self {
         let is_tree = plan.topology == TopologyKind::Tree;
         let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
         let shape = if is_tree {
@@ -58,7 +58,7 @@ impl Edges {
         let topology = Topology::in_waves(&hosts, &parameters);
         let is_origin = *us == plan.seed;
         let reveal = if is_origin && !is_tree {
-            Reveal::OneEach { eager: pages }
+            Reveal::OneEach { eager: list_end }
         } else {
             Reveal::All
         };

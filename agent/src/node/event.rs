@@ -19,9 +19,9 @@ pub struct Job {
     pub snapshot: SnapshotRef,
     /// Who else fetches it, and how.
     pub plan: Arc<Plan>,
-    /// How many of the first chunks are the snapshot's own pages, where that is known: 0 elsewhere. A node that
-    /// starts out complete sends them first.
-    pub pages: u32,
+    /// How many of the first chunks are the descriptor and the chunk list, where that is known: 0 elsewhere. A
+    /// node that starts out complete sends them first.
+    pub list_end: u32,
 }
 
 /// What tasks tell the driver.

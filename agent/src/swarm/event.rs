@@ -55,8 +55,8 @@ pub enum Reveal {
     /// To each peer other chunks, a few at a time, so that every chunk leaves once before any leaves
     /// twice. For a node that starts out complete.
     OneEach {
-        /// Chunks of lower index are told first, and to a few peers each: the descriptor and the
-        /// lists, without which a peer knows no other chunk.
+        /// Chunks of lower index are told first, and to a few peers each: the descriptor, before all
+        /// others, and the chunk list, without which a peer knows no content.
         eager: u32,
     },
 }

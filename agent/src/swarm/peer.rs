@@ -142,10 +142,14 @@ impl Peer {
 
     /// When a request to it has run out: 4 times what is usual for it, at least 2 s and at most 30 s. In
     /// 2 s a link of 10 Mbit/s carries two of the largest chunks, and a faster one stalls longer than
-    /// that only when something is wrong; who takes 30 s is of no use.
-    pub(super) fn timeout(&self) -> Duration {
-        let limit = 4 * self.completion.usual();
-        let limit = limit.clamp(Duration::from_secs(2), Duration::from_secs(30));
+    /// that only when something is wrong; who takes 30 s is of no use. Of who never answered, what is usual for all
+    /// is expected, and twice the least: its link may be slower than theirs.
+    pub(super) fn timeout(&self, pace: &Pace) -> Duration {
+        let (usual, least) = match self.completion.estimate {
+            Some(_) => (self.completion.usual(), 2),
+            None => (pace.completion.usual(), 4),
+        };
+        let limit = (4 * usual).clamp(Duration::from_secs(least), Duration::from_secs(30));
         limit * 2u32.pow(self.patience.min(PATIENCE_MAX))
     }
 

@@ -26,7 +26,7 @@ const ALLOTTED_PER_PEER: (usize, usize) = (2, 32);
 /// to do, and what is left should not queue behind it.
 const FIRST_COPIES_LEFT: usize = 8;
 
-/// Copies that leave of a chunk without which peers know no other, before any other chunk leaves:
+/// Copies that leave of a chunk without which peers know no content, before any content leaves:
 /// from so many it spreads at once, and more would keep the uplink from the rest.
 const EAGER_COPIES: u32 = 4;
 
@@ -159,8 +159,8 @@ impl Transfer {
         }
     }
 
-    /// What to tell a peer of: of what it lacks, the eager first, then what never left, then the
-    /// rarest.
+    /// What to tell a peer of: of what it lacks, the descriptor first, then the rest of the eager, then what
+    /// never left, then the rarest.
     fn next_share(&self, peer: PeerId, rng: &mut impl Rng) -> Option<u32> {
         let (one_each, side) = (self.one_each.as_ref()?, self.sides.get(&peer)?);
         let lacked = |word: u32| {
@@ -169,12 +169,16 @@ impl Transfer {
             told.fold(lacked, |bits, (index, _)| bits & !(1 << (index % 64)))
         };
         let unsent = |word| lacked(word) & one_each.unsent.word(word);
-        let eager = |word| unsent(word) & below(one_each.eager, word);
+        let first = |end: u32| move |word| unsent(word) & below(end, word);
         let copies = |index| self.holders_of(index) + one_each.allotted(index);
         let mut index = None;
         if one_each.unsent_count > 0 {
-            index = rarest(one_each.eager.div_ceil(64), eager, copies, rng)
-                .or_else(|| rarest(self.words(), unsent, copies, rng));
+            // The others of the eager are known by the descriptor, and may be more than one share.
+            let ends = [one_each.eager.min(1), one_each.eager, u32::MAX];
+            index = ends.into_iter().find_map(|end| {
+                let words = end.div_ceil(64).min(self.words());
+                rarest(words, first(end), copies, rng)
+            });
         }
         if index.is_none() && self.first_copies_left() > FIRST_COPIES_LEFT {
             return None;

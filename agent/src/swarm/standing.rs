@@ -30,7 +30,7 @@ impl Swarm {
         let Some(oldest) = peer.oldest_request_at() else {
             return;
         };
-        if now.saturating_sub(oldest) <= peer.timeout() {
+        if now.saturating_sub(oldest) <= peer.timeout(&self.pace) {
             return;
         }
         let keys: Vec<_> = peer.requests.keys().copied().collect();

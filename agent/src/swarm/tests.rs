@@ -333,7 +333,7 @@ fn a_silent_peer_loses_its_requests_and_is_dropped_and_named() {
     let mut host = Host::new(SWARM, 30_000);
     host.holder(1, 0..30_000);
     host.holder(2, 0..30_000);
-    let said = one_silent_one_sending(&mut host, ms(60_000));
+    let said = one_silent_one_sending(&mut host, ms(20_000));
     let cancelled = said
         .iter()
         .filter(|output| matches!(output, Output::Cancel { peer, .. } if peer.0 == 1));
@@ -556,6 +556,23 @@ fn the_lists_leave_first_and_a_few_times() {
     for eager in [0, 1] {
         let copies = told.values().flatten().filter(|index| **index == eager);
         assert_eq!(copies.count(), 4);
+    }
+}
+
+#[test]
+fn the_descriptor_leaves_before_any_list_however_many_there_are() {
+    let one_each = Policy {
+        reveal: Reveal::OneEach { eager: 900 },
+        ask: Ask::Everyone,
+    };
+    let mut host = Host::new(one_each, 1000);
+    host.holds(0..1000);
+    for peer in 1..=30 {
+        host.opener(peer);
+    }
+    let told = host.told();
+    for peer in 1..=4 {
+        assert!(told[&peer].contains(&0), "{peer}: {:?}", told[&peer]);
     }
 }
 

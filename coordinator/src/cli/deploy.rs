@@ -185,7 +185,7 @@ pub(super) async fn deploy(
         release,
         snapshot: built.snapshot,
         plan: Arc::new(plan),
-        pages: built.layout.entry_pages().end,
+        list_end: built.layout.list_pages().end,
     })
     .await;
 

@@ -9,7 +9,7 @@ mod conduct;
 mod original;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -52,12 +52,18 @@ struct Seen {
 }
 
 impl EvilPeer {
-    /// Starts it on a port of its own on loopback.
+    /// Starts it at an address of this machine, or of the station [inside](crate::fleet::Station::inside) which this
+    /// is called; port 0 is any.
     ///
     /// # Panics
     /// When it cannot listen.
     #[must_use]
-    pub fn start(identity: Identity, original: Original, conduct: Conduct) -> Self {
+    pub fn start(
+        identity: Identity,
+        listen: SocketAddr,
+        original: Original,
+        conduct: Conduct,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -65,8 +71,7 @@ impl EvilPeer {
             .expect("a thread can be started");
         let endpoint = {
             let _inside = runtime.enter();
-            let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            Endpoint::listen(Arc::new(identity), any, &LinkSettings::default())
+            Endpoint::listen(Arc::new(identity), listen, &LinkSettings::default())
                 .unwrap_or_else(|error| panic!("{error}"))
         };
         let address = endpoint.local_address().expect("it is bound");

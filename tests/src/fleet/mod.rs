@@ -42,7 +42,9 @@ pub use host::Host;
 pub use link::{Counters, Rate};
 pub use memory::WarmMemory;
 pub use process::{Output, Process};
-pub use report::{AgentStatus, BytesBySource, DeployReport, HostReport, ReleaseStatus};
+pub use report::{
+    AgentStatus, BytesBySource, DeployReport, DroppedPeer, HostReport, ReleaseStatus,
+};
 pub use station::Station;
 pub use support::UnderTest;
 pub use usage::{MachineTime, Usage};

@@ -89,6 +89,17 @@ pub struct AgentStatus {
     pub releases: Vec<ReleaseStatus>,
     /// What it waits for.
     pub waiting: Option<String>,
+    /// Peers that it asks no more.
+    pub dropped_peers: Vec<DroppedPeer>,
+}
+
+/// A peer that an agent asks no more.
+#[derive(Debug, Clone, Deserialize)]
+pub struct DroppedPeer {
+    /// The name in its certificate.
+    pub name: String,
+    /// A sentence.
+    pub reason: String,
 }
 
 /// One release on one host.

@@ -10,4 +10,6 @@ mod broken;
 mod deploys;
 mod harness;
 mod scene;
+mod sizes;
+mod slow_peers;
 mod waves;

@@ -1,5 +1,6 @@
 //! One of four peers misbehaves: the other three finish, whatever it does, and name it.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use scap_agent::swarm::Config;
@@ -58,7 +59,8 @@ fn honest_hosts_finish_beside(conduct: Conduct) {
     let commit = scene.commit_payload(PAYLOAD_BYTES, 1);
     let snapshot = scene.snapshot().parse().unwrap();
     let original = Original::read(&scene.coordinator_store(), snapshot).unwrap();
-    let evil = EvilPeer::start(scene.enrol(EVIL), original, conduct);
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let evil = EvilPeer::start(scene.enrol(EVIL), any, original, conduct);
     // Everybody meets it, whoever dials whom by the plan, and hears what it claims before anybody else.
     for agent in &scene.agents {
         evil.pursue(agent.id().clone(), agent.address);
