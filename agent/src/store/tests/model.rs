@@ -83,8 +83,13 @@ impl Model {
             }
             Operation::Plain(n) => {
                 let found = self.store().plain(&CHUNKS[n].id()).unwrap();
-                let found = self.expect_lookup(n, found);
-                assert!(found.is_none_or(|found| found == CHUNKS[n].plain()));
+                // Where it is the checksum that is damaged, the bytes still prove themselves.
+                let proved =
+                    matches!(&found, Lookup::Found(bytes) if bytes[..] == *CHUNKS[n].plain());
+                if !proved || !self.expected.contains_key(&n) {
+                    let found = self.expect_lookup(n, found);
+                    assert!(found.is_none(), "{found:?}");
+                }
             }
             Operation::Sync => {
                 self.store().sync().unwrap();
