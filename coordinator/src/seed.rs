@@ -9,8 +9,8 @@ use scap_agent::{
 use scap_proto::identity::Identity;
 use tokio::sync::oneshot;
 
-/// How long the links may take to close in order.
-const SHUTDOWN_MAX: Duration = Duration::from_secs(3);
+/// How long the links may take to close in order. That they close is said at once; this is for a word that gets lost.
+const SHUTDOWN_MAX: Duration = Duration::from_millis(500);
 
 /// A running seed. It listens on nothing: it dials.
 #[derive(Debug)]

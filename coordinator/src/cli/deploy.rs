@@ -203,6 +203,7 @@ pub(super) async fn deploy(
         ended = rollout::run(config, &session, &mut hub, greeted.events, &mut progress) => ended,
         () = interrupt => {
             progress.clear();
+            drop(hub);
             seed.shutdown().await;
             return Err(CliError::usage(format!(
                 "interrupted: hosts keep what they were told last of release {}",
@@ -215,6 +216,8 @@ pub(super) async fn deploy(
     let rolled_in = rolling.elapsed();
     finish(&state, &about, &session, &ended).map_err(state_error)?;
     let seed_bytes = seed.node().sent_bytes();
+    // Before the links, so that nothing dials again what is being closed.
+    drop(hub);
     seed.shutdown().await;
     clean(&state, store).await;
 
