@@ -155,8 +155,25 @@ fn the_messages_of_a_session_are_golden() {
         chunks: ChunkSet::from_sorted(&[8, 9, 10, 17]),
     };
     check_frame(message, &golden(bitmap));
+    let follow = "
+        08000000                            # 8 bytes
+        03                                  # follow
+        01                                  # in what I call 1
+        06                                  # lanes 1 and 2
+        01 08 01 01                         # I hold 8
+        00                                  # no extensions
+    ";
+    let message = PeerMessage::Follow {
+        handle: 1,
+        lanes: 6,
+        held: ChunkSet::Bitmap {
+            first: 8,
+            bits: vec![1].into(),
+        },
+    };
+    check_frame(message, &golden(follow));
     assert!(matches!(
-        read::<PeerMessage>(&golden("02000000 03 00")),
+        read::<PeerMessage>(&golden("02000000 04 00")),
         Err(FrameError::Codec(CodecError::Malformed(_)))
     ));
 }

@@ -212,3 +212,87 @@ fn far_away_hosts_fill_their_links_too() {
     let outcome = run(setup);
     assert!(ratio(&outcome) < 1.25, "{} × bound", ratio(&outcome));
 }
+
+/// The same fleet with lanes.
+fn with_lanes(mut setup: Setup) -> Setup {
+    setup.shape = Shape::Swarm {
+        degree: 40,
+        lanes: 2,
+    };
+    setup
+}
+
+#[test]
+fn with_lanes_fleets_of_every_size_are_close_to_the_bound_and_little_is_said() {
+    for (hosts, chunks) in [
+        (2, 512),
+        (4, 512),
+        (8, 512),
+        (16, 2048),
+        (32, 1024),
+        (48, 1024),
+    ] {
+        let mut setup = Setup::equal(seed_from_env(), hosts, 100, chunks);
+        setup.quantum_bytes = 64 * 1024;
+        let swarm = run(setup.clone());
+        let lanes = run(with_lanes(setup));
+        println!(
+            "{hosts} hosts, {chunks} chunks, lanes: {:.3} × bound, {:.3} copies, {:.4} duplicate, {} messages of {}",
+            ratio(&lanes),
+            lanes.origin_copies,
+            lanes.duplicate_share,
+            lanes.messages,
+            swarm.messages,
+        );
+        assert!(lanes.origin_copies <= 1.1, "{}", lanes.origin_copies);
+        assert!(lanes.duplicate_share < 0.01, "{hosts}");
+        assert!(ratio(&lanes) <= 1.2, "{hosts}: {}", ratio(&lanes));
+        assert!(hosts < 16 || 2 * lanes.messages < swarm.messages, "{hosts}");
+    }
+}
+
+#[test]
+fn with_lanes_a_fleet_survives_crashes_of_hosts_and_of_the_origin() {
+    let mut setup = with_lanes(Setup::equal(seed_from_env(), 100, 100, 256));
+    setup.quantum_bytes = 64 * 1024;
+    let mut run = Run::new(setup);
+    run.churn(30, Duration::from_millis(2500));
+    run.when(
+        |fleet| fleet.share_held() > 0.5,
+        |fleet| fleet.crash(ORIGIN),
+    );
+    run.at(Duration::from_secs(15), |fleet| fleet.start(ORIGIN));
+    let outcome = run.to_completion(MINUTES);
+    println!(
+        "100 hosts with lanes, 30 crashes: {:.2} copies, {:.4} duplicate",
+        outcome.origin_copies, outcome.duplicate_share
+    );
+    assert!(outcome.origin_copies < 2.0, "{}", outcome.origin_copies);
+}
+
+#[test]
+fn with_lanes_silent_and_slow_hosts_are_got_around() {
+    for (what, bad) in [("silent", Conduct::Silent), ("slow", Conduct::Honest)] {
+        for at in [0, 5, 10, 15] {
+            let mut setup = with_lanes(Setup::equal(seed_from_env(), 16, 100, 2048));
+            setup.quantum_bytes = 64 * 1024;
+            setup.hosts[at].conduct = bad;
+            if bad == Conduct::Honest {
+                setup.hosts[at] = Host::with_mbit_per_sec(5);
+            }
+            let outcome = run(setup.clone());
+            let others = outcome.completed_at.iter().enumerate();
+            let last = others
+                .filter(|(host, _)| *host != at)
+                .map(|(_, at)| *at)
+                .max();
+            let bound = f64::from(setup.chunk_bytes) * 2048.0 / 12.5e6;
+            let ratio = last.flatten().expect("complete").as_secs_f64() / bound;
+            println!(
+                "{what} host {at}: {ratio:.3} × bound for the others, {:.3} copies",
+                outcome.origin_copies
+            );
+            assert!(ratio < 1.7, "{ratio}");
+        }
+    }
+}

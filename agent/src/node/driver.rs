@@ -10,7 +10,6 @@ use std::{
 use scap_proto::{
     id::{NodeId, ReleaseId},
     identity::Role,
-    limits::OPEN_RELEASES_PER_PEER_MAX,
     release::BytesBySource,
     transport::Link,
     wire::{
@@ -30,28 +29,30 @@ use super::{
     edges::Edges,
     event::{Event, Job},
     fetch::{self, FetchError},
-    serve::Handles,
+    serve::{Handles, Served},
     session::{self, OUTBOX_MAX, SessionError},
     shunned::Shunned,
     transfer::{GrowError, Growth, Transfer},
     waiting,
 };
 use crate::swarm::{Config, Failure, Input, Link as PeerLink, Output, PeerId, Swarm, TransferId};
+use crate::topology::LaneSet;
 
 pub(crate) struct Driver {
-    shared: Arc<Shared>,
-    swarm: Swarm,
+    pub(super) shared: Arc<Shared>,
+    pub(super) swarm: Swarm,
     started: Instant,
     events: mpsc::Receiver<Event>,
     out: mpsc::Sender<NodeEvent>,
-    peers: BTreeMap<PeerId, Peer>,
+    pub(super) peers: BTreeMap<PeerId, Peer>,
     by_name: BTreeMap<NodeId, PeerId>,
-    transfers: BTreeMap<TransferId, Active>,
+    pub(super) transfers: BTreeMap<TransferId, Active>,
     next_peer: u32,
     next_transfer: u32,
     links: JoinSet<(PeerId, SessionError)>,
     fetches: JoinSet<(PeerId, TransferId, u32, Result<u64, FetchError>)>,
     fetching: HashMap<(PeerId, TransferId, u32), AbortHandle>,
+    pub(super) pushes: JoinSet<(PeerId, TransferId, u32, Served)>,
     grows: JoinSet<(TransferId, Result<Option<Growth>, GrowError>)>,
     syncs: JoinSet<(TransferId, Result<(), crate::store::StoreError>)>,
     dials: JoinSet<(NodeId, Link)>,
@@ -59,22 +60,24 @@ pub(crate) struct Driver {
     shunned: Shunned,
 }
 
-struct Peer {
-    link: Link,
+pub(super) struct Peer {
+    pub(super) link: Link,
     outbox: mpsc::Sender<PeerMessage>,
-    handles: Arc<Handles>,
+    pub(super) handles: Arc<Handles>,
     /// Our handle for each transfer that we opened with it.
-    ours: BTreeMap<TransferId, u32>,
+    pub(super) ours: BTreeMap<TransferId, u32>,
     /// Its handle for each transfer that it opened with us.
-    theirs: BTreeMap<TransferId, u32>,
+    pub(super) theirs: BTreeMap<TransferId, u32>,
     /// What it opened that we cannot serve (yet): unknown to us, or not for it.
-    waiting: BTreeMap<u32, ReleaseId>,
+    pub(super) waiting: BTreeMap<u32, ReleaseId>,
+    /// What it said to follow, by its handles.
+    pub(super) follows: BTreeMap<u32, LaneSet>,
     next_handle: u32,
 }
 
-struct Active {
-    transfer: Arc<Transfer>,
-    edges: Edges,
+pub(super) struct Active {
+    pub(super) transfer: Arc<Transfer>,
+    pub(super) edges: Edges,
     bytes: BytesBySource,
     held: u32,
     /// Whether the engine knows all chunks. The layout may know them earlier, from another task.
@@ -84,7 +87,7 @@ struct Active {
     started: Instant,
     fetched_in: Option<Duration>,
     /// Who opened it with us on a link that there is, and closed it.
-    closed: BTreeSet<PeerId>,
+    pub(super) closed: BTreeSet<PeerId>,
 }
 
 /// Whether a task looks for what the pages in the store say.
@@ -117,6 +120,7 @@ impl Driver {
             links: JoinSet::new(),
             fetches: JoinSet::new(),
             fetching: HashMap::new(),
+            pushes: JoinSet::new(),
             grows: JoinSet::new(),
             syncs: JoinSet::new(),
             dials: JoinSet::new(),
@@ -140,6 +144,10 @@ impl Driver {
                     if let Ok((peer, transfer, index, result)) = ended {
                         self.fetched(peer, transfer, index, result);
                     }
+                }
+                Some(ended) = self.pushes.join_next() => {
+                    let (peer, transfer, index, served) = ended.expect("a push does not panic");
+                    self.push_ended(peer, transfer, index, served);
                 }
                 Some(grown) = self.grows.join_next() => {
                     let (transfer, growth) = grown.expect("growing does not panic");
@@ -167,7 +175,7 @@ impl Driver {
         }
     }
 
-    fn input(&mut self, input: Input) {
+    pub(super) fn input(&mut self, input: Input) {
         self.swarm.handle_input(self.started.elapsed(), input);
     }
 
@@ -200,6 +208,17 @@ impl Driver {
                         self.say(peer, PeerMessage::Have { handle, chunks });
                     }
                 }
+                Output::Follow {
+                    peer,
+                    transfer,
+                    lanes,
+                    held,
+                } => self.follow(peer, transfer, lanes, &held),
+                Output::Push {
+                    peer,
+                    transfer,
+                    index,
+                } => self.push(peer, transfer, index),
                 Output::Complete { transfer } => self.all_known_held(transfer),
                 Output::Drop { peer, reason } => {
                     let Some(known) = self.peers.get(&peer) else {
@@ -236,6 +255,12 @@ impl Driver {
                     index,
                 });
             }
+            Event::Pushed {
+                peer,
+                transfer,
+                index,
+                result,
+            } => self.fetched(peer, transfer, index, result),
             Event::Lost { transfer } => self.reattach(transfer),
             Event::Attach { job, done } => {
                 self.attach(job);
@@ -288,6 +313,9 @@ impl Driver {
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             self.introduce(peer);
             self.open(peer, id);
+            self.serve_lanes(peer, id);
+        }
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             self.serve_waiting(peer);
         }
         self.dial_missing();
@@ -305,11 +333,12 @@ impl Driver {
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             let known = self.peers.get_mut(&peer).expect("the key was just read");
             if let Some(handle) = known.theirs.remove(&id) {
-                known.handles.remove(handle);
+                known.handles.theirs.remove(handle);
                 // It did not close it: it is served again if it is attached again.
                 known.waiting.insert(handle, release);
             }
             if let Some(handle) = known.ours.remove(&id) {
+                known.handles.followed.remove(handle);
                 self.say(peer, PeerMessage::Close { handle });
             }
         }
@@ -325,7 +354,7 @@ impl Driver {
     }
 
     /// Starts a transfer again from what the store really has: a stored chunk turned out to be damaged.
-    fn reattach(&mut self, id: TransferId) {
+    pub(super) fn reattach(&mut self, id: TransferId) {
         let Some(active) = self.transfers.get(&id) else {
             return;
         };
@@ -363,6 +392,7 @@ impl Driver {
         self.input(Input::TransferGrown {
             transfer: id,
             plain_lengths: growth.plain_lengths,
+            is_all: growth.is_complete,
         });
         self.input(Input::TransferHolds {
             transfer: id,
@@ -511,6 +541,7 @@ impl Driver {
             }
             return;
         };
+        let is_new = !self.swarm.holds_chunk(transfer, index);
         match result {
             Ok(encoded_bytes) => {
                 let plain = active
@@ -521,8 +552,10 @@ impl Driver {
                     Role::Coordinator => &mut active.bytes.seed,
                     Role::Agent => &mut active.bytes.peers,
                 };
-                *source += u64::from(plain);
-                active.held += 1;
+                if is_new {
+                    *source += u64::from(plain);
+                }
+                active.held += u32::from(is_new);
                 let grows = active.transfer.leads_to_growth(index);
                 self.input(Input::Received {
                     peer,
@@ -589,12 +622,14 @@ impl Driver {
                 ours: BTreeMap::new(),
                 theirs: BTreeMap::new(),
                 waiting: BTreeMap::new(),
+                follows: BTreeMap::new(),
                 next_handle: 0,
             },
         );
         self.introduce(peer);
         for transfer in self.transfers.keys().copied().collect::<Vec<_>>() {
             self.open(peer, transfer);
+            self.serve_lanes(peer, transfer);
         }
     }
 
@@ -656,86 +691,18 @@ impl Driver {
         known.next_handle += 1;
         known.ours.insert(transfer, handle);
         let release = active.transfer.release;
+        let lanes = active.edges.lanes_from(name);
         self.say(peer, PeerMessage::Open { handle, release });
-    }
-
-    fn message(&mut self, peer: PeerId, message: PeerMessage) {
-        let Some(known) = self.peers.get_mut(&peer) else {
-            return;
-        };
-        match message {
-            PeerMessage::Open { handle, release } => {
-                if known.waiting.len() + known.theirs.len() >= OPEN_RELEASES_PER_PEER_MAX {
-                    known.link.close(close::PROTOCOL, "too many open releases");
-                    return;
-                }
-                known.waiting.insert(handle, release);
-                self.serve_waiting(peer);
-            }
-            PeerMessage::Close { handle } => {
-                known.waiting.remove(&handle);
-                known.handles.remove(handle);
-                let closed = known.theirs.iter().find(|(_, theirs)| **theirs == handle);
-                if let Some(transfer) = closed.map(|(transfer, _)| *transfer) {
-                    known.theirs.remove(&transfer);
-                    if let Some(active) = self.transfers.get_mut(&transfer) {
-                        active.closed.insert(peer);
-                    }
-                    self.input(Input::PeerClosed { peer, transfer });
-                }
-            }
-            PeerMessage::Have { handle, chunks } => {
-                let Some(indexes) = chunks.indexes() else {
-                    known
-                        .link
-                        .close(close::PROTOCOL, "chunks beyond any snapshot");
-                    return;
-                };
-                let opened = known.ours.iter().find(|(_, ours)| **ours == handle);
-                // None: it crossed our closing of the handle.
-                if let Some(transfer) = opened.map(|(transfer, _)| *transfer) {
-                    self.input(Input::Available {
-                        peer,
-                        transfer,
-                        indexes,
-                    });
-                }
-            }
-        }
-    }
-
-    /// Serves what the peer opened, as far as we have it and it may have it.
-    fn serve_waiting(&mut self, peer: PeerId) {
-        let Some(known) = self.peers.get_mut(&peer) else {
-            return;
-        };
-        let name = &known.link.peer().name;
-        let mut opened = Vec::new();
-        known.waiting.retain(|handle, release| {
-            let found = self.transfers.iter().find(|(_, active)| {
-                active.transfer.release == *release && active.transfer.may_have(name)
+        if lanes != 0 {
+            self.input(Input::LanesFrom {
+                peer,
+                transfer,
+                lanes,
             });
-            match found {
-                // It lost chunks, and there is no message that takes back what it said to have: both begin anew.
-                Some((_, active)) if active.closed.contains(&peer) => {
-                    known.link.close(close::REPLACED, "opened again");
-                    false
-                }
-                Some((id, active)) if !known.theirs.contains_key(id) => {
-                    known.theirs.insert(*id, *handle);
-                    known.handles.insert(*handle, active.transfer.clone());
-                    opened.push(*id);
-                    false
-                }
-                _ => true,
-            }
-        });
-        for transfer in opened {
-            self.input(Input::PeerOpened { peer, transfer });
         }
     }
 
-    fn say(&mut self, peer: PeerId, message: PeerMessage) {
+    pub(super) fn say(&mut self, peer: PeerId, message: PeerMessage) {
         let Some(known) = self.peers.get(&peer) else {
             return;
         };

@@ -1,6 +1,6 @@
 //! One node's part of a plan: whom it dials, opens and asks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use scap_proto::{
     id::NodeId,
@@ -9,7 +9,7 @@ use scap_proto::{
 
 use crate::{
     swarm::{Ask, Policy, Reveal},
-    topology::{Parameters, Shape, Topology},
+    topology::{LaneSet, Parameters, Shape, Topology},
 };
 
 /// What a node derives from a plan for itself.
@@ -21,6 +21,10 @@ pub(crate) struct Edges {
     sources: BTreeSet<NodeId>,
     /// Nodes that it asks whatever the topology.
     upstream: BTreeSet<NodeId>,
+    /// Who pushes to it, and on which lanes.
+    lanes_from: BTreeMap<NodeId, LaneSet>,
+    /// To whom it pushes.
+    lanes_to: BTreeMap<NodeId, LaneSet>,
     /// How it shares.
     pub(crate) policy: Policy,
 }
@@ -30,14 +34,14 @@ impl Edges {
     pub(crate) fn of(plan: &Plan, us: &NodeId, list_end: u32) -> Self {
         let is_tree = plan.topology == TopologyKind::Tree;
         let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-        let shape = if is_tree {
-            Shape::Tree {
-                fanout: count(plan.fanout),
-            }
-        } else {
-            Shape::Swarm {
-                degree: count(plan.degree),
-            }
+        let (degree, fanout) = (count(plan.degree), count(plan.fanout));
+        let shape = match plan.topology {
+            TopologyKind::Swarm => Shape::Swarm { degree, lanes: 0 },
+            TopologyKind::Tree => Shape::Tree { fanout },
+            TopologyKind::Lanes => Shape::Swarm {
+                degree,
+                lanes: fanout,
+            },
         };
         // The coordinator dials every host of a swarm, and feeds only the roots of a tree.
         let origin_links = if is_tree {
@@ -67,24 +71,35 @@ impl Edges {
         } else {
             Ask::Everyone
         };
+        let lanes = u32::try_from(topology.lane_count()).expect("at most LANES_MAX");
         let mut edges = Self {
             dial: Vec::new(),
             sources: BTreeSet::new(),
             upstream: BTreeSet::new(),
-            policy: Policy { reveal, ask },
+            lanes_from: BTreeMap::new(),
+            lanes_to: BTreeMap::new(),
+            policy: Policy { reveal, ask, lanes },
         };
         if is_origin {
             // It has everything; what others have tells it what is rare.
             edges.sources = topology.origin_dials().into_iter().collect();
+            edges.lanes_to = topology.origin_lanes();
         } else if let Some(ours) = topology.edges(us) {
             edges.dial = ours.dial;
             edges.sources = ours.fetch_from.into_iter().collect();
+            edges.lanes_from = ours.lanes_from;
+            edges.lanes_to = ours.lanes_to;
             if is_tree {
                 edges.upstream = edges.sources.clone();
             }
             if ours.from_origin {
                 edges.sources.insert(plan.seed.clone());
                 edges.upstream.insert(plan.seed.clone());
+            }
+            if ours.lanes_from_origin != 0 {
+                edges
+                    .lanes_from
+                    .insert(plan.seed.clone(), ours.lanes_from_origin);
             }
         }
         edges
@@ -93,6 +108,16 @@ impl Edges {
     /// Whether we open the release with that node, to hear what it has.
     pub(crate) fn opens_with(&self, node: &NodeId) -> bool {
         self.sources.contains(node)
+    }
+
+    /// The lanes on which that node pushes to us.
+    pub(crate) fn lanes_from(&self, node: &NodeId) -> LaneSet {
+        self.lanes_from.get(node).copied().unwrap_or(0)
+    }
+
+    /// The lanes on which we push to that node.
+    pub(crate) fn lanes_to(&self, node: &NodeId) -> LaneSet {
+        self.lanes_to.get(node).copied().unwrap_or(0)
     }
 
     /// Whether we ask that node whatever the topology.

@@ -7,7 +7,7 @@ use scap_proto::{
 };
 use tokio::sync::oneshot;
 
-use super::TransferStatus;
+use super::{TransferStatus, fetch::FetchError};
 use crate::swarm::{PeerId, TransferId};
 
 /// A snapshot that this node shall fetch and serve.
@@ -39,6 +39,13 @@ pub(crate) enum Event {
         peer: PeerId,
         transfer: TransferId,
         index: u32,
+    },
+    /// The peer pushed a chunk, which is verified and stored, or was refused.
+    Pushed {
+        peer: PeerId,
+        transfer: TransferId,
+        index: u32,
+        result: Result<u64, FetchError>,
     },
     Lost {
         transfer: TransferId,

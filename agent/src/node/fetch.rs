@@ -1,4 +1,4 @@
-//! One request for one chunk.
+//! One chunk on its way here: asked for, or pushed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,14 +6,15 @@ use bytes::Bytes;
 use scap_proto::{
     content::{ChunkError, ChunkRef, RawChunk},
     frame::{self, FrameError},
-    transport::Link,
+    transport::{Link, RecvStream},
     wire::{
         Envelope, Open,
-        chunk::{ChunkRequest, ReplyHeader, ReplyHeaderError},
+        chunk::{ChunkRequest, PushHeader, ReplyHeader, ReplyHeaderError},
+        close,
     },
 };
 
-use super::Shared;
+use super::{Shared, serve::Opened, transfer::Transfer};
 use crate::{store::StoreError, swarm::Failure};
 
 /// Longest that a request may take, whatever the engine thinks of it: so that a peer that sends a byte now and
@@ -68,9 +69,46 @@ pub(crate) async fn fetch(
     let answer = tokio::time::timeout(REQUEST_TIME_MAX, ask(link, request, chunk))
         .await
         .map_err(|_| FetchError::TimedOut)??;
-    let length = answer.len() as u64;
+    keep(answer, chunk, shared).await
+}
+
+/// Takes what a peer pushes: verifies and stores it, and returns its encoded length. `None` where it is of a release
+/// that does not follow this peer, or held by now. Dropping it ends it.
+pub(crate) async fn take(
+    mut stream: RecvStream,
+    followed: &Opened,
+    shared: Arc<Shared>,
+) -> Option<(Arc<Transfer>, u32, Result<u64, FetchError>)> {
+    let taking = async {
+        let mut header = [0; PushHeader::BYTES];
+        stream.read_exact(&mut header).await.ok()?;
+        let Ok(header) = PushHeader::decode(header) else {
+            return None;
+        };
+        let transfer = followed.get(header.handle);
+        let chunk = transfer.as_ref().and_then(|it| it.chunk(header.index));
+        let (Some(transfer), Some(chunk)) = (transfer, chunk) else {
+            let _ = stream.stop(close::CANCELLED.into());
+            return None;
+        };
+        if shared.store.contains(&chunk.id) {
+            let _ = stream.stop(close::DONE.into());
+            return None;
+        }
+        let result = match body(&mut stream, header.length, chunk).await {
+            Ok(bytes) => keep(bytes, chunk, shared).await,
+            Err(error) => Err(error),
+        };
+        Some((transfer, header.index, result))
+    };
+    tokio::time::timeout(REQUEST_TIME_MAX, taking).await.ok()?
+}
+
+/// Verifies and stores encoded bytes, and returns their length.
+async fn keep(bytes: Bytes, chunk: ChunkRef, shared: Arc<Shared>) -> Result<u64, FetchError> {
+    let length = bytes.len() as u64;
     let verify_and_store = move || {
-        let verified = RawChunk::new(answer).verify(chunk.id, chunk.plain_length)?;
+        let verified = RawChunk::new(bytes).verify(chunk.id, chunk.plain_length)?;
         shared.store.put(&verified)?;
         shared.recent.add(&verified);
         Ok::<_, FetchError>(())
@@ -100,6 +138,15 @@ async fn ask(link: &Link, request: ChunkRequest, chunk: ChunkRef) -> Result<Byte
         ReplyHeader::NotHeld => return Err(FetchError::NotHeld),
         ReplyHeader::Busy => return Err(FetchError::Busy),
     };
+    body(&mut receive, announced, chunk).await
+}
+
+/// Reads so many encoded bytes, and the end of the stream.
+async fn body(
+    receive: &mut RecvStream,
+    announced: u32,
+    chunk: ChunkRef,
+) -> Result<Bytes, FetchError> {
     if announced > chunk.plain_length + 1 {
         return Err(FetchError::Length {
             announced,

@@ -12,6 +12,8 @@ mod edges;
 mod event;
 mod fetch;
 mod keep;
+mod lanes;
+mod messages;
 mod recent;
 mod redial;
 mod serve;

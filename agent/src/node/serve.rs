@@ -1,4 +1,4 @@
-//! Answers to requests for chunks.
+//! Chunks on their way out: answers to requests, and pushes.
 
 use std::{
     collections::HashMap,
@@ -12,8 +12,9 @@ use bytes::Bytes;
 use quinn::SendStream;
 use scap_proto::{
     content::ChunkRef,
+    transport::Link,
     wire::{
-        chunk::{ChunkRequest, ReplyHeader},
+        chunk::{ChunkRequest, PushHeader, ReplyHeader},
         close,
     },
 };
@@ -34,21 +35,11 @@ pub const UPLOAD_BYTES_PER_PEER_MAX: u32 = UPLOAD_BYTES_MAX / 2;
 /// some 2 KiB of task and stream.
 pub const UPLOAD_QUEUE_MAX: usize = 2048;
 
-/// What a peer may ask on its link: which releases it has opened, by its handles, and how much at a time.
-#[derive(Debug)]
-pub(crate) struct Handles {
-    opened: Mutex<HashMap<u32, Arc<Transfer>>>,
-    budget: Semaphore,
-}
+/// Releases by the handles that one side of a link gave them.
+#[derive(Debug, Default)]
+pub(crate) struct Opened(Mutex<HashMap<u32, Arc<Transfer>>>);
 
-impl Handles {
-    pub(crate) fn new() -> Self {
-        Self {
-            opened: Mutex::default(),
-            budget: Semaphore::new(UPLOAD_BYTES_PER_PEER_MAX as usize),
-        }
-    }
-
+impl Opened {
     pub(crate) fn insert(&self, handle: u32, transfer: Arc<Transfer>) {
         self.lock().insert(handle, transfer);
     }
@@ -57,12 +48,33 @@ impl Handles {
         self.lock().remove(&handle);
     }
 
-    fn get(&self, handle: u32) -> Option<Arc<Transfer>> {
+    pub(crate) fn get(&self, handle: u32) -> Option<Arc<Transfer>> {
         self.lock().get(&handle).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<Transfer>>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a peer and we may send each other on a link.
+#[derive(Debug)]
+pub(crate) struct Handles {
+    /// What it opened with us, and may ask for.
+    pub(crate) theirs: Opened,
+    /// What we opened with it and said to follow: it may push.
+    pub(crate) followed: Opened,
+    /// How much it may have asked for at a time.
+    budget: Semaphore,
+}
+
+impl Handles {
+    pub(crate) fn new() -> Self {
+        Self {
+            theirs: Opened::default(),
+            followed: Opened::default(),
+            budget: Semaphore::new(UPLOAD_BYTES_PER_PEER_MAX as usize),
+        }
     }
 }
 
@@ -108,7 +120,7 @@ impl Uploads {
         request: ChunkRequest,
         mut stream: SendStream,
     ) -> Option<(Arc<Transfer>, Served)> {
-        let Some(transfer) = handles.get(request.handle) else {
+        let Some(transfer) = handles.theirs.get(request.handle) else {
             let _ = stream.reset(close::PROTOCOL.into());
             return None;
         };
@@ -148,15 +160,55 @@ impl Uploads {
                 return Some((transfer, Served::Not));
             }
         };
-        let length = u32::try_from(encoded.len()).expect("a chunk is at most 1 MiB and a byte");
-        let sent = answer(&mut stream, ReplyHeader::Found(length), encoded).await;
-        let served = if sent.is_ok() {
-            self.sent_bytes.fetch_add(length.into(), Ordering::Relaxed);
-            Served::Sent
-        } else {
-            Served::Not
-        };
+        let header = ReplyHeader::Found(length_of(&encoded));
+        let served = self.sent(
+            &encoded,
+            &answer(&mut stream, header, encoded.clone()).await,
+        );
         Some((transfer, served))
+    }
+
+    /// Pushes one chunk, and waits until the peer has the bytes. `handle` is the peer's.
+    pub(crate) async fn push(
+        &self,
+        shared: &Shared,
+        link: &Link,
+        transfer: &Transfer,
+        handle: u32,
+        index: u32,
+    ) -> Served {
+        let Some(chunk) = transfer.chunk(index) else {
+            return Served::Not;
+        };
+        let encoded = match encoded(shared, &chunk).await {
+            Ok(Lookup::Found(encoded)) => encoded,
+            Ok(Lookup::Absent | Lookup::Lost) => return Served::Lost,
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(chunk = %chunk.id, error, "could not read a stored chunk");
+                return Served::Not;
+            }
+        };
+        let Ok(mut stream) = link.open_uni().await else {
+            return Served::Not;
+        };
+        let length = length_of(&encoded);
+        let header = PushHeader {
+            handle,
+            index,
+            length,
+        };
+        let pushed = send(&mut stream, &header.encode(), encoded.clone()).await;
+        self.sent(&encoded, &pushed)
+    }
+
+    fn sent(&self, encoded: &Bytes, result: &Result<(), SendError>) -> Served {
+        if result.is_err() {
+            return Served::Not;
+        }
+        let length = u64::from(length_of(encoded));
+        self.sent_bytes.fetch_add(length, Ordering::Relaxed);
+        Served::Sent
     }
 }
 
@@ -188,23 +240,32 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Sends an answer and waits until the peer has it or wants no more.
+/// The length of an encoded chunk.
+fn length_of(encoded: &Bytes) -> u32 {
+    u32::try_from(encoded.len()).expect("a chunk is at most 1 MiB and a byte")
+}
+
 async fn answer(
     stream: &mut SendStream,
     header: ReplyHeader,
     body: Bytes,
-) -> Result<(), AnswerError> {
-    let header = Bytes::copy_from_slice(&header.encode());
+) -> Result<(), SendError> {
+    send(stream, &header.encode(), body).await
+}
+
+/// Sends all there is to a stream, and waits until the peer has it or wants no more.
+async fn send(stream: &mut SendStream, header: &[u8], body: Bytes) -> Result<(), SendError> {
+    let header = Bytes::copy_from_slice(header);
     stream
         .write_all_chunks(&mut [header, body])
         .await
-        .map_err(|_| AnswerError)?;
-    stream.finish().map_err(|_| AnswerError)?;
+        .map_err(|_| SendError)?;
+    stream.finish().map_err(|_| SendError)?;
     match stream.stopped().await {
         Ok(None) => Ok(()),
-        Ok(Some(_)) | Err(_) => Err(AnswerError),
+        Ok(Some(_)) | Err(_) => Err(SendError),
     }
 }
 
 /// The peer stopped the stream, or the link is gone; it knows.
-struct AnswerError;
+struct SendError;

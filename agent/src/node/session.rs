@@ -14,6 +14,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::{
     Shared,
     event::Event,
+    fetch,
     serve::{Handles, Served},
 };
 use crate::swarm::PeerId;
@@ -77,6 +78,27 @@ pub(crate) async fn run(
                 Ok(stream) => stream,
                 Err(error) => return error.into(),
             },
+            pushed = link.accept_uni() => {
+                let stream = match pushed {
+                    Ok(stream) => stream,
+                    Err(error) => return error.into(),
+                };
+                let (shared, handles) = (shared.clone(), handles.clone());
+                tasks.spawn(async move {
+                    let taken = fetch::take(stream, &handles.followed, shared.clone()).await;
+                    if let Some((transfer, index, result)) = taken {
+                        let transfer = transfer.id;
+                        let event = Event::Pushed {
+                            peer,
+                            transfer,
+                            index,
+                            result,
+                        };
+                        shared.tell(event).await;
+                    }
+                });
+                continue;
+            }
             Some(ended) = sessions.join_next() => {
                 return ended.expect("a session does not panic");
             }

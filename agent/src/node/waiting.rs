@@ -31,6 +31,9 @@ pub(super) fn describe(waiting: &Waiting, now: Duration) -> String {
         Waiting::Budget { in_flight_bytes } => {
             format!("{in_flight_bytes} bytes on their way for other releases")
         }
+        Waiting::Pushes { missing } => {
+            format!("{missing} chunks that its upstreams push as they get them")
+        }
         Waiting::NobodyHas { missing } => format!("{missing} chunks that no peer says it has"),
         Waiting::PeersBusy => "peers that serve other releases first".into(),
     }

@@ -74,7 +74,8 @@ impl Swarm {
             Input::TransferGrown {
                 transfer,
                 plain_lengths,
-            } => self.grown(transfer, &plain_lengths),
+                is_all,
+            } => self.grown(transfer, &plain_lengths, is_all),
             Input::TransferHolds { transfer, indexes } => self.holds(transfer, &indexes),
             Input::TransferRemoved { transfer } => self.removed(transfer),
             Input::PeerConnected { peer, link } => {
@@ -120,14 +121,44 @@ impl Swarm {
                 index,
             } => {
                 let now = self.pace.now;
+                self.push_ended(peer, transfer, index);
                 if let Some(it) = self.side(peer, transfer) {
                     it.served(peer, index, now);
+                    // Others may have waited for this lane to catch up.
+                    self.push_all(transfer);
                     self.share_with(transfer, peer);
                 }
             }
+            Input::LanesFrom {
+                peer,
+                transfer,
+                lanes,
+            } => self.lanes_from(peer, transfer, lanes),
+            Input::LanesTo {
+                peer,
+                transfer,
+                lanes,
+            } => self.lanes_to(peer, transfer, lanes),
+            Input::Followed {
+                peer,
+                transfer,
+                lanes,
+                held,
+            } => self.followed(peer, transfer, lanes, &held),
+            Input::NotTaken {
+                peer,
+                transfer,
+                index,
+            } => self.not_taken(peer, transfer, index),
         }
         self.tell_news();
         self.fill();
+    }
+
+    /// Whether this node is known to hold a chunk.
+    pub fn holds_chunk(&self, transfer: TransferId, index: u32) -> bool {
+        let it = self.transfers.get(&transfer);
+        it.is_some_and(|it| it.held.contains(index))
     }
 
     /// The next thing to do; `None` when there is nothing left to do about the events so far.
@@ -144,9 +175,10 @@ impl Swarm {
         self.tick_at.into_iter().chain(tell_at).min()
     }
 
-    fn grown(&mut self, id: TransferId, plain_lengths: &[u32]) {
+    fn grown(&mut self, id: TransferId, plain_lengths: &[u32], is_all: bool) {
         if let Some(transfer) = self.transfers.get_mut(&id) {
             transfer.grow(plain_lengths);
+            transfer.is_all_known |= is_all;
             self.hungry.extend(transfer.sides.keys());
         }
     }
@@ -159,6 +191,10 @@ impl Swarm {
                 .filter(|&index| transfer.hold(index, None))
                 .collect();
             self.held(id, fresh);
+        }
+        // What of it is held already counts.
+        if self.transfers.get(&id).is_some_and(|it| it.is_all_known) {
+            self.decide_to_follow(id);
         }
     }
 
@@ -174,11 +210,17 @@ impl Swarm {
             .filter(|(_, side)| side.opened)
             .map(|(&peer, _)| (id, peer))
             .collect();
-        if opened.len() <= TOLD_AT_ONCE_MAX {
+        if transfer.feed.is_fed() {
+            self.telling.add_unhurried(id, self.pace.now);
+        } else if opened.len() <= TOLD_AT_ONCE_MAX {
             self.pending.extend(opened);
         } else {
             self.telling.add(id, fresh.len());
         }
+        if let Some(it) = self.transfers.get_mut(&id) {
+            it.queue_pushes(&fresh);
+        }
+        self.push_all(id);
         for index in fresh {
             let asked = self.transfers.get(&id).and_then(|it| it.asked.get(&index));
             if let Some(losers) = asked.cloned() {
@@ -214,22 +256,29 @@ impl Swarm {
         for transfer in self.transfers.keys().copied().collect::<Vec<_>>() {
             if let Some(it) = self.transfers.get_mut(&transfer) {
                 it.remove_side(id);
+                self.hungry.extend(it.sides.keys());
             }
             self.share(transfer);
         }
     }
 
-    fn available(&mut self, id: PeerId, transfer: TransferId, indexes: &[u32]) {
+    pub(super) fn available(&mut self, id: PeerId, transfer: TransferId, indexes: &[u32]) {
+        let now = self.pace.now;
         let Some(it) = self.side(id, transfer) else {
             return;
         };
+        it.note_has(now, id, indexes);
         let mut useful = false;
         for &index in indexes {
             useful |= it.gain(id, index);
         }
         let shares = it.one_each.is_some();
+        let waits = it.feed.is_fed();
         if useful {
             self.hungry.insert(id);
+        }
+        if waits {
+            self.wake_at(now + TICK);
         }
         if shares {
             self.share_with(transfer, id);
@@ -312,6 +361,15 @@ impl Swarm {
                 }
             }
             busy |= transfer.lapse(now);
+            let given_up = transfer.find_late(now);
+            busy |= transfer.is_behind() || transfer.is_pushing(now);
+            busy |= transfer.find_sinks(now);
+            if transfer.feed.is_fed() {
+                self.hungry.extend(transfer.sides.keys());
+            }
+            if given_up != 0 {
+                self.give_up(id, given_up);
+            }
             self.share(id);
             self.ask_seconds(id);
         }
@@ -353,7 +411,7 @@ impl Swarm {
     }
 
     /// Tells every peer of its share of a transfer, where shares may have come free.
-    fn share(&mut self, id: TransferId) {
+    pub(super) fn share(&mut self, id: TransferId) {
         let Some(transfer) = self.transfers.get(&id) else {
             return;
         };
@@ -376,7 +434,7 @@ impl Swarm {
     }
 
     /// A transfer in which a connected peer has a side from now on.
-    fn side(&mut self, peer: PeerId, transfer: TransferId) -> Option<&mut Transfer> {
+    pub(super) fn side(&mut self, peer: PeerId, transfer: TransferId) -> Option<&mut Transfer> {
         let known = self.peers.get(&peer)?;
         let it = self.transfers.get_mut(&transfer)?;
         let askable = !known.shunned && it.may_ask(known.link);

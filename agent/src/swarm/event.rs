@@ -45,6 +45,9 @@ pub struct Policy {
     pub reveal: Reveal,
     /// Whom we ask.
     pub ask: Ask,
+    /// How many lanes the plan has: chunk `i` is on lane `i` modulo this, and a set of lanes has bit `l` for lane
+    /// `l`. At most 64; 0 where nothing is pushed.
+    pub lanes: u32,
 }
 
 /// What a peer that opens a transfer is told that we hold.
@@ -113,6 +116,8 @@ pub enum Input {
         transfer: TransferId,
         /// Their plain lengths, in bytes.
         plain_lengths: Vec<u32>,
+        /// Whether that is all there are.
+        is_all: bool,
     },
     /// Chunks that this node holds, verified, however they came. Unknown indexes are ignored.
     TransferHolds {
@@ -184,9 +189,47 @@ pub enum Input {
         /// Why.
         failure: Failure,
     },
-    /// We have sent a peer a chunk.
+    /// We have sent a peer a chunk, asked for or pushed.
     Served {
         /// To whom.
+        peer: PeerId,
+        /// Of what.
+        transfer: TransferId,
+        /// Which.
+        index: u32,
+    },
+    /// By the plan a connected peer pushes these lanes to us, once it knows that we follow.
+    LanesFrom {
+        /// Who.
+        peer: PeerId,
+        /// Of what.
+        transfer: TransferId,
+        /// Which.
+        lanes: u64,
+    },
+    /// By the plan we push these lanes to a connected peer, if it follows.
+    LanesTo {
+        /// Whom.
+        peer: PeerId,
+        /// Of what.
+        transfer: TransferId,
+        /// Which.
+        lanes: u64,
+    },
+    /// The peer wants these lanes pushed, or none.
+    Followed {
+        /// Who.
+        peer: PeerId,
+        /// Of what.
+        transfer: TransferId,
+        /// Which.
+        lanes: u64,
+        /// What it holds.
+        held: Vec<u32>,
+    },
+    /// The peer did not take a chunk that we pushed: it has it, or will not have it from us.
+    NotTaken {
+        /// Who.
         peer: PeerId,
         /// Of what.
         transfer: TransferId,
@@ -225,6 +268,26 @@ pub enum Output {
         transfer: TransferId,
         /// All that there was to tell when it was polled.
         indexes: Vec<u32>,
+    },
+    /// Ask a peer to push these lanes, or tell it that we need none.
+    Follow {
+        /// Whom.
+        peer: PeerId,
+        /// Of what.
+        transfer: TransferId,
+        /// Which; 0 for none.
+        lanes: u64,
+        /// What we hold, in rising order.
+        held: Vec<u32>,
+    },
+    /// Push a peer a chunk. Answer with [`Input::Served`] or [`Input::NotTaken`].
+    Push {
+        /// Whom.
+        peer: PeerId,
+        /// Of what.
+        transfer: TransferId,
+        /// Which.
+        index: u32,
     },
     /// Every chunk that is known of a transfer is held. Grow it, or it is done.
     Complete {

@@ -16,13 +16,14 @@
 //! - **Who is told**: peers that opened the transfer, of every chunk that came, several at a time where many come, or
 //!   each of its own share ([`Reveal::OneEach`]).
 //!
-//! Lanes have their place: what they push comes in as [`Input::TransferHolds`] or
-//! [`Input::Received`], asked for or not, and the swarm repairs beside them. So have priorities: they
-//! order the transfers for which a peer is asked, which now take turns.
+//! - **Lanes**: who lacks much is pushed chunks along the plan's trees, and asks only for what is late.
+//!
+//! Priorities have their place: they order the transfers for which a peer is asked, which now take turns.
 
 mod bitmap;
 mod engine;
 mod event;
+mod lanes;
 mod peer;
 mod requests;
 mod reveal;

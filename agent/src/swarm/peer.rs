@@ -168,7 +168,7 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    fn add(&mut self, bytes: u64, delivered_then: u64, took: Duration) {
+    pub(super) fn add(&mut self, bytes: u64, delivered_then: u64, took: Duration) {
         self.delivered += bytes;
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
         let came = self.delivered - delivered_then;
@@ -239,7 +239,7 @@ impl Pace {
     }
 }
 
-fn bytes_in(bytes_per_sec: u64, time: Duration) -> u64 {
+pub(super) fn bytes_in(bytes_per_sec: u64, time: Duration) -> u64 {
     let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     (bytes_per_sec / 1000).saturating_mul(micros) / 1000
 }

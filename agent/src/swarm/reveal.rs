@@ -12,6 +12,7 @@ use rand::Rng;
 use super::{
     bitmap::{Bitmap, rarest},
     event::PeerId,
+    lanes::Follower,
     transfer::{Allotment, Side, Transfer},
 };
 
@@ -25,6 +26,9 @@ const ALLOTTED_PER_PEER: (usize, usize) = (2, 32);
 /// Second copies wait until no more chunks than this have not left at all: the uplink needs something
 /// to do, and what is left should not queue behind it.
 const FIRST_COPIES_LEFT: usize = 8;
+
+/// How long after the last push second copies wait: what is on its way down the lanes needs none.
+const SECOND_COPIES_WAIT: Duration = Duration::from_secs(1);
 
 /// Copies that leave of a chunk without which peers know no content, before any content leaves:
 /// from so many it spreads at once, and more would keep the uplink from the rest.
@@ -49,6 +53,8 @@ pub(super) struct OneEach {
     allotted: Vec<u16>,
     /// Mean time from allotment to sent.
     took: Duration,
+    /// When a chunk was last sent.
+    sent_at: Duration,
 }
 
 impl OneEach {
@@ -59,6 +65,7 @@ impl OneEach {
             unsent_count: 0,
             allotted: Vec::new(),
             took: TOOK_UNMEASURED,
+            sent_at: Duration::ZERO,
         }
     }
 
@@ -68,7 +75,12 @@ impl OneEach {
         }
     }
 
-    fn allot(&mut self, index: u32) {
+    /// Of the 64 indexes of `word`, those that are not eager and of which no copy is out or on its way.
+    pub(super) fn unsent_word(&self, word: u32) -> u64 {
+        self.unsent.word(word) & !below(self.eager, word)
+    }
+
+    pub(super) fn allot(&mut self, index: u32) {
         let position = index as usize;
         if position >= self.allotted.len() {
             self.allotted.resize(position + 1, 0);
@@ -106,6 +118,7 @@ impl Transfer {
         };
         side.opened = false;
         side.pending.clear();
+        side.follower = Follower::default();
         let allotted = std::mem::take(&mut side.allotted);
         for (index, allotment) in allotted {
             self.release(index, allotment.lapsed);
@@ -119,6 +132,7 @@ impl Transfer {
         {
             let took = now.saturating_sub(allotment.at);
             one_each.took = one_each.took * 7 / 8 + took / 8;
+            one_each.sent_at = now;
         }
         self.gain(peer, index);
     }
@@ -145,7 +159,7 @@ impl Transfer {
             if !has_room {
                 return told;
             }
-            let Some(index) = self.next_share(peer, rng) else {
+            let Some(index) = self.next_share(peer, now, rng) else {
                 return told;
             };
             told = true;
@@ -161,14 +175,17 @@ impl Transfer {
 
     /// What to tell a peer of: of what it lacks, the descriptor first, then the rest of the eager, then what
     /// never left, then the rarest.
-    fn next_share(&self, peer: PeerId, rng: &mut impl Rng) -> Option<u32> {
+    fn next_share(&self, peer: PeerId, now: Duration, rng: &mut impl Rng) -> Option<u32> {
         let (one_each, side) = (self.one_each.as_ref()?, self.sides.get(&peer)?);
+        // What will be pushed to another host is not told to this one.
+        let reserved = self.reserved(now);
+        let pushed = |word: u32| self.feed.mask(reserved, word) & !below(one_each.eager, word);
         let lacked = |word: u32| {
             let told = side.allotted.range(word * 64..(word + 1) * 64);
             let lacked = self.held.word(word) & !side.has.word(word);
             told.fold(lacked, |bits, (index, _)| bits & !(1 << (index % 64)))
         };
-        let unsent = |word| lacked(word) & one_each.unsent.word(word);
+        let unsent = |word| lacked(word) & one_each.unsent.word(word) & !pushed(word);
         let first = |end: u32| move |word| unsent(word) & below(end, word);
         let copies = |index| self.holders_of(index) + one_each.allotted(index);
         let mut index = None;
@@ -180,10 +197,20 @@ impl Transfer {
                 rarest(words, first(end), copies, rng)
             });
         }
-        if index.is_none() && self.first_copies_left() > FIRST_COPIES_LEFT {
+        if index.is_some() {
+            return index;
+        }
+        if self.is_pushing(now) || self.first_copies_left() > FIRST_COPIES_LEFT {
             return None;
         }
-        index.or_else(|| rarest(self.words(), lacked, copies, rng))
+        rarest(self.words(), lacked, copies, rng)
+    }
+
+    /// Whether an origin pushed so lately that no second copies leave yet.
+    pub(super) fn is_pushing(&self, now: Duration) -> bool {
+        self.one_each.as_ref().is_some_and(|one_each| {
+            self.reserved(now) != 0 && now < one_each.sent_at + SECOND_COPIES_WAIT
+        })
     }
 
     /// Chunks allotted to peers, of which no copy is out.
@@ -207,6 +234,7 @@ impl Transfer {
                 left = true;
                 if !allotment.lapsed && now.saturating_sub(allotment.at) > limit {
                     allotment.lapsed = true;
+                    side.follower.demote(index);
                     lapsed.push(index);
                 }
             }
@@ -237,7 +265,8 @@ impl Transfer {
         }
     }
 
-    fn release(&mut self, index: u32, lapsed: bool) {
+    /// An allotment ended without effect.
+    pub(super) fn release(&mut self, index: u32, lapsed: bool) {
         if let Some(one_each) = &mut self.one_each
             && !lapsed
         {

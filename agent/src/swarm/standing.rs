@@ -112,6 +112,7 @@ impl Swarm {
         }
         for transfer in self.transfers.values_mut() {
             transfer.set_askable(id, false);
+            self.hungry.extend(transfer.sides.keys());
         }
         self.outputs.push_back(Output::Drop { peer: id, reason });
     }

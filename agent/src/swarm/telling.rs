@@ -15,6 +15,9 @@ pub(super) const TOLD_AT_ONCE_MAX: usize = 4;
 /// of it per hop, of which a swarm has few.
 const INTERVAL: Duration = Duration::from_millis(150);
 
+/// The same of a transfer that is pushed, where nobody asks for what he was told of before it is late.
+const INTERVAL_UNHURRIED: Duration = Duration::from_secs(1);
+
 /// Announcements that go out at once after a pause: more than a one-line update has chunks.
 const AT_ONCE: u32 = 8;
 
@@ -28,6 +31,8 @@ pub(super) struct Telling {
     news: BTreeSet<TransferId>,
     /// How many chunks.
     count: u32,
+    /// Whether all of them are of transfers that are pushed, and since when.
+    unhurried_since: Option<Duration>,
     /// When the announcements so far would have been made, one each [`INTERVAL`]: ahead of the clock by
     /// what was made at once.
     paced_until: Duration,
@@ -38,9 +43,18 @@ impl Telling {
     pub(super) fn add(&mut self, transfer: TransferId, chunks: usize) {
         if chunks > 0 {
             self.news.insert(transfer);
+            self.unhurried_since = None;
             let chunks = u32::try_from(chunks).unwrap_or(u32::MAX);
             self.count = self.count.saturating_add(chunks);
         }
+    }
+
+    /// Chunks of a transfer came that is pushed.
+    pub(super) fn add_unhurried(&mut self, transfer: TransferId, now: Duration) {
+        if self.news.is_empty() {
+            self.unhurried_since = Some(now);
+        }
+        self.news.insert(transfer);
     }
 
     /// Nothing more will come of a transfer for now: it is told without waiting.
@@ -56,6 +70,7 @@ impl Telling {
         let ahead_max = now + AT_ONCE * INTERVAL;
         self.paced_until = (self.paced_until.max(now) + INTERVAL).min(ahead_max);
         self.count = 0;
+        self.unhurried_since = None;
         std::mem::take(&mut self.news)
     }
 
@@ -65,6 +80,8 @@ impl Telling {
             None
         } else if self.count >= NEWS_MAX {
             Some(Duration::ZERO)
+        } else if let Some(since) = self.unhurried_since {
+            Some(since + INTERVAL_UNHURRIED)
         } else {
             let at_once = (AT_ONCE - 1) * INTERVAL;
             Some(self.paced_until.saturating_sub(at_once))

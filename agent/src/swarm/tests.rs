@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod lanes;
 mod telling;
 
 const T: TransferId = TransferId(1);
@@ -17,6 +18,7 @@ const CHUNK: u32 = 128 * 1024;
 const SWARM: Policy = Policy {
     reveal: Reveal::All,
     ask: Ask::Everyone,
+    lanes: 0,
 };
 
 /// An engine, its clock, and what it has said that no test has looked at yet.
@@ -51,6 +53,7 @@ impl Host {
         self.feed(Input::TransferGrown {
             transfer: T,
             plain_lengths: vec![CHUNK; chunks],
+            is_all: false,
         });
     }
 
@@ -232,6 +235,7 @@ fn bytes_in_flight_stay_within_the_budget() {
     host.feed(Input::TransferGrown {
         transfer: T,
         plain_lengths: vec![1024 * 1024; 1000],
+        is_all: false,
     });
     for peer in 0..200 {
         host.holder(peer, 0..1000);
@@ -453,6 +457,7 @@ fn an_origin_tells_each_peer_of_other_chunks_and_of_more_as_it_sends_them() {
     let one_each = Policy {
         reveal: Reveal::OneEach { eager: 0 },
         ask: Ask::Everyone,
+        lanes: 0,
     };
     let mut host = Host::new(one_each, 600);
     host.holds(0..600);
@@ -485,6 +490,7 @@ fn what_was_allotted_to_a_peer_that_goes_or_stalls_is_told_to_another() {
     let one_each = Policy {
         reveal: Reveal::OneEach { eager: 0 },
         ask: Ask::Everyone,
+        lanes: 0,
     };
     for goes in [true, false] {
         let mut host = Host::new(one_each, 200);
@@ -545,6 +551,7 @@ fn the_lists_leave_first_and_a_few_times() {
     let one_each = Policy {
         reveal: Reveal::OneEach { eager: 2 },
         ask: Ask::Everyone,
+        lanes: 0,
     };
     let mut host = Host::new(one_each, 1000);
     host.holds(0..1000);
@@ -564,6 +571,7 @@ fn the_descriptor_leaves_before_any_list_however_many_there_are() {
     let one_each = Policy {
         reveal: Reveal::OneEach { eager: 900 },
         ask: Ask::Everyone,
+        lanes: 0,
     };
     let mut host = Host::new(one_each, 1000);
     host.holds(0..1000);
@@ -587,6 +595,7 @@ fn transfers_take_turns_and_end_with_their_requests() {
     host.feed(Input::TransferGrown {
         transfer: other,
         plain_lengths: vec![CHUNK; 10],
+        is_all: false,
     });
     host.connect(1);
     host.feed(Input::Available {

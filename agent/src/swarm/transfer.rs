@@ -8,6 +8,7 @@ use scap_proto::limits::SNAPSHOT_CHUNKS_MAX;
 use super::{
     bitmap::{Bitmap, rarest},
     event::{Ask, Link, PeerId, Policy, Reveal},
+    lanes::{Feed, Follower},
     reveal::OneEach,
 };
 
@@ -15,6 +16,8 @@ pub(super) struct Transfer {
     pub(super) policy: Policy,
     /// Plain length of each chunk, in bytes.
     pub(super) lengths: Vec<u32>,
+    /// Whether these are all.
+    pub(super) is_all_known: bool,
     pub(super) held: Bitmap,
     /// Lacked and asked of nobody.
     wanted: Bitmap,
@@ -31,6 +34,8 @@ pub(super) struct Transfer {
     pub(super) resume_at: Option<Duration>,
     pub(super) received_bytes: BTreeMap<PeerId, u64>,
     pub(super) duplicate_bytes: u64,
+    /// What is pushed to us.
+    pub(super) feed: Feed,
 }
 
 /// A peer's side of a transfer.
@@ -49,6 +54,8 @@ pub(super) struct Side {
     pub(super) dry: bool,
     /// It hears also of what it has: an origin that shares out what nobody holds must know what somebody does.
     pub(super) is_upstream: bool,
+    /// What we push to it.
+    pub(super) follower: Follower,
 }
 
 impl Side {
@@ -69,6 +76,7 @@ impl Transfer {
         Self {
             policy,
             lengths: Vec::new(),
+            is_all_known: false,
             held: Bitmap::default(),
             wanted: Bitmap::default(),
             wanted_count: 0,
@@ -83,6 +91,7 @@ impl Transfer {
             resume_at: None,
             received_bytes: BTreeMap::new(),
             duplicate_bytes: 0,
+            feed: Feed::new(policy.lanes),
         }
     }
 
@@ -117,6 +126,7 @@ impl Transfer {
         }
         self.unwant(index);
         self.missing -= 1;
+        self.note_came(index);
         self.refresh_unsent(index);
         if self.one_each.is_none() {
             for (&peer, side) in &mut self.sides {
@@ -153,7 +163,7 @@ impl Transfer {
         if index >= SNAPSHOT_CHUNKS_MAX || !side.has.insert(index) {
             return false;
         }
-        let useful = side.askable && self.wanted.contains(index);
+        let useful = side.askable && self.wanted.contains(index) && !self.feed.awaits(index);
         if useful {
             side.dry = false;
         }
@@ -199,12 +209,14 @@ impl Transfer {
         if let Some(side) = self.sides.get_mut(&peer) {
             side.has = has;
         }
+        self.refresh_covered();
     }
 
     /// The link is gone.
     pub(super) fn remove_side(&mut self, peer: PeerId) {
         self.close(peer);
         self.set_askable(peer, false);
+        self.forget_parent(peer);
         self.sides.remove(&peer);
     }
 
@@ -240,7 +252,7 @@ impl Transfer {
         }
         rarest(
             self.words(),
-            |word| self.wanted.word(word) & side.has.word(word),
+            |word| self.wanted.word(word) & side.has.word(word) & !self.feed.awaited(word),
             |index| self.holders_of(index),
             rng,
         )

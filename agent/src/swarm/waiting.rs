@@ -31,6 +31,11 @@ pub enum Waiting {
         /// When the first is asked again, on the engine's clock.
         until: Duration,
     },
+    /// Upstreams push what is missing, as they come to hold it.
+    Pushes {
+        /// How many chunks are missing.
+        missing: u32,
+    },
     /// All bytes that may be in flight are, for other transfers.
     Budget {
         /// How many.
@@ -85,6 +90,10 @@ impl Swarm {
         let mut askable = it.sides.iter().filter(|(_, side)| side.askable).peekable();
         if askable.peek().is_none() {
             return Some(Waiting::NoPeers);
+        }
+        if it.feed.is_fed() {
+            let missing = it.missing;
+            return Some(Waiting::Pushes { missing });
         }
         let missing = it.nobody_has();
         if missing == it.missing {

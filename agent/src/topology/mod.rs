@@ -7,20 +7,30 @@
 //! - **Swarm**: everybody is linked to everybody up to a degree; beyond it each host to those at a few
 //!   distances around the ring, the same distances for all. Such a graph is regular, symmetric and,
 //!   as a neighbour is among them, connected; distances drawn at random make it spread like a random one.
+//!   Along other edges chunks are pushed without being asked for, the lanes.
 //! - **Tree**: the first of the ring are the roots, which the origin feeds, and each host has the next
 //!   hosts of the ring as its children.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod lanes;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use scap_proto::id::NodeId;
+
+use lanes::{Feeder, Lanes};
 
 /// The form of a fleet's links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Everybody fetches from all neighbours.
+    /// Everybody fetches from all neighbours, beside what is pushed along the lanes.
     Swarm {
-        /// Most neighbours of a host, the origin not counted; at least 2.
+        /// Most neighbours of a host, the origin and lanes not counted; at least 2.
         degree: usize,
+        /// How many lanes there are; up to [`LANES_MAX`], and 0 where nothing is pushed.
+        lanes: usize,
     },
     /// Everybody fetches from one parent.
     Tree {
@@ -32,10 +42,19 @@ pub enum Shape {
 impl Shape {
     /// A swarm whose degree lets chunks spread nearly as fast as with all links, at a cost in messages
     /// and memory that stays flat as the fleet grows.
-    pub const SWARM: Self = Self::Swarm { degree: 40 };
+    pub const SWARM: Self = Self::Swarm {
+        degree: 40,
+        lanes: 0,
+    };
     /// A tree of pairs: with more children than two, the slower each is fed.
     pub const TREE: Self = Self::Tree { fanout: 2 };
 }
+
+/// Most lanes: a set of them is a `u64`.
+pub const LANES_MAX: usize = 64;
+
+/// A set of lanes: bit `l` is lane `l`.
+pub type LaneSet = u64;
 
 /// What a topology depends on besides the hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +78,12 @@ pub struct Edges {
     pub fetch_from: Vec<NodeId>,
     /// Whether the origin dials it and it fetches from the origin.
     pub from_origin: bool,
+    /// Hosts that push to it, and on which lanes.
+    pub lanes_from: BTreeMap<NodeId, LaneSet>,
+    /// Hosts that it pushes to, and on which lanes.
+    pub lanes_to: BTreeMap<NodeId, LaneSet>,
+    /// The lanes on which the origin pushes to it.
+    pub lanes_from_origin: LaneSet,
 }
 
 /// The links of a fleet.
@@ -68,12 +93,17 @@ pub struct Topology {
     positions: BTreeMap<NodeId, usize>,
     links: Links,
     origin_links: usize,
+    /// The stretches of the ring that begin together.
+    waves: Vec<Range<usize>>,
 }
 
 #[derive(Debug, Clone)]
 enum Links {
-    /// Distances around the ring over which hosts are linked, each at most half of it.
-    Swarm(BTreeSet<usize>),
+    Swarm {
+        /// Over which hosts are linked, around the ring, each at most half of it.
+        distances: BTreeSet<usize>,
+        lanes: usize,
+    },
     Tree {
         fanout: usize,
     },
@@ -93,38 +123,136 @@ impl Topology {
         ring.sort_by_cached_key(|host| (hosts[host], draw(seed, host.as_str().as_bytes())));
         let positions = (0..ring.len()).map(|at| (ring[at].clone(), at)).collect();
         let links = match parameters.shape {
-            Shape::Swarm { degree } => Links::Swarm(distances(ring.len(), degree, seed)),
+            Shape::Swarm { degree, lanes } => Links::Swarm {
+                distances: distances(ring.len(), degree, seed),
+                lanes: lanes.min(LANES_MAX),
+            },
             Shape::Tree { fanout } => Links::Tree {
                 fanout: fanout.max(1),
             },
         };
+        let mut waves: Vec<Range<usize>> = Vec::new();
+        for at in 0..ring.len() {
+            match waves.last_mut() {
+                Some(wave) if hosts[&ring[wave.start]] == hosts[&ring[at]] => wave.end = at + 1,
+                _ => waves.push(at..at + 1),
+            }
+        }
         Self {
             ring,
             positions,
             links,
             origin_links: parameters.origin_links.max(1),
+            waves,
+        }
+    }
+
+    /// How many lanes the chunks are dealt to: chunk `i` is on lane `i` modulo this.
+    pub fn lane_count(&self) -> usize {
+        match &self.links {
+            Links::Swarm { lanes, .. } => *lanes,
+            Links::Tree { .. } => 0,
         }
     }
 
     /// The edges of one host; `None` if it is not in the fleet.
     pub fn edges(&self, host: &NodeId) -> Option<Edges> {
         let at = *self.positions.get(host)?;
-        let (dial, accept, fetch) = match &self.links {
-            Links::Swarm(distances) => self.swarm_edges(at, distances),
+        let mut edges = Edges {
+            dial: Vec::new(),
+            accept: Vec::new(),
+            fetch_from: Vec::new(),
+            from_origin: self.is_fed_by_origin(at),
+            lanes_from: BTreeMap::new(),
+            lanes_to: BTreeMap::new(),
+            lanes_from_origin: 0,
+        };
+        let (mut dial, mut accept, fetch) = match &self.links {
+            Links::Swarm { distances, .. } => self.swarm_edges(at, distances),
             Links::Tree { fanout } => self.tree_edges(at, *fanout),
         };
-        Some(Edges {
-            dial: self.names(dial),
-            accept: self.names(accept),
-            fetch_from: self.names(fetch),
-            from_origin: self.is_fed_by_origin(at),
-        })
+        let linked: BTreeSet<usize> = dial.iter().chain(&accept).copied().collect();
+        let lanes = self.lane_edges(at);
+        let others = lanes.from.keys().chain(lanes.to.keys()).copied();
+        for other in others.collect::<BTreeSet<_>>().difference(&linked) {
+            let side = if at < *other { &mut dial } else { &mut accept };
+            side.push(*other);
+        }
+        edges.dial = self.names(dial);
+        edges.accept = self.names(accept);
+        // Who pushes is asked, too, for what it does not push in time.
+        let fetch: BTreeSet<usize> = fetch
+            .into_iter()
+            .chain(lanes.from.keys().copied())
+            .collect();
+        edges.fetch_from = self.names(fetch);
+        let name = |(at, set): (usize, LaneSet)| (self.ring[at].clone(), set);
+        edges.lanes_from = lanes.from.into_iter().map(name).collect();
+        edges.lanes_to = lanes.to.into_iter().map(name).collect();
+        edges.lanes_from_origin = lanes.from_origin;
+        edges.from_origin |= lanes.from_origin != 0;
+        Some(edges)
     }
 
-    /// The hosts that the origin dials, sorted: in a swarm evenly spaced around the ring, in a tree
-    /// the roots.
+    /// The hosts that the origin pushes to, and on which lanes.
+    pub fn origin_lanes(&self) -> BTreeMap<NodeId, LaneSet> {
+        let mut found = BTreeMap::new();
+        // The roots of lanes are of the first wave.
+        let first = self.waves.first().cloned().unwrap_or_default();
+        for at in first {
+            let lanes = self.lane_edges(at).from_origin;
+            if lanes != 0 {
+                found.insert(self.ring[at].clone(), lanes);
+            }
+        }
+        found
+    }
+
+    /// The hosts that the origin dials, sorted: in a swarm evenly spaced around the ring, and the roots of its lanes; in
+    /// a tree the roots.
     pub fn origin_dials(&self) -> Vec<NodeId> {
-        self.names((0..self.ring.len()).filter(|&at| self.is_fed_by_origin(at)))
+        let spaced = self.names((0..self.ring.len()).filter(|&at| self.is_fed_by_origin(at)));
+        let all: BTreeSet<NodeId> = spaced
+            .into_iter()
+            .chain(self.origin_lanes().into_keys())
+            .collect();
+        all.into_iter().collect()
+    }
+
+    fn lane_edges(&self, at: usize) -> LaneEdges {
+        let mut edges = LaneEdges::default();
+        let lanes = self.lane_count();
+        if lanes == 0 {
+            return edges;
+        }
+        let here = self.waves.iter().position(|wave| wave.contains(&at));
+        let number = here.expect("every position is in a wave");
+        let wave = &self.waves[number];
+        let trees = Lanes::new(lanes, wave.len());
+        let before = number.checked_sub(1).map(|before| &self.waves[before]);
+        for lane in 0..lanes {
+            let bit = 1 << lane;
+            match (trees.feeder(lane, at - wave.start), before) {
+                (Feeder::Host(parent), _) => {
+                    *edges.from.entry(wave.start + parent).or_default() |= bit;
+                }
+                (Feeder::Root, None) => edges.from_origin |= bit,
+                (Feeder::Root, Some(before)) => {
+                    let feeder = before.start + lane % before.len();
+                    *edges.from.entry(feeder).or_default() |= bit;
+                }
+            }
+            for child in trees.children(lane, at - wave.start) {
+                *edges.to.entry(wave.start + child).or_default() |= bit;
+            }
+            if let Some(next) = self.waves.get(number + 1)
+                && wave.start + lane % wave.len() == at
+            {
+                let root = Lanes::new(lanes, next.len()).root(lane);
+                *edges.to.entry(next.start + root).or_default() |= bit;
+            }
+        }
+        edges
     }
 
     fn swarm_edges(&self, at: usize, distances: &BTreeSet<usize>) -> Positions {
@@ -161,7 +289,9 @@ impl Topology {
         match &self.links {
             Links::Tree { .. } => at < links,
             // The first position of each of `links` equal stretches of the ring.
-            Links::Swarm(_) => links >= n || at == 0 || (at * links) / n != ((at - 1) * links) / n,
+            Links::Swarm { .. } => {
+                links >= n || at == 0 || (at * links) / n != ((at - 1) * links) / n
+            }
         }
     }
 
@@ -173,6 +303,14 @@ impl Topology {
         names.sort();
         names
     }
+}
+
+/// One position's part of the lanes.
+#[derive(Default)]
+struct LaneEdges {
+    from: BTreeMap<usize, LaneSet>,
+    to: BTreeMap<usize, LaneSet>,
+    from_origin: LaneSet,
 }
 
 /// Positions to dial, to accept from, to fetch from.
@@ -245,7 +383,7 @@ mod tests {
 
     fn shape() -> impl Strategy<Value = Shape> {
         prop_oneof![
-            (2usize..50).prop_map(|degree| Shape::Swarm { degree }),
+            (2usize..50, 0usize..9).prop_map(|(degree, lanes)| Shape::Swarm { degree, lanes }),
             (1usize..9).prop_map(|fanout| Shape::Tree { fanout }),
         ]
     }
@@ -290,9 +428,9 @@ mod tests {
                 prop_assert_eq!(mine.from_origin, topology.origin_dials().contains(host));
                 let links = mine.dial.len() + mine.accept.len();
                 match shape {
-                    Shape::Swarm { degree } => {
-                        prop_assert!(links <= degree);
-                        prop_assert_eq!(mine.fetch_from.len(), links);
+                    Shape::Swarm { degree, lanes } => {
+                        prop_assert!(links <= degree + 3 * lanes);
+                        prop_assert!(mine.fetch_from.len() <= links);
                     }
                     Shape::Tree { fanout } => {
                         prop_assert!(mine.dial.len() <= fanout);
@@ -301,7 +439,7 @@ mod tests {
                     }
                 }
             }
-            prop_assert_eq!(topology.origin_dials().len(), origin_links.min(count));
+            prop_assert!(topology.origin_dials().len() >= origin_links.min(count));
             prop_assert_eq!(fed(&topology, &edges).len(), count);
         }
     }
@@ -309,7 +447,10 @@ mod tests {
     #[test]
     fn the_order_of_the_list_does_not_matter_and_the_seed_does() {
         let parameters = |seed| Parameters {
-            shape: Shape::Swarm { degree: 8 },
+            shape: Shape::Swarm {
+                degree: 8,
+                lanes: 2,
+            },
             origin_links: 4,
             seed,
         };
@@ -326,7 +467,10 @@ mod tests {
     fn edges_are_the_same_in_every_version() {
         let hosts = hosts(100);
         let parameters = Parameters {
-            shape: Shape::Swarm { degree: 6 },
+            shape: Shape::Swarm {
+                degree: 6,
+                lanes: 0,
+            },
             origin_links: 2,
             seed: 7,
         };

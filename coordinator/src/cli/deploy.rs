@@ -53,7 +53,9 @@ const GRANT_MILLIS: u64 = 24 * 3600 * 1000;
 /// Most neighbours of a host in a swarm: more gain little (see the theory in the architecture's page).
 const DEGREE: u32 = 40;
 /// Hosts below each host of a tree: each forwards everything that often.
-const FANOUT: u32 = 2;
+const TREE_FANOUT: u32 = 2;
+/// Lanes of a swarm: with more, chunks reach the last host no sooner, and each link carries less.
+const LANES: u32 = 2;
 /// How long hosts may take to confirm that the release is the stable one.
 const FINALIZE_MAX: Duration = Duration::from_secs(10);
 
@@ -105,6 +107,8 @@ pub(super) enum Topology {
     Swarm,
     /// Each host fetches from one upstream
     Tree,
+    /// As a swarm, with most chunks pushed along two trees: less leaves the seed, and a slow host delays more
+    Lanes,
 }
 
 /// What was done, as `--json` shows it.
@@ -470,16 +474,18 @@ async fn plan(
             wave: wave_of(host, away),
         });
     }
+    let (topology, fanout) = match topology {
+        Topology::Swarm => (TopologyKind::Swarm, LANES),
+        Topology::Lanes => (TopologyKind::Lanes, LANES),
+        Topology::Tree => (TopologyKind::Tree, TREE_FANOUT),
+    };
     let random: [u8; 8] = release.as_bytes()[..8].try_into().expect("8 of 32 bytes");
     Plan {
         seed,
         hosts,
-        topology: match topology {
-            Topology::Swarm => TopologyKind::Swarm,
-            Topology::Tree => TopologyKind::Tree,
-        },
+        topology,
         degree: DEGREE,
-        fanout: FANOUT,
+        fanout,
         random_seed: u64::from_le_bytes(random),
         extensions: Default::default(),
     }

@@ -20,6 +20,8 @@ pub enum TopologyKind {
     Swarm,
     /// Each host fetches from its one upstream.
     Tree,
+    /// As a swarm, and most chunks are pushed along trees, one for each lane, before anybody asks for them.
+    Lanes,
 }
 
 /// One host of a plan.
@@ -48,7 +50,8 @@ pub struct Plan {
     pub topology: TopologyKind,
     /// Most neighbours of a host in a swarm.
     pub degree: u32,
-    /// Hosts below each host of a tree, and below the seed.
+    /// Hosts below each host of a tree, and below the seed; or how many lanes there are, and so hosts below each host
+    /// of a lane.
     pub fanout: u32,
     /// What random choices in the topology are made from.
     pub random_seed: u64,

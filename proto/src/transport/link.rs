@@ -80,6 +80,34 @@ impl Link {
             })
     }
 
+    /// Opens a stream to push on.
+    ///
+    /// # Errors
+    /// [`LinkError::Open`] where the link is gone.
+    pub async fn open_uni(&self) -> Result<SendStream, LinkError> {
+        self.connection
+            .open_uni()
+            .await
+            .map_err(|source| LinkError::Open {
+                peer: self.peer.name.clone(),
+                source,
+            })
+    }
+
+    /// The next stream on which the peer pushes. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`LinkError::Accept`] where the link is gone.
+    pub async fn accept_uni(&self) -> Result<RecvStream, LinkError> {
+        self.connection
+            .accept_uni()
+            .await
+            .map_err(|source| LinkError::Accept {
+                peer: self.peer.name.clone(),
+                source,
+            })
+    }
+
     /// Closes the link at once: what is not yet acknowledged is lost. `reason` is for the peer's
     /// log.
     pub fn close(&self, code: u32, reason: &str) {

@@ -10,8 +10,8 @@
 //!
 //! # The link
 //! After that both sides are equal: either opens bidirectional streams, at most [`STREAMS_MAX`] at
-//! a time. There are no further unidirectional streams and no datagrams. [`LinkSettings`] bounds
-//! what a peer can make us hold.
+//! a time, and unidirectional ones for what it pushes, at most [`PUSHES_MAX`]. There are no datagrams.
+//! [`LinkSettings`] bounds what a peer can make us hold.
 
 mod accept;
 mod dial;
@@ -30,6 +30,6 @@ pub use self::{
     endpoint::{BindError, Endpoint, SocketBuffers},
     handshake::{HANDSHAKE_SECS_MAX, HandshakeError},
     link::{Link, LinkError, LinkStats, RecvStream, SendStream},
-    settings::{IDLE_SECS_MAX, KEEP_ALIVE_SECS, LinkSettings, STREAMS_MAX},
+    settings::{IDLE_SECS_MAX, KEEP_ALIVE_SECS, LinkSettings, PUSHES_MAX, STREAMS_MAX},
     tls::ALPN,
 };

@@ -32,6 +32,16 @@ pub enum PeerMessage {
         /// Which.
         chunks: ChunkSet,
     },
+    /// I know all chunks of what I call `handle`. Push me those of these lanes as you come to hold them; of none,
+    /// where I lack so little that I rather ask.
+    Follow {
+        /// The sender's handle.
+        handle: u32,
+        /// Bit `l` is lane `l`: the chunks whose index, divided by how many lanes the plan has, leaves `l`.
+        lanes: u64,
+        /// What I hold.
+        held: ChunkSet,
+    },
 }
 
 /// Some chunks of a release, by index.

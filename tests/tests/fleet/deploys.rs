@@ -1,11 +1,11 @@
 //! Deploys in which nothing breaks: every host ends with what git says.
 
-use scap_tests::fleet::Fleet;
+use scap_tests::fleet::{Fleet, wait_until};
 use scap_tests::repo::{make_executable, make_link, write_source_tree};
 use scap_tests::tree::Tree;
 use scap_tests::under_test;
 
-use crate::scene::{REPO, Scene};
+use crate::scene::{FETCH_MAX, REPO, Scene};
 
 #[test]
 fn sixteen_hosts_get_twenty_thousand_files_and_then_a_one_line_commit() {
@@ -138,6 +138,50 @@ fn in_a_tree_each_host_fetches_from_one_upstream_only() {
         report.hosts.iter().any(|host| host.bytes.peers > 0),
         "{report:#?}"
     );
+}
+
+#[test]
+fn with_lanes_all_is_as_without_also_when_a_host_dies() {
+    let builder = Fleet::builder(under_test!())
+        .hosts(8)
+        .canaries(1)
+        .rate_mbit(50);
+    let Some(scene) = Scene::start(builder) else {
+        return;
+    };
+    const BYTES: usize = 24_000_000;
+    let lanes = ["--topology", "lanes"];
+    let coordinator = scene.fleet.coordinator();
+    let first = scene.commit_payload(BYTES, 6);
+    let report = coordinator.deploy(scene.repo.dir(), &lanes).expect_done();
+    scene.assert_all_run(&first);
+    // One to the canary, which passes it on, and up to one more to the others, whom it is told to help.
+    let copies = report.seed_bytes_sent as f64 / BYTES as f64;
+    assert!(copies < 2.3, "the seed sent {copies} copies: {report:#?}");
+
+    // A warm deploy is over before anything could be pushed, and one whose hosts die goes on without them.
+    let second = scene.commit_text("a line\n");
+    coordinator.deploy(scene.repo.dir(), &lanes).expect_done();
+    scene.assert_all_run(&second);
+
+    scene.expect_broken_connections();
+    let third = scene.commit_payload(BYTES, 7);
+    let deploy = coordinator.start_deploy(scene.repo.dir(), &lanes);
+    let victim = scene.fleet.host(5);
+    let held = || {
+        victim
+            .newest_release(REPO)
+            .map_or(0.0, |it| it.share_held())
+    };
+    wait_until("host5 holds a third", FETCH_MAX, || {
+        let held = held();
+        ((0.3..1.0).contains(&held)).then_some(()).ok_or(held)
+    });
+    victim.kill9();
+    victim.spawn_agent();
+    victim.wait_ready();
+    coordinator.finish(deploy).expect_done();
+    scene.assert_all_run(&third);
 }
 
 #[test]

@@ -19,9 +19,12 @@ mod network;
 mod node;
 mod report;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use scap_agent::topology::{Edges, Parameters, Shape, Topology};
+use scap_agent::topology::{LaneSet, Parameters, Shape, Topology};
 use scap_proto::id::NodeId;
 
 use network::{Event, Network};
@@ -124,8 +127,8 @@ pub struct Simulation {
     setup: Setup,
     network: Network,
     nodes: Vec<Node>,
-    /// By node, who it is linked to, and whom of them it fetches from.
-    edges: Vec<(BTreeSet<NodeIndex>, BTreeSet<NodeIndex>)>,
+    edges: Vec<NodeEdges>,
+    lanes: u32,
     /// Hosts that run and are not complete.
     unfinished: usize,
     /// By chunk, whether a host ever stored it; and how many are.
@@ -141,8 +144,10 @@ impl Simulation {
             .chain(&setup.hosts)
             .map(|host| Node::new(*host, &setup))
             .collect();
+        let (edges, lanes) = edges(&setup);
         Self {
-            edges: edges(&setup),
+            edges,
+            lanes,
             network: Network::new(&setup),
             nodes,
             unfinished: 0,
@@ -258,7 +263,19 @@ pub fn content(index: u32) -> u64 {
     (u64::from(index) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-fn edges(setup: &Setup) -> Vec<(BTreeSet<NodeIndex>, BTreeSet<NodeIndex>)> {
+/// One node's part of the plan.
+#[derive(Default)]
+struct NodeEdges {
+    linked: BTreeSet<NodeIndex>,
+    /// Whom of them it fetches from.
+    fetches: BTreeSet<NodeIndex>,
+    /// Who pushes to it, and whom it pushes to, on which lanes.
+    lanes_from: BTreeMap<NodeIndex, LaneSet>,
+    lanes_to: BTreeMap<NodeIndex, LaneSet>,
+}
+
+/// By node, and how many lanes there are.
+fn edges(setup: &Setup) -> (Vec<NodeEdges>, u32) {
     let name = |index: usize| format!("host{index:06}").parse::<NodeId>();
     let names: Vec<NodeId> = (1..=setup.hosts.len())
         .map(|index| name(index).expect("letters and digits"))
@@ -271,28 +288,40 @@ fn edges(setup: &Setup) -> Vec<(BTreeSet<NodeIndex>, BTreeSet<NodeIndex>)> {
             seed: setup.seed,
         },
     );
-    let numbers = |hosts: &[NodeId]| -> BTreeSet<NodeIndex> {
-        let number = |host| names.binary_search(host).expect("of the fleet") + 1;
-        hosts.iter().map(number).collect()
+    let number = |host: &NodeId| names.binary_search(host).expect("of the fleet") + 1;
+    let numbers = |hosts: &[NodeId]| -> BTreeSet<NodeIndex> { hosts.iter().map(number).collect() };
+    let lanes = |lanes: BTreeMap<NodeId, LaneSet>| -> BTreeMap<NodeIndex, LaneSet> {
+        let numbered = lanes
+            .into_iter()
+            .map(|(host, lanes)| (number(&host), lanes));
+        numbered.collect()
     };
     // The origin asks nobody for chunks, and hears what its peers hold.
     let first = numbers(&topology.origin_dials());
-    let mut all = vec![(first.clone(), first)];
+    let mut all = vec![NodeEdges {
+        linked: first.clone(),
+        fetches: first,
+        lanes_from: BTreeMap::new(),
+        lanes_to: lanes(topology.origin_lanes()),
+    }];
     for host in &names {
-        let Edges {
-            dial,
-            accept,
-            fetch_from,
-            from_origin,
-        } = topology.edges(host).expect("of the fleet");
-        let mut linked = numbers(&dial);
-        linked.extend(numbers(&accept));
-        let mut fetch = numbers(&fetch_from);
-        if from_origin {
-            linked.insert(ORIGIN);
-            fetch.insert(ORIGIN);
+        let ours = topology.edges(host).expect("of the fleet");
+        let mut edges = NodeEdges {
+            linked: numbers(&ours.dial),
+            fetches: numbers(&ours.fetch_from),
+            lanes_from: lanes(ours.lanes_from),
+            lanes_to: lanes(ours.lanes_to),
+        };
+        edges.linked.extend(numbers(&ours.accept));
+        if ours.from_origin {
+            edges.linked.insert(ORIGIN);
+            edges.fetches.insert(ORIGIN);
         }
-        all.push((linked, fetch));
+        if ours.lanes_from_origin != 0 {
+            edges.lanes_from.insert(ORIGIN, ours.lanes_from_origin);
+        }
+        all.push(edges);
     }
-    all
+    let lanes = u32::try_from(topology.lane_count()).expect("at most LANES_MAX");
+    (all, lanes)
 }

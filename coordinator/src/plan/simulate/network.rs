@@ -2,6 +2,8 @@
 
 use std::{cmp::Ordering, collections::BinaryHeap, time::Duration};
 
+use scap_agent::topology::LaneSet;
+
 use super::{NodeIndex, Setup};
 
 /// Two nodes' connection; one number for as long as it lasts.
@@ -50,6 +52,7 @@ pub(super) struct Envelope {
 pub(super) enum Message {
     Open,
     Announce(Vec<u32>),
+    Follow(LaneSet, Vec<u32>),
     Request(u32),
     Cancel(u32),
     NotHeld(u32),
@@ -62,6 +65,7 @@ pub(super) struct Flow {
     pub(super) to: NodeIndex,
     pub(super) link: LinkNumber,
     pub(super) index: u32,
+    pushed: bool,
     unsent_bytes: u32,
     on_the_way_bytes: u32,
     untaken_bytes: u32,
@@ -185,14 +189,13 @@ impl Network {
         Some(event)
     }
 
-    /// Uploads that a node has under way, and of them those to `peer`.
+    /// Uploads that were asked for and that a node has under way, and of them those to `peer`.
     pub(super) fn uploads(&self, node: NodeIndex, peer: NodeIndex) -> (usize, usize) {
-        let uploads = &self.lines[node].uploads;
-        let to_peer = uploads
-            .iter()
-            .filter(|&&flow| self.flows[flow].to == peer)
-            .count();
-        (uploads.len(), to_peer)
+        let uploads = self.lines[node].uploads.iter().map(|&at| &self.flows[at]);
+        let asked = uploads.filter(|flow| !flow.pushed);
+        asked.fold((0, 0), |(all, to_peer), flow| {
+            (all + 1, to_peer + usize::from(flow.to == peer))
+        })
     }
 
     pub(super) fn start_upload(
@@ -200,8 +203,10 @@ impl Network {
         (from, to): (NodeIndex, NodeIndex),
         link: LinkNumber,
         index: u32,
+        pushed: bool,
     ) {
         let flow = Flow {
+            pushed,
             from,
             to,
             link,
@@ -222,12 +227,12 @@ impl Network {
         self.transmit(from);
     }
 
-    /// Stops uploads from `from` to `to`: of one chunk, or of all.
+    /// Stops uploads from `from` to `to`: of one chunk that was asked for, or of all.
     pub(super) fn stop_uploads(&mut self, from: NodeIndex, to: NodeIndex, index: Option<u32>) {
         let uploads = std::mem::take(&mut self.lines[from].uploads);
         let (stopped, kept) = uploads.into_iter().partition(|&flow| {
             let it = &self.flows[flow];
-            it.to == to && index.is_none_or(|index| it.index == index)
+            it.to == to && index.is_none_or(|index| it.index == index && !it.pushed)
         });
         self.lines[from].uploads = kept;
         let stopped: Vec<FlowIndex> = stopped;

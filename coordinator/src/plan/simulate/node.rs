@@ -84,11 +84,12 @@ impl Simulation {
                 Reveal::All
             },
             ask: if swarm { Ask::Everyone } else { Ask::Upstream },
+            lanes: self.lanes,
         };
         let transfer = TRANSFER;
         self.feed(index, Input::TransferAdded { transfer, policy });
         self.grow(index, 0, self.setup.stages[self.nodes[index].stage]);
-        let delays = self.edges[index].0.iter().filter_map(|&peer| {
+        let delays = self.edges[index].linked.iter().filter_map(|&peer| {
             let handshake = 4 * self.network.path_delay(index, peer); // two round trips
             self.nodes[peer].running.then_some((peer, handshake))
         });
@@ -145,7 +146,7 @@ impl Simulation {
         for (node, peer) in [(one, other), (other, one)] {
             self.nodes[node].links.insert(peer, link);
             let tree = matches!(self.setup.shape, Shape::Tree { .. });
-            let fetches = self.edges[node].1.contains(&peer);
+            let fetches = self.edges[node].fetches.contains(&peer);
             let kind = if peer == ORIGIN || tree && fetches {
                 Link::Upstream
             } else {
@@ -161,6 +162,26 @@ impl Simulation {
             );
             if fetches {
                 self.send(node, peer, Message::Open);
+            }
+            let transfer = TRANSFER;
+            let edges = &self.edges[node];
+            let lanes = [&edges.lanes_from, &edges.lanes_to].map(|lanes| lanes.get(&peer).copied());
+            let peer = id;
+            if let Some(lanes) = lanes[0] {
+                let input = Input::LanesFrom {
+                    peer,
+                    transfer,
+                    lanes,
+                };
+                self.feed(node, input);
+            }
+            if let Some(lanes) = lanes[1] {
+                let input = Input::LanesTo {
+                    peer,
+                    transfer,
+                    lanes,
+                };
+                self.feed(node, input);
             }
         }
     }
@@ -197,6 +218,15 @@ impl Simulation {
                     peer,
                     transfer,
                     indexes,
+                };
+                self.feed(to, input);
+            }
+            Message::Follow(lanes, held) => {
+                let input = Input::Followed {
+                    peer,
+                    transfer,
+                    lanes,
+                    held,
                 };
                 self.feed(to, input);
             }
@@ -305,7 +335,7 @@ impl Simulation {
             let node = &mut self.nodes[index];
             let (peer, chunk) = node.queue.remove(position).expect("found above");
             if let Some(&link) = node.links.get(&peer) {
-                self.network.start_upload((index, peer), link, chunk);
+                self.network.start_upload((index, peer), link, chunk, false);
             }
         }
     }
@@ -325,6 +355,20 @@ impl Simulation {
                 } => self.send(index, node_index(peer), Message::Cancel(chunk)),
                 Output::Announce { peer, indexes, .. } => {
                     self.send(index, node_index(peer), Message::Announce(indexes));
+                }
+                Output::Follow {
+                    peer, lanes, held, ..
+                } => self.send(index, node_index(peer), Message::Follow(lanes, held)),
+                Output::Push {
+                    peer, index: chunk, ..
+                } => {
+                    let to = node_index(peer);
+                    let link = self.nodes[index].links.get(&to).copied();
+                    if let Some(link) =
+                        link.filter(|_| self.nodes[index].conduct != Conduct::Silent)
+                    {
+                        self.network.start_upload((index, to), link, chunk, true);
+                    }
                 }
                 Output::Complete { .. } => complete = true,
                 Output::Drop { peer, reason } => {
@@ -367,15 +411,14 @@ impl Simulation {
         let grown = Input::TransferGrown {
             transfer,
             plain_lengths,
+            is_all: to == self.setup.chunk_count(),
         };
         self.feed(index, grown);
         let store = &self.nodes[index].store;
         let indexes: Vec<u32> = (from..to)
             .filter(|&at| store[at as usize].is_some())
             .collect();
-        if !indexes.is_empty() {
-            self.feed(index, Input::TransferHolds { transfer, indexes });
-        }
+        self.feed(index, Input::TransferHolds { transfer, indexes });
     }
 
     fn close(&mut self, one: NodeIndex, other: NodeIndex) {

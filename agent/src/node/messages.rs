@@ -1,0 +1,114 @@
+//! The driver's part of a session: what peers say, and what they opened with us.
+
+use scap_proto::{
+    limits::OPEN_RELEASES_PER_PEER_MAX,
+    wire::{close, peer::PeerMessage},
+};
+
+use super::driver::Driver;
+use crate::swarm::{Input, PeerId};
+
+impl Driver {
+    pub(super) fn message(&mut self, peer: PeerId, message: PeerMessage) {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        match message {
+            PeerMessage::Open { handle, release } => {
+                if known.waiting.len() + known.theirs.len() >= OPEN_RELEASES_PER_PEER_MAX {
+                    known.link.close(close::PROTOCOL, "too many open releases");
+                    return;
+                }
+                known.waiting.insert(handle, release);
+                self.serve_waiting(peer);
+            }
+            PeerMessage::Close { handle } => {
+                known.waiting.remove(&handle);
+                known.follows.remove(&handle);
+                known.handles.theirs.remove(handle);
+                let closed = known.theirs.iter().find(|(_, theirs)| **theirs == handle);
+                if let Some(transfer) = closed.map(|(transfer, _)| *transfer) {
+                    known.theirs.remove(&transfer);
+                    if let Some(active) = self.transfers.get_mut(&transfer) {
+                        active.closed.insert(peer);
+                    }
+                    self.input(Input::PeerClosed { peer, transfer });
+                }
+            }
+            PeerMessage::Follow {
+                handle,
+                lanes,
+                held,
+            } => {
+                let opened = known.theirs.iter().find(|(_, theirs)| **theirs == handle);
+                let opened = opened.map(|(transfer, _)| *transfer);
+                if opened.is_none() && !known.waiting.contains_key(&handle) {
+                    return; // it closed it
+                }
+                let Some(held) = held.indexes() else {
+                    known
+                        .link
+                        .close(close::PROTOCOL, "chunks beyond any snapshot");
+                    return;
+                };
+                known.follows.insert(handle, lanes);
+                if let Some(transfer) = opened {
+                    self.followed(peer, transfer, handle, held);
+                }
+            }
+            PeerMessage::Have { handle, chunks } => {
+                let Some(indexes) = chunks.indexes() else {
+                    known
+                        .link
+                        .close(close::PROTOCOL, "chunks beyond any snapshot");
+                    return;
+                };
+                let opened = known.ours.iter().find(|(_, ours)| **ours == handle);
+                // None: it crossed our closing of the handle.
+                if let Some(transfer) = opened.map(|(transfer, _)| *transfer) {
+                    self.input(Input::Available {
+                        peer,
+                        transfer,
+                        indexes,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Serves what the peer opened, as far as we have it and it may have it.
+    pub(super) fn serve_waiting(&mut self, peer: PeerId) {
+        let Some(known) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let name = &known.link.peer().name;
+        let mut opened = Vec::new();
+        known.waiting.retain(|handle, release| {
+            let found = self.transfers.iter().find(|(_, active)| {
+                active.transfer.release == *release && active.transfer.may_have(name)
+            });
+            match found {
+                // It lost chunks, and there is no message that takes back what it said to have: both begin anew.
+                Some((_, active)) if active.closed.contains(&peer) => {
+                    known.link.close(close::REPLACED, "opened again");
+                    false
+                }
+                Some((id, active)) if !known.theirs.contains_key(id) => {
+                    known.theirs.insert(*id, *handle);
+                    known
+                        .handles
+                        .theirs
+                        .insert(*handle, active.transfer.clone());
+                    opened.push((*id, *handle));
+                    false
+                }
+                _ => true,
+            }
+        });
+        for (transfer, handle) in opened {
+            self.input(Input::PeerOpened { peer, transfer });
+            // What it holds by now it stops at the first bytes.
+            self.followed(peer, transfer, handle, Vec::new());
+        }
+    }
+}

@@ -1,0 +1,594 @@
+//! Lanes: chunks that are pushed along the plan's trees, without a question and without news of them.
+//!
+//! Who lacks much of a transfer *follows*: once it knows all chunks it tells those that the plan puts above it what it
+//! holds, and they push it the rest of their lanes as they come to hold it. What a live upstream will push is asked of
+//! nobody else. Where others have held a chunk for a while and it has not come, its lane is given up: what is left of it is
+//! asked for like any other chunk. So a slow or silent upstream costs seconds, and needs no verdict.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use crate::topology::LaneSet;
+
+use super::{
+    bitmap::Bitmap,
+    engine::{Swarm, TICK},
+    event::{Output, PeerId, TransferId},
+    peer::{Meter, bytes_in},
+    transfer::{Allotment, Side, Transfer},
+};
+
+/// Who lacks fewer chunks than this asks for them: a one-line update is over before a push would come.
+const FOLLOW_MIN: u32 = 32;
+
+/// How far a lane may be behind the first of them, or all may stand still, while others hold what is missing, before we
+/// give it up and ask for its chunks: its upstream is dead, or slower than the rest. News take up to a second.
+const BEHIND_MAX: Duration = Duration::from_secs(4);
+
+/// Who lacks more than this is not at the end.
+const END_MAX: u32 = 256;
+
+/// How long an origin keeps the chunks of a lane for the host that the plan puts at its top, before that said whether it
+/// follows: it first gets the lists.
+const FOLLOW_WAIT: Duration = Duration::from_secs(2);
+
+/// How far an origin runs ahead in one lane of what it has not sent in another, in chunks of all lanes. Lanes that end
+/// together keep all links busy to the end.
+const PUSH_SPAN: u32 = 64;
+
+/// How long nobody else may hold what an origin pushed to the top of a lane before another host gets it: what is passed on
+/// is heard of within two seconds or three.
+const UNSEEN_MAX: Duration = Duration::from_secs(5);
+
+/// Least pushes under way to one peer: one arrives, and one follows it without a gap.
+const PUSHES_MIN: usize = 2;
+
+/// How long a pushed chunk should wait at the link: it is sent while the next is fetched from the disk.
+const PUSH_QUEUE: Duration = Duration::from_millis(20);
+
+/// A transfer's lanes, as we are fed by them.
+#[derive(Default)]
+pub(super) struct Feed {
+    /// Of the plan; 0 for none.
+    pub(super) count: u32,
+    /// Connected peers that push to us, and on which lanes.
+    parents: BTreeMap<PeerId, LaneSet>,
+    /// Whether we follow: known once all chunks are.
+    pub(super) follows: Option<bool>,
+    /// The lanes that some live peer pushes to us.
+    covered: LaneSet,
+    /// By lane.
+    lanes: Vec<Lane>,
+    /// How many chunks had come on the first lane, at times up to [`BEHIND_MAX`] ago.
+    history: VecDeque<(Duration, u32)>,
+    /// What was ever on a [`Lane::behind`].
+    noted: Bitmap,
+    /// Asked for although their lane comes.
+    late: Bitmap,
+}
+
+/// How one lane comes.
+#[derive(Default)]
+struct Lane {
+    /// Chunks that came since we follow.
+    came: u32,
+    /// What others hold of it and we do not, since when we know, in the order of the news.
+    behind: VecDeque<(Duration, u32)>,
+}
+
+impl Feed {
+    pub(super) fn new(count: u32) -> Self {
+        Self {
+            count,
+            ..Self::default()
+        }
+    }
+
+    fn lane(&self, index: u32) -> LaneSet {
+        1 << (index % self.count)
+    }
+
+    /// Of the 64 indexes of `word`, those on `lanes`.
+    pub(super) fn mask(&self, lanes: LaneSet, word: u32) -> u64 {
+        if self.count == 0 || lanes == 0 {
+            return 0;
+        }
+        (0..64).fold(0, |bits, at| {
+            let is_on = lanes & self.lane(word * 64 + at) != 0;
+            bits | u64::from(is_on) << at
+        })
+    }
+
+    /// Of the 64 indexes of `word`, those that will be pushed, and are not late.
+    pub(super) fn awaited(&self, word: u32) -> u64 {
+        self.mask(self.covered, word) & !self.late.word(word)
+    }
+
+    /// Whether a chunk will be pushed, and is not late.
+    pub(super) fn awaits(&self, index: u32) -> bool {
+        self.covered != 0 && self.covered & self.lane(index) != 0 && !self.late.contains(index)
+    }
+
+    /// Whether anything is pushed to us.
+    pub(super) fn is_fed(&self) -> bool {
+        self.covered != 0
+    }
+}
+
+/// A side's lanes, as we push to it.
+#[derive(Default)]
+pub(super) struct Follower {
+    /// By the plan, and since when we know.
+    expected: Option<(LaneSet, Duration)>,
+    /// What it wants; `None` until it said.
+    lanes: Option<LaneSet>,
+    /// To be pushed, in order. An origin has none: it chooses as it goes.
+    queue: VecDeque<u32>,
+    /// On their way.
+    pushing: BTreeMap<u32, Push>,
+    in_flight_bytes: u64,
+    meter: Meter,
+    latency_min: Option<Duration>,
+    /// At an origin, what it got, and when, that nobody else was seen to hold.
+    unseen: VecDeque<(Duration, u32)>,
+}
+
+struct Push {
+    at: Duration,
+    bytes: u32,
+    delivered: u64,
+}
+
+impl Follower {
+    fn has_room(&self) -> bool {
+        let count = self.pushing.len();
+        let most = scap_proto::transport::PUSHES_MAX as usize;
+        let target = match (self.meter.rate, self.latency_min) {
+            (Some(rate), Some(latency)) => bytes_in(rate, latency + PUSH_QUEUE),
+            _ => 0,
+        };
+        count < PUSHES_MIN || count < most && self.in_flight_bytes < target
+    }
+
+    fn end(&mut self, index: u32) -> Option<Push> {
+        let push = self.pushing.remove(&index)?;
+        self.in_flight_bytes -= u64::from(push.bytes);
+        Some(push)
+    }
+
+    /// What was pushed did not get there in time: it is too slow to stand at the top of a lane.
+    pub(super) fn demote(&mut self, index: u32) {
+        if self.pushing.contains_key(&index) {
+            self.lanes = Some(0);
+        }
+    }
+
+    /// The lanes that it takes, or may still say to take.
+    fn claims(&self, now: Duration) -> LaneSet {
+        match (self.lanes, self.expected) {
+            (Some(lanes), _) => lanes,
+            (None, Some((lanes, since))) if now < since + FOLLOW_WAIT => lanes,
+            _ => 0,
+        }
+    }
+}
+
+impl Transfer {
+    /// Decides what is late, and which lanes are given up.
+    pub(super) fn find_late(&mut self, now: Duration) -> LaneSet {
+        if !self.feed.is_fed() {
+            return 0;
+        }
+        let is_end = self.others_are_done();
+        let first = self.feed.lanes.iter().map(|lane| lane.came).max();
+        let first = first.unwrap_or(0);
+        self.feed.history.push_back((now, first));
+        // The last that is old enough stays at the front.
+        while self.feed.history.len() > 1 && self.feed.history[1].0 + BEHIND_MAX <= now {
+            self.feed.history.pop_front();
+        }
+        let long_ago = self.feed.history[0];
+        let is_known = long_ago.0 + BEHIND_MAX <= now;
+        let mut given_up = 0;
+        for (number, lane) in self.feed.lanes.iter_mut().enumerate() {
+            let held = &self.held;
+            lane.behind.retain(|(_, index)| !held.contains(*index));
+            let is_due = lane.behind.front();
+            let is_due = is_due.is_some_and(|(since, _)| *since + BEHIND_MAX < now);
+            if is_end {
+                for (_, index) in lane.behind.drain(..) {
+                    self.feed.late.insert(index);
+                    for side in self.sides.values_mut() {
+                        side.dry &= !side.has.contains(index);
+                    }
+                }
+            } else if is_due && is_known && (lane.came < long_ago.1 || first == long_ago.1) {
+                given_up |= 1 << number;
+            }
+        }
+        given_up & self.feed.covered
+    }
+
+    /// A chunk is held now.
+    pub(super) fn note_came(&mut self, index: u32) {
+        if self.feed.is_fed() {
+            let lane = (index % self.feed.count) as usize;
+            self.feed.lanes[lane].came += 1;
+        }
+    }
+
+    /// Whether there is a lane to watch.
+    pub(super) fn is_behind(&self) -> bool {
+        self.feed.is_fed() && self.missing > 0
+    }
+
+    /// Whether half of the hosts that we may ask hold all that we lack: their links are idle.
+    fn others_are_done(&self) -> bool {
+        if self.missing == 0 || self.missing > END_MAX || !self.is_all_known {
+            return false;
+        }
+        let lacked = |index: &u32| !self.held.contains(*index);
+        let missing: Vec<u32> = (0..self.chunk_count()).filter(lacked).collect();
+        let peers = self.sides.values();
+        let (mut all, mut done) = (0, 0);
+        for side in peers.filter(|side| side.askable && !side.is_upstream) {
+            all += 1;
+            done += usize::from(missing.iter().all(|index| side.has.contains(*index)));
+        }
+        2 * done >= all
+    }
+
+    /// A peer holds these.
+    pub(super) fn note_has(&mut self, now: Duration, peer: PeerId, indexes: &[u32]) {
+        if !self.feed.is_fed() {
+            return;
+        }
+        let is_origin = |peer| self.sides.get(peer).is_some_and(|side| side.is_upstream);
+        let says_more = is_origin(&peer);
+        let pushes = self.feed.parents.get(&peer).copied().unwrap_or(0);
+        let parents = self.feed.parents.iter();
+        let from_origin = parents.filter(|(peer, _)| is_origin(peer));
+        let from_origin = from_origin.fold(0, |all, (_, lanes)| all | lanes);
+        for &index in indexes {
+            let lane = self.feed.lane(index);
+            // An origin tells us of what nobody else is to get first, so nobody will push it; and what somebody has
+            // an origin will not push, since it would have gone through us.
+            if pushes & lane == 0 && (says_more || from_origin & lane != 0) {
+                self.feed.late.insert(index);
+                continue;
+            }
+            let missing = index < self.chunk_count() && !self.held.contains(index);
+            if missing && self.feed.noted.insert(index) {
+                let lane = (index % self.feed.count) as usize;
+                self.feed.lanes[lane].behind.push_back((now, index));
+            }
+        }
+    }
+
+    /// Which lanes are covered, after a change to who pushes to us.
+    pub(super) fn refresh_covered(&mut self) {
+        let live = |(peer, lanes): (&PeerId, &u64)| {
+            let askable = self.sides.get(peer).is_some_and(|side| side.askable);
+            if askable { *lanes } else { 0 }
+        };
+        let covered = match self.feed.follows {
+            Some(true) => self.feed.parents.iter().map(live).fold(0, |a, b| a | b),
+            _ => 0,
+        };
+        if covered != self.feed.covered {
+            self.feed.covered = covered;
+            for side in self.sides.values_mut() {
+                side.dry = false;
+            }
+        }
+    }
+
+    /// A peer that pushed to us is gone.
+    pub(super) fn forget_parent(&mut self, peer: PeerId) {
+        if self.feed.parents.remove(&peer).is_some() {
+            self.refresh_covered();
+        }
+    }
+
+    /// At an origin, the lanes whose chunks go to the hosts that follow there, and to nobody else.
+    pub(super) fn reserved(&self, now: Duration) -> LaneSet {
+        let claims = |side: &Side| side.follower.claims(now);
+        self.sides.values().map(claims).fold(0, |a, b| a | b)
+    }
+
+    /// At an origin, finds hosts that take a lane and pass nothing on. What they have counts as not sent. Whether there
+    /// is anything left to watch.
+    pub(super) fn find_sinks(&mut self, now: Duration) -> bool {
+        let opened = self.sides.values().filter(|side| side.opened).count();
+        if self.one_each.is_none() || opened < 2 {
+            return false;
+        }
+        let (mut sinks, mut left) = (Vec::new(), false);
+        let holders = &self.holders;
+        for (&peer, side) in &mut self.sides {
+            let unseen = &mut side.follower.unseen;
+            let is_alone = |index: u32| holders.get(index as usize).is_some_and(|count| *count < 2);
+            while unseen.front().is_some_and(|(_, index)| !is_alone(*index)) {
+                unseen.pop_front();
+            }
+            left |= !unseen.is_empty();
+            if unseen
+                .front()
+                .is_some_and(|(since, _)| *since + UNSEEN_MAX < now)
+            {
+                sinks.push(peer);
+                unseen.clear();
+                side.follower.lanes = Some(0);
+            }
+        }
+        for peer in sinks {
+            self.set_askable(peer, false);
+        }
+        left
+    }
+
+    /// We hold these now: they go to those who follow.
+    pub(super) fn queue_pushes(&mut self, fresh: &[u32]) {
+        if self.feed.count == 0 || self.one_each.is_some() {
+            return;
+        }
+        for side in self.sides.values_mut() {
+            let Some(lanes) = side.follower.lanes.filter(|lanes| *lanes != 0) else {
+                continue;
+            };
+            let wanted =
+                |index: &u32| lanes & self.feed.lane(*index) != 0 && !side.has.contains(*index);
+            let wanted = fresh.iter().copied().filter(wanted);
+            side.follower.queue.extend(wanted);
+        }
+    }
+
+    /// What to push to a peer next.
+    fn next_push(&mut self, peer: PeerId, now: Duration) -> Option<u32> {
+        let side = self.sides.get_mut(&peer)?;
+        let lanes = side.follower.lanes.filter(|lanes| *lanes != 0)?;
+        if !side.opened || !side.follower.has_room() {
+            return None;
+        }
+        let Some(one_each) = &self.one_each else {
+            while let Some(index) = side.follower.queue.pop_front() {
+                if !side.has.contains(index) {
+                    return Some(index);
+                }
+            }
+            return None;
+        };
+        let side = self.sides.get(&peer)?;
+        let reserved = self.reserved(now);
+        let unsent = |lanes, word| one_each.unsent_word(word) & self.feed.mask(lanes, word);
+        let mut first = None;
+        for word in 0..self.words() {
+            let next = unsent(reserved, word);
+            if next != 0 {
+                first = first.or(Some(word * 64 + next.trailing_zeros()));
+            }
+            if first.is_some_and(|first| word * 64 >= first + PUSH_SPAN) {
+                return None;
+            }
+            let fit = unsent(lanes, word) & !side.has.word(word);
+            if fit != 0 {
+                let index = word * 64 + fit.trailing_zeros();
+                let is_near = first.is_none_or(|first| index < first + PUSH_SPAN);
+                return is_near.then_some(index);
+            }
+        }
+        None
+    }
+}
+
+impl Swarm {
+    pub(super) fn lanes_from(&mut self, peer: PeerId, transfer: TransferId, lanes: LaneSet) {
+        if let Some(it) = self.side(peer, transfer) {
+            it.feed.parents.insert(peer, lanes);
+            it.feed.history.clear();
+            if let Some(follows) = it.feed.follows {
+                let held = it.held.iter().collect();
+                let lanes = if follows { lanes } else { 0 };
+                it.refresh_covered();
+                self.outputs.push_back(Output::Follow {
+                    peer,
+                    transfer,
+                    lanes,
+                    held,
+                });
+            }
+        }
+    }
+
+    /// All chunks of a transfer are known: whether we follow is decided.
+    pub(super) fn decide_to_follow(&mut self, transfer: TransferId) {
+        let Some(it) = self.transfers.get_mut(&transfer) else {
+            return;
+        };
+        if it.feed.count == 0 || it.feed.follows.is_some() {
+            return;
+        }
+        let now = self.pace.now;
+        let follows = it.missing >= FOLLOW_MIN;
+        it.feed.follows = Some(follows);
+        let count = it.feed.count as usize;
+        it.feed.lanes.resize_with(count, Lane::default);
+        it.refresh_covered();
+        // What peers said before they were asked to push counts from now on.
+        let has = |side: &Side| side.has.iter().collect::<Vec<u32>>();
+        let known: Vec<_> = it
+            .sides
+            .iter()
+            .map(|(&peer, side)| (peer, has(side)))
+            .collect();
+        for (peer, has) in known {
+            it.note_has(now, peer, &has);
+        }
+        let held: Vec<u32> = it.held.iter().collect();
+        for (&peer, &lanes) in &it.feed.parents {
+            let lanes = if follows { lanes } else { 0 };
+            let held = held.clone();
+            self.outputs.push_back(Output::Follow {
+                peer,
+                transfer,
+                lanes,
+                held,
+            });
+        }
+        self.wake_at(now + TICK);
+    }
+
+    /// Asks for what an upstream does not push in time.
+    pub(super) fn give_up(&mut self, transfer: TransferId, lanes: LaneSet) {
+        let Some(it) = self.transfers.get_mut(&transfer) else {
+            return;
+        };
+        let held: Vec<u32> = it.held.iter().collect();
+        for (&peer, pushes) in &mut it.feed.parents {
+            if *pushes & lanes != 0 {
+                *pushes &= !lanes;
+                let (lanes, held) = (*pushes, held.clone());
+                self.outputs.push_back(Output::Follow {
+                    peer,
+                    transfer,
+                    lanes,
+                    held,
+                });
+            }
+        }
+        it.refresh_covered();
+    }
+
+    pub(super) fn lanes_to(&mut self, peer: PeerId, transfer: TransferId, lanes: LaneSet) {
+        let now = self.pace.now;
+        if let Some(it) = self.side(peer, transfer)
+            && let Some(side) = it.sides.get_mut(&peer)
+        {
+            side.follower.expected = Some((lanes, now));
+            self.wake_at(now + FOLLOW_WAIT);
+        }
+    }
+
+    pub(super) fn followed(
+        &mut self,
+        peer: PeerId,
+        transfer: TransferId,
+        lanes: LaneSet,
+        held: &[u32],
+    ) {
+        self.available(peer, transfer, held);
+        let Some(it) = self.transfers.get_mut(&transfer) else {
+            return;
+        };
+        if it.feed.count == 0 {
+            return;
+        }
+        let Some(side) = it.sides.get_mut(&peer) else {
+            return;
+        };
+        side.follower.lanes = Some(lanes);
+        side.follower.queue.clear();
+        if it.one_each.is_none() {
+            let wanted =
+                |index: &u32| lanes & it.feed.lane(*index) != 0 && !side.has.contains(*index);
+            side.follower.queue = it.held.iter().filter(wanted).collect();
+        }
+        // What it was told of it no longer asks for, but waits for.
+        let feed = &it.feed;
+        let told = side
+            .allotted
+            .extract_if(.., |index, _| lanes & feed.lane(*index) != 0);
+        for (index, allotment) in told.collect::<Vec<_>>() {
+            it.release(index, allotment.lapsed);
+        }
+        self.push_all(transfer);
+        self.share(transfer);
+    }
+
+    /// Pushes everybody what they want, while there is room.
+    pub(super) fn push_all(&mut self, transfer: TransferId) {
+        let Some(it) = self.transfers.get(&transfer).filter(|it| it.feed.count > 0) else {
+            return;
+        };
+        let follows = |side: &Side| side.follower.lanes.is_some_and(|lanes| lanes != 0);
+        let follow = it.sides.iter().filter(|(_, side)| follows(side));
+        for peer in follow.map(|(&peer, _)| peer).collect::<Vec<_>>() {
+            self.push(transfer, peer);
+        }
+    }
+
+    /// Pushes a peer what it wants, while there is room.
+    pub(super) fn push(&mut self, transfer: TransferId, peer: PeerId) {
+        let now = self.pace.now;
+        let Some(it) = self.transfers.get_mut(&transfer) else {
+            return;
+        };
+        while let Some(index) = it.next_push(peer, now) {
+            let bytes = it.lengths[index as usize];
+            let Some(side) = it.sides.get_mut(&peer) else {
+                return;
+            };
+            let follower = &mut side.follower;
+            follower.in_flight_bytes += u64::from(bytes);
+            let delivered = follower.meter.delivered;
+            let at = now;
+            follower.pushing.insert(
+                index,
+                Push {
+                    at,
+                    bytes,
+                    delivered,
+                },
+            );
+            if let Some(one_each) = &mut it.one_each {
+                one_each.allot(index);
+                let lapsed = false;
+                side.allotted.insert(index, Allotment { at, lapsed });
+                it.refresh_unsent(index);
+            }
+            self.outputs.push_back(Output::Push {
+                peer,
+                transfer,
+                index,
+            });
+        }
+        if it.one_each.is_some() {
+            self.wake_at(now + TICK);
+        }
+    }
+
+    /// A push ended, and the peer has the chunk.
+    pub(super) fn push_ended(&mut self, peer: PeerId, transfer: TransferId, index: u32) {
+        let now = self.pace.now;
+        let side = self
+            .transfers
+            .get_mut(&transfer)
+            .and_then(|it| it.sides.get_mut(&peer));
+        if let Some(follower) = side.map(|side| &mut side.follower)
+            && let Some(push) = follower.end(index)
+        {
+            let took = now.saturating_sub(push.at);
+            let least = follower.latency_min.map_or(took, |least| least.min(took));
+            follower.latency_min = Some(least);
+            follower
+                .meter
+                .add(u64::from(push.bytes), push.delivered, took);
+            follower.unseen.push_back((now, index));
+        }
+    }
+
+    /// A push ended without effect.
+    pub(super) fn not_taken(&mut self, peer: PeerId, transfer: TransferId, index: u32) {
+        let Some(it) = self.transfers.get_mut(&transfer) else {
+            return;
+        };
+        if let Some(side) = it.sides.get_mut(&peer) {
+            side.follower.end(index);
+        }
+        // Most likely it has it; if not, it asks.
+        it.gain(peer, index);
+        self.push_all(transfer);
+    }
+}
