@@ -291,8 +291,12 @@ async fn accept(shared: Arc<Shared>, cancel: CancellationToken) {
                         })
                         .await;
                 }
-                Err(error) => {
+                Err(error) if error.source.refusal_kind().is_some() => {
                     tracing::warn!(%from, error = crate::error_chain(&error), "link refused");
+                }
+                // Nobody was refused: the peer gave its dial up, as it does when it no longer needs us, or went away.
+                Err(error) => {
+                    tracing::info!(%from, error = crate::error_chain(&error), "link not made");
                 }
             }
         });
