@@ -315,6 +315,7 @@ impl Driver {
             self.open(peer, id);
             self.serve_lanes(peer, id);
         }
+        // Once it is known who stands at the top of the lanes: what is theirs is told to nobody else.
         for peer in self.peers.keys().copied().collect::<Vec<_>>() {
             self.serve_waiting(peer);
         }

@@ -362,7 +362,7 @@ impl Swarm {
             }
             busy |= transfer.lapse(now);
             let given_up = transfer.find_late(now);
-            busy |= transfer.is_behind() || transfer.is_pushing(now);
+            busy |= transfer.has_lanes_to_watch() || transfer.is_pushing(now);
             busy |= transfer.find_sinks(now);
             if transfer.feed.is_fed() {
                 self.hungry.extend(transfer.sides.keys());

@@ -220,7 +220,7 @@ impl Transfer {
     }
 
     /// Whether there is a lane to watch.
-    pub(super) fn is_behind(&self) -> bool {
+    pub(super) fn has_lanes_to_watch(&self) -> bool {
         self.feed.is_fed() && self.missing > 0
     }
 
@@ -252,6 +252,9 @@ impl Transfer {
         let from_origin = parents.filter(|(peer, _)| is_origin(peer));
         let from_origin = from_origin.fold(0, |all, (_, lanes)| all | lanes);
         for &index in indexes {
+            if index >= self.chunk_count() || self.held.contains(index) {
+                continue;
+            }
             let lane = self.feed.lane(index);
             // An origin tells us of what nobody else is to get first, so nobody will push it; and what somebody has
             // an origin will not push, since it would have gone through us.
@@ -259,8 +262,7 @@ impl Transfer {
                 self.feed.late.insert(index);
                 continue;
             }
-            let missing = index < self.chunk_count() && !self.held.contains(index);
-            if missing && self.feed.noted.insert(index) {
+            if self.feed.noted.insert(index) {
                 let lane = (index % self.feed.count) as usize;
                 self.feed.lanes[lane].behind.push_back((now, index));
             }

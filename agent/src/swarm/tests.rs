@@ -21,6 +21,14 @@ const SWARM: Policy = Policy {
     lanes: 0,
 };
 
+/// An origin that tells chunks below `eager` first.
+fn one_each(eager: u32) -> Policy {
+    Policy {
+        reveal: Reveal::OneEach { eager },
+        ..SWARM
+    }
+}
+
 /// An engine, its clock, and what it has said that no test has looked at yet.
 struct Host {
     swarm: Swarm,
@@ -454,11 +462,7 @@ fn in_a_tree_only_the_upstream_is_asked() {
 
 #[test]
 fn an_origin_tells_each_peer_of_other_chunks_and_of_more_as_it_sends_them() {
-    let one_each = Policy {
-        reveal: Reveal::OneEach { eager: 0 },
-        ask: Ask::Everyone,
-        lanes: 0,
-    };
+    let one_each = one_each(0);
     let mut host = Host::new(one_each, 600);
     host.holds(0..600);
     let mut sent = BTreeSet::new();
@@ -487,11 +491,7 @@ fn an_origin_tells_each_peer_of_other_chunks_and_of_more_as_it_sends_them() {
 
 #[test]
 fn what_was_allotted_to_a_peer_that_goes_or_stalls_is_told_to_another() {
-    let one_each = Policy {
-        reveal: Reveal::OneEach { eager: 0 },
-        ask: Ask::Everyone,
-        lanes: 0,
-    };
+    let one_each = one_each(0);
     for goes in [true, false] {
         let mut host = Host::new(one_each, 200);
         host.holds(0..200);
@@ -548,11 +548,7 @@ fn requests_that_one_event_ended_count_once_against_a_peer() {
 
 #[test]
 fn the_lists_leave_first_and_a_few_times() {
-    let one_each = Policy {
-        reveal: Reveal::OneEach { eager: 2 },
-        ask: Ask::Everyone,
-        lanes: 0,
-    };
+    let one_each = one_each(2);
     let mut host = Host::new(one_each, 1000);
     host.holds(0..1000);
     for peer in 1..=30 {
@@ -568,11 +564,7 @@ fn the_lists_leave_first_and_a_few_times() {
 
 #[test]
 fn the_descriptor_leaves_before_any_list_however_many_there_are() {
-    let one_each = Policy {
-        reveal: Reveal::OneEach { eager: 900 },
-        ask: Ask::Everyone,
-        lanes: 0,
-    };
+    let one_each = one_each(900);
     let mut host = Host::new(one_each, 1000);
     host.holds(0..1000);
     for peer in 1..=30 {

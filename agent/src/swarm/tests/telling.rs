@@ -4,11 +4,7 @@ use super::*;
 
 #[test]
 fn an_origin_goes_on_when_a_peer_asks_for_nothing_that_it_was_told_of() {
-    let one_each = Policy {
-        reveal: Reveal::OneEach { eager: 0 },
-        ask: Ask::Everyone,
-        lanes: 0,
-    };
+    let one_each = one_each(0);
     let mut host = Host::new(one_each, 35);
     host.holds(0..35);
     host.opener(1);
