@@ -9,8 +9,9 @@ use scap_agent::{
 use scap_proto::identity::Identity;
 use tokio::sync::oneshot;
 
-/// How long the links may take to close in order. That they close is said at once; this is for a word that gets lost.
-const SHUTDOWN_MAX: Duration = Duration::from_millis(500);
+/// How long the links may take to close. That they close is said at once, and the rest would wait for no answer but for
+/// what may still be on its way; a host that the word does not reach notices by its idle limit.
+const SHUTDOWN_MAX: Duration = Duration::from_millis(100);
 
 /// A running seed. It listens on nothing: it dials.
 #[derive(Debug)]

@@ -82,6 +82,7 @@ impl Incoming {
             .clone()
             .expect("only endpoints that listen accept");
         config.crypto = tls::server(identity, Arc::clone(&verifier), Arc::clone(&offered));
+        config.transport_config(self.endpoint.settings.transport_config(address));
 
         let handshake = async {
             let connection = self.quic.accept_with(Arc::new(config))?.await?;

@@ -71,7 +71,7 @@ async fn attempt(
     let verifier = Verifier::new(endpoint.identity.trust().clone(), expect);
     let mut config = ClientConfig::new(tls::client(&endpoint.identity, Arc::clone(&verifier)));
     config
-        .transport_config(Arc::clone(&endpoint.transport))
+        .transport_config(endpoint.settings.transport_config(address))
         .token_store(Arc::new(NoneTokenStore));
     let connecting = endpoint
         .quic

@@ -3,12 +3,12 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    sync::Arc,
+    sync::{Arc, Once},
+    thread,
 };
 
 use quinn::{
-    EndpointConfig, NoneTokenLog, ServerConfig, TokioRuntime, TransportConfig,
-    ValidationTokenConfig, VarInt,
+    EndpointConfig, NoneTokenLog, ServerConfig, TokioRuntime, ValidationTokenConfig, VarInt,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use tokio::sync::Semaphore;
@@ -24,7 +24,7 @@ use crate::identity::{
 pub struct Endpoint {
     pub(super) quic: quinn::Endpoint,
     pub(super) identity: Arc<Identity>,
-    pub(super) transport: Arc<TransportConfig>,
+    pub(super) settings: LinkSettings,
     /// What each accepted handshake starts from.
     pub(super) server: Option<ServerConfig>,
     /// A permit for each handshake that is being accepted.
@@ -58,7 +58,6 @@ impl Endpoint {
         let mut no_tokens = ValidationTokenConfig::default();
         no_tokens.sent(0).log(Arc::new(NoneTokenLog));
         server
-            .transport_config(settings.transport_config())
             .validation_token_config(no_tokens)
             .max_incoming(INCOMING_MAX)
             .incoming_buffer_size(INCOMING_BYTES_MAX)
@@ -115,6 +114,7 @@ impl Endpoint {
         server: Option<ServerConfig>,
     ) -> Result<Self, BindError> {
         let failed = |source: io::Error| BindError { address, source };
+        gather_randomness();
         let (socket, buffers) =
             open_socket(address, settings.socket_buffer_bytes as usize).map_err(failed)?;
         let mut config = EndpointConfig::default();
@@ -126,12 +126,25 @@ impl Endpoint {
         Ok(Self {
             quic,
             identity,
-            transport: settings.transport_config(),
+            settings: *settings,
             server,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             buffers,
         })
     }
+}
+
+/// Lets the crypto library seed its generator, which takes 40 ms of a processor once per process (it measures the
+/// processor's jitter, beside what the system gives), before a handshake would wait for it.
+fn gather_randomness() {
+    static GATHER: Once = Once::new();
+    GATHER.call_once(|| {
+        let gather = || aws_lc_rs::rand::fill(&mut [0]);
+        // Where no thread can be started, the first handshake does it.
+        let _ = thread::Builder::new()
+            .name("randomness".to_owned())
+            .spawn(gather);
+    });
 }
 
 /// Why no endpoint could be opened.

@@ -18,6 +18,7 @@ mod dial;
 mod endpoint;
 mod handshake;
 mod link;
+mod route;
 mod settings;
 mod tls;
 
