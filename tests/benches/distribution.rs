@@ -1,7 +1,7 @@
 //! How fast, and at what cost, a release reaches a fleet; measured with the real programs.
 //!
 //! `cargo bench -p scap-tests --bench distribution -- [--quick] [--hosts N] [--rate-mbit R]
-//! [--mib M] [--files N] [--topology swarm|tree] [--disk] [--cold-memory]`. Data is kept in memory, as
+//! [--mib M] [--files N] [--topology lanes|swarm|tree] [--disk] [--cold-memory]`. Data is kept in memory, as
 //! the numbers of other tools were taken, unless `--disk` is said. The memory that it will take is made
 //! ready first (see [`WarmMemory`]), unless `--cold-memory` is said. A table goes to stderr, one JSON
 //! object to stdout. Needs root, for network namespaces.
@@ -60,7 +60,7 @@ impl Options {
             rate_mbit: 100,
             mib: 256,
             files: 20_000,
-            topology: "swarm".to_owned(),
+            topology: "lanes".to_owned(),
             disk: false,
             cold_memory: false,
         };

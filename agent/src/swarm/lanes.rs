@@ -305,6 +305,10 @@ impl Transfer {
     pub(super) fn find_sinks(&mut self, now: Duration) -> bool {
         let opened = self.sides.values().filter(|side| side.opened).count();
         if self.one_each.is_none() || opened < 2 {
+            // Who is alone, a canary say, has nobody to pass on to: that is not held against it later.
+            for side in self.sides.values_mut() {
+                side.follower.unseen.clear();
+            }
             return false;
         }
         let (mut sinks, mut left) = (Vec::new(), false);

@@ -78,7 +78,7 @@ pub(super) struct DeployArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) fleet: PathBuf,
     /// How chunks spread
-    #[arg(long, value_enum, default_value_t = Topology::Swarm)]
+    #[arg(long, value_enum, default_value_t = Topology::Lanes)]
     pub(super) topology: Topology,
     /// Sign with this OpenSSH private key, or, where the file ends in `.pub`, with that key of the ssh-agent [default:
     /// the key that `init` made]
@@ -103,12 +103,12 @@ pub(super) struct DeployArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Topology {
-    /// Each host fetches from all its neighbours
+    /// As a swarm, with most chunks pushed along two trees over all hosts
+    Lanes,
+    /// Each host fetches from all its neighbours; a slow host delays the others less
     Swarm,
     /// Each host fetches from one upstream
     Tree,
-    /// As a swarm, with most chunks pushed along two trees: less leaves the seed, and a slow host delays more
-    Lanes,
 }
 
 /// What was done, as `--json` shows it.

@@ -177,6 +177,27 @@ fn wrong_bytes_that_were_pushed_drop_the_peer() {
 }
 
 #[test]
+fn who_was_alone_for_long_counts_as_a_holder_when_others_come() {
+    let mut host = Host::new(ORIGIN, 0);
+    host.know_all(100);
+    host.holds(0..100);
+    host.opener(1);
+    host.follows(1, 0b11, []);
+    let mut queue: VecDeque<_> = host.pushed().into();
+    while let Some((peer, index)) = queue.pop_front() {
+        host.serve(peer, index);
+        queue.extend(host.pushed());
+    }
+    for _ in 0..10 {
+        host.pass(ms(1000));
+    }
+    host.opener(2);
+    host.pass(ms(1000));
+    host.follows(2, 0b11, []);
+    assert_eq!(host.pushed(), []);
+}
+
+#[test]
 fn an_origin_keeps_a_lane_for_its_top_and_gives_it_to_others_when_nothing_is_passed_on() {
     let mut host = Host::new(ORIGIN, 0);
     host.know_all(100);

@@ -185,7 +185,7 @@ impl Demo<'_> {
             name: Some(repo_name()),
             environment: Default::default(),
             fleet: fleet.to_owned(),
-            topology: Topology::Swarm,
+            topology: Topology::Lanes,
             sign_with: None,
             yes: true,
             json: false,
