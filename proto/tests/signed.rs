@@ -391,6 +391,26 @@ fn changed(change: impl FnOnce(&mut Plan)) -> Result<Plan, PlanError> {
 }
 
 #[test]
+fn a_plan_says_whether_sites_count_and_where_the_seed_is() {
+    assert_eq!(plan().seed_site(), None);
+    let in_sites = plan().in_sites("west").unwrap();
+    assert_eq!(in_sites.seed_site(), Some("west"));
+    let (id, bytes) = in_sites.encode();
+    assert_eq!(Plan::decode(id, &bytes).unwrap(), in_sites);
+    // The plan without its last byte, the number of its extensions: then one extension, tag 1, 4 bytes.
+    let plain = golden(PLAN);
+    let without = &plain[..plain.len() - 1];
+    assert_eq!(bytes, [without, b"\x01\x01\x04west"].concat());
+    assert_eq!(in_sites.in_sites("").unwrap().seed_site(), Some(""));
+    assert!(plan().in_sites(&"x".repeat(5000)).is_err());
+
+    let bytes = Bytes::from_static(b"\xff");
+    let no_text = Extensions::try_from(vec![Extension { tag: 1, bytes }]).unwrap();
+    let refused = changed(|plan| plan.extensions = no_text);
+    assert!(matches!(refused, Err(PlanError::SeedSite)));
+}
+
+#[test]
 fn a_plan_is_sorted_bounded_and_the_one_that_is_named() {
     assert_eq!(plan().host(&name("web1")), plan().hosts.last());
     assert_eq!(plan().host(&name("web2")), None);

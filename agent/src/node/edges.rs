@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use scap_proto::{
     id::NodeId,
-    release::{Plan, TopologyKind},
+    release::{Plan, PlanHost, TopologyKind},
 };
 
 use crate::{
-    swarm::{Ask, Policy, Reveal},
-    topology::{LaneSet, Parameters, Shape, Topology},
+    swarm::{Ask, Link, Policy, Reveal},
+    topology::{Distance, LaneSet, Parameters, Place, Shape, Topology},
 };
 
 /// What a node derives from a plan for itself.
@@ -25,6 +25,8 @@ pub(crate) struct Edges {
     lanes_from: BTreeMap<NodeId, LaneSet>,
     /// To whom it pushes.
     lanes_to: BTreeMap<NodeId, LaneSet>,
+    /// Nodes of other sites.
+    far: BTreeSet<NodeId>,
     /// How it shares.
     pub(crate) policy: Policy,
 }
@@ -49,17 +51,20 @@ impl Edges {
         } else {
             plan.hosts.len()
         };
-        let hosts = plan
-            .hosts
-            .iter()
-            .map(|host| (host.name.clone(), host.wave))
-            .collect();
+        let seed_site = plan.seed_site();
+        let place = |host: &PlanHost| Place {
+            site: seed_site.map_or_else(String::new, |_| host.site.clone()),
+            wave: host.wave,
+        };
+        let hosts = plan.hosts.iter();
+        let hosts = hosts.map(|host| (host.name.clone(), place(host)));
         let parameters = Parameters {
             shape,
             origin_links,
+            origin_site: seed_site.unwrap_or_default().to_owned(),
             seed: plan.random_seed,
         };
-        let topology = Topology::in_waves(&hosts, &parameters);
+        let topology = Topology::over(&hosts.collect(), &parameters);
         let is_origin = *us == plan.seed;
         let reveal = if is_origin && !is_tree {
             Reveal::OneEach { eager: list_end }
@@ -78,13 +83,26 @@ impl Edges {
             upstream: BTreeSet::new(),
             lanes_from: BTreeMap::new(),
             lanes_to: BTreeMap::new(),
-            policy: Policy { reveal, ask, lanes },
+            far: BTreeSet::new(),
+            policy: Policy {
+                reveal,
+                ask,
+                lanes,
+                far_share: (0, 1),
+            },
         };
         if is_origin {
             // It has everything; what others have tells it what is rare.
-            edges.sources = topology.origin_dials().into_iter().collect();
+            for (host, distance) in topology.origin_dials() {
+                if distance == Distance::Far {
+                    edges.far.insert(host.clone());
+                }
+                edges.sources.insert(host);
+            }
             edges.lanes_to = topology.origin_lanes();
         } else if let Some(ours) = topology.edges(us) {
+            edges.policy.far_share = ours.far_share;
+            edges.far = ours.far_from.union(&ours.far_to).cloned().collect();
             edges.dial = ours.dial;
             edges.sources = ours.fetch_from.into_iter().collect();
             edges.lanes_from = ours.lanes_from;
@@ -92,9 +110,12 @@ impl Edges {
             if is_tree {
                 edges.upstream = edges.sources.clone();
             }
-            if ours.from_origin {
+            if let Some(distance) = ours.from_origin {
                 edges.sources.insert(plan.seed.clone());
-                edges.upstream.insert(plan.seed.clone());
+                match distance {
+                    Distance::Near => edges.upstream.insert(plan.seed.clone()),
+                    Distance::Far => edges.far.insert(plan.seed.clone()),
+                };
             }
             if ours.lanes_from_origin != 0 {
                 edges
@@ -120,8 +141,14 @@ impl Edges {
         self.lanes_to.get(node).copied().unwrap_or(0)
     }
 
-    /// Whether we ask that node whatever the topology.
-    pub(crate) fn is_upstream(&self, node: &NodeId) -> bool {
-        self.upstream.contains(node)
+    /// What that node is to us.
+    pub(crate) fn link(&self, node: &NodeId) -> Link {
+        if self.upstream.contains(node) {
+            Link::Upstream
+        } else if self.far.contains(node) {
+            Link::Far
+        } else {
+            Link::Neighbour
+        }
     }
 }

@@ -273,7 +273,7 @@ impl Swarm {
             useful |= it.gain(id, index);
         }
         let shares = it.one_each.is_some();
-        let waits = it.feed.is_fed();
+        let waits = it.feed.is_fed() || it.sides.get(&id).is_some_and(|side| side.is_far);
         if useful {
             self.hungry.insert(id);
         }
@@ -370,6 +370,7 @@ impl Swarm {
             if given_up != 0 {
                 self.give_up(id, given_up);
             }
+            busy |= self.check_far(id);
             self.share(id);
             self.ask_seconds(id);
         }

@@ -48,6 +48,9 @@ pub struct Policy {
     /// How many lanes the plan has: chunk `i` is on lane `i` modulo this, and a set of lanes has bit `l` for lane
     /// `l`. At most 64; 0 where nothing is pushed.
     pub lanes: u32,
+    /// Which chunks we ask of [`Link::Far`] peers while all is well: we are number `.0` of `.1` hosts that do, and chunk
+    /// `i` is for number `i` modulo `.1`. None where `.0` is not below `.1`.
+    pub far_share: (u32, u32),
 }
 
 /// What a peer that opens a transfer is told that we hold.
@@ -73,13 +76,16 @@ pub enum Ask {
     Upstream,
 }
 
-/// What a peer is to us in the plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a peer is to us in the plan, the nearest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Link {
     /// The plan lets us fetch from it whatever the topology: a tree's parent, the origin.
     Upstream,
     /// Any other peer.
     Neighbour,
+    /// A host of another site, or an origin that feeds our site only if others do not; seen from an origin, a host
+    /// that it feeds only then.
+    Far,
 }
 
 /// Why a request ended without its chunk.

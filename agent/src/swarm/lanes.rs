@@ -74,6 +74,8 @@ pub(super) struct Feed {
 struct Lane {
     /// Chunks that came since we follow.
     came: u32,
+    /// How many had come when it last was seen to move, and when that was.
+    moved: Option<(u32, Duration)>,
     /// What others hold of it and we do not, since when we know, in the order of the news.
     behind: VecDeque<(Duration, u32)>,
 }
@@ -109,6 +111,33 @@ impl Feed {
     /// Whether a chunk will be pushed, and is not late.
     pub(super) fn awaits(&self, index: u32) -> bool {
         self.covered != 0 && self.covered & self.lane(index) != 0 && !self.late.contains(index)
+    }
+
+    /// Who pushes to us, and on which lanes.
+    pub(super) fn parents(&self) -> impl Iterator<Item = (PeerId, LaneSet)> + '_ {
+        self.parents.iter().map(|(&peer, &lanes)| (peer, lanes))
+    }
+
+    /// Whether nothing came for so long on a lane that we follow, while it `waits`: its upstream holds more. To be asked now
+    /// and then.
+    pub(super) fn is_still(
+        &mut self,
+        lane: u32,
+        waits: bool,
+        limit: Duration,
+        now: Duration,
+    ) -> bool {
+        let Some(it) = self.lanes.get_mut(lane as usize) else {
+            return false;
+        };
+        if let Some((came, since)) = it.moved
+            && waits
+            && came == it.came
+        {
+            return since + limit <= now;
+        }
+        it.moved = Some((it.came, now));
+        false
     }
 
     /// Whether anything is pushed to us.
@@ -233,7 +262,7 @@ impl Transfer {
         let missing: Vec<u32> = (0..self.chunk_count()).filter(lacked).collect();
         let peers = self.sides.values();
         let (mut all, mut done) = (0, 0);
-        for side in peers.filter(|side| side.askable && !side.is_upstream) {
+        for side in peers.filter(|side| side.askable && !side.is_upstream && !side.is_far) {
             all += 1;
             done += usize::from(missing.iter().all(|index| side.has.contains(*index)));
         }
@@ -247,6 +276,10 @@ impl Transfer {
         }
         let is_origin = |peer| self.sides.get(peer).is_some_and(|side| side.is_upstream);
         let says_more = is_origin(&peer);
+        if self.sides.get(&peer).is_some_and(|side| side.is_far) {
+            // It may be ahead of all that is here.
+            return;
+        }
         let pushes = self.feed.parents.get(&peer).copied().unwrap_or(0);
         let parents = self.feed.parents.iter();
         let from_origin = parents.filter(|(peer, _)| is_origin(peer));

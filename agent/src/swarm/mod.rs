@@ -23,6 +23,7 @@
 mod bitmap;
 mod engine;
 mod event;
+mod far;
 mod lanes;
 mod peer;
 mod requests;

@@ -146,6 +146,7 @@ impl Swarm {
                 .iter()
                 .filter(|(peer, side)| {
                     side.askable
+                        && transfer.may_ask_beside(side, index)
                         && side.has.contains(index)
                         && !transfer.asked[&index].contains(peer)
                 })

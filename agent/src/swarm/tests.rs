@@ -19,6 +19,7 @@ const SWARM: Policy = Policy {
     reveal: Reveal::All,
     ask: Ask::Everyone,
     lanes: 0,
+    far_share: (0, 1),
 };
 
 /// An origin that tells chunks below `eager` first.

@@ -8,6 +8,7 @@ use scap_proto::limits::SNAPSHOT_CHUNKS_MAX;
 use super::{
     bitmap::{Bitmap, rarest},
     event::{Ask, Link, PeerId, Policy, Reveal},
+    far::Far,
     lanes::{Feed, Follower},
     reveal::OneEach,
 };
@@ -36,6 +37,7 @@ pub(super) struct Transfer {
     pub(super) duplicate_bytes: u64,
     /// What is pushed to us.
     pub(super) feed: Feed,
+    pub(super) far: Far,
 }
 
 /// A peer's side of a transfer.
@@ -54,6 +56,10 @@ pub(super) struct Side {
     pub(super) dry: bool,
     /// It hears also of what it has: an origin that shares out what nobody holds must know what somebody does.
     pub(super) is_upstream: bool,
+    /// [`Link::Far`].
+    pub(super) is_far: bool,
+    /// At an origin and for a far peer, when it last came to hold something, or was first to be told of something.
+    pub(super) gained_at: Option<Duration>,
     /// What we push to it.
     pub(super) follower: Follower,
 }
@@ -92,6 +98,7 @@ impl Transfer {
             received_bytes: BTreeMap::new(),
             duplicate_bytes: 0,
             feed: Feed::new(policy.lanes),
+            far: Far::default(),
         }
     }
 
@@ -143,6 +150,7 @@ impl Transfer {
         self.sides.entry(peer).or_insert_with(|| Side {
             askable,
             is_upstream: link == Link::Upstream,
+            is_far: link == Link::Far,
             ..Side::default()
         });
     }
@@ -163,6 +171,7 @@ impl Transfer {
         if index >= SNAPSHOT_CHUNKS_MAX || !side.has.insert(index) {
             return false;
         }
+        side.gained_at = None;
         let useful = side.askable && self.wanted.contains(index) && !self.feed.awaits(index);
         if useful {
             side.dry = false;
@@ -252,7 +261,14 @@ impl Transfer {
         }
         rarest(
             self.words(),
-            |word| self.wanted.word(word) & side.has.word(word) & !self.feed.awaited(word),
+            |word| {
+                let far = if side.is_far {
+                    self.far_word(word)
+                } else {
+                    u64::MAX
+                };
+                self.wanted.word(word) & side.has.word(word) & !self.feed.awaited(word) & far
+            },
             |index| self.holders_of(index),
             rng,
         )

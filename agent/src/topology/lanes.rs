@@ -33,6 +33,11 @@ impl Lanes {
         self.at(lane, 0)
     }
 
+    /// The last position that passes a lane on.
+    pub(super) fn last_inner(self, lane: usize) -> usize {
+        self.at(lane, self.inner(lane) - 1)
+    }
+
     /// Who pushes a lane to a position.
     pub(super) fn feeder(self, lane: usize, position: usize) -> Feeder {
         match self.rank(lane, position) {

@@ -1,26 +1,26 @@
 //! Who dials whom and fetches from whom: pure, and the same on every node.
 //!
-//! A [`Topology`] is made of the hosts' names and [`Parameters`] alone, so every node that has the plan
-//! finds its own edges without asking. Hosts stand in a ring in the order of a seeded hash of their
-//! names, which does not depend on how the list was ordered.
+//! A [`Topology`] is made of the hosts' names and [`Place`]s and of [`Parameters`] alone, so every node that has the plan
+//! finds its own edges without asking. Hosts stand in the order of a seeded hash of their names, which does not depend on
+//! how the list was ordered.
 //!
-//! - **Swarm**: everybody is linked to everybody up to a degree; beyond it each host to those at a few
-//!   distances around the ring, the same distances for all. Such a graph is regular, symmetric and,
-//!   as a neighbour is among them, connected; distances drawn at random make it spread like a random one.
-//!   Along other edges chunks are pushed without being asked for, the lanes.
-//! - **Tree**: the first of the ring are the roots, which the origin feeds, and each host has the next
-//!   hosts of the ring as its children.
+//! - **Swarm**: the hosts of a site are a ring, in which everybody is linked to everybody up to a degree; beyond it each
+//!   host to those at a few distances around the ring, the same distances for all. Such a graph is regular, symmetric
+//!   and, as a neighbour is among them, connected; distances drawn at random make it spread like a random one. Along other
+//!   edges chunks are pushed without being asked for, the lanes. A few hosts of a site, its gateways, have links to
+//!   hosts of other sites.
+//! - **Tree**: sites make no difference. The first of all are the roots, which the origin feeds, and each host has
+//!   the next as its children.
 
 mod lanes;
+mod sites;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use scap_proto::id::NodeId;
 
 use lanes::{Feeder, Lanes};
+use sites::{Sites, Source};
 
 /// The form of a fleet's links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,13 +56,24 @@ pub const LANES_MAX: usize = 64;
 /// A set of lanes: bit `l` is lane `l`.
 pub type LaneSet = u64;
 
+/// Where and when a host takes part.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Its bandwidth domain.
+    pub site: String,
+    /// When it begins, relative to the others.
+    pub wave: u32,
+}
+
 /// What a topology depends on besides the hosts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameters {
     /// The form of the links.
     pub shape: Shape,
-    /// Most hosts that the origin is linked to; at least 1.
+    /// Most hosts of its own site that the origin is linked to; at least 1.
     pub origin_links: usize,
+    /// The origin's site; it may be one in which no host is.
+    pub origin_site: String,
     /// Decides the order of the ring, and the distances.
     pub seed: u64,
 }
@@ -76,14 +87,30 @@ pub struct Edges {
     pub accept: Vec<NodeId>,
     /// Hosts it may fetch from, sorted.
     pub fetch_from: Vec<NodeId>,
+    /// Of them, those of other sites.
+    pub far_from: BTreeSet<NodeId>,
+    /// Hosts of other sites that may fetch from it.
+    pub far_to: BTreeSet<NodeId>,
     /// Whether the origin dials it and it fetches from the origin.
-    pub from_origin: bool,
+    pub from_origin: Option<Distance>,
+    /// Which chunks it fetches from another site while all is well: it is number `.0` of `.1` hosts that do, and chunk
+    /// `i` is for number `i` modulo `.1`. None where `.0` is not below `.1`.
+    pub far_share: (u32, u32),
     /// Hosts that push to it, and on which lanes.
     pub lanes_from: BTreeMap<NodeId, LaneSet>,
     /// Hosts that it pushes to, and on which lanes.
     pub lanes_to: BTreeMap<NodeId, LaneSet>,
     /// The lanes on which the origin pushes to it.
     pub lanes_from_origin: LaneSet,
+}
+
+/// How near the origin is to a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distance {
+    /// It feeds the host's site.
+    Near,
+    /// Others feed the site, and it does only if they fail.
+    Far,
 }
 
 /// The links of a fleet.
@@ -93,15 +120,14 @@ pub struct Topology {
     positions: BTreeMap<NodeId, usize>,
     links: Links,
     origin_links: usize,
-    /// The stretches of the ring that begin together.
-    waves: Vec<Range<usize>>,
 }
 
 #[derive(Debug, Clone)]
 enum Links {
     Swarm {
-        /// Over which hosts are linked, around the ring, each at most half of it.
-        distances: BTreeSet<usize>,
+        sites: Sites,
+        /// By site, over which hosts are linked around its ring, each at most half of it.
+        distances: Vec<BTreeSet<usize>>,
         lanes: usize,
     },
     Tree {
@@ -110,40 +136,45 @@ enum Links {
 }
 
 impl Topology {
-    /// The links of `hosts`, in any order; names that occur twice count once.
+    /// The links of `hosts`, in any order, that all begin together in one place; names that occur twice count once.
     pub fn new(hosts: &[NodeId], parameters: &Parameters) -> Self {
-        let at_once = hosts.iter().map(|host| (host.clone(), 0)).collect();
-        Self::in_waves(&at_once, parameters)
+        let at_once = hosts.iter().map(|host| (host.clone(), Place::default()));
+        Self::over(&at_once.collect(), parameters)
     }
 
-    /// As [`Self::new`], where each host begins in a wave: in a tree no host is below one of a later wave.
-    pub fn in_waves(hosts: &BTreeMap<NodeId, u32>, parameters: &Parameters) -> Self {
+    /// The links of hosts in their places. In a tree no host is below one of a later wave.
+    pub fn over(hosts: &BTreeMap<NodeId, Place>, parameters: &Parameters) -> Self {
         let seed = parameters.seed;
         let mut ring: Vec<NodeId> = hosts.keys().cloned().collect();
-        ring.sort_by_cached_key(|host| (hosts[host], draw(seed, host.as_str().as_bytes())));
-        let positions = (0..ring.len()).map(|at| (ring[at].clone(), at)).collect();
+        let drawn = |host: &NodeId| draw(seed, host.as_str().as_bytes());
         let links = match parameters.shape {
-            Shape::Swarm { degree, lanes } => Links::Swarm {
-                distances: distances(ring.len(), degree, seed),
-                lanes: lanes.min(LANES_MAX),
-            },
-            Shape::Tree { fanout } => Links::Tree {
-                fanout: fanout.max(1),
-            },
-        };
-        let mut waves: Vec<Range<usize>> = Vec::new();
-        for at in 0..ring.len() {
-            match waves.last_mut() {
-                Some(wave) if hosts[&ring[wave.start]] == hosts[&ring[at]] => wave.end = at + 1,
-                _ => waves.push(at..at + 1),
+            Shape::Swarm { degree, lanes } => {
+                let lanes = lanes.min(LANES_MAX);
+                let (order, origin) = order_sites(hosts, parameters);
+                let site = |host: &NodeId| order[hosts[host].site.as_str()];
+                ring.sort_by_cached_key(|host| (site(host), hosts[host].wave, drawn(host)));
+                let places: Vec<_> = ring.iter().map(|it| (site(it), hosts[it].wave)).collect();
+                let sites = Sites::new(&places, origin, lanes);
+                let sizes = sites.sites.iter().map(|site| site.hosts.len());
+                Links::Swarm {
+                    distances: sizes.map(|size| distances(size, degree, seed)).collect(),
+                    sites,
+                    lanes,
+                }
             }
-        }
+            Shape::Tree { fanout } => {
+                ring.sort_by_cached_key(|host| (hosts[host].wave, drawn(host)));
+                Links::Tree {
+                    fanout: fanout.max(1),
+                }
+            }
+        };
+        let positions = (0..ring.len()).map(|at| (ring[at].clone(), at)).collect();
         Self {
             ring,
             positions,
             links,
             origin_links: parameters.origin_links.max(1),
-            waves,
         }
     }
 
@@ -158,118 +189,123 @@ impl Topology {
     /// The edges of one host; `None` if it is not in the fleet.
     pub fn edges(&self, host: &NodeId) -> Option<Edges> {
         let at = *self.positions.get(host)?;
-        let mut edges = Edges {
-            dial: Vec::new(),
-            accept: Vec::new(),
-            fetch_from: Vec::new(),
-            from_origin: self.is_fed_by_origin(at),
-            lanes_from: BTreeMap::new(),
-            lanes_to: BTreeMap::new(),
-            lanes_from_origin: 0,
-        };
         let (mut dial, mut accept, fetch) = match &self.links {
-            Links::Swarm { distances, .. } => self.swarm_edges(at, distances),
+            Links::Swarm {
+                sites, distances, ..
+            } => swarm_edges(sites, distances, at),
             Links::Tree { fanout } => self.tree_edges(at, *fanout),
         };
         let linked: BTreeSet<usize> = dial.iter().chain(&accept).copied().collect();
         let lanes = self.lane_edges(at);
-        let others = lanes.from.keys().chain(lanes.to.keys()).copied();
-        for other in others.collect::<BTreeSet<_>>().difference(&linked) {
+        let (far_from, far_to, far_share) = match &self.links {
+            Links::Swarm { sites, .. } => (sites.far_from(at), sites.far_to(at), sites.share(at)),
+            Links::Tree { .. } => (&[][..], &[][..], (0, 1)),
+        };
+        let others = lanes.from.keys().chain(lanes.to.keys());
+        let others: BTreeSet<usize> = others.chain(far_from).chain(far_to).copied().collect();
+        for other in others.difference(&linked) {
             let side = if at < *other { &mut dial } else { &mut accept };
             side.push(*other);
         }
-        edges.dial = self.names(dial);
-        edges.accept = self.names(accept);
         // Who pushes is asked, too, for what it does not push in time.
-        let fetch: BTreeSet<usize> = fetch
-            .into_iter()
-            .chain(lanes.from.keys().copied())
-            .collect();
-        edges.fetch_from = self.names(fetch);
+        let fetch = fetch.iter().chain(lanes.from.keys()).chain(far_from);
+        let fetch: BTreeSet<usize> = fetch.copied().collect();
         let name = |(at, set): (usize, LaneSet)| (self.ring[at].clone(), set);
-        edges.lanes_from = lanes.from.into_iter().map(name).collect();
-        edges.lanes_to = lanes.to.into_iter().map(name).collect();
-        edges.lanes_from_origin = lanes.from_origin;
-        edges.from_origin |= lanes.from_origin != 0;
-        Some(edges)
+        let named = |positions: &[usize]| -> BTreeSet<NodeId> {
+            positions
+                .iter()
+                .map(|&at| &self.ring[at])
+                .cloned()
+                .collect()
+        };
+        Some(Edges {
+            dial: self.names(dial),
+            accept: self.names(accept),
+            fetch_from: self.names(fetch),
+            far_from: named(far_from),
+            far_to: named(far_to),
+            from_origin: self.origin_distance(at),
+            far_share,
+            lanes_from_origin: lanes.from_origin,
+            lanes_from: lanes.from.into_iter().map(name).collect(),
+            lanes_to: lanes.to.into_iter().map(name).collect(),
+        })
     }
 
     /// The hosts that the origin pushes to, and on which lanes.
     pub fn origin_lanes(&self) -> BTreeMap<NodeId, LaneSet> {
         let mut found = BTreeMap::new();
-        // The roots of lanes are of the first wave.
-        let first = self.waves.first().cloned().unwrap_or_default();
-        for at in first {
-            let lanes = self.lane_edges(at).from_origin;
-            if lanes != 0 {
-                found.insert(self.ring[at].clone(), lanes);
+        if let Links::Swarm { sites, lanes, .. } = &self.links {
+            for group in &sites.groups {
+                for lane in (0..*lanes).filter(|&lane| group.sources[lane] == Source::Origin) {
+                    let entry = self.ring[group.entry(sites.lanes, lane)].clone();
+                    *found.entry(entry).or_default() |= 1 << lane;
+                }
             }
         }
         found
     }
 
-    /// The hosts that the origin dials, sorted: in a swarm evenly spaced around the ring, and the roots of its lanes; in
-    /// a tree the roots.
-    pub fn origin_dials(&self) -> Vec<NodeId> {
-        let spaced = self.names((0..self.ring.len()).filter(|&at| self.is_fed_by_origin(at)));
-        let all: BTreeSet<NodeId> = spaced
-            .into_iter()
-            .chain(self.origin_lanes().into_keys())
-            .collect();
-        all.into_iter().collect()
+    /// The hosts that the origin is linked to, and which of them it feeds only if others fail: in a swarm evenly spaced
+    /// around the ring of its own site, the entries of what it feeds, and the gateways of all sites; in a tree the roots.
+    pub fn origin_dials(&self) -> BTreeMap<NodeId, Distance> {
+        let all = (0..self.ring.len()).filter_map(|at| {
+            let distance = self.origin_distance(at)?;
+            Some((self.ring[at].clone(), distance))
+        });
+        all.collect()
     }
 
     fn lane_edges(&self, at: usize) -> LaneEdges {
         let mut edges = LaneEdges::default();
-        let lanes = self.lane_count();
-        if lanes == 0 {
+        let Links::Swarm { sites, lanes, .. } = &self.links else {
             return edges;
-        }
-        let here = self.waves.iter().position(|wave| wave.contains(&at));
-        let number = here.expect("every position is in a wave");
-        let wave = &self.waves[number];
-        let trees = Lanes::new(lanes, wave.len());
-        let before = number.checked_sub(1).map(|before| &self.waves[before]);
-        for lane in 0..lanes {
+        };
+        let number = sites.group_of(at);
+        let group = &sites.groups[number];
+        let first = group.hosts.start;
+        for lane in 0..*lanes {
             let bit = 1 << lane;
-            match (trees.feeder(lane, at - wave.start), before) {
+            let trees = Lanes::new(*lanes, group.hosts.len());
+            match (trees.feeder(lane, at - first), sites.exit_to(number, lane)) {
                 (Feeder::Host(parent), _) => {
-                    *edges.from.entry(wave.start + parent).or_default() |= bit;
+                    *edges.from.entry(first + parent).or_default() |= bit;
                 }
                 (Feeder::Root, None) => edges.from_origin |= bit,
-                (Feeder::Root, Some(before)) => {
-                    let feeder = before.start + lane % before.len();
-                    *edges.from.entry(feeder).or_default() |= bit;
-                }
+                (Feeder::Root, Some(exit)) => *edges.from.entry(exit).or_default() |= bit,
             }
-            for child in trees.children(lane, at - wave.start) {
-                *edges.to.entry(wave.start + child).or_default() |= bit;
+            for child in trees.children(lane, at - first) {
+                *edges.to.entry(first + child).or_default() |= bit;
             }
-            if let Some(next) = self.waves.get(number + 1)
-                && wave.start + lane % wave.len() == at
-            {
-                let root = Lanes::new(lanes, next.len()).root(lane);
-                *edges.to.entry(next.start + root).or_default() |= bit;
+        }
+        for fed in group.feeds.iter().filter(|fed| fed.exit == at) {
+            if fed.lane < *lanes {
+                let entry = sites.groups[fed.group].entry(*lanes, fed.lane);
+                *edges.to.entry(entry).or_default() |= 1 << fed.lane;
             }
         }
         edges
     }
 
-    fn swarm_edges(&self, at: usize, distances: &BTreeSet<usize>) -> Positions {
-        let n = self.ring.len();
-        let (mut dial, mut accept) = (Vec::new(), Vec::new());
-        for &distance in distances {
-            if 2 * distance < n {
-                dial.push((at + distance) % n);
-                accept.push((at + n - distance) % n);
-            } else if at < distance {
-                dial.push(at + distance); // halfway round, both ways lead to the same host
-            } else {
-                accept.push(at - distance);
-            }
+    /// How near the origin is, where it is linked to a position.
+    fn origin_distance(&self, at: usize) -> Option<Distance> {
+        let links = self.origin_links;
+        let Links::Swarm { sites, .. } = &self.links else {
+            return (at < links).then_some(Distance::Near);
+        };
+        let group = &sites.groups[sites.group_of(at)];
+        let site = &sites.sites[group.site];
+        let (n, place) = (site.hosts.len(), at - site.hosts.start);
+        let feeds =
+            |lane| group.sources[lane] == Source::Origin && group.entry(sites.lanes, lane) == at;
+        // The first position of each of `links` equal stretches of the ring.
+        let is_spaced =
+            links >= n || place == 0 || (place * links) / n != ((place - 1) * links) / n;
+        if site.has_origin && is_spaced || (0..sites.lanes).any(feeds) {
+            return Some(Distance::Near);
         }
-        let fetch = dial.iter().chain(&accept).copied().collect();
-        (dial, accept, fetch)
+        let is_gateway = !site.has_origin && place < site.gateways;
+        is_gateway.then_some(Distance::Far)
     }
 
     fn tree_edges(&self, at: usize, fanout: usize) -> Positions {
@@ -282,17 +318,6 @@ impl Topology {
             .into_iter()
             .collect();
         ((first..last).collect(), parent.clone(), parent)
-    }
-
-    fn is_fed_by_origin(&self, at: usize) -> bool {
-        let (n, links) = (self.ring.len(), self.origin_links);
-        match &self.links {
-            Links::Tree { .. } => at < links,
-            // The first position of each of `links` equal stretches of the ring.
-            Links::Swarm { .. } => {
-                links >= n || at == 0 || (at * links) / n != ((at - 1) * links) / n
-            }
-        }
     }
 
     fn names(&self, positions: impl IntoIterator<Item = usize>) -> Vec<NodeId> {
@@ -315,6 +340,41 @@ struct LaneEdges {
 
 /// Positions to dial, to accept from, to fetch from.
 type Positions = (Vec<usize>, Vec<usize>, Vec<usize>);
+
+/// The places of the sites in the ring, by name, and which is the origin's: that first, then in a seeded order.
+fn order_sites<'a>(
+    hosts: &'a BTreeMap<NodeId, Place>,
+    parameters: &'a Parameters,
+) -> (BTreeMap<&'a str, usize>, Option<usize>) {
+    let names: BTreeSet<&str> = hosts.values().map(|place| place.site.as_str()).collect();
+    let origin = parameters.origin_site.as_str();
+    let drawn = |site: &&str| draw(parameters.seed, &[b"site ", site.as_bytes()].concat());
+    let mut order: Vec<&str> = names.into_iter().collect();
+    order.sort_by_cached_key(|site| (*site != origin, drawn(site)));
+    let has_origin = order.first() == Some(&origin);
+    let order = order.into_iter().enumerate().map(|(at, site)| (site, at));
+    (order.collect(), has_origin.then_some(0))
+}
+
+/// Each position is linked to those at the given distances around the ring of its site.
+fn swarm_edges(sites: &Sites, distances: &[BTreeSet<usize>], at: usize) -> Positions {
+    let site = sites.groups[sites.group_of(at)].site;
+    let hosts = &sites.sites[site].hosts;
+    let (n, place) = (hosts.len(), at - hosts.start);
+    let (mut dial, mut accept) = (Vec::new(), Vec::new());
+    for &distance in &distances[site] {
+        if 2 * distance < n {
+            dial.push(hosts.start + (place + distance) % n);
+            accept.push(hosts.start + (place + n - distance) % n);
+        } else if place < distance {
+            dial.push(at + distance); // halfway round, both ways lead to the same host
+        } else {
+            accept.push(at - distance);
+        }
+    }
+    let fetch = dial.iter().chain(&accept).copied().collect();
+    (dial, accept, fetch)
+}
 
 /// Each distance links a host to two others, one of exactly half the ring to one. All of them link
 /// everybody to everybody.
@@ -359,6 +419,27 @@ mod tests {
             .collect()
     }
 
+    /// Hosts in a site and a wave each.
+    fn places(places: impl IntoIterator<Item = (usize, u32)>) -> BTreeMap<NodeId, Place> {
+        let place = |(number, (site, wave)): (usize, (usize, u32))| {
+            let site = format!("site{site}");
+            (
+                format!("h{number:03}").parse().unwrap(),
+                Place { site, wave },
+            )
+        };
+        places.into_iter().enumerate().map(place).collect()
+    }
+
+    fn parameters(shape: Shape, origin_links: usize, seed: u64) -> Parameters {
+        Parameters {
+            shape,
+            origin_links,
+            origin_site: String::new(),
+            seed,
+        }
+    }
+
     fn all(topology: &Topology, hosts: &[NodeId]) -> BTreeMap<NodeId, Edges> {
         hosts
             .iter()
@@ -368,7 +449,9 @@ mod tests {
 
     /// Hosts that content reaches from the origin.
     fn fed(topology: &Topology, edges: &BTreeMap<NodeId, Edges>) -> BTreeSet<NodeId> {
-        let mut fed: BTreeSet<NodeId> = topology.origin_dials().into_iter().collect();
+        let near = topology.origin_dials().into_iter();
+        let near = near.filter(|(_, distance)| *distance == Distance::Near);
+        let mut fed: BTreeSet<NodeId> = near.map(|(host, _)| host).collect();
         let mut queue: Vec<NodeId> = fed.iter().cloned().collect();
         while let Some(from) = queue.pop() {
             let reached = edges[&from].dial.iter().chain(&edges[&from].accept);
@@ -390,18 +473,20 @@ mod tests {
 
     #[test]
     fn in_a_tree_no_host_is_below_one_of_a_later_wave() {
-        let hosts: BTreeMap<NodeId, u32> = (0..50)
-            .map(|n| (format!("h{n}").parse().unwrap(), (n * 7 + 3) % 3))
-            .collect();
+        let hosts = places((0..50).map(|n| (0, (n * 7 + 3) % 3)));
         let parameters = Parameters {
             shape: Shape::TREE,
             origin_links: 2,
+            origin_site: String::new(),
             seed: 5,
         };
-        let topology = Topology::in_waves(&hosts, &parameters);
-        for (host, wave) in &hosts {
+        let topology = Topology::over(&hosts, &parameters);
+        for (host, place) in &hosts {
             for parent in topology.edges(host).unwrap().fetch_from {
-                assert!(hosts[&parent] <= *wave, "{parent} is above {host}");
+                assert!(
+                    hosts[&parent].wave <= place.wave,
+                    "{parent} is above {host}"
+                );
             }
         }
     }
@@ -414,8 +499,9 @@ mod tests {
             count in 1usize..130, shape in shape(), origin_links in 1usize..9, seed: u64,
         ) {
             let hosts = hosts(count);
-            let topology = Topology::new(&hosts, &Parameters { shape, origin_links, seed });
+            let topology = Topology::new(&hosts, &parameters(shape, origin_links, seed));
             let edges = all(&topology, &hosts);
+            let origin_dials = topology.origin_dials();
             for (host, mine) in &edges {
                 for other in &mine.dial {
                     prop_assert!(other != host);
@@ -425,7 +511,7 @@ mod tests {
                 for other in &mine.accept {
                     prop_assert!(edges[other].dial.contains(host));
                 }
-                prop_assert_eq!(mine.from_origin, topology.origin_dials().contains(host));
+                prop_assert_eq!(mine.from_origin.as_ref(), origin_dials.get(host));
                 let links = mine.dial.len() + mine.accept.len();
                 match shape {
                     Shape::Swarm { degree, lanes } => {
@@ -434,13 +520,90 @@ mod tests {
                     }
                     Shape::Tree { fanout } => {
                         prop_assert!(mine.dial.len() <= fanout);
-                        let sources = mine.fetch_from.len() + usize::from(mine.from_origin);
+                        let sources = mine.fetch_from.len() + usize::from(mine.from_origin.is_some());
                         prop_assert_eq!(sources, 1);
                     }
                 }
             }
             prop_assert!(topology.origin_dials().len() >= origin_links.min(count));
             prop_assert_eq!(fed(&topology, &edges).len(), count);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// Every lane reaches every host once, from hosts that begin no later, and enters each site once.
+        #[test]
+        fn lanes_enter_every_site_once_and_reach_every_host(
+            at in proptest::collection::vec((0usize..5, 0u32..3), 1..60),
+            lanes in 1usize..5, origin_site in 0usize..5, seed: u64,
+        ) {
+            let hosts = places(at);
+            let shape = Shape::Swarm { degree: 8, lanes };
+            let origin_site = format!("site{origin_site}");
+            let parameters = Parameters { origin_site, ..parameters(shape, 4, seed) };
+            let topology = Topology::over(&hosts, &parameters);
+            let names: Vec<NodeId> = hosts.keys().cloned().collect();
+            let edges = all(&topology, &names);
+            let sites: BTreeSet<&str> = hosts.values().map(|it| it.site.as_str()).collect();
+            for lane in 0..lanes {
+                let bit = 1 << lane;
+                let from_origin = topology.origin_lanes();
+                let from_origin = from_origin.iter().filter(|(_, set)| *set & bit != 0);
+                let mut reached: Vec<NodeId> = from_origin.map(|(host, _)| host.clone()).collect();
+                let mut entered: Vec<&str> = Vec::new();
+                for host in &reached {
+                    prop_assert!(edges[host].lanes_from_origin & bit != 0);
+                    if parameters.origin_site != hosts[host].site {
+                        entered.push(&hosts[host].site);
+                    }
+                }
+                let mut next = 0;
+                while let Some(host) = reached.get(next).cloned() {
+                    next += 1;
+                    for (child, set) in edges[&host].lanes_to.iter().filter(|(_, set)| *set & bit != 0) {
+                        prop_assert_eq!(edges[child].lanes_from[&host] & bit, set & bit);
+                        prop_assert!(hosts[&host].wave <= hosts[child].wave, "{host} before {child}");
+                        reached.push(child.clone());
+                        if hosts[&host].site != hosts[child].site {
+                            entered.push(&hosts[child].site);
+                            prop_assert!(edges[child].far_from.contains(&host));
+                            prop_assert!(edges[&host].far_to.contains(child));
+                        }
+                    }
+                }
+                reached.sort();
+                prop_assert_eq!(&reached, &names);
+                let has_home = sites.contains(parameters.origin_site.as_str());
+                prop_assert_eq!(entered.len() + usize::from(has_home), sites.len());
+            }
+        }
+
+        /// Whoever has links to another site is one of a few; of these some fetch each chunk, and the others none.
+        #[test]
+        fn few_hosts_of_a_site_look_beyond_it(
+            at in proptest::collection::vec((0usize..4, 0u32..2), 1..60), seed: u64,
+        ) {
+            let hosts = places(at);
+            let shape = Shape::Swarm { degree: 40, lanes: 2 };
+            let origin_site = "site0".to_owned();
+            let topology = Topology::over(&hosts, &Parameters { origin_site, ..parameters(shape, 99, seed) });
+            for site in ["site1", "site2", "site3"] {
+                let of_site = |host: &&NodeId| hosts[*host].site == site;
+                let all: Vec<Edges> = hosts.keys().filter(of_site).map(|host| topology.edges(host).unwrap()).collect();
+                let gateways = all.iter().filter(|edges| edges.from_origin.is_some());
+                prop_assert!(gateways.count() <= 4);
+                let mut numbers: Vec<u32> = all.iter().filter(|it| it.far_share.0 < it.far_share.1).map(|it| it.far_share.0).collect();
+                numbers.sort_unstable();
+                let count = all.first().map_or(0, |it| it.far_share.1);
+                prop_assert_eq!(numbers, (0..count).collect::<Vec<_>>());
+                for edges in &all {
+                    let looks = edges.far_share.0 < edges.far_share.1;
+                    let beyond = !edges.far_from.is_empty() || edges.from_origin.is_some();
+                    prop_assert!(beyond || !looks);
+                }
+            }
         }
     }
 
@@ -452,6 +615,7 @@ mod tests {
                 lanes: 2,
             },
             origin_links: 4,
+            origin_site: String::new(),
             seed,
         };
         let sorted = hosts(50);
@@ -472,6 +636,7 @@ mod tests {
                 lanes: 0,
             },
             origin_links: 2,
+            origin_site: String::new(),
             seed: 7,
         };
         let edges = Topology::new(&hosts, &parameters).edges(&hosts[0]).unwrap();
@@ -484,6 +649,7 @@ mod tests {
         let parameters = Parameters {
             shape: Shape::SWARM,
             origin_links: 4,
+            origin_site: String::new(),
             seed: 0,
         };
         for count in [1, 2, 3, 16, 41] {

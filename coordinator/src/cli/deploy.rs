@@ -480,7 +480,7 @@ async fn plan(
         Topology::Tree => (TopologyKind::Tree, TREE_FANOUT),
     };
     let random: [u8; 8] = release.as_bytes()[..8].try_into().expect("8 of 32 bytes");
-    Plan {
+    let plan = Plan {
         seed,
         hosts,
         topology,
@@ -488,6 +488,10 @@ async fn plan(
         fanout,
         random_seed: u64::from_le_bytes(random),
         extensions: Default::default(),
+    };
+    match inventory.seed_site() {
+        Some(site) => plan.in_sites(site).expect("the name was checked"),
+        None => plan,
     }
 }
 

@@ -12,6 +12,9 @@ use serde::Deserialize;
 /// The group whose hosts go first, and whose failure stops a rollout.
 pub const CANARY_GROUP: &str = "canary";
 
+/// Longest name of a site, in bytes. Each host in a plan carries one.
+pub const SITE_BYTES_MAX: usize = 64;
+
 /// A checked fleet file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inventory {
@@ -19,6 +22,8 @@ pub struct Inventory {
     pub hosts: Vec<Host>,
     /// The seed's uplink, where the file says it, in Mbit/s.
     pub seed_rate_mbit: Option<f64>,
+    /// The seed's site; empty where the file does not say it.
+    seed_site: String,
 }
 
 /// One host.
@@ -79,6 +84,9 @@ pub enum InventoryError {
     /// A relay, which this version cannot do.
     #[error("host {0}: `via` names a relay, which this version does not support yet")]
     Via(NodeId),
+    /// A site whose name is too long.
+    #[error("the site of {0}: a name of at most {SITE_BYTES_MAX} bytes is allowed")]
+    Site(String),
     /// A rate that is none.
     #[error("`rate_mbit` of {0} must be above 0")]
     Rate(String),
@@ -92,10 +100,12 @@ struct File {
     seed: Option<FileSeed>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileSeed {
     rate_mbit: Option<f64>,
+    #[serde(default)]
+    site: String,
 }
 
 #[derive(Deserialize)]
@@ -164,12 +174,25 @@ impl Inventory {
         if let Some(pair) = hosts.windows(2).find(|pair| pair[0].name == pair[1].name) {
             return Err(InventoryError::Twice(pair[0].name.clone()));
         }
-        let seed_rate_mbit = file.seed.and_then(|seed| seed.rate_mbit);
+        let seed = file.seed.unwrap_or_default();
+        let (seed_rate_mbit, seed_site) = (seed.rate_mbit, seed.site);
         check_rate(seed_rate_mbit, "the seed")?;
+        check_site(&seed_site, "the seed")?;
         Ok(Self {
             hosts,
             seed_rate_mbit,
+            seed_site,
         })
+    }
+
+    /// The seed's site, where there is more than one: only then do sites make a difference. A seed whose site is not said
+    /// is with the hosts, if they are all in one, and else in a site without hosts.
+    pub fn seed_site(&self) -> Option<&str> {
+        let mut sites: BTreeSet<&str> = self.hosts.iter().map(|host| host.site.as_str()).collect();
+        if !self.seed_site.is_empty() {
+            sites.insert(&self.seed_site);
+        }
+        (sites.len() > 1).then_some(&self.seed_site)
     }
 
     /// The hosts of the canary group, and the others.
@@ -217,6 +240,7 @@ impl Host {
             return Err(InventoryError::Via(name));
         }
         check_rate(rate_mbit, name.as_str())?;
+        check_site(&site, name.as_str())?;
         let addresses: Vec<String> = address.into();
         let peer_addresses = peer_address.map_or_else(|| addresses.clone(), Vec::from);
         for list in [&addresses, &peer_addresses] {
@@ -247,6 +271,13 @@ fn check_rate(rate: Option<f64>, of: &str) -> Result<(), InventoryError> {
         Some(rate) if !(rate.is_finite() && rate > 0.0) => Err(InventoryError::Rate(of.into())),
         _ => Ok(()),
     }
+}
+
+fn check_site(site: &str, of: &str) -> Result<(), InventoryError> {
+    if site.len() > SITE_BYTES_MAX {
+        return Err(InventoryError::Site(of.into()));
+    }
+    Ok(())
 }
 
 fn is_address(text: &str) -> bool {
@@ -299,6 +330,23 @@ mod tests {
     }
 
     #[test]
+    fn sites_count_where_there_is_more_than_one() {
+        let fleet = |seed: &str, sites: &[&str]| {
+            let mut text = format!("[seed]\nsite = '{seed}'\n");
+            for (i, site) in sites.iter().enumerate() {
+                text += &format!("[[host]]\nname = 'h{i}'\naddress = 'h:1'\nsite = '{site}'\n");
+            }
+            parse(&text).unwrap().seed_site().map(str::to_owned)
+        };
+        assert_eq!(fleet("", &["", ""]), None);
+        assert_eq!(fleet("", &["east", "east"]), None);
+        assert_eq!(fleet("east", &["east"]), None);
+        assert_eq!(fleet("west", &["east"]).as_deref(), Some("west"));
+        assert_eq!(fleet("", &["east", "west"]).as_deref(), Some(""));
+        assert_eq!(fleet("east", &["east", "west"]).as_deref(), Some("east"));
+    }
+
+    #[test]
     fn what_is_wrong_is_said_with_its_host() {
         let host = |rest: &str| parse(&format!("[[host]]\nname = 'a'\naddress = {rest}\n"));
         for (text, says) in [
@@ -306,6 +354,10 @@ mod tests {
             (host("[]"), "1 to 8 addresses"),
             (host("'a:1'\nvia = 'b'"), "relay"),
             (host("'a:1'\nrate_mbit = 0"), "above 0"),
+            (
+                host(&format!("'a:1'\nsite = '{}'", "x".repeat(65))),
+                "site of a",
+            ),
             (parse(""), "names no host"),
             (
                 parse("[[host]]\nname = '-x'\naddress = 'a:1'"),

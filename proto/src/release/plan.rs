@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::{CodecError, Extensible},
-    extensions::Extensions,
+    extensions::{Extension, ExtensionError, Extensions},
     id::{NodeId, PlanId},
     limits::{HOST_ADDRESSES_MAX, PLAN_HOSTS_MAX},
     release::signed::SignedObject,
@@ -31,7 +31,7 @@ pub struct PlanHost {
     pub name: NodeId,
     /// Where its peers reach it; at most [`HOST_ADDRESSES_MAX`].
     pub addresses: Vec<SocketAddr>,
-    /// Its site, a bandwidth domain; empty where there is only one.
+    /// Its site, a bandwidth domain; empty where there is only one. It counts only where [`Plan::seed_site`] is known.
     pub site: String,
     /// Its rack, a failure domain; empty where unknown.
     pub rack: String,
@@ -60,10 +60,15 @@ pub struct Plan {
 }
 
 impl Extensible for Plan {
+    const EXTENSIONS_KNOWN: &'static [u16] = &[SEED_SITE];
+
     fn extensions(&self) -> &Extensions {
         &self.extensions
     }
 }
+
+/// The seed's site, in UTF-8: in plans in which sites count. Required: who does not know it would find other edges.
+const SEED_SITE: u16 = 1;
 
 impl SignedObject for Plan {
     const MAGIC: &'static str = "scap-plan/1\n";
@@ -101,7 +106,37 @@ impl Plan {
         if plan.degree == 0 || plan.fanout == 0 {
             return Err(PlanError::Degree);
         }
+        let site = plan.extensions.get(SEED_SITE);
+        if site.is_some_and(|site| std::str::from_utf8(site).is_err()) {
+            return Err(PlanError::SeedSite);
+        }
         Ok(plan)
+    }
+
+    /// The same plan, in which sites count, and the seed is in `site`.
+    ///
+    /// # Errors
+    /// Where the name is too long.
+    pub fn in_sites(self, site: &str) -> Result<Self, ExtensionError> {
+        let mut extensions = Vec::from(self.extensions);
+        extensions.retain(|extension| extension.tag != SEED_SITE);
+        let bytes = Bytes::copy_from_slice(site.as_bytes());
+        let at = extensions.partition_point(|extension| extension.tag < SEED_SITE);
+        extensions.insert(
+            at,
+            Extension {
+                tag: SEED_SITE,
+                bytes,
+            },
+        );
+        let extensions = Extensions::try_from(extensions)?;
+        Ok(Self { extensions, ..self })
+    }
+
+    /// The site of the seed, by the names in [`PlanHost::site`]; `None` where sites make no difference.
+    pub fn seed_site(&self) -> Option<&str> {
+        let site = self.extensions.get(SEED_SITE)?;
+        std::str::from_utf8(site).ok()
     }
 
     /// The host of that name.
@@ -132,6 +167,9 @@ pub enum PlanError {
     /// Too many addresses.
     #[error("host {0} has more than {HOST_ADDRESSES_MAX} addresses")]
     Addresses(NodeId),
+    /// A seed's site that is no text.
+    #[error("the site of the seed is not UTF-8")]
+    SeedSite,
     /// No neighbours allowed.
     #[error("a plan with a degree or fan-out of 0")]
     Degree,

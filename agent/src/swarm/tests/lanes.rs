@@ -6,6 +6,7 @@ const LANES: Policy = Policy {
     reveal: Reveal::All,
     ask: Ask::Everyone,
     lanes: 2,
+    far_share: (0, 1),
 };
 
 const ORIGIN: Policy = Policy {

@@ -8,6 +8,7 @@
 //! - A chunk travels in quanta. An uplink sends one quantum at a time, its uploads taking turns; a
 //!   downlink takes quanta in the order they arrive. An upload pauses while what it has on the way
 //!   fills its window, so a slow receiver holds up neither the uplink nor its neighbours.
+//! - What crosses from one site to another passes the border of each, first in, first out, and nothing is lost there.
 //! - A node serves a few requests at a time, first come first served, at most half of them to one peer.
 //! - Messages (announcements, requests) take the delay of the path and no bandwidth; they are counted.
 //! - Hosts crash without a word, and their peers notice after [`Setup::detection`]; they start again
@@ -24,7 +25,10 @@ use std::{
     time::Duration,
 };
 
-use scap_agent::topology::{LaneSet, Parameters, Shape, Topology};
+use scap_agent::{
+    swarm::Link,
+    topology::{Distance, LaneSet, Parameters, Place, Shape, Topology},
+};
 use scap_proto::id::NodeId;
 
 use network::{Event, Network};
@@ -44,8 +48,10 @@ pub struct Host {
     pub up_bytes_per_sec: u64,
     /// What its link receives; at least 1.
     pub down_bytes_per_sec: u64,
-    /// Time from the host to the middle of the network, one way.
+    /// Time from the host to the middle of its site's network, one way.
     pub delay: Duration,
+    /// Its site, by its place in [`Setup::borders`]; 0 where there is only one.
+    pub site: usize,
     /// How it behaves.
     pub conduct: Conduct,
 }
@@ -57,9 +63,19 @@ impl Host {
             up_bytes_per_sec: rate * 125_000,
             down_bytes_per_sec: rate * 125_000,
             delay: Duration::from_micros(250),
+            site: 0,
             conduct: Conduct::Honest,
         }
     }
+}
+
+/// What joins a site to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Border {
+    /// What it carries each way; at least 1.
+    pub bytes_per_sec: u64,
+    /// Time from the middle of the site to the middle of all, one way.
+    pub delay: Duration,
 }
 
 /// How a node treats requests.
@@ -82,9 +98,11 @@ pub struct Setup {
     pub origin: Host,
     /// All others.
     pub hosts: Vec<Host>,
+    /// The sites' borders; none where there is only one site.
+    pub borders: Vec<Border>,
     /// The form of the links.
     pub shape: Shape,
-    /// Most hosts the origin is linked to.
+    /// Most hosts of its own site the origin is linked to.
     pub origin_links: usize,
     /// A host knows of so many chunks at first, of so many when it holds these, and so on: the
     /// descriptor, the lists, everything. Ascending, not empty.
@@ -107,6 +125,7 @@ impl Setup {
             seed,
             origin: host,
             hosts: vec![host; hosts],
+            borders: Vec::new(),
             shape: Shape::SWARM,
             origin_links: 40,
             stages: vec![1, 3.min(chunk_count), chunk_count],
@@ -115,6 +134,21 @@ impl Setup {
             uploads: 8,
             detection: Duration::from_secs(5),
         }
+    }
+
+    /// The same with the hosts in equal parts in so many sites, the origin in the first, joined by borders of so
+    /// many Mbit/s and a round trip of so much between any two.
+    pub fn sites(mut self, count: usize, border_mbit_per_sec: u64, round_trip: Duration) -> Self {
+        let border = Border {
+            bytes_per_sec: border_mbit_per_sec * 125_000,
+            delay: round_trip / 4,
+        };
+        self.borders = vec![border; count];
+        let hosts = self.hosts.len();
+        for (at, host) in self.hosts.iter_mut().enumerate() {
+            host.site = at * count / hosts;
+        }
+        self
     }
 
     fn chunk_count(&self) -> u32 {
@@ -245,6 +279,7 @@ impl Simulation {
             Event::Wake(node) => self.wake(node),
             Event::Message(message) => self.deliver(message),
             Event::Sent { node, finished } => self.sent(node, finished),
+            Event::Crosses { flow, bytes } => self.network.crosses(flow, bytes),
             Event::Arrived { flow, bytes } => {
                 if let Some((flow, bytes)) = self.network.arrived(flow, bytes) {
                     self.taken(flow, bytes);
@@ -266,9 +301,11 @@ pub fn content(index: u32) -> u64 {
 /// One node's part of the plan.
 #[derive(Default)]
 struct NodeEdges {
-    linked: BTreeSet<NodeIndex>,
+    /// What each peer is to it.
+    linked: BTreeMap<NodeIndex, Link>,
     /// Whom of them it fetches from.
     fetches: BTreeSet<NodeIndex>,
+    far_share: (u32, u32),
     /// Who pushes to it, and whom it pushes to, on which lanes.
     lanes_from: BTreeMap<NodeIndex, LaneSet>,
     lanes_to: BTreeMap<NodeIndex, LaneSet>,
@@ -280,14 +317,18 @@ fn edges(setup: &Setup) -> (Vec<NodeEdges>, u32) {
     let names: Vec<NodeId> = (1..=setup.hosts.len())
         .map(|index| name(index).expect("letters and digits"))
         .collect();
-    let topology = Topology::new(
-        &names,
-        &Parameters {
-            shape: setup.shape,
-            origin_links: setup.origin_links,
-            seed: setup.seed,
-        },
-    );
+    let site = |host: &Host| format!("{:04}", host.site);
+    let places = names.iter().zip(&setup.hosts).map(|(name, host)| {
+        let (site, wave) = (site(host), 0);
+        (name.clone(), Place { site, wave })
+    });
+    let parameters = Parameters {
+        shape: setup.shape,
+        origin_links: setup.origin_links,
+        origin_site: site(&setup.origin),
+        seed: setup.seed,
+    };
+    let topology = Topology::over(&places.collect(), &parameters);
     let number = |host: &NodeId| names.binary_search(host).expect("of the fleet") + 1;
     let numbers = |hosts: &[NodeId]| -> BTreeSet<NodeIndex> { hosts.iter().map(number).collect() };
     let lanes = |lanes: BTreeMap<NodeId, LaneSet>| -> BTreeMap<NodeIndex, LaneSet> {
@@ -296,25 +337,49 @@ fn edges(setup: &Setup) -> (Vec<NodeEdges>, u32) {
             .map(|(host, lanes)| (number(&host), lanes));
         numbered.collect()
     };
+    let is_tree = matches!(setup.shape, Shape::Tree { .. });
     // The origin asks nobody for chunks, and hears what its peers hold.
-    let first = numbers(&topology.origin_dials());
+    let first = topology.origin_dials();
+    let linked = first.iter().map(|(host, distance)| {
+        let link = match distance {
+            Distance::Near => Link::Neighbour,
+            Distance::Far => Link::Far,
+        };
+        (number(host), link)
+    });
     let mut all = vec![NodeEdges {
-        linked: first.clone(),
-        fetches: first,
+        linked: linked.collect(),
+        fetches: first.keys().map(number).collect(),
+        far_share: (0, 1),
         lanes_from: BTreeMap::new(),
         lanes_to: lanes(topology.origin_lanes()),
     }];
     for host in &names {
         let ours = topology.edges(host).expect("of the fleet");
+        let fetches = numbers(&ours.fetch_from);
+        let link = |peer: &NodeId| {
+            if ours.far_from.contains(peer) || ours.far_to.contains(peer) {
+                Link::Far
+            } else if is_tree && fetches.contains(&number(peer)) {
+                Link::Upstream
+            } else {
+                Link::Neighbour
+            }
+        };
+        let linked = ours.dial.iter().chain(&ours.accept);
         let mut edges = NodeEdges {
-            linked: numbers(&ours.dial),
-            fetches: numbers(&ours.fetch_from),
+            linked: linked.map(|peer| (number(peer), link(peer))).collect(),
+            fetches,
+            far_share: ours.far_share,
             lanes_from: lanes(ours.lanes_from),
             lanes_to: lanes(ours.lanes_to),
         };
-        edges.linked.extend(numbers(&ours.accept));
-        if ours.from_origin {
-            edges.linked.insert(ORIGIN);
+        if let Some(distance) = ours.from_origin {
+            let link = match distance {
+                Distance::Near => Link::Upstream,
+                Distance::Far => Link::Far,
+            };
+            edges.linked.insert(ORIGIN, link);
             edges.fetches.insert(ORIGIN);
         }
         if ours.lanes_from_origin != 0 {

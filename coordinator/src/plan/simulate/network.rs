@@ -1,6 +1,10 @@
 //! Links, quanta and the queue of events.
 
-use std::{cmp::Ordering, collections::BinaryHeap, time::Duration};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BinaryHeap},
+    time::Duration,
+};
 
 use scap_agent::topology::LaneSet;
 
@@ -22,6 +26,11 @@ pub(super) enum Event {
     Sent {
         node: NodeIndex,
         finished: Option<FlowIndex>,
+    },
+    /// A quantum reaches the border of its sender's site.
+    Crosses {
+        flow: FlowIndex,
+        bytes: u32,
     },
     /// A quantum reaches its receiver's downlink.
     Arrived {
@@ -73,7 +82,18 @@ pub(super) struct Flow {
     dead: bool,
 }
 
+/// A site's border.
+struct Gate {
+    bytes_per_sec: u64,
+    delay: Duration,
+    out_free_at: Duration,
+    in_free_at: Duration,
+    out_bytes: u64,
+    in_bytes: u64,
+}
+
 struct Line {
+    site: usize,
     up_bytes_per_sec: u64,
     down_bytes_per_sec: u64,
     delay: Duration,
@@ -91,6 +111,9 @@ pub(super) struct Network {
     queue: BinaryHeap<Scheduled>,
     scheduled: u64,
     lines: Vec<Line>,
+    gates: Vec<Gate>,
+    /// By link between sites, bytes on their way: all its uploads share one window, or they would fill a border's queue.
+    crossing: BTreeMap<LinkNumber, u32>,
     flows: Vec<Flow>,
     free: Vec<FlowIndex>,
     links: LinkNumber,
@@ -103,7 +126,16 @@ pub(super) struct Network {
 impl Network {
     pub(super) fn new(setup: &Setup) -> Self {
         let hosts = std::iter::once(&setup.origin).chain(&setup.hosts);
+        let gate = |border: &super::Border| Gate {
+            bytes_per_sec: border.bytes_per_sec,
+            delay: border.delay,
+            out_free_at: Duration::ZERO,
+            in_free_at: Duration::ZERO,
+            out_bytes: 0,
+            in_bytes: 0,
+        };
         let line = |host: &super::Host| Line {
+            site: host.site,
             up_bytes_per_sec: host.up_bytes_per_sec,
             down_bytes_per_sec: host.down_bytes_per_sec,
             delay: host.delay,
@@ -120,6 +152,8 @@ impl Network {
             queue: BinaryHeap::new(),
             scheduled: 0,
             lines: hosts.map(line).collect(),
+            gates: setup.borders.iter().map(gate).collect(),
+            crossing: BTreeMap::new(),
             flows: Vec::new(),
             free: Vec::new(),
             links: 0,
@@ -150,8 +184,24 @@ impl Network {
         self.links
     }
 
+    /// What crossed the borders, in and out, by site.
+    pub(super) fn crossed_bytes(&self) -> Vec<(u64, u64)> {
+        let gates = self.gates.iter();
+        gates.map(|gate| (gate.in_bytes, gate.out_bytes)).collect()
+    }
+
     pub(super) fn path_delay(&self, one: NodeIndex, other: NodeIndex) -> Duration {
-        self.lines[one].delay + self.lines[other].delay
+        let between = match self.sites(one, other) {
+            Some((from, to)) => self.gates[from].delay + self.gates[to].delay,
+            None => Duration::ZERO,
+        };
+        self.lines[one].delay + self.lines[other].delay + between
+    }
+
+    /// The sites of two nodes, where they are not the same.
+    fn sites(&self, one: NodeIndex, other: NodeIndex) -> Option<(usize, usize)> {
+        let (one, other) = (self.lines[one].site, self.lines[other].site);
+        (one != other).then_some((one, other))
     }
 
     pub(super) fn schedule(&mut self, at: Duration, event: Event) {
@@ -181,6 +231,7 @@ impl Network {
             Event::Taken { flow, .. } => (5, *flow, self.flows[*flow].index as usize),
             Event::Connected(one, other) => (6, *one, *other),
             Event::Lost { node, peer, .. } => (7, *node, *peer),
+            Event::Crosses { flow, .. } => (8, *flow, self.flows[*flow].index as usize),
         };
         let nanos = u64::from(at.subsec_nanos());
         for word in [at.as_secs(), nanos, kind, one as u64, other as u64] {
@@ -260,7 +311,8 @@ impl Network {
         let ready = |at: &usize| {
             let flow = &self.flows[line.uploads[*at]];
             let window = self.window(node, flow.to);
-            flow.unsent_bytes > 0 && flow.on_the_way_bytes < window
+            let of_link = self.crossing.get(&flow.link).copied().unwrap_or(0);
+            flow.unsent_bytes > 0 && flow.on_the_way_bytes.max(of_link) < window
         };
         let Some(at) = (0..count).map(|i| (line.turn + i) % count).find(ready) else {
             return;
@@ -277,10 +329,36 @@ impl Network {
         line.sent_bytes += u64::from(bytes);
         let sent_at = self.now + time_for(bytes, line.up_bytes_per_sec);
         let finished = last.then_some(number);
-        let arrives_at = sent_at + self.path_delay(node, to);
         self.schedule(sent_at, Event::Sent { node, finished });
+        let link = self.flows[number].link;
         let flow = number;
-        self.schedule(arrives_at, Event::Arrived { flow, bytes });
+        if self.sites(node, to).is_some() {
+            *self.crossing.entry(link).or_default() += bytes;
+            self.schedule(sent_at, Event::Crosses { flow, bytes });
+        } else {
+            let arrives_at = sent_at + self.path_delay(node, to);
+            self.schedule(arrives_at, Event::Arrived { flow, bytes });
+        }
+    }
+
+    /// A quantum is at its site's border: it leaves by it and comes in by the other's, in turn.
+    pub(super) fn crosses(&mut self, number: FlowIndex, bytes: u32) {
+        let flow = &self.flows[number];
+        let delay = self.path_delay(flow.from, flow.to);
+        let (from, to) = self.sites(flow.from, flow.to).expect("it is at a border");
+        let pass = |free_at: Duration, at: Duration, rate| free_at.max(at) + time_for(bytes, rate);
+        let out = &mut self.gates[from];
+        let out_at = pass(out.out_free_at, self.now, out.bytes_per_sec);
+        out.out_free_at = out_at;
+        out.out_bytes += u64::from(bytes);
+        let into = &mut self.gates[to];
+        // Both carry it at the same time, bit by bit, where the second is free.
+        let start = out_at.saturating_sub(time_for(bytes, into.bytes_per_sec));
+        let in_at = pass(into.in_free_at, start, into.bytes_per_sec).max(out_at);
+        into.in_free_at = in_at;
+        into.in_bytes += u64::from(bytes);
+        let flow = number;
+        self.schedule(in_at + delay, Event::Arrived { flow, bytes });
     }
 
     /// The uplink is free. The upload that ended, if it was not stopped meanwhile.
@@ -318,6 +396,9 @@ impl Network {
         let flow = &mut self.flows[number];
         flow.on_the_way_bytes -= bytes;
         flow.untaken_bytes -= bytes;
+        if let Some(of_link) = self.crossing.get_mut(&flow.link) {
+            *of_link -= bytes;
+        }
         let done = (flow.untaken_bytes == 0 && !flow.dead).then(|| flow.clone());
         let from = flow.from;
         if done.is_some() {

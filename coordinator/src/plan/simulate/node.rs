@@ -6,7 +6,7 @@ use std::{
 };
 
 use scap_agent::{
-    swarm::{Ask, Config, Failure, Input, Link, Output, PeerId, Policy, Reveal, Swarm, TransferId},
+    swarm::{Ask, Config, Failure, Input, Output, PeerId, Policy, Reveal, Swarm, TransferId},
     topology::Shape,
 };
 
@@ -85,11 +85,12 @@ impl Simulation {
             },
             ask: if swarm { Ask::Everyone } else { Ask::Upstream },
             lanes: self.lanes,
+            far_share: self.edges[index].far_share,
         };
         let transfer = TRANSFER;
         self.feed(index, Input::TransferAdded { transfer, policy });
         self.grow(index, 0, self.setup.stages[self.nodes[index].stage]);
-        let delays = self.edges[index].linked.iter().filter_map(|&peer| {
+        let delays = self.edges[index].linked.keys().filter_map(|&peer| {
             let handshake = 4 * self.network.path_delay(index, peer); // two round trips
             self.nodes[peer].running.then_some((peer, handshake))
         });
@@ -145,13 +146,8 @@ impl Simulation {
         let link = self.network.new_link();
         for (node, peer) in [(one, other), (other, one)] {
             self.nodes[node].links.insert(peer, link);
-            let tree = matches!(self.setup.shape, Shape::Tree { .. });
             let fetches = self.edges[node].fetches.contains(&peer);
-            let kind = if peer == ORIGIN || tree && fetches {
-                Link::Upstream
-            } else {
-                Link::Neighbour
-            };
+            let kind = self.edges[node].linked[&peer];
             let id = peer_id(peer);
             self.feed(
                 node,

@@ -12,8 +12,11 @@ pub struct Outcome {
     /// When each host was complete, if it is.
     pub completed_at: Vec<Option<Duration>>,
     /// No way of spreading the content is faster: `max(F/u_s, F/d_min, N·F/(u_s + Σu_i))`, with `F`
-    /// its size, `u_s` the origin's uplink, `u_i` and `d_i` the hosts' links.
+    /// its size, `u_s` the origin's uplink, `u_i` and `d_i` the hosts' links; and where there are sites `F/b` for each
+    /// border `b`, that of the origin's site included: all that leaves it goes once at least.
     pub bound: Duration,
+    /// Bytes that crossed each site's border, in and out, in copies of the content.
+    pub border_copies: Vec<(f64, f64)>,
     /// Bytes that left the origin, in copies of the content.
     pub origin_copies: f64,
     /// Of the bytes that hosts received, the share that was of no use: chunks they had by then, and
@@ -65,12 +68,23 @@ impl Simulation {
         Outcome {
             completed_at: self.nodes[1..].iter().map(|it| it.completed_at).collect(),
             bound: bound(&self.setup),
+            border_copies: self.border_copies(),
             origin_copies: self.network.sent_bytes(ORIGIN) as f64 / size(&self.setup),
             duplicate_share: received.saturating_sub(useful) as f64 / received.max(1) as f64,
             messages: self.messages,
             dropped: self.dropped.clone(),
             trace: self.network.trace(),
         }
+    }
+}
+
+impl Simulation {
+    fn border_copies(&self) -> Vec<(f64, f64)> {
+        let copies = |bytes: u64| bytes as f64 / size(&self.setup);
+        let crossed = self.network.crossed_bytes().into_iter();
+        crossed
+            .map(|(into, out)| (copies(into), copies(out)))
+            .collect()
     }
 }
 
@@ -89,7 +103,10 @@ fn bound(setup: &Setup) -> Duration {
         .min()
         .unwrap_or(u64::MAX) as f64;
     let all = setup.hosts.len() as f64 * size;
-    Duration::from_secs_f64((size / origin).max(size / slowest).max(all / (origin + up)))
+    let borders = setup.borders.iter().map(|border| border.bytes_per_sec);
+    let border = borders.min().map_or(0.0, |slowest| size / slowest as f64);
+    let least = (size / origin).max(size / slowest).max(all / (origin + up));
+    Duration::from_secs_f64(least.max(border))
 }
 
 fn size(setup: &Setup) -> f64 {

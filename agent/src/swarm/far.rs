@@ -1,0 +1,164 @@
+//! Peers of other sites: few of a site's hosts ask them, and only for what nobody near holds, so that a chunk crosses a
+//! border about once.
+
+use std::time::Duration;
+
+use crate::topology::LaneSet;
+
+use super::{
+    bitmap::ones,
+    engine::Swarm,
+    event::{PeerId, TransferId},
+    transfer::{Side, Transfer},
+};
+
+/// How long none of what another host of our site is to fetch may come, while a far peer holds it, before we fetch it too.
+/// A chunk of 128 KiB takes a second at 1 Mbit/s.
+const STALL_MAX: Duration = Duration::from_secs(3);
+
+/// How long nothing may come on a lane from another site, while that holds more of it, before we give it up. How far it is
+/// ahead says nothing: the border may be slow.
+const LANE_STALL_MAX: Duration = Duration::from_secs(5);
+
+/// How long a host of another site, which others are to feed, may get nothing new before an origin feeds it. Longer than it
+/// takes the site to help itself: [`STALL_MAX`], and a lane that is given up after four seconds.
+const ALONE_MAX: Duration = Duration::from_secs(10);
+
+/// What we may ask of far peers.
+#[derive(Default)]
+pub(super) struct Far {
+    /// By number of [`super::Policy::far_share`], how many chunks of it we lacked when one last came, and when that was.
+    progress: Vec<(u32, Duration)>,
+    /// Those numbers whose chunks we may ask for, whoever else is to: none came for too long.
+    open: u64,
+}
+
+impl Transfer {
+    /// Of the 64 indexes of `word`, those that far peers may be asked for.
+    pub(super) fn far_word(&self, word: u32) -> u64 {
+        let (number, count) = self.policy.far_share;
+        let is_ours = |&it: &u32| it == number || self.far.open & 1 << it != 0;
+        let ours = (0..count)
+            .filter(is_ours)
+            .map(|it| self.share_word(it, word));
+        let near = self.held_by(word, |side| !side.is_far);
+        ours.fold(0, |bits, share| bits | share) & !near
+    }
+
+    /// Whether a peer may be asked for a chunk, beside others.
+    pub(super) fn may_ask_beside(&self, side: &Side, index: u32) -> bool {
+        let (_, count) = self.policy.far_share;
+        !side.is_far || self.far.open & 1 << (index % count.max(1)) != 0
+    }
+
+    /// Whether there are far peers to watch, and something to get. Finds out what we may ask of them, and which lanes from
+    /// them stand still.
+    pub(super) fn watch_far(&mut self, now: Duration) -> Option<LaneSet> {
+        let is_source = |side: &&mut Side| side.is_far && side.askable;
+        let mut sources = self.sides.values_mut().filter(is_source).peekable();
+        if self.missing == 0 || sources.peek().is_none() {
+            return None;
+        }
+        // What a near peer that is gone held is to be asked of far ones.
+        for side in sources {
+            side.dry = false;
+        }
+        let (ours, count) = self.policy.far_share;
+        self.far.progress.resize(count as usize, (u32::MAX, now));
+        for number in (0..count).filter(|number| *number != ours) {
+            let lacked = |word: u32| self.share_word(number, word) & !self.held.word(word);
+            let elsewhere = |word: u32| {
+                let far = self.held_by(word, |side| side.is_far);
+                let near = self.held_by(word, |side| !side.is_far);
+                lacked(word) & far & !near & !self.feed.awaited(word)
+            };
+            let words = 0..self.words();
+            let waits = words.clone().any(|word| elsewhere(word) != 0);
+            let lacks = words.map(|word| lacked(word).count_ones()).sum();
+            let progress = &mut self.far.progress[number as usize];
+            if !waits || progress.0 != lacks {
+                *progress = (lacks, now);
+            } else if progress.1 + STALL_MAX <= now {
+                self.far.open |= 1 << number;
+            }
+        }
+        Some(self.find_still_lanes(now))
+    }
+
+    /// The lanes from far peers on which nothing came for too long though there is more.
+    fn find_still_lanes(&mut self, now: Duration) -> LaneSet {
+        let mut lanes: Vec<(u32, bool)> = Vec::new();
+        for (peer, pushes) in self.feed.parents() {
+            let Some(side) = self.sides.get(&peer).filter(|side| side.is_far) else {
+                continue;
+            };
+            for lane in (0..LaneSet::BITS).filter(|lane| pushes & 1 << lane != 0) {
+                let more = |word| side.has.word(word) & !self.held.word(word);
+                let waits = |word| more(word) & self.feed.mask(1 << lane, word) != 0;
+                lanes.push((lane, (0..self.words()).any(waits)));
+            }
+        }
+        let is_still = |&(lane, waits): &(u32, bool)| {
+            let still = self.feed.is_still(lane, waits, LANE_STALL_MAX, now);
+            still.then_some(1 << lane)
+        };
+        let still = lanes.iter().filter_map(is_still);
+        still.fold(0, |all: LaneSet, lane: LaneSet| all | lane)
+    }
+
+    /// At an origin, whether a peer is fed by others for now. Asked each time before it is told of chunks.
+    pub(super) fn is_fed_by_others(&mut self, peer: PeerId, now: Duration) -> bool {
+        let side = self.sides.get_mut(&peer);
+        side.filter(|side| side.is_far).is_some_and(|side| {
+            let since = *side.gained_at.get_or_insert(now);
+            now < since + ALONE_MAX
+        })
+    }
+
+    /// At an origin, whether there are hosts that others feed, and that are not complete.
+    pub(super) fn has_far_to_watch(&self) -> bool {
+        let lacks = |side: &Side| {
+            let words = 0..self.words();
+            side.opened
+                && side.is_far
+                && words
+                    .into_iter()
+                    .any(|word| self.held.word(word) & !side.has.word(word) != 0)
+        };
+        self.one_each.is_some() && self.sides.values().any(lacks)
+    }
+
+    /// Of the 64 indexes of `word`, those of one number of [`super::Policy::far_share`].
+    fn share_word(&self, number: u32, word: u32) -> u64 {
+        let (_, count) = self.policy.far_share;
+        ones(word, u64::MAX)
+            .filter(|index| index % count == number)
+            .fold(0, |bits, index| bits | 1 << (index % 64))
+    }
+
+    /// Of the 64 indexes of `word`, those that a peer that we may ask holds.
+    fn held_by(&self, word: u32, of: impl Fn(&Side) -> bool) -> u64 {
+        let sides = self.sides.values().filter(|side| side.askable && of(side));
+        sides.fold(0, |bits, side| bits | side.has.word(word))
+    }
+}
+
+impl Swarm {
+    /// Watches the far peers of a transfer; whether there are any.
+    pub(super) fn check_far(&mut self, transfer: TransferId) -> bool {
+        let now = self.pace.now;
+        let Some(it) = self.transfers.get_mut(&transfer) else {
+            return false;
+        };
+        let still = it.watch_far(now);
+        if still.is_some() {
+            let far = it.sides.iter().filter(|(_, side)| side.is_far);
+            self.hungry.extend(far.map(|(&peer, _)| peer));
+        }
+        let watches = still.is_some() || it.has_far_to_watch();
+        if let Some(lanes) = still.filter(|lanes| *lanes != 0) {
+            self.give_up(transfer, lanes);
+        }
+        watches
+    }
+}
