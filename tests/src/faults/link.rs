@@ -29,7 +29,7 @@ impl Fleet {
     /// Splits the network: these hosts reach each other and nobody else.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// When the kernel refuses, or the fleet has sites.
     pub fn partition<'a>(&'a self, cut_off: impl IntoIterator<Item = &'a Host>) {
         for host in cut_off {
             let number = host.station().number();
@@ -42,7 +42,7 @@ impl Fleet {
     /// Joins what [`Self::partition`] split.
     ///
     /// # Panics
-    /// When the kernel refuses.
+    /// When the kernel refuses, or the fleet has sites.
     pub fn heal(&self) {
         for host in self.hosts() {
             let number = host.station().number();

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 
 use super::logs::Logs;
 use super::netns::{self, Network, StationNumber};
+use super::sites::{SiteNumber, Sites};
 use super::{Coordinator, Fleet, Host, Rate, Shared, Station, UnderTest, mounts, support};
 
 /// A fleet to be.
@@ -19,6 +20,7 @@ pub struct Builder {
     canaries: StationNumber,
     rate: Rate,
     coordinator_rate: Option<Rate>,
+    sites: Option<(SiteNumber, u32)>,
     tmpfs: bool,
 }
 
@@ -30,6 +32,7 @@ impl Builder {
             canaries: 0,
             rate: Rate::default(),
             coordinator_rate: None,
+            sites: None,
             tmpfs: false,
         }
     }
@@ -58,6 +61,14 @@ impl Builder {
         self
     }
 
+    /// Spreads the fleet over `count` sites, `site1` and up: the hosts in order and evenly, the
+    /// coordinator in the first. Between sites, what leaves one and what comes into it are limited
+    /// to `border_mbit` each. One network for all unless said.
+    pub fn sites(mut self, count: u16, border_mbit: u32) -> Self {
+        self.sites = Some((count, border_mbit));
+        self
+    }
+
     /// Keeps the fleet's directory in memory.
     pub fn tmpfs(mut self) -> Self {
         self.tmpfs = true;
@@ -68,8 +79,8 @@ impl Builder {
     /// machine cannot hold one; a line on stderr says why.
     ///
     /// # Panics
-    /// When it cannot be made on a machine that can hold one, and, with `SCAP_TESTS_NO_SKIP` in
-    /// the environment, where the machine cannot.
+    /// When it cannot be made on a machine that can hold one, or a site would have no host, and, with
+    /// `SCAP_TESTS_NO_SKIP` in the environment, where the machine cannot.
     #[must_use]
     pub fn build(self) -> Option<Fleet> {
         if let Err(why) = support::tools_are_here() {
@@ -92,6 +103,9 @@ impl Builder {
     }
 
     fn make(self, temp: &Path, turn: File) -> Result<Fleet> {
+        let sites = self
+            .sites
+            .map(|(count, border_mbit)| Sites::new(count, self.hosts, border_mbit));
         remove_stale_dirs(temp);
 
         let number = FLEETS_MADE.fetch_add(1, Ordering::Relaxed);
@@ -112,7 +126,8 @@ impl Builder {
             logs: Logs::new(logs),
             home,
         });
-        let network = Rc::new(Network::create(&netns::prefix(number), &self.rates())?);
+        let network = Network::create(&netns::prefix(number), &self.rates(), sites)?;
+        let network = Rc::new(network);
         let station = |name: &str, number| {
             let place = dir.path().join(name);
             Station::new(

@@ -156,17 +156,22 @@ impl Coordinator {
     /// # Panics
     /// When it cannot be written.
     pub fn write_fleet_file<'a>(&self, hosts: impl Iterator<Item = &'a Host>) {
+        let site_line = |of: &Station| of.site().map(|site| format!("site = \"{site}\"\n"));
         let mut text = String::new();
+        if let Some(site) = site_line(&self.station) {
+            let _ = writeln!(text, "[seed]\n{site}");
+        }
         for host in hosts {
             let groups = if host.is_canary() {
                 "groups = [\"canary\"]\n"
             } else {
                 ""
             };
+            let site = site_line(host.station()).unwrap_or_default();
             let (name, listen) = (host.name(), host.station().listen());
             let _ = writeln!(
                 text,
-                "[[host]]\nname = \"{name}\"\naddress = \"{listen}\"\n{groups}"
+                "[[host]]\nname = \"{name}\"\naddress = \"{listen}\"\n{groups}{site}"
             );
         }
         std::fs::write(self.fleet_file(), text).expect("the fleet's directory is writable");

@@ -24,8 +24,8 @@ impl Rate {
     }
 }
 
-/// Bytes that passed a station's device since it was made; packets that the sender handed over in
-/// one piece count their headers once.
+/// Bytes that passed the device of a station, or of a site at its border, since it was made; packets
+/// that the sender handed over in one piece count their headers once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counters {
     /// What it received.

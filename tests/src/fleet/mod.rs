@@ -1,4 +1,5 @@
-//! A fleet of hosts on this machine: a network namespace each, on one bridge, at a given rate.
+//! A fleet of hosts on this machine: a network namespace each, on one bridge or on one per site, at a
+//! given rate.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -24,6 +25,7 @@ mod mounts;
 mod netns;
 mod process;
 mod report;
+mod sites;
 mod station;
 mod support;
 mod usage;
@@ -45,6 +47,7 @@ pub use process::{Output, Process};
 pub use report::{
     AgentStatus, BytesBySource, DeployReport, DroppedPeer, HostReport, ReleaseStatus,
 };
+pub use sites::Border;
 pub use station::Station;
 pub use support::UnderTest;
 pub use usage::{MachineTime, Usage};
@@ -96,6 +99,11 @@ impl Fleet {
     /// When the fleet has no such host.
     pub fn host(&self, number: usize) -> &Host {
         &self.hosts[number - 1]
+    }
+
+    /// The border of each site, in order, the coordinator's first; none in a fleet without sites.
+    pub fn borders(&self) -> Vec<Border> {
+        self.network.borders()
     }
 
     /// The fleet's own directory, removed with it.

@@ -1,4 +1,5 @@
-//! The network of a fleet: one bridge and a namespace per station, made with few processes.
+//! The network of a fleet: a namespace per station, and one for the bridge, or the bridges of sites,
+//! between them; made with few processes.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,8 +12,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::Rate;
 use super::link::tbf;
+use super::sites::{self, SiteNumber, Sites};
+use super::{Border, Rate};
 
 /// Station numbers: the coordinator is 0, the hosts follow.
 pub(crate) type StationNumber = u16;
@@ -21,17 +23,19 @@ pub(crate) type StationNumber = u16;
 pub(crate) struct Network {
     prefix: String,
     stations: StationNumber,
+    sites: Option<Sites>,
 }
 
 impl Network {
-    /// Makes a bridge and one station per rate, each reachable from all others.
+    /// Makes one station per rate, each reachable from all others: on one bridge, or spread over sites.
     ///
     /// # Errors
     /// When a command fails; what was made by then is removed again.
-    pub(crate) fn create(prefix: &str, rates: &[Rate]) -> Result<Self> {
+    pub(crate) fn create(prefix: &str, rates: &[Rate], sites: Option<Sites>) -> Result<Self> {
         let network = Self {
             prefix: prefix.to_owned(),
             stations: StationNumber::try_from(rates.len()).context("too many stations")?,
+            sites,
         };
         network
             .add_namespaces()
@@ -50,6 +54,20 @@ impl Network {
         format!("{}-br", self.prefix)
     }
 
+    /// The site that a station is in; `None` in a fleet without.
+    pub(crate) fn site(&self, station: StationNumber) -> Option<SiteNumber> {
+        self.sites.map(|sites| sites.of(station))
+    }
+
+    /// One per site, in order.
+    pub(crate) fn borders(&self) -> Vec<Border> {
+        self.sites
+            .into_iter()
+            .flat_map(Sites::numbers)
+            .map(|site| Border::new(site, self.bridge_namespace()))
+            .collect()
+    }
+
     /// Connects a station to the bridge, or cuts it off, without the station losing an address.
     pub(crate) fn set_link(&self, station: StationNumber, up: bool) -> Result<()> {
         let state = if up { "up" } else { "down" };
@@ -60,7 +78,14 @@ impl Network {
     }
 
     /// Plugs a station into the main bridge, or into the one that a partition cuts off.
+    ///
+    /// # Panics
+    /// When the fleet has sites.
     pub(crate) fn set_side(&self, station: StationNumber, other_side: bool) -> Result<()> {
+        assert!(
+            self.sites.is_none(),
+            "a fleet with sites cannot be partitioned"
+        );
         let bridge = if other_side { OTHER_BRIDGE } else { BRIDGE };
         ip(
             &self.bridge_namespace(),
@@ -98,22 +123,23 @@ impl Network {
 
     fn connect(&self, rates: &[Rate]) -> Result<()> {
         self.stop_filtering()?;
-        let mut links = String::new();
-        for bridge in [BRIDGE, OTHER_BRIDGE] {
-            let _ = writeln!(links, "link add {bridge} type bridge mcast_snooping 0");
-            let _ = writeln!(links, "link set {bridge} addrgenmode none up");
-        }
+        let mut links = self
+            .sites
+            .map_or_else(|| [BRIDGE, OTHER_BRIDGE].map(bridge).concat(), Sites::links);
         for station in 0..self.stations {
             let (namespace, mac) = (self.namespace(station), mac(station));
+            let bridge = self
+                .site(station)
+                .map_or_else(|| BRIDGE.to_owned(), sites::site_bridge);
             let _ = writeln!(
                 links,
                 "link add p{station} type veth peer name {DEVICE} address {mac} netns {namespace}\n\
-                 link set p{station} master {BRIDGE} addrgenmode none up"
+                 link set p{station} master {bridge} addrgenmode none up"
             );
         }
         ip(&self.bridge_namespace(), &links)?;
 
-        let mut down = String::new();
+        let mut down = self.sites.map(Sites::limits).unwrap_or_default();
         for (station, rate) in (0..self.stations).zip(rates) {
             self.configure(station, *rate)?;
             down.extend(rate.down_mbit.map(|mbit| tbf(&format!("p{station}"), mbit)));
@@ -158,6 +184,11 @@ impl Network {
                 .unwrap_or_default(),
         )
     }
+}
+
+/// The `ip` commands that make a bridge without traffic of its own.
+pub(crate) fn bridge(name: &str) -> String {
+    format!("link add {name} type bridge mcast_snooping 0\nlink set {name} addrgenmode none up\n")
 }
 
 /// A station's address; the network is 10.99.0.0/16, seen by nobody outside the fleet.

@@ -11,7 +11,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::netns::{self, Network, StationNumber};
 use super::process::{Process, Spawn};
-use super::{Counters, Shared, Usage};
+use super::{Counters, Shared, Usage, sites};
 
 /// A place in the fleet's network.
 pub struct Station {
@@ -59,6 +59,11 @@ impl Station {
     /// Where an agent listens by default.
     pub fn listen(&self) -> SocketAddrV4 {
         SocketAddrV4::new(self.address(), 7227)
+    }
+
+    /// The site that it is in, `site1` and up; `None` in a fleet without.
+    pub fn site(&self) -> Option<String> {
+        self.network.site(self.number).map(sites::name)
     }
 
     /// What has passed its link so far.

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use scap_tests::faults::SmallDisk;
-use scap_tests::fleet::{Fleet, Host, Rate, Station, wait_until};
+use scap_tests::fleet::{Border, Builder, Fleet, Host, Rate, Station, wait_until};
 use scap_tests::under_test;
 
 #[test]
@@ -126,6 +126,91 @@ fn a_partition_keeps_its_sides_whole() {
     assert!(!reaches(1, 3) && !reaches(4, 2));
     fleet.heal();
     assert!(reaches(1, 3) && reaches(4, 2));
+}
+
+#[test]
+fn a_border_limits_and_counts_what_crosses_it_and_nothing_else() {
+    let builder = Fleet::builder(under_test!()).hosts(4).sites(2, 80);
+    let Some(fleet) = builder.build() else { return };
+    let borders = fleet.borders();
+    let names: Vec<_> = borders.iter().map(Border::site).collect();
+    assert_eq!(names, ["site1", "site2"]);
+    let passed = |from: &Station, to: &Station| {
+        let before: Vec<_> = borders.iter().map(Border::counters).collect();
+        let mbit = goodput_mbit(from, to, 16_000_000);
+        let counters = borders.iter().zip(before);
+        let passed: Vec<_> = counters.map(|(b, then)| b.counters().since(then)).collect();
+        (mbit, passed)
+    };
+    let [one, two, three, four] = [1, 2, 3, 4].map(|number| fleet.host(number).station());
+
+    let (mbit, passed_across) = passed(two, three);
+    assert!((64.0..82.0).contains(&mbit), "{mbit} Mbit/s");
+    let (from, to) = (passed_across[0], passed_across[1]);
+    for crossed in [from.sent_bytes, to.received_bytes] {
+        assert!(
+            (16_000_000..17_600_000).contains(&crossed),
+            "{passed_across:?}"
+        );
+    }
+    // The other way there are only acknowledgements.
+    for crossed in [from.received_bytes, to.sent_bytes] {
+        assert!((1..1_000_000).contains(&crossed), "{passed_across:?}");
+    }
+
+    for (from, to) in [
+        (one, two),
+        (four, three),
+        (fleet.coordinator().station(), one),
+    ] {
+        let (_, passed_within) = passed(from, to);
+        // The first frame to a host that has not spoken yet goes to all.
+        for crossed in passed_within {
+            let bytes = crossed.sent_bytes + crossed.received_bytes;
+            assert!(bytes < 1000, "{} to {}: {bytes}", from.name(), to.name());
+        }
+    }
+}
+
+#[test]
+fn a_fleet_file_names_sites_only_where_there_are_any() {
+    let sites = |builder: Builder| {
+        let fleet = builder.hosts(3).build()?;
+        fleet.coordinator().write_fleet_file(fleet.hosts().iter());
+        let text = std::fs::read_to_string(fleet.coordinator().fleet_file()).unwrap();
+        let file: toml::Table = text.parse().unwrap();
+        let site = |of: &toml::Value| Some(of.get("site")?.as_str()?.to_owned());
+        let hosts = file["host"].as_array().unwrap();
+        Some((
+            file.get("seed").and_then(site),
+            hosts.iter().filter_map(site).collect::<Vec<_>>(),
+        ))
+    };
+    let Some(without) = sites(Fleet::builder(under_test!())) else {
+        return;
+    };
+    assert_eq!(without, (None, vec![]));
+    let (seed, hosts) = sites(Fleet::builder(under_test!()).sites(3, 100)).unwrap();
+    assert_eq!(seed.as_deref(), Some("site1"));
+    assert_eq!(hosts, ["site1", "site2", "site3"]);
+}
+
+#[test]
+fn in_a_fleet_with_sites_links_break_and_partitions_are_refused() {
+    let builder = Fleet::builder(under_test!()).hosts(2).sites(2, 100);
+    let Some(fleet) = builder.build() else { return };
+    let listener = listen(fleet.host(2).station());
+    fleet.host(2).station().link_down();
+    connect(fleet.host(1).station(), &listener).unwrap_err();
+    fleet.host(2).station().link_up();
+    wait_until("the link is up", Duration::from_secs(5), || {
+        connect(fleet.host(1).station(), &listener)
+    });
+
+    let partition = || fleet.partition(&fleet.hosts()[1..]);
+    let panic = catch_unwind(AssertUnwindSafe(partition)).unwrap_err();
+    let says = panic.downcast_ref::<&str>().unwrap();
+    assert!(says.contains("sites"), "{says}");
 }
 
 #[test]

@@ -1,19 +1,25 @@
 //! How fast, and at what cost, a release reaches a fleet; measured with the real programs.
 //!
 //! `cargo bench -p scap-tests --bench distribution -- [--quick] [--hosts N] [--rate-mbit R]
-//! [--mib M] [--files N] [--topology lanes|swarm|tree] [--disk] [--cold-memory]`. Data is kept in memory, as
-//! the numbers of other tools were taken, unless `--disk` is said. The memory that it will take is made
-//! ready first (see [`WarmMemory`]), unless `--cold-memory` is said. A table goes to stderr, one JSON
-//! object to stdout. Needs root, for network namespaces.
+//! [--seed-mbit R] [--sites N --border-mbit R] [--mib M] [--files N] [--topology lanes|swarm|tree]
+//! [--disk] [--cold-memory]`. All links have the one rate, unless the seed's own is said; with sites, the
+//! hosts are spread over so many, and what leaves or enters one is limited to the border's rate. Data is
+//! kept in memory, as the numbers of other tools were taken, unless `--disk` is said. The memory that it
+//! will take is made ready first (see [`WarmMemory`]), unless `--cold-memory` is said. A table goes to
+//! stderr, one JSON object to stdout. Needs root, for network namespaces.
+
+mod options;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use scap_tests::fleet::{Builder, Fleet, Host, MachineTime, Usage, WarmMemory};
+use scap_tests::fleet::{Border, Counters, Fleet, Host, MachineTime, Rate, Usage, WarmMemory};
 use scap_tests::repo::{SourceRepo, write_incompressible, write_source_tree};
 use scap_tests::under_test;
 use serde::Serialize;
+
+use options::Options;
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -42,75 +48,6 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-#[derive(Debug, Serialize)]
-struct Options {
-    hosts: u16,
-    rate_mbit: u32,
-    mib: usize,
-    files: usize,
-    topology: String,
-    disk: bool,
-    cold_memory: bool,
-}
-
-impl Options {
-    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut options = Self {
-            hosts: 16,
-            rate_mbit: 100,
-            mib: 256,
-            files: 20_000,
-            topology: "lanes".to_owned(),
-            disk: false,
-            cold_memory: false,
-        };
-        while let Some(word) = words.next() {
-            let mut value = || words.next().ok_or(format!("{word} needs a value"));
-            match word.as_str() {
-                "--quick" => (options.hosts, options.mib, options.files) = (4, 32, 2_000),
-                "--hosts" => options.hosts = number(&value()?)?,
-                "--rate-mbit" => options.rate_mbit = number(&value()?)?,
-                "--mib" => options.mib = number(&value()?)?,
-                "--files" => options.files = number(&value()?)?,
-                "--topology" => options.topology = value()?,
-                "--disk" => options.disk = true,
-                "--cold-memory" => options.cold_memory = true,
-                "--bench" => {} // cargo says so
-                _ => return Err(format!("unknown option {word}")),
-            }
-        }
-        Ok(options)
-    }
-
-    fn place(&self, builder: Builder) -> Builder {
-        if self.disk { builder } else { builder.tmpfs() }
-    }
-
-    fn payload_bytes(&self) -> usize {
-        self.mib * 1024 * 1024
-    }
-
-    /// What the measurement will fill: each host keeps chunks and tree, the seed the chunks, git its
-    /// objects, and the rest is room to check.
-    fn memory_bytes(&self) -> u64 {
-        let copies = 2 * u64::from(self.hosts) + 6;
-        copies * self.payload_bytes() as u64
-    }
-
-    /// The least time in which all hosts can hold the payload: the seed must send it once, each
-    /// host must receive it, and all links together must carry a copy per host.
-    fn bound_seconds(&self) -> f64 {
-        let payload = self.payload_bytes() as f64;
-        let (link, hosts) = (f64::from(self.rate_mbit) * 1e6 / 8.0, f64::from(self.hosts));
-        (payload / link).max(hosts * payload / (link + hosts * link))
-    }
-}
-
-fn number<N: std::str::FromStr>(word: &str) -> Result<N, String> {
-    word.parse()
-        .map_err(|_| format!("{word:?} is no number that fits"))
-}
-
 /// One incompressible file to every host.
 #[derive(Debug, Serialize)]
 struct Distribution {
@@ -129,6 +66,8 @@ struct Distribution {
     seed_copies: f64,
     /// What its link's counter says it sent, acknowledgements and repeats included, in payloads.
     seed_link_copies: f64,
+    /// By site, the seed's first; empty without sites.
+    border_copies: Vec<BorderCopies>,
     cpu_seconds_per_gib_delivered: f64,
     machine_idle_share: f64,
     agent_peak_rss_bytes: u64,
@@ -137,10 +76,24 @@ struct Distribution {
     phases: std::collections::BTreeMap<String, f64>,
 }
 
+/// What crossed a site's border during the deploy, headers included, in payloads.
+#[derive(Debug, Serialize)]
+struct BorderCopies {
+    site: String,
+    /// Into the site.
+    copies_in: f64,
+    /// Out of it.
+    copies_out: f64,
+}
+
 fn measure_distribution(options: &Options) -> Option<Distribution> {
-    let builder = Fleet::builder(under_test!())
+    let mut builder = Fleet::builder(under_test!())
         .hosts(options.hosts)
-        .rate_mbit(options.rate_mbit);
+        .rate_mbit(options.rate_mbit)
+        .coordinator_rate(Rate::symmetric(options.seed_mbit()));
+    if let Some((count, border_mbit)) = options.sites() {
+        builder = builder.sites(count, border_mbit);
+    }
     let fleet = options.place(builder).build()?;
     let memory = (!options.cold_memory).then(|| WarmMemory::hold(options.memory_bytes()));
     let coordinator = fleet.coordinator();
@@ -153,10 +106,12 @@ fn measure_distribution(options: &Options) -> Option<Distribution> {
 
     let (usage, machine) = (agents_usage(&fleet), MachineTime::now());
     let counters = coordinator.station().counters();
+    let borders = BorderCounters::now(&fleet);
     let deployed = coordinator.deploy(repo.dir(), &["--topology", &options.topology]);
     let machine_idle_share = MachineTime::now().idle_share_since(machine);
     let usage_after = agents_usage(&fleet);
     let seed_link_bytes = coordinator.station().counters().since(counters).sent_bytes;
+    let border_copies = borders.copies_since(options.payload_bytes());
 
     let (seconds, deploy_usage) = (deployed.output.elapsed.as_secs_f64(), deployed.output.usage);
     let report = deployed.expect_done();
@@ -183,6 +138,7 @@ fn measure_distribution(options: &Options) -> Option<Distribution> {
         seed_bytes_sent: report.seed_bytes_sent,
         seed_copies: report.seed_bytes_sent as f64 / payload,
         seed_link_copies: seed_link_bytes as f64 / payload,
+        border_copies,
         cpu_seconds_per_gib_delivered: cpu.as_secs_f64()
             / (payload * f64::from(options.hosts) / GIB),
         machine_idle_share,
@@ -191,6 +147,36 @@ fn measure_distribution(options: &Options) -> Option<Distribution> {
         snapshot_mib_per_second: options.mib as f64 / snapshot_seconds,
         phases: report.seconds,
     })
+}
+
+/// A reading of all borders' counters.
+struct BorderCounters(Vec<(Border, Counters)>);
+
+impl BorderCounters {
+    fn now(fleet: &Fleet) -> Self {
+        let borders = fleet.borders().into_iter();
+        let read = |border: Border| {
+            let now = border.counters();
+            (border, now)
+        };
+        Self(borders.map(read).collect())
+    }
+
+    /// What crossed them since, as multiples of `payload_bytes`.
+    fn copies_since(self, payload_bytes: usize) -> Vec<BorderCopies> {
+        let copies = |bytes: u64| bytes as f64 / payload_bytes as f64;
+        self.0
+            .into_iter()
+            .map(|(border, before)| {
+                let passed = border.counters().since(before);
+                BorderCopies {
+                    site: border.site(),
+                    copies_in: copies(passed.received_bytes),
+                    copies_out: copies(passed.sent_bytes),
+                }
+            })
+            .collect()
+    }
 }
 
 /// Builds a snapshot with a state of its own, so that the deploy starts from nothing.
@@ -312,10 +298,9 @@ fn print_table(options: &Options, machine: &Machine, d: &Distribution, a: &Activ
     let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
     eprintln!("{machine:?}");
     eprintln!(
-        "{} MiB to {} hosts at {} Mbit/s, {}, on {}, {:.0} MiB of memory made ready",
+        "{} MiB to {}, {}, on {}, {:.0} MiB of memory made ready",
         options.mib,
-        options.hosts,
-        options.rate_mbit,
+        options.describe(),
         options.topology,
         d.filesystem,
         mib(d.warm_memory_bytes)
@@ -341,6 +326,16 @@ fn print_table(options: &Options, machine: &Machine, d: &Distribution, a: &Activ
         ("snapshot, MiB/s", d.snapshot_mib_per_second, ""),
     ] {
         eprintln!("  {what:<28}{value:>10.2}  {target}");
+    }
+    if let Some((seed_site, others)) = d.border_copies.split_first() {
+        let most = others.iter().map(|b| b.copies_in).fold(0.0, f64::max);
+        for (what, value, target) in [
+            ("copies over a border, in", most, "at most 1.1"),
+            ("copies from the seed's site", seed_site.copies_out, ""),
+            ("copies into the seed's site", seed_site.copies_in, ""),
+        ] {
+            eprintln!("  {what:<28}{value:>10.2}  {target}");
+        }
     }
     eprintln!(
         "{} files, {:.1} MiB, to one host, on {}",
