@@ -404,8 +404,9 @@ fn a_plan_says_whether_sites_count_and_where_the_seed_is() {
     assert_eq!(in_sites.in_sites("").unwrap().seed_site(), Some(""));
     assert!(plan().in_sites(&"x".repeat(5000)).is_err());
 
-    let bytes = Bytes::from_static(b"\xff");
-    let no_text = Extensions::try_from(vec![Extension { tag: 1, bytes }]).unwrap();
+    let bytes = bytes::Bytes::from_static(b"\xff");
+    let no_text =
+        Extensions::try_from(vec![scap_proto::extensions::Extension { tag: 1, bytes }]).unwrap();
     let refused = changed(|plan| plan.extensions = no_text);
     assert!(matches!(refused, Err(PlanError::SeedSite)));
 }
