@@ -33,7 +33,7 @@ use scap_proto::id::NodeId;
 
 use network::{Event, Network};
 use node::Node;
-pub use report::{Dropped, Outcome};
+pub use report::{Dropped, Outcome, WaveOutcome};
 
 /// A node of the simulation: 0 is the origin, the hosts follow.
 pub type NodeIndex = usize;
@@ -52,6 +52,8 @@ pub struct Host {
     pub delay: Duration,
     /// Its site, by its place in [`Setup::borders`]; 0 where there is only one.
     pub site: usize,
+    /// Its wave: it starts when the hosts of all lower ones are complete. The origin starts with the first.
+    pub wave: u32,
     /// How it behaves.
     pub conduct: Conduct,
 }
@@ -64,6 +66,7 @@ impl Host {
             down_bytes_per_sec: rate * 125_000,
             delay: Duration::from_micros(250),
             site: 0,
+            wave: 0,
             conduct: Conduct::Honest,
         }
     }
@@ -165,6 +168,8 @@ pub struct Simulation {
     lanes: u32,
     /// Hosts that run and are not complete.
     unfinished: usize,
+    /// By wave, hosts that wait for those of lower ones.
+    later: BTreeMap<u32, Vec<NodeIndex>>,
     /// By chunk, whether a host ever stored it; and how many are.
     out: (Vec<bool>, u32),
     dropped: Vec<Dropped>,
@@ -185,6 +190,7 @@ impl Simulation {
             network: Network::new(&setup),
             nodes,
             unfinished: 0,
+            later: BTreeMap::new(),
             out: (vec![false; setup.chunk_count() as usize], 0),
             dropped: Vec::new(),
             messages: 0,
@@ -192,10 +198,24 @@ impl Simulation {
         }
     }
 
-    /// Starts every node.
+    /// Starts the origin and the hosts of the first wave; those of each other start by themselves, when all that run
+    /// are complete.
     pub fn start_all(&mut self) {
-        for node in 0..self.nodes.len() {
-            self.start(node);
+        self.start(ORIGIN);
+        for (host, node) in self.setup.hosts.iter().zip(ORIGIN + 1..) {
+            self.later.entry(host.wave).or_default().push(node);
+        }
+        self.start_waves();
+    }
+
+    /// Starts the next wave, if none is under way.
+    fn start_waves(&mut self) {
+        while self.unfinished == 0
+            && let Some((_, nodes)) = self.later.pop_first()
+        {
+            for node in nodes {
+                self.start(node);
+            }
         }
     }
 
@@ -222,9 +242,9 @@ impl Simulation {
         self.run_until(time, |_| false);
     }
 
-    /// Whether every running host is complete.
+    /// Whether every running host is complete, and no wave is left to start.
     pub fn is_done(&self) -> bool {
-        self.unfinished == 0
+        self.unfinished == 0 && self.later.is_empty()
     }
 
     /// Chunks that a host has stored, be it only for a time.
@@ -247,7 +267,7 @@ impl Simulation {
     pub fn stored(&self, node: NodeIndex) -> impl Iterator<Item = (u32, u64)> + '_ {
         (0u32..)
             .zip(&self.nodes[node].store)
-            .filter_map(|(index, content)| Some((index, (*content)?)))
+            .filter_map(|(index, kept)| Some((index, kept.content(index)?)))
     }
 
     /// The share of all chunks that the running hosts hold, from 0 to 1.
@@ -289,6 +309,7 @@ impl Simulation {
             Event::Connected(one, other) => self.connected(one, other),
             Event::Lost { node, peer, link } => self.lost(node, peer, link),
         }
+        self.start_waves();
         true
     }
 }
@@ -319,7 +340,7 @@ fn edges(setup: &Setup) -> (Vec<NodeEdges>, u32) {
         .collect();
     let site = |host: &Host| format!("{:04}", host.site);
     let places = names.iter().zip(&setup.hosts).map(|(name, host)| {
-        let (site, wave) = (site(host), 0);
+        let (site, wave) = (site(host), host.wave);
         (name.clone(), Place { site, wave })
     });
     let parameters = Parameters {

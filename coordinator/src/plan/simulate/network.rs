@@ -421,7 +421,8 @@ impl Network {
     fn window(&self, from: NodeIndex, to: NodeIndex) -> u32 {
         let round_trip = 2 * self.path_delay(from, to);
         let bytes = u128::from(self.lines[from].up_bytes_per_sec) * round_trip.as_micros();
-        u32::try_from(bytes / 1_000_000).unwrap_or(u32::MAX / 2) + 4 * self.quantum_bytes
+        let bytes = u32::try_from(bytes / 1_000_000).unwrap_or(u32::MAX);
+        bytes.min(u32::MAX / 2) + 4 * self.quantum_bytes
     }
 }
 

@@ -23,14 +23,47 @@ pub(super) struct Node {
     pub(super) running: bool,
     starts: u64,
     links: BTreeMap<NodeIndex, LinkNumber>,
-    /// By chunk, its content once it is verified: the disk, which outlives a crash.
-    pub(super) store: Vec<Option<u64>>,
+    /// By chunk, what is stored of it once it is verified: the disk, which outlives a crash.
+    pub(super) store: Vec<Kept>,
     pub(super) stored: u32,
     stage: usize,
     pub(super) completed_at: Option<Duration>,
     /// Requests that wait for an upload to end.
     queue: VecDeque<(NodeIndex, u32)>,
     wake_at: Option<Duration>,
+}
+
+/// What a node has stored of a chunk, in a byte: there are as many as chunks times nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    Nothing,
+    /// [`content`].
+    True,
+    /// Other bytes, which all who flip bits make the same.
+    False,
+}
+
+impl Kept {
+    /// In the number that tells contents apart.
+    pub(super) fn content(self, index: u32) -> Option<u64> {
+        match self {
+            Self::Nothing => None,
+            Self::True => Some(content(index)),
+            Self::False => Some(!content(index)),
+        }
+    }
+
+    fn is_something(self) -> bool {
+        self != Self::Nothing
+    }
+
+    fn flipped(self) -> Self {
+        match self {
+            Self::Nothing => Self::Nothing,
+            Self::True => Self::False,
+            Self::False => Self::True,
+        }
+    }
 }
 
 impl Node {
@@ -41,7 +74,7 @@ impl Node {
             running: false,
             starts: 0,
             links: BTreeMap::new(),
-            store: vec![None; setup.chunk_count() as usize],
+            store: vec![Kept::Nothing; setup.chunk_count() as usize],
             stored: 0,
             stage: 0,
             completed_at: None,
@@ -70,7 +103,7 @@ impl Simulation {
         if index == ORIGIN {
             node.stage = self.setup.stages.len() - 1;
             node.stored = self.setup.chunk_count();
-            node.store = (0..node.stored).map(|at| Some(content(at))).collect();
+            node.store.fill(Kept::True);
         } else if !node.is_complete() {
             self.unfinished += 1;
         }
@@ -228,7 +261,7 @@ impl Simulation {
             }
             Message::Request(_) if node.conduct == Conduct::Silent => {}
             Message::Request(index) => {
-                if node.store[index as usize].is_some() {
+                if node.store[index as usize].is_something() {
                     node.queue.push_back((from, index));
                     self.serve(to);
                 } else {
@@ -274,14 +307,16 @@ impl Simulation {
             return;
         };
         let held = self.nodes[flow.from].store[flow.index as usize];
-        let flips = self.nodes[flow.from].conduct == Conduct::Flips;
-        let came = held.map(|content| content ^ u64::from(flips));
+        let came = match self.nodes[flow.from].conduct {
+            Conduct::Flips => held.flipped(),
+            Conduct::Honest | Conduct::Silent => held,
+        };
         let node = &mut self.nodes[flow.to];
         if !node.running || node.links.get(&flow.from) != Some(&flow.link) {
             return;
         }
         let (peer, transfer, index) = (peer_id(flow.from), TRANSFER, flow.index);
-        if came != Some(content(index)) {
+        if came.content(index) != Some(content(index)) {
             let failure = Failure::WrongBytes;
             self.feed(
                 flow.to,
@@ -294,7 +329,7 @@ impl Simulation {
             );
             return;
         }
-        if node.store[index as usize].is_none() {
+        if !node.store[index as usize].is_something() {
             node.store[index as usize] = came;
             node.stored += 1;
             let out = &mut self.out.0[index as usize];
@@ -412,7 +447,7 @@ impl Simulation {
         self.feed(index, grown);
         let store = &self.nodes[index].store;
         let indexes: Vec<u32> = (from..to)
-            .filter(|&at| store[at as usize].is_some())
+            .filter(|&at| store[at as usize].is_something())
             .collect();
         self.feed(index, Input::TransferHolds { transfer, indexes });
     }
