@@ -1,7 +1,7 @@
 //! The fleet file: which hosts there are and where.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -15,6 +15,9 @@ pub const CANARY_GROUP: &str = "canary";
 /// Longest name of a site, in bytes. Each host in a plan carries one.
 pub const SITE_BYTES_MAX: usize = 64;
 
+/// Longest delay of a site, in milliseconds: ten times that of a satellite.
+const DELAY_MS_MAX: f64 = 5000.0;
+
 /// A checked fleet file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inventory {
@@ -24,6 +27,17 @@ pub struct Inventory {
     pub seed_rate_mbit: Option<f64>,
     /// The seed's site; empty where the file does not say it.
     seed_site: String,
+    /// What the file says of sites, by name.
+    sites: BTreeMap<String, Site>,
+}
+
+/// What joins a site to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Site {
+    /// What its border carries each way, where the file says it, in Mbit/s.
+    pub border_mbit: Option<f64>,
+    /// From the site to the middle of all, one way, where the file says it, in milliseconds.
+    pub delay_ms: Option<f64>,
 }
 
 /// One host.
@@ -90,6 +104,18 @@ pub enum InventoryError {
     /// A rate that is none.
     #[error("`rate_mbit` of {0} must be above 0")]
     Rate(String),
+    /// A border's rate that is none.
+    #[error("site {0:?}: `border_mbit` must be above 0")]
+    Border(String),
+    /// A delay that is none.
+    #[error("site {0:?}: `delay_ms` must be from 0 to {DELAY_MS_MAX}")]
+    Delay(String),
+    /// A site in which nobody is.
+    #[error("site {0:?}: no host is in it, nor is the seed")]
+    UnknownSite(String),
+    /// One site twice.
+    #[error("the fleet file names site {0:?} twice")]
+    SiteTwice(String),
 }
 
 #[derive(Deserialize)]
@@ -98,6 +124,16 @@ struct File {
     #[serde(default, rename = "host")]
     hosts: Vec<FileHost>,
     seed: Option<FileSeed>,
+    #[serde(default, rename = "site")]
+    sites: Vec<FileSite>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileSite {
+    name: String,
+    border_mbit: Option<f64>,
+    delay_ms: Option<f64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -178,11 +214,47 @@ impl Inventory {
         let (seed_rate_mbit, seed_site) = (seed.rate_mbit, seed.site);
         check_rate(seed_rate_mbit, "the seed")?;
         check_site(&seed_site, "the seed")?;
-        Ok(Self {
+        let mut inventory = Self {
             hosts,
             seed_rate_mbit,
             seed_site,
-        })
+            sites: BTreeMap::new(),
+        };
+        inventory.add_sites(file.sites)?;
+        Ok(inventory)
+    }
+
+    fn add_sites(&mut self, sites: Vec<FileSite>) -> Result<(), InventoryError> {
+        for FileSite {
+            name,
+            border_mbit,
+            delay_ms,
+        } in sites
+        {
+            let is_hosts = self.hosts.iter().any(|host| host.site == name);
+            if !is_hosts && self.seed_site() != Some(&name) {
+                return Err(InventoryError::UnknownSite(name));
+            }
+            if !is_rate(border_mbit) {
+                return Err(InventoryError::Border(name));
+            }
+            if delay_ms.is_some_and(|delay| !(0.0..=DELAY_MS_MAX).contains(&delay)) {
+                return Err(InventoryError::Delay(name));
+            }
+            let site = Site {
+                border_mbit,
+                delay_ms,
+            };
+            if self.sites.insert(name.clone(), site).is_some() {
+                return Err(InventoryError::SiteTwice(name));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the file says of a site.
+    pub fn site(&self, name: &str) -> Site {
+        self.sites.get(name).copied().unwrap_or_default()
     }
 
     /// The seed's site, where there is more than one: only then do sites make a difference. A seed whose site is not said
@@ -203,9 +275,10 @@ impl Inventory {
         (names(canary), names(rest))
     }
 
-    /// The least time in which `bytes` can reach every host, in seconds, where all rates are known:
+    /// The least time in which `bytes` can reach every host, in seconds, where all links' rates are known:
     /// `max(F/u_s, F/d_min, N·F/(u_s + Σu_i))` (Mundinger, Weber and Weiss, "Optimal scheduling of
-    /// peer-to-peer file dissemination", 2008).
+    /// peer-to-peer file dissemination", 2008); and where there are several sites `F/b` for each border, as each carries
+    /// one copy at least. A border whose rate is not known limits nothing.
     #[expect(clippy::cast_precision_loss, reason = "a bound to a few digits")]
     pub fn bound_seconds(&self, bytes: u64) -> Option<f64> {
         let per_second = |mbit: f64| mbit * 1e6 / 8.0;
@@ -220,7 +293,11 @@ impl Inventory {
         let all: f64 = seed + rates.iter().sum::<f64>();
         let bytes = bytes as f64;
         let spread = rates.len() as f64 * bytes / all;
-        Some((bytes / seed).max(bytes / slowest).max(spread))
+        let borders = self.sites.values().filter_map(|site| site.border_mbit);
+        let borders = borders.filter(|_| self.seed_site().is_some());
+        let narrowest = borders.map(per_second).fold(f64::INFINITY, f64::min);
+        let least = (bytes / seed).max(bytes / slowest).max(spread);
+        Some(least.max(bytes / narrowest))
     }
 }
 
@@ -267,10 +344,16 @@ impl Host {
 }
 
 fn check_rate(rate: Option<f64>, of: &str) -> Result<(), InventoryError> {
-    match rate {
-        Some(rate) if !(rate.is_finite() && rate > 0.0) => Err(InventoryError::Rate(of.into())),
-        _ => Ok(()),
+    if is_rate(rate) {
+        Ok(())
+    } else {
+        Err(InventoryError::Rate(of.into()))
     }
+}
+
+/// Whether it can be the rate of something, if it is said.
+fn is_rate(rate: Option<f64>) -> bool {
+    rate.is_none_or(|rate| rate.is_finite() && rate > 0.0)
 }
 
 fn check_site(site: &str, of: &str) -> Result<(), InventoryError> {
@@ -347,6 +430,25 @@ mod tests {
     }
 
     #[test]
+    fn a_site_may_say_its_border_and_its_delay() {
+        let inventory = parse(
+            "seed = { site = 'west' }\n\
+             [[host]]\nname = 'a'\naddress = 'a:1'\nsite = 'east'\n\
+             [[site]]\nname = 'east'\nborder_mbit = 100\ndelay_ms = 2.5\n\
+             [[site]]\nname = 'west'\n",
+        )
+        .unwrap();
+        let (border_mbit, delay_ms) = (Some(100.0), Some(2.5));
+        let east = Site {
+            border_mbit,
+            delay_ms,
+        };
+        assert_eq!(inventory.site("east"), east);
+        assert_eq!(inventory.site("west"), Site::default());
+        assert_eq!(inventory.site("elsewhere"), Site::default());
+    }
+
+    #[test]
     fn what_is_wrong_is_said_with_its_host() {
         let host = |rest: &str| parse(&format!("[[host]]\nname = 'a'\naddress = {rest}\n"));
         for (text, says) in [
@@ -368,6 +470,23 @@ mod tests {
                 "twice",
             ),
             (host("'a:1'\nadress = 'x'"), "parse the fleet file"),
+            (
+                host("'a:1'\nsite = 'x'\n[[site]]\nname = 'y'"),
+                "site \"y\": no host",
+            ),
+            (host("'a:1'\n[[site]]\nborder_mbit = 1"), "parse the"),
+            (
+                host("'a:1'\nsite = 'x'\n[[site]]\nname = 'x'\nborder_mbit = 0"),
+                "site \"x\": `border_mbit` must be above 0",
+            ),
+            (
+                host("'a:1'\nsite = 'x'\n[[site]]\nname = 'x'\ndelay_ms = -1"),
+                "site \"x\": `delay_ms` must be from 0 to 5000",
+            ),
+            (
+                host("'a:1'\nsite = 'x'\n[[site]]\nname = 'x'\n[[site]]\nname = 'x'"),
+                "site \"x\" twice",
+            ),
         ] {
             let error = text.unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
@@ -388,5 +507,22 @@ mod tests {
         assert!((fleet(10.0, &[100.0; 16]) - 10.0).abs() < 1e-9);
         assert!((fleet(100.0, &[1.0, 100.0]) - 100.0).abs() < 1e-9);
         assert!((fleet(100.0, &[100.0]) - 1.0).abs() < 1e-9);
+    }
+    #[test]
+    fn a_border_bounds_what_crosses_it() {
+        let bound = |sites: [&str; 2], border: &str| {
+            let mut text = "[seed]\nrate_mbit = 100\nsite = 'x'\n".to_owned();
+            for (i, site) in sites.iter().enumerate() {
+                text += &format!(
+                    "[[host]]\nname = 'h{i}'\naddress = 'h:1'\nsite = '{site}'\nrate_mbit = 100\n"
+                );
+            }
+            text += &format!("[[site]]\nname = 'x'\n{border}\n");
+            parse(&text).unwrap().bound_seconds(12_500_000).unwrap()
+        };
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
+        assert!(close(bound(["x", "y"], "border_mbit = 20"), 5.0));
+        assert!(close(bound(["x", "y"], ""), 1.0));
+        assert!(close(bound(["x", "x"], "border_mbit = 20"), 1.0));
     }
 }
