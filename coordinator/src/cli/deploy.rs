@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{IsTerminal, Write},
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,8 +21,8 @@ use scap_proto::{
     id::{GitOid, NodeId, ReleaseId},
     limits::SIGNATURES_MAX,
     release::{
-        Authority, Environment, Grant, Plan, PlanHost, Release, RepoPath, SignedGrant,
-        SignedRelease, Standing, TopologyKind, UnixMillis, VerifiedRelease, signature::Signer,
+        Authority, Environment, Grant, Plan, Release, RepoPath, SignedGrant, SignedRelease,
+        Standing, TopologyKind, UnixMillis, VerifiedRelease, signature::Signer,
     },
 };
 use serde_json::{Value, json};
@@ -35,10 +35,11 @@ use super::{
 };
 use crate::{
     fleet::{
-        CANARY_GROUP, Host, Inventory, InventoryError,
+        Inventory, InventoryError,
         hub::{Hub, HubEvent},
         resolve,
     },
+    plan::planner,
     rollout::{self, Ended, HostState, Session, Verdict, Wave},
     seed::Seed,
     snapshot::Built,
@@ -50,12 +51,6 @@ use crate::{
 const RELEASE_MILLIS: u64 = 7 * 24 * 3600 * 1000;
 /// How long a grant may be used, in milliseconds: a long rollout.
 const GRANT_MILLIS: u64 = 24 * 3600 * 1000;
-/// Most neighbours of a host in a swarm: more gain little (see the theory in the architecture's page).
-const DEGREE: u32 = 40;
-/// Hosts below each host of a tree: each forwards everything that often.
-const TREE_FANOUT: u32 = 2;
-/// Lanes of a swarm: with more, chunks reach the last host no sooner, and each link carries less.
-const LANES: u32 = 2;
 /// How long hosts may take to confirm that the release is the stable one.
 const FINALIZE_MAX: Duration = Duration::from_secs(10);
 
@@ -111,6 +106,16 @@ pub(super) enum Topology {
     Tree,
 }
 
+impl Topology {
+    pub(super) fn kind(self) -> TopologyKind {
+        match self {
+            Self::Lanes => TopologyKind::Lanes,
+            Self::Swarm => TopologyKind::Swarm,
+            Self::Tree => TopologyKind::Tree,
+        }
+    }
+}
+
 /// What was done, as `--json` shows it.
 pub(super) struct Summary {
     pub(super) json: Value,
@@ -140,7 +145,7 @@ pub(super) async fn deploy(
 ) -> Result<Summary, CliError> {
     let started = Instant::now();
     let mut interrupt = pin!(interrupt);
-    let inventory = read_inventory(&args)?;
+    let inventory = read_inventory(&args.fleet)?;
     let state_error =
         |error: StateError| CliError::failed("read the state", &error).hint(error.hint());
     let state = StateDirectory::open(&args.state.state).map_err(state_error)?;
@@ -462,46 +467,15 @@ async fn plan(
     topology: Topology,
     release: ReleaseId,
 ) -> Plan {
-    let mut hosts = Vec::with_capacity(inventory.hosts.len());
-    for host in &inventory.hosts {
-        // A name that cannot be looked up now: its peers reach it when it dials them.
-        let addresses = resolve(&host.peer_addresses).await.unwrap_or_default();
-        hosts.push(PlanHost {
-            name: host.name.clone(),
-            addresses,
-            site: host.site.clone(),
-            rack: host.rack.clone(),
-            wave: wave_of(host, away),
-        });
-    }
-    let (topology, fanout) = match topology {
-        Topology::Swarm => (TopologyKind::Swarm, LANES),
-        Topology::Lanes => (TopologyKind::Lanes, LANES),
-        Topology::Tree => (TopologyKind::Tree, TREE_FANOUT),
-    };
     let random: [u8; 8] = release.as_bytes()[..8].try_into().expect("8 of 32 bytes");
-    let plan = Plan {
-        seed,
-        hosts,
-        topology,
-        degree: DEGREE,
-        fanout,
-        random_seed: u64::from_le_bytes(random),
-        extensions: Default::default(),
-    };
-    match inventory.seed_site() {
-        Some(site) => plan.in_sites(site).expect("the name was checked"),
-        None => plan,
+    let random_seed = u64::from_le_bytes(random);
+    let is_away = |host: &NodeId| away.contains_key(host);
+    let mut plan = planner::plan(seed, inventory, is_away, topology.kind(), random_seed);
+    for (planned, host) in plan.hosts.iter_mut().zip(&inventory.hosts) {
+        // A name that cannot be looked up now: its peers reach it when it dials them.
+        planned.addresses = resolve(&host.peer_addresses).await.unwrap_or_default();
     }
-}
-
-/// When a host begins: a canary first, and last one that is not reached now, so that a tree has nobody below it.
-fn wave_of(host: &Host, away: &BTreeMap<NodeId, String>) -> u32 {
-    if away.contains_key(&host.name) {
-        2
-    } else {
-        u32::from(!host.groups.contains(CANARY_GROUP))
-    }
+    plan
 }
 
 fn waves(inventory: &Inventory) -> Vec<Wave> {
@@ -655,8 +629,8 @@ fn summarize(
     }
 }
 
-fn read_inventory(args: &DeployArgs) -> Result<Inventory, CliError> {
-    Inventory::read(&args.fleet).map_err(|error| {
+pub(super) fn read_inventory(path: &Path) -> Result<Inventory, CliError> {
+    Inventory::read(path).map_err(|error| {
         let hint = match &error {
             InventoryError::Read { .. } => "--fleet names the file that lists the hosts",
             _ => "a host is `[[host]]` with `name` and `address`; the operator's guide shows the rest",

@@ -9,6 +9,7 @@ mod deploy;
 mod enroll;
 mod error;
 mod init;
+mod plan;
 mod progress;
 mod snapshot;
 
@@ -44,6 +45,8 @@ enum Command {
     Enroll(enroll::EnrollArgs),
     /// Build the snapshot of a commit or a directory, and say what it is
     Snapshot(snapshot::SnapshotArgs),
+    /// Say how a release would go through a fleet, and how long it would take; contacts nobody
+    Plan(plan::PlanArgs),
     /// Deploy a commit or a directory to a fleet: the canary group first, then the rest
     Deploy(deploy::DeployArgs),
     /// Run a fleet of local processes, deploy to it twice, verify it, and clean up
@@ -119,6 +122,7 @@ async fn execute(command: Command) -> Result<u8, CliError> {
         Command::Init(args) => init::run(&args),
         Command::Enroll(args) => enroll::run(&args),
         Command::Snapshot(args) => snapshot::run(args).await,
+        Command::Plan(args) => plan::run(&args),
         Command::Deploy(args) => deploy::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Agent { .. } => unreachable!("the agent's command line was run already"),

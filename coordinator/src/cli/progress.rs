@@ -218,7 +218,8 @@ fn some_nodes(hosts: &std::collections::BTreeSet<scap_proto::id::NodeId>) -> Str
     some(&hosts.iter().map(|host| host.as_str()).collect::<Vec<_>>())
 }
 
-fn some(names: &[&str]) -> String {
+/// The first few names, and how many more there are.
+pub(super) fn some(names: &[&str]) -> String {
     let shown = names
         .iter()
         .take(HOSTS_SHOWN_MAX)

@@ -1,3 +1,6 @@
-//! What is to go where: the inventory, and what a rollout over it would take.
+//! What is to go where: the plan over a fleet, and what a rollout along it would take.
 
+pub mod overview;
+pub mod planner;
+pub mod rehearsal;
 pub mod simulate;

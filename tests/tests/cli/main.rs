@@ -13,6 +13,7 @@ mod fleet_file;
 mod interrupts;
 mod live_tree;
 mod output;
+mod plan;
 mod process;
 mod refusals;
 mod scene;

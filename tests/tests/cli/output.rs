@@ -37,7 +37,7 @@ fn help_names_every_flag_of_every_command() {
         "--away-timeout <SECS>",
         "--stall-timeout <SECS>",
     ];
-    let commands: [(&[&str], &[&[&str]]); 11] = [
+    let commands: [(&[&str], &[&[&str]]); 12] = [
         (&["init"], &[&["--state <DIR>", "--fleet <NAME>"]]),
         (
             &["enroll"],
@@ -50,6 +50,17 @@ fn help_names_every_flag_of_every_command() {
         ),
         (&["snapshot"], &[&source]),
         (&["deploy"], &[&source, &deploy]),
+        (
+            &["plan"],
+            &[&[
+                "--fleet <FILE>",
+                "--topology <TOPOLOGY>",
+                "--simulate",
+                "--size <SIZE>",
+                "--random-seed <N>",
+                "--json",
+            ]],
+        ),
         (
             &["demo"],
             &[&["--repo <PATH>", "--agents <N>", "--keep", "--json"]],
@@ -85,6 +96,7 @@ fn help_lists_the_commands_and_the_exit_codes() {
         "init",
         "enroll",
         "snapshot",
+        "plan",
         "deploy",
         "demo",
         "Exit codes: ",

@@ -1,0 +1,110 @@
+//! From a fleet file to the plan that a deployment sends, and from that to the links between its nodes.
+
+use scap_agent::topology::{Parameters, Place, Shape, Topology};
+use scap_proto::{
+    id::NodeId,
+    release::{Plan, PlanHost, TopologyKind},
+};
+
+use crate::fleet::{CANARY_GROUP, Host, Inventory};
+
+/// Most neighbours of a host in a swarm: more gain little (see the theory in the architecture's page).
+const DEGREE: u32 = 40;
+/// Hosts below each host of a tree: each forwards everything that often.
+const TREE_FANOUT: u32 = 2;
+/// Lanes of a swarm: with more, chunks reach the last host no sooner, and each link carries less.
+const LANES: u32 = 2;
+
+/// The wave of the canaries, of the rest, and of hosts that are away.
+const CANARY: u32 = 0;
+const REST: u32 = 1;
+const AWAY: u32 = 2;
+
+/// The plan over a fleet. Its hosts have no addresses yet, and stand as they do in the inventory.
+///
+/// A canary begins first, and last a host that is away now, so that a tree has nobody below it.
+pub fn plan(
+    seed: NodeId,
+    inventory: &Inventory,
+    is_away: impl Fn(&NodeId) -> bool,
+    topology: TopologyKind,
+    random_seed: u64,
+) -> Plan {
+    let wave = |host: &Host| {
+        if is_away(&host.name) {
+            AWAY
+        } else if host.groups.contains(CANARY_GROUP) {
+            CANARY
+        } else {
+            REST
+        }
+    };
+    let hosts = inventory.hosts.iter().map(|host| PlanHost {
+        name: host.name.clone(),
+        addresses: Vec::new(),
+        site: host.site.clone(),
+        rack: host.rack.clone(),
+        wave: wave(host),
+    });
+    let fanout = match topology {
+        TopologyKind::Swarm | TopologyKind::Lanes => LANES,
+        TopologyKind::Tree => TREE_FANOUT,
+    };
+    let plan = Plan {
+        seed,
+        hosts: hosts.collect(),
+        topology,
+        degree: DEGREE,
+        fanout,
+        random_seed,
+        extensions: Default::default(),
+    };
+    match inventory.seed_site() {
+        Some(site) => plan.in_sites(site).expect("the name was checked"),
+        None => plan,
+    }
+}
+
+/// What people call a wave of such a plan.
+pub fn wave_name(wave: u32) -> &'static str {
+    match wave {
+        CANARY => "canary",
+        REST => "rest",
+        _ => "away",
+    }
+}
+
+/// What the nodes of a plan make its links of, beside their places.
+pub fn parameters(plan: &Plan) -> Parameters {
+    let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    let (degree, fanout) = (count(plan.degree), count(plan.fanout));
+    let (shape, origin_links) = match plan.topology {
+        TopologyKind::Swarm => (Shape::Swarm { degree, lanes: 0 }, plan.hosts.len()),
+        TopologyKind::Lanes => {
+            let lanes = fanout;
+            (Shape::Swarm { degree, lanes }, plan.hosts.len())
+        }
+        TopologyKind::Tree => (Shape::Tree { fanout }, fanout),
+    };
+    Parameters {
+        shape,
+        origin_links,
+        origin_site: plan.seed_site().unwrap_or_default().to_owned(),
+        seed: plan.random_seed,
+    }
+}
+
+/// The links that the nodes of a plan make.
+pub fn topology(plan: &Plan) -> Topology {
+    let has_sites = plan.seed_site().is_some();
+    let places = plan.hosts.iter().map(|host| {
+        let site = if has_sites {
+            host.site.clone()
+        } else {
+            String::new()
+        };
+        let wave = host.wave;
+        (host.name.clone(), Place { site, wave })
+    });
+    Topology::over(&places.collect(), &parameters(plan))
+}

@@ -1,0 +1,256 @@
+//! A deployment over a fleet, as the simulator takes it.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use scap_proto::release::Plan;
+
+use super::{
+    planner,
+    simulate::{Border, Conduct, Host, NodeIndex, ORIGIN, Setup},
+};
+use crate::fleet::Inventory;
+
+/// What a link, a host's or the seed's, or a border is taken to carry each way where the fleet file does not say it, in
+/// Mbit/s.
+pub const RATE_MBIT: f64 = 1000.0;
+/// How far a site is taken to be from the middle of all where the fleet file does not say it, one way: 20 ms between two.
+pub const SITE_DELAY: Duration = Duration::from_millis(10);
+/// How far each host is taken to be from the middle of its site, one way.
+pub const HOST_DELAY: Duration = Duration::from_micros(250);
+
+/// Most content, in bytes: a 256th of it may be a chunk, and its length is a `u32`.
+pub const SIZE_MAX: u64 = 256 << 30;
+/// Most chunks that content is cut into. With fewer, what is passed on chunk by chunk takes longer, and a few chunks more
+/// than once are more of the whole.
+const CHUNKS_MAX: u64 = 2048;
+/// As many as that, though, only up to so many over all hosts, which take about half a minute.
+const DELIVERIES_MAX: u64 = 1 << 20;
+/// And never fewer, unless they would be too small.
+const CHUNKS_MIN: u64 = 256;
+/// Least bytes in a chunk: what a snapshot's chunks have on average.
+const CHUNK_BYTES_MIN: u64 = 128 * 1024;
+
+/// What is to be simulated.
+#[derive(Debug, Clone)]
+pub struct Rehearsal {
+    /// It.
+    pub setup: Setup,
+    /// The sites, in the order of [`Setup::borders`].
+    pub sites: Vec<String>,
+    /// What the fleet file does not say.
+    pub assumed: Assumed,
+}
+
+/// What was assumed for what the fleet file does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assumed {
+    /// Hosts with links of [`RATE_MBIT`].
+    pub hosts: usize,
+    /// Whether the seed has such a link.
+    pub seed: bool,
+    /// Sites with such a border.
+    pub borders: Vec<String>,
+    /// Sites at [`SITE_DELAY`].
+    pub delays: Vec<String>,
+}
+
+impl Rehearsal {
+    /// `size` bytes, at most [`SIZE_MAX`], to the hosts of `plan`, which was made from `inventory`.
+    pub fn new(inventory: &Inventory, plan: &Plan, size: u64) -> Self {
+        let home = plan.seed_site();
+        let mut sites: BTreeSet<String> = home.into_iter().map(str::to_owned).collect();
+        if home.is_some() {
+            sites.extend(plan.hosts.iter().map(|host| host.site.clone()));
+        }
+        let sites: Vec<String> = sites.into_iter().collect();
+        let without = |is_said: fn(&crate::fleet::Site) -> bool| -> Vec<String> {
+            let sites = sites.iter().cloned();
+            sites
+                .filter(|name| !is_said(&inventory.site(name)))
+                .collect()
+        };
+        let assumed = Assumed {
+            hosts: count(inventory, |host| host.rate_mbit.is_none()),
+            seed: inventory.seed_rate_mbit.is_none(),
+            borders: without(|site| site.border_mbit.is_some()),
+            delays: without(|site| site.delay_ms.is_some()),
+        };
+        let host = |rate: Option<f64>, site: &str, wave: u32| Host {
+            up_bytes_per_sec: bytes_per_sec(rate),
+            down_bytes_per_sec: bytes_per_sec(rate),
+            delay: HOST_DELAY,
+            site: sites
+                .binary_search_by(|it| it.as_str().cmp(site))
+                .unwrap_or(0),
+            wave,
+            conduct: Conduct::Honest,
+        };
+        let border = |name: &String| {
+            let site = inventory.site(name);
+            let said = site
+                .delay_ms
+                .map(|delay| Duration::from_secs_f64(delay / 1000.0));
+            Border {
+                bytes_per_sec: bytes_per_sec(site.border_mbit),
+                delay: said.unwrap_or(SITE_DELAY),
+            }
+        };
+        let planned = inventory.hosts.iter().zip(&plan.hosts);
+        let hosts =
+            planned.map(|(host_of, planned)| host(host_of.rate_mbit, &planned.site, planned.wave));
+        let parameters = planner::parameters(plan);
+        let (chunk_bytes, chunk_count) = chunks(size, inventory.hosts.len());
+        // One chunk is as much as the descriptor and the lists are together.
+        let mut stages = vec![1, chunk_count];
+        stages.dedup();
+        let setup = Setup {
+            seed: plan.random_seed,
+            origin: host(inventory.seed_rate_mbit, home.unwrap_or_default(), 0),
+            hosts: hosts.collect(),
+            borders: sites.iter().map(border).collect(),
+            shape: parameters.shape,
+            origin_links: parameters.origin_links,
+            stages,
+            chunk_bytes,
+            quantum_bytes: chunk_bytes.div_ceil(2),
+            uploads: 8,
+            detection: Duration::from_secs(5),
+        };
+        Self {
+            setup,
+            sites,
+            assumed,
+        }
+    }
+
+    /// How long a chunk takes on the slowest link or border. From about a second on, what the agents take for a stall
+    /// may be a chunk.
+    pub fn chunk_time_max(&self) -> Duration {
+        let hosts = self.setup.hosts.iter().chain([&self.setup.origin]);
+        let rates = hosts.map(|host| host.up_bytes_per_sec);
+        let borders = self.setup.borders.iter().map(|border| border.bytes_per_sec);
+        let slowest = rates.chain(borders).min().unwrap_or(u64::MAX);
+        Duration::from_secs_f64(f64::from(self.setup.chunk_bytes) / slowest as f64)
+    }
+
+    /// The place in the inventory of a node of the simulation; the origin has none.
+    pub fn host(node: NodeIndex) -> Option<usize> {
+        node.checked_sub(ORIGIN + 1)
+    }
+}
+
+fn count(inventory: &Inventory, is: impl Fn(&crate::fleet::Host) -> bool) -> usize {
+    inventory.hosts.iter().filter(|host| is(host)).count()
+}
+
+/// Bytes in a chunk and the number of chunks, all of one length, which together are `size` or a little more.
+fn chunks(size: u64, hosts: usize) -> (u32, u32) {
+    let hosts = u64::try_from(hosts).unwrap_or(u64::MAX).max(1);
+    let most = (DELIVERIES_MAX / hosts).clamp(CHUNKS_MIN, CHUNKS_MAX);
+    let bytes = size.div_ceil(most).max(CHUNK_BYTES_MIN);
+    let count = size.div_ceil(bytes).max(1);
+    let small = |number: u64| u32::try_from(number).expect("size is at most SIZE_MAX");
+    (small(bytes), small(count))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "above 0, and a float saturates"
+)]
+fn bytes_per_sec(mbit: Option<f64>) -> u64 {
+    ((mbit.unwrap_or(RATE_MBIT) * 125_000.0) as u64).max(1)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::path::Path;
+
+    use scap_proto::release::TopologyKind;
+
+    use super::*;
+    use crate::plan::simulate::Simulation;
+
+    const FLEET: &str = "
+        seed = { rate_mbit = 50, site = 'east' }
+        [[host]]
+        name = 'a'
+        address = 'a:1'
+        site = 'east'
+        groups = ['canary']
+        [[host]]
+        name = 'b'
+        address = 'b:1'
+        site = 'west'
+        rate_mbit = 10
+        [[site]]
+        name = 'west'
+        border_mbit = 20
+        delay_ms = 2
+    ";
+
+    fn rehearsal(text: &str, size: u64) -> Rehearsal {
+        let inventory = Inventory::parse(text, Path::new("fleet.toml")).unwrap();
+        let seed = "seed".parse().unwrap();
+        let plan = planner::plan(seed, &inventory, |_| false, TopologyKind::Lanes, 7);
+        Rehearsal::new(&inventory, &plan, size)
+    }
+
+    #[test]
+    fn what_the_fleet_file_says_is_taken_and_the_rest_is_assumed_and_named() {
+        let Rehearsal {
+            setup,
+            sites,
+            assumed,
+        } = rehearsal(FLEET, 1 << 20);
+        assert_eq!(sites, ["east", "west"]);
+        assert_eq!(setup.origin.up_bytes_per_sec, 6_250_000);
+        let hosts = setup.hosts.iter();
+        let hosts: Vec<_> = hosts
+            .map(|host| (host.down_bytes_per_sec, host.site, host.wave))
+            .collect();
+        assert_eq!(hosts, [(125_000_000, 0, 0), (1_250_000, 1, 1)]);
+        let borders = setup.borders.iter();
+        let borders: Vec<_> = borders
+            .map(|border| (border.bytes_per_sec, border.delay.as_millis()))
+            .collect();
+        assert_eq!(borders, [(125_000_000, 10), (2_500_000, 2)]);
+        let east = vec!["east".to_owned()];
+        let expected = Assumed {
+            hosts: 1,
+            seed: false,
+            borders: east.clone(),
+            delays: east,
+        };
+        assert_eq!(assumed, expected);
+    }
+
+    #[test]
+    fn content_is_cut_into_few_chunks_and_into_none_that_are_small() {
+        for (size, hosts, expected) in [
+            (1, 10, (131_072, 1)),
+            (131_073, 10, (131_072, 2)),
+            (256 << 20, 10, (131_072, 2048)),
+            (1 << 30, 512, (524_288, 2048)),
+            (1 << 30, 1024, (1 << 20, 1024)),
+            (1 << 30, 16_384, (4 << 20, 256)),
+            (1 << 20, 16_384, (131_072, 8)),
+            (SIZE_MAX, 16_384, (1 << 30, 256)),
+        ] {
+            assert_eq!(chunks(size, hosts), expected);
+        }
+        let west = rehearsal(FLEET, 1 << 30).chunk_time_max();
+        assert_eq!(west.as_millis(), 419);
+    }
+
+    #[test]
+    fn content_of_any_size_is_simulated_to_its_end() {
+        for size in [1, 131_073, 500_000] {
+            let mut simulation = Simulation::new(rehearsal(FLEET, size).setup);
+            simulation.start_all();
+            let outcome = simulation.run(Duration::from_secs(600));
+            assert!(outcome.last_completed_at().is_some(), "{size} bytes");
+        }
+    }
+}
