@@ -310,6 +310,11 @@ fn print_simulation(inventory: &Inventory, rehearsal: &Rehearsal, outcome: &Outc
         "left out   headers (the wire carries about {:.0} % more), loss, disks, activation",
         100.0 * WIRE_OVERHEAD
     );
+    if rehearsal.is_coarse() {
+        println!(
+            "note       with so many hosts chunks are larger than in a deployment, so that more copies leave the seed here"
+        );
+    }
     if rehearsal.chunk_time_max() > CHUNK_TIME_MAX {
         println!(
             "note       one chunk takes {:.1} s on the slowest link, which the agents take for a stall: simulate a part \

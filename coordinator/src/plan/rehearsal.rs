@@ -6,7 +6,7 @@ use scap_proto::release::Plan;
 
 use super::{
     planner,
-    simulate::{Border, Conduct, Host, NodeIndex, ORIGIN, Setup},
+    simulate::{Border, Conduct, Host, Setup},
 };
 use crate::fleet::Inventory;
 
@@ -133,9 +133,12 @@ impl Rehearsal {
         Duration::from_secs_f64(f64::from(self.setup.chunk_bytes) / slowest as f64)
     }
 
-    /// The place in the inventory of a node of the simulation; the origin has none.
-    pub fn host(node: NodeIndex) -> Option<usize> {
-        node.checked_sub(ORIGIN + 1)
+    /// Whether there are so many hosts that content is cut into fewer chunks than it could be. Some that leave the origin
+    /// twice are then a larger share.
+    pub fn is_coarse(&self) -> bool {
+        let chunks = self.setup.stages.last().copied().unwrap_or_default();
+        let is_small = u64::from(self.setup.chunk_bytes) <= CHUNK_BYTES_MIN;
+        !is_small && u64::from(chunks) < CHUNKS_MAX
     }
 }
 
@@ -242,6 +245,17 @@ mod tests {
         }
         let west = rehearsal(FLEET, 1 << 30).chunk_time_max();
         assert_eq!(west.as_millis(), 419);
+    }
+
+    #[test]
+    fn a_big_fleet_has_coarse_chunks() {
+        let mut text = String::new();
+        for host in 0..2000 {
+            text += &format!("[[host]]\nname = 'h{host}'\naddress = 'h:1'\n");
+        }
+        assert!(rehearsal(&text, 1 << 30).is_coarse());
+        assert!(!rehearsal(&text, 1 << 20).is_coarse());
+        assert!(!rehearsal(FLEET, 1 << 30).is_coarse());
     }
 
     #[test]
