@@ -341,7 +341,7 @@ fn content_crosses_into_each_site_once_and_all_links_are_used() {
 fn whichever_host_dies_its_site_is_fed_on() {
     for (what, conduct, limits) in [
         ("dead", None, (1.6, 1.3)),
-        ("silent", Some(Conduct::Silent), (3.2, 2.2)),
+        ("silent", Some(Conduct::Silent), (3.5, 2.4)),
     ] {
         let (mut slowest, mut most) = (0.0_f64, 0.0_f64);
         for at in 1..=12 {

@@ -9,6 +9,7 @@ use super::{
     bitmap::ones,
     engine::Swarm,
     event::{PeerId, TransferId},
+    reveal::below,
     transfer::{Side, Transfer},
 };
 
@@ -76,19 +77,25 @@ impl Transfer {
         }
         let (ours, count) = self.policy.far_share;
         self.far.progress.resize(count as usize, (u32::MAX, now));
-        for number in 0..count {
-            let lacked = |word: u32| self.share_word(number, word) & !self.held.word(word);
-            let near = |word: u32| self.held_by(word, |side| !side.is_far);
-            // What only far peers hold and is for us we ask for; the border may be slow.
-            let others = |word: u32| if number == ours { near(word) } else { u64::MAX };
-            let waits = |word: u32| {
-                let far = self.held_by(word, |side| side.is_far);
-                lacked(word) & far & others(word) & !self.feed.awaited(word)
-            };
-            let waits = (0..self.words()).any(|word| waits(word) != 0);
-            let lacks = (0..self.words()).map(|word| lacked(word).count_ones());
-            let lacks = lacks.sum();
-            let progress = &mut self.far.progress[number as usize];
+        // By number, how many chunks we lack, and whether somebody is to get us one.
+        let mut parts = vec![(0, false); count as usize];
+        for word in 0..self.words() {
+            let lacked = !self.held.word(word) & below(self.chunk_count(), word);
+            if lacked == 0 {
+                continue;
+            }
+            let near = self.held_by(word, |side| !side.is_far);
+            let far = self.held_by(word, |side| side.is_far) & !self.feed.awaited(word);
+            for (number, (lacks, waits)) in (0..count).zip(&mut parts) {
+                let share = lacked & self.share_word(number, word);
+                // What only far peers hold and is for us we ask for; the border may be slow.
+                let others = if number == ours { near } else { u64::MAX };
+                *lacks += share.count_ones();
+                *waits |= share & far & others != 0;
+            }
+        }
+        for (number, (lacks, waits)) in parts.into_iter().enumerate() {
+            let progress = &mut self.far.progress[number];
             if progress.0 != lacks || !waits {
                 *progress = (lacks, now);
                 self.far.starved &= !(1 << number);
