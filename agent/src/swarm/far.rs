@@ -9,6 +9,7 @@ use super::{
     bitmap::ones,
     engine::Swarm,
     event::{PeerId, TransferId},
+    reveal::below,
     transfer::{Side, Transfer},
 };
 
@@ -31,24 +32,35 @@ pub(super) struct Far {
     progress: Vec<(u32, Duration)>,
     /// Those numbers whose chunks we may ask for, whoever else is to: none came for too long.
     open: u64,
+    /// Those of which nothing came for too long though somebody near holds some: until one comes, these count as well.
+    starved: u64,
 }
 
 impl Transfer {
     /// Of the 64 indexes of `word`, those that far peers may be asked for.
     pub(super) fn far_word(&self, word: u32) -> u64 {
         let (number, count) = self.policy.far_share;
-        let is_ours = |&it: &u32| it == number || self.far.open & 1 << it != 0;
-        let ours = (0..count)
-            .filter(is_ours)
-            .map(|it| self.share_word(it, word));
         let near = self.held_by(word, |side| !side.is_far);
-        ours.fold(0, |bits, share| bits | share) & !near
+        (0..count).fold(0, |bits, it| {
+            let is_ours = it == number || self.far.open & 1 << it != 0;
+            let share = if is_ours {
+                self.share_word(it, word)
+            } else {
+                0
+            };
+            let near = if self.is_starved(it) { 0 } else { near };
+            bits | share & !near
+        })
     }
 
-    /// Whether a peer may be asked for a chunk, beside others.
+    /// Whether a peer may be asked for a chunk beside others.
     pub(super) fn may_ask_beside(&self, side: &Side, index: u32) -> bool {
         let (_, count) = self.policy.far_share;
-        !side.is_far || self.far.open & 1 << (index % count.max(1)) != 0
+        !side.is_far || self.is_starved(index % count.max(1))
+    }
+
+    fn is_starved(&self, number: u32) -> bool {
+        self.far.starved & 1 << number != 0
     }
 
     /// Whether there are far peers to watch, and something to get. Finds out what we may ask of them, and which lanes from
@@ -65,21 +77,31 @@ impl Transfer {
         }
         let (ours, count) = self.policy.far_share;
         self.far.progress.resize(count as usize, (u32::MAX, now));
-        for number in (0..count).filter(|number| *number != ours) {
-            let lacked = |word: u32| self.share_word(number, word) & !self.held.word(word);
-            let elsewhere = |word: u32| {
-                let far = self.held_by(word, |side| side.is_far);
-                let near = self.held_by(word, |side| !side.is_far);
-                lacked(word) & far & !near & !self.feed.awaited(word)
-            };
-            let words = 0..self.words();
-            let waits = words.clone().any(|word| elsewhere(word) != 0);
-            let lacks = words.map(|word| lacked(word).count_ones()).sum();
-            let progress = &mut self.far.progress[number as usize];
-            if !waits || progress.0 != lacks {
+        // By number, how many chunks we lack, and whether somebody is to get us one.
+        let mut parts = vec![(0, false); count as usize];
+        for word in 0..self.words() {
+            let lacked = !self.held.word(word) & below(self.chunk_count(), word);
+            if lacked == 0 {
+                continue;
+            }
+            let near = self.held_by(word, |side| !side.is_far);
+            let far = self.held_by(word, |side| side.is_far) & !self.feed.awaited(word);
+            for (number, (lacks, waits)) in (0..count).zip(&mut parts) {
+                let share = lacked & self.share_word(number, word);
+                // What only far peers hold and is for us we ask for; the border may be slow.
+                let others = if number == ours { near } else { u64::MAX };
+                *lacks += share.count_ones();
+                *waits |= share & far & others != 0;
+            }
+        }
+        for (number, (lacks, waits)) in parts.into_iter().enumerate() {
+            let progress = &mut self.far.progress[number];
+            if progress.0 != lacks || !waits {
                 *progress = (lacks, now);
+                self.far.starved &= !(1 << number);
             } else if progress.1 + STALL_MAX <= now {
                 self.far.open |= 1 << number;
+                self.far.starved |= 1 << number;
             }
         }
         Some(self.find_still_lanes(now))
@@ -106,13 +128,16 @@ impl Transfer {
         still.fold(0, |all: LaneSet, lane: LaneSet| all | lane)
     }
 
-    /// At an origin, whether a peer is fed by others for now. Asked each time before it is told of chunks.
+    /// At an origin, whether a peer is fed by others. Asked each time before it is told of chunks. Who got nothing for too
+    /// long is fed by us from then on.
     pub(super) fn is_fed_by_others(&mut self, peer: PeerId, now: Duration) -> bool {
         let side = self.sides.get_mut(&peer);
-        side.filter(|side| side.is_far).is_some_and(|side| {
-            let since = *side.gained_at.get_or_insert(now);
-            now < since + ALONE_MAX
-        })
+        let Some(side) = side.filter(|side| side.is_far) else {
+            return false;
+        };
+        let since = *side.gained_at.get_or_insert(now);
+        side.is_far = now < since + ALONE_MAX;
+        side.is_far
     }
 
     /// At an origin, whether there are hosts that others feed, and that are not complete.

@@ -280,7 +280,7 @@ impl Transfer {
 }
 
 /// Of the 64 indexes of `word`, those below `end`.
-fn below(end: u32, word: u32) -> u64 {
+pub(super) fn below(end: u32, word: u32) -> u64 {
     let above = u64::MAX.checked_shl(end.saturating_sub(word * 64));
     !above.unwrap_or(0)
 }

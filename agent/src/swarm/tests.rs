@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod far;
 mod lanes;
 mod telling;
 

@@ -70,7 +70,7 @@ pub struct Place {
 pub struct Parameters {
     /// The form of the links.
     pub shape: Shape,
-    /// Most hosts of its own site that the origin is linked to; at least 1.
+    /// Most hosts of a site that the origin is linked to; at least 1.
     pub origin_links: usize,
     /// The origin's site; it may be one in which no host is.
     pub origin_site: String,
@@ -246,8 +246,8 @@ impl Topology {
         found
     }
 
-    /// The hosts that the origin is linked to, and which of them it feeds only if others fail: in a swarm evenly spaced
-    /// around the ring of its own site, the entries of what it feeds, and the gateways of all sites; in a tree the roots.
+    /// The hosts that the origin is linked to, and which of them it feeds only if others fail: in a swarm, evenly spaced
+    /// around the ring of each site, the entries of what it feeds, and the gateways; in a tree the roots.
     pub fn origin_dials(&self) -> BTreeMap<NodeId, Distance> {
         let all = (0..self.ring.len()).filter_map(|at| {
             let distance = self.origin_distance(at)?;
@@ -301,11 +301,12 @@ impl Topology {
         // The first position of each of `links` equal stretches of the ring.
         let is_spaced =
             links >= n || place == 0 || (place * links) / n != ((place - 1) * links) / n;
-        if site.has_origin && is_spaced || (0..sites.lanes).any(feeds) {
+        if (0..sites.lanes).any(feeds) || site.has_origin && is_spaced {
             return Some(Distance::Near);
         }
-        let is_gateway = !site.has_origin && place < site.gateways;
-        is_gateway.then_some(Distance::Far)
+        // Also others than the gateways: these may all be gone.
+        let is_spare = !site.has_origin && (is_spaced || place < site.gateways);
+        is_spare.then_some(Distance::Far)
     }
 
     fn tree_edges(&self, at: usize, fanout: usize) -> Positions {
@@ -592,7 +593,7 @@ mod tests {
             for site in ["site1", "site2", "site3"] {
                 let of_site = |host: &&NodeId| hosts[*host].site == site;
                 let all: Vec<Edges> = hosts.keys().filter(of_site).map(|host| topology.edges(host).unwrap()).collect();
-                let gateways = all.iter().filter(|edges| edges.from_origin.is_some());
+                let gateways = all.iter().filter(|edges| !edges.far_from.is_empty());
                 prop_assert!(gateways.count() <= 4);
                 let mut numbers: Vec<u32> = all.iter().filter(|it| it.far_share.0 < it.far_share.1).map(|it| it.far_share.0).collect();
                 numbers.sort_unstable();

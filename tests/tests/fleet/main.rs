@@ -10,6 +10,7 @@ mod broken;
 mod deploys;
 mod harness;
 mod scene;
+mod sites;
 mod sizes;
 mod slow_peers;
 mod waves;

@@ -105,7 +105,7 @@ pub struct Setup {
     pub borders: Vec<Border>,
     /// The form of the links.
     pub shape: Shape,
-    /// Most hosts of its own site the origin is linked to.
+    /// Most hosts of a site the origin is linked to.
     pub origin_links: usize,
     /// A host knows of so many chunks at first, of so many when it holds these, and so on: the
     /// descriptor, the lists, everything. Ascending, not empty.
