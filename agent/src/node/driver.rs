@@ -637,7 +637,8 @@ impl Driver {
     /// Tells the engine of a peer, and what it is to us by the plans of now.
     fn introduce(&mut self, peer: PeerId) {
         let name = &self.peers[&peer].link.peer().name;
-        let links = self.transfers.values().map(|it| it.edges.link(name));
+        let links = self.transfers.values();
+        let links = links.filter_map(|it| it.edges.link(name));
         // In one plan it may be what it is not in another: then the nearer counts.
         let link = links.min().unwrap_or(PeerLink::Neighbour);
         self.input(Input::PeerConnected { peer, link });

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use scap_proto::{
     id::NodeId,
-    release::{Plan, PlanHost, TopologyKind},
+    release::{Plan, TopologyKind},
 };
 
 use crate::{
     swarm::{Ask, Link, Policy, Reveal},
-    topology::{Distance, LaneSet, Parameters, Place, Shape, Topology},
+    topology::{Distance, LaneSet, Topology},
 };
 
 /// What a node derives from a plan for itself.
@@ -27,6 +27,8 @@ pub(crate) struct Edges {
     lanes_to: BTreeMap<NodeId, LaneSet>,
     /// Nodes of other sites.
     far: BTreeSet<NodeId>,
+    /// All others that we are linked to.
+    near: BTreeSet<NodeId>,
     /// How it shares.
     pub(crate) policy: Policy,
 }
@@ -35,36 +37,7 @@ impl Edges {
     /// The edges of `us`. A node that the plan does not name has none. `list_end` is [`super::Job::list_end`].
     pub(crate) fn of(plan: &Plan, us: &NodeId, list_end: u32) -> Self {
         let is_tree = plan.topology == TopologyKind::Tree;
-        let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-        let (degree, fanout) = (count(plan.degree), count(plan.fanout));
-        let shape = match plan.topology {
-            TopologyKind::Swarm => Shape::Swarm { degree, lanes: 0 },
-            TopologyKind::Tree => Shape::Tree { fanout },
-            TopologyKind::Lanes => Shape::Swarm {
-                degree,
-                lanes: fanout,
-            },
-        };
-        // The coordinator dials every host of a swarm, and feeds only the roots of a tree.
-        let origin_links = if is_tree {
-            count(plan.fanout)
-        } else {
-            plan.hosts.len()
-        };
-        let seed_site = plan.seed_site();
-        let place = |host: &PlanHost| Place {
-            site: seed_site.map_or_else(String::new, |_| host.site.clone()),
-            wave: host.wave,
-        };
-        let hosts = plan.hosts.iter();
-        let hosts = hosts.map(|host| (host.name.clone(), place(host)));
-        let parameters = Parameters {
-            shape,
-            origin_links,
-            origin_site: seed_site.unwrap_or_default().to_owned(),
-            seed: plan.random_seed,
-        };
-        let topology = Topology::over(&hosts.collect(), &parameters);
+        let topology = Topology::of_plan(plan);
         let is_origin = *us == plan.seed;
         let reveal = if is_origin && !is_tree {
             Reveal::OneEach { eager: list_end }
@@ -84,6 +57,7 @@ impl Edges {
             lanes_from: BTreeMap::new(),
             lanes_to: BTreeMap::new(),
             far: BTreeSet::new(),
+            near: BTreeSet::new(),
             policy: Policy {
                 reveal,
                 ask,
@@ -94,15 +68,17 @@ impl Edges {
         if is_origin {
             // It has everything; what others have tells it what is rare.
             for (host, distance) in topology.origin_dials() {
-                if distance == Distance::Far {
-                    edges.far.insert(host.clone());
-                }
+                match distance {
+                    Distance::Near => edges.near.insert(host.clone()),
+                    Distance::Far => edges.far.insert(host.clone()),
+                };
                 edges.sources.insert(host);
             }
             edges.lanes_to = topology.origin_lanes();
         } else if let Some(ours) = topology.edges(us) {
             edges.policy.far_share = ours.far_share;
             edges.far = ours.far_from.union(&ours.far_to).cloned().collect();
+            edges.near = ours.dial.iter().chain(&ours.accept).cloned().collect();
             edges.dial = ours.dial;
             edges.sources = ours.fetch_from.into_iter().collect();
             edges.lanes_from = ours.lanes_from;
@@ -141,14 +117,57 @@ impl Edges {
         self.lanes_to.get(node).copied().unwrap_or(0)
     }
 
-    /// What that node is to us.
-    pub(crate) fn link(&self, node: &NodeId) -> Link {
+    /// What that node is to us by this plan; `None` where it has no part in it that concerns us.
+    pub(crate) fn link(&self, node: &NodeId) -> Option<Link> {
         if self.upstream.contains(node) {
-            Link::Upstream
+            Some(Link::Upstream)
         } else if self.far.contains(node) {
-            Link::Far
+            Some(Link::Far)
         } else {
-            Link::Neighbour
+            self.near.contains(node).then_some(Link::Neighbour)
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use scap_proto::release::PlanHost;
+
+    use super::*;
+
+    #[test]
+    fn a_plan_says_only_of_the_nodes_that_concern_us_what_they_are() {
+        let host = |number: u32| PlanHost {
+            name: format!("h{number:02}").parse().unwrap(),
+            addresses: Vec::new(),
+            site: ["east", "west"][number as usize % 2].into(),
+            rack: String::new(),
+            wave: 0,
+        };
+        let plan = Plan {
+            seed: "deploy1".parse().unwrap(),
+            hosts: (0..40).map(host).collect(),
+            topology: TopologyKind::Lanes,
+            degree: 4,
+            fanout: 2,
+            random_seed: 1,
+            extensions: Default::default(),
+        };
+        let plan = plan.in_sites("east").unwrap();
+        let (mut far, mut none) = (0, 0);
+        for us in &plan.hosts {
+            let edges = Edges::of(&plan, &us.name, 3);
+            for other in plan.hosts.iter().filter(|it| it.name != us.name) {
+                match edges.link(&other.name) {
+                    Some(Link::Far) => far += 1,
+                    Some(Link::Neighbour) => assert_eq!(us.site, other.site),
+                    Some(Link::Upstream) => panic!("no host is"),
+                    // In the plan of another repo it may be far.
+                    None => none += 1,
+                }
+            }
+        }
+        assert!(far > 0 && none > 500, "{far} far, {none} nothing");
     }
 }

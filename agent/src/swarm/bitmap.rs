@@ -83,7 +83,7 @@ fn bit(index: u32) -> u64 {
     1 << (index % 64)
 }
 
-pub(super) fn ones(word: u32, mut bits: u64) -> impl Iterator<Item = u32> {
+fn ones(word: u32, mut bits: u64) -> impl Iterator<Item = u32> {
     std::iter::from_fn(move || {
         (bits != 0).then(|| {
             let index = word * 64 + bits.trailing_zeros();

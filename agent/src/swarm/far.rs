@@ -6,20 +6,22 @@ use std::time::Duration;
 use crate::topology::LaneSet;
 
 use super::{
-    bitmap::ones,
     engine::Swarm,
     event::{PeerId, TransferId},
     reveal::below,
     transfer::{Side, Transfer},
 };
 
-/// How long none of what another host of our site is to fetch may come, while a far peer holds it, before we fetch it too.
-/// A chunk of 128 KiB takes a second at 1 Mbit/s.
+/// How long, at least, none of what another host of our site is to fetch may come, while a far peer holds it, before we
+/// fetch it too; where chunks usually take longer than a quarter of this, four times as long as they do.
 const STALL_MAX: Duration = Duration::from_secs(3);
 
 /// How long nothing may come on a lane from another site, while that holds more of it, before we give it up. How far it is
 /// ahead says nothing: the border may be slow.
 const LANE_STALL_MAX: Duration = Duration::from_secs(5);
+
+/// The same on a lane from a host of our own site: by then that has given up its own.
+const NEAR_LANE_STALL_MAX: Duration = Duration::from_secs(10);
 
 /// How long a host of another site, which others are to feed, may get nothing new before an origin feeds it. Longer than it
 /// takes the site to help itself: [`STALL_MAX`], and a lane that is given up after four seconds.
@@ -65,7 +67,7 @@ impl Transfer {
 
     /// Whether there are far peers to watch, and something to get. Finds out what we may ask of them, and which lanes from
     /// them stand still.
-    pub(super) fn watch_far(&mut self, now: Duration) -> Option<LaneSet> {
+    pub(super) fn watch_far(&mut self, now: Duration, stall: Duration) -> Option<LaneSet> {
         let is_source = |side: &&mut Side| side.is_far && side.askable;
         let mut sources = self.sides.values_mut().filter(is_source).peekable();
         if self.missing == 0 || sources.peek().is_none() {
@@ -99,7 +101,7 @@ impl Transfer {
             if progress.0 != lacks || !waits {
                 *progress = (lacks, now);
                 self.far.starved &= !(1 << number);
-            } else if progress.1 + STALL_MAX <= now {
+            } else if progress.1 + stall <= now {
                 self.far.open |= 1 << number;
                 self.far.starved |= 1 << number;
             }
@@ -107,21 +109,27 @@ impl Transfer {
         Some(self.find_still_lanes(now))
     }
 
-    /// The lanes from far peers on which nothing came for too long though there is more.
+    /// The lanes on which nothing came for too long though somebody holds more: the upstream, or one above it, has
+    /// nothing to pass on.
     fn find_still_lanes(&mut self, now: Duration) -> LaneSet {
-        let mut lanes: Vec<(u32, bool)> = Vec::new();
+        let mut lanes: Vec<(u32, bool, Duration)> = Vec::new();
         for (peer, pushes) in self.feed.parents() {
-            let Some(side) = self.sides.get(&peer).filter(|side| side.is_far) else {
+            let Some(side) = self.sides.get(&peer) else {
                 continue;
             };
+            let limit = if side.is_far {
+                LANE_STALL_MAX
+            } else {
+                NEAR_LANE_STALL_MAX
+            };
             for lane in (0..LaneSet::BITS).filter(|lane| pushes & 1 << lane != 0) {
-                let more = |word| side.has.word(word) & !self.held.word(word);
-                let waits = |word| more(word) & self.feed.mask(1 << lane, word) != 0;
-                lanes.push((lane, (0..self.words()).any(waits)));
+                let lacked = |word: u32| !self.held.word(word) & self.feed.mask(1 << lane, word);
+                let waits = |word: u32| lacked(word) & self.held_by(word, |_| true) != 0;
+                lanes.push((lane, (0..self.words()).any(waits), limit));
             }
         }
-        let is_still = |&(lane, waits): &(u32, bool)| {
-            let still = self.feed.is_still(lane, waits, LANE_STALL_MAX, now);
+        let is_still = |&(lane, waits, limit): &(u32, bool, Duration)| {
+            let still = self.feed.is_still(lane, waits, limit, now);
             still.then_some(1 << lane)
         };
         let still = lanes.iter().filter_map(is_still);
@@ -156,9 +164,10 @@ impl Transfer {
     /// Of the 64 indexes of `word`, those of one number of [`super::Policy::far_share`].
     fn share_word(&self, number: u32, word: u32) -> u64 {
         let (_, count) = self.policy.far_share;
-        ones(word, u64::MAX)
-            .filter(|index| index % count == number)
-            .fold(0, |bits, index| bits | 1 << (index % 64))
+        let first = (number + count - word * 64 % count) % count;
+        (first..64)
+            .step_by(count as usize)
+            .fold(0, |bits, at| bits | 1 << at)
     }
 
     /// Of the 64 indexes of `word`, those that a peer that we may ask holds.
@@ -175,7 +184,9 @@ impl Swarm {
         let Some(it) = self.transfers.get_mut(&transfer) else {
             return false;
         };
-        let still = it.watch_far(now);
+        let usual = self.pace.completion.measured().unwrap_or_default();
+        let stall = STALL_MAX.max(4 * usual);
+        let still = it.watch_far(now, stall);
         if still.is_some() {
             let far = it.sides.iter().filter(|(_, side)| side.is_far);
             self.hungry.extend(far.map(|(&peer, _)| peer));

@@ -336,9 +336,10 @@ impl Transfer {
     /// At an origin, finds hosts that take a lane and pass nothing on. What they have counts as not sent. Whether there
     /// is anything left to watch.
     pub(super) fn find_sinks(&mut self, now: Duration) -> bool {
-        let opened = self.sides.values().filter(|side| side.opened).count();
+        let is_near = |side: &&Side| side.opened && !side.is_far;
+        let opened = self.sides.values().filter(is_near).count();
         if self.one_each.is_none() || opened < 2 {
-            // Who is alone, a canary say, has nobody to pass on to: that is not held against it later.
+            // Who is alone, a canary say, or has only slow borders to pass on over: that is not held against it.
             for side in self.sides.values_mut() {
                 side.follower.unseen.clear();
             }

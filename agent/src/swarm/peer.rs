@@ -203,7 +203,12 @@ impl Completion {
     }
 
     pub(super) fn average(&self) -> Duration {
-        self.estimate.map_or(Self::UNMEASURED, |(mean, _)| mean)
+        self.measured().unwrap_or(Self::UNMEASURED)
+    }
+
+    /// The mean, once there is one.
+    pub(super) fn measured(&self) -> Option<Duration> {
+        self.estimate.map(|(mean, _)| mean)
     }
 
     /// How long it takes at most when all is well.

@@ -262,12 +262,12 @@ impl Transfer {
         rarest(
             self.words(),
             |word| {
-                let far = if side.is_far {
-                    self.far_word(word)
-                } else {
-                    u64::MAX
-                };
-                self.wanted.word(word) & side.has.word(word) & !self.feed.awaited(word) & far
+                let has = self.wanted.word(word) & side.has.word(word);
+                match has {
+                    0 => 0,
+                    _ if side.is_far => has & !self.feed.awaited(word) & self.far_word(word),
+                    _ => has & !self.feed.awaited(word),
+                }
             },
             |index| self.holders_of(index),
             rng,

@@ -17,7 +17,10 @@ mod sites;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use scap_proto::id::NodeId;
+use scap_proto::{
+    id::NodeId,
+    release::{Plan, PlanHost, TopologyKind},
+};
 
 use lanes::{Feeder, Lanes};
 use sites::{Sites, Source};
@@ -76,6 +79,28 @@ pub struct Parameters {
     pub origin_site: String,
     /// Decides the order of the ring, and the distances.
     pub seed: u64,
+}
+
+impl Parameters {
+    /// What the links of a plan depend on besides its hosts.
+    pub fn of_plan(plan: &Plan) -> Self {
+        let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        let (degree, fanout) = (count(plan.degree), count(plan.fanout));
+        let (shape, origin_links) = match plan.topology {
+            TopologyKind::Swarm => (Shape::Swarm { degree, lanes: 0 }, plan.hosts.len()),
+            TopologyKind::Lanes => {
+                let lanes = fanout;
+                (Shape::Swarm { degree, lanes }, plan.hosts.len())
+            }
+            TopologyKind::Tree => (Shape::Tree { fanout }, fanout),
+        };
+        Self {
+            shape,
+            origin_links,
+            origin_site: plan.seed_site().unwrap_or_default().to_owned(),
+            seed: plan.random_seed,
+        }
+    }
 }
 
 /// One host's part of a topology.
@@ -176,6 +201,19 @@ impl Topology {
             links,
             origin_links: parameters.origin_links.max(1),
         }
+    }
+
+    /// The links that a plan says. The origin is linked to every host of a swarm, and to the roots of a tree.
+    pub fn of_plan(plan: &Plan) -> Self {
+        let site = |host: &PlanHost| match plan.seed_site() {
+            Some(_) => host.site.clone(),
+            None => String::new(),
+        };
+        let places = plan.hosts.iter().map(|host| {
+            let (site, wave) = (site(host), host.wave);
+            (host.name.clone(), Place { site, wave })
+        });
+        Self::over(&places.collect(), &Parameters::of_plan(plan))
     }
 
     /// How many lanes the chunks are dealt to: chunk `i` is on lane `i` modulo this.

@@ -258,7 +258,7 @@ impl Inventory {
     }
 
     /// The seed's site, where there is more than one: only then do sites make a difference. A seed whose site is not said
-    /// is with the hosts, if they are all in one, and else in a site without hosts.
+    /// is with the hosts, if they are all in one, and else with those whose site is not said, or alone.
     pub fn seed_site(&self) -> Option<&str> {
         let mut sites: BTreeSet<&str> = self.hosts.iter().map(|host| host.site.as_str()).collect();
         if !self.seed_site.is_empty() {

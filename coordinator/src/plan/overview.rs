@@ -9,7 +9,7 @@ use scap_proto::{
     release::{Plan, TopologyKind},
 };
 
-use super::planner::{self, wave_name};
+use super::planner::wave_name;
 
 /// A plan, summed up. Which hosts are gateways depends on the plan's random seed, all numbers on the fleet alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Site {
 impl Overview {
     /// Sums up a plan.
     pub fn of(plan: &Plan) -> Self {
-        let topology = planner::topology(plan);
+        let topology = Topology::of_plan(plan);
         let mut waves = BTreeMap::new();
         for host in &plan.hosts {
             *waves.entry(host.wave).or_default() += 1;
@@ -247,7 +247,13 @@ mod tests {
         }
         let inventory = Inventory::parse(&text, Path::new("fleet.toml")).unwrap();
         let seed = "seed".parse().unwrap();
-        Overview::of(&planner::plan(seed, &inventory, |_| false, topology, 7))
+        Overview::of(&super::super::planner::plan(
+            seed,
+            &inventory,
+            |_| false,
+            topology,
+            7,
+        ))
     }
 
     fn three_sites() -> Vec<(&'static str, bool)> {

@@ -1,6 +1,5 @@
-//! From a fleet file to the plan that a deployment sends, and from that to the links between its nodes.
+//! From a fleet file to the plan that a deployment sends.
 
-use scap_agent::topology::{Parameters, Place, Shape, Topology};
 use scap_proto::{
     id::NodeId,
     release::{Plan, PlanHost, TopologyKind},
@@ -72,39 +71,4 @@ pub fn wave_name(wave: u32) -> &'static str {
         REST => "rest",
         _ => "away",
     }
-}
-
-/// What the nodes of a plan make its links of, beside their places.
-pub fn parameters(plan: &Plan) -> Parameters {
-    let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-    let (degree, fanout) = (count(plan.degree), count(plan.fanout));
-    let (shape, origin_links) = match plan.topology {
-        TopologyKind::Swarm => (Shape::Swarm { degree, lanes: 0 }, plan.hosts.len()),
-        TopologyKind::Lanes => {
-            let lanes = fanout;
-            (Shape::Swarm { degree, lanes }, plan.hosts.len())
-        }
-        TopologyKind::Tree => (Shape::Tree { fanout }, fanout),
-    };
-    Parameters {
-        shape,
-        origin_links,
-        origin_site: plan.seed_site().unwrap_or_default().to_owned(),
-        seed: plan.random_seed,
-    }
-}
-
-/// The links that the nodes of a plan make.
-pub fn topology(plan: &Plan) -> Topology {
-    let has_sites = plan.seed_site().is_some();
-    let places = plan.hosts.iter().map(|host| {
-        let site = if has_sites {
-            host.site.clone()
-        } else {
-            String::new()
-        };
-        let wave = host.wave;
-        (host.name.clone(), Place { site, wave })
-    });
-    Topology::over(&places.collect(), &parameters(plan))
 }

@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use scap_agent::topology::Parameters;
 use scap_proto::release::Plan;
 
-use super::{
-    planner,
-    simulate::{Border, Conduct, Host, Setup},
-};
+use super::simulate::{Border, Conduct, Host, Setup};
 use crate::fleet::Inventory;
 
 /// What a link, a host's or the seed's, or a border is taken to carry each way where the fleet file does not say it, in
@@ -98,7 +96,7 @@ impl Rehearsal {
         let planned = inventory.hosts.iter().zip(&plan.hosts);
         let hosts =
             planned.map(|(host_of, planned)| host(host_of.rate_mbit, &planned.site, planned.wave));
-        let parameters = planner::parameters(plan);
+        let parameters = Parameters::of_plan(plan);
         let (chunk_bytes, chunk_count) = chunks(size, inventory.hosts.len());
         // One chunk is as much as the descriptor and the lists are together.
         let mut stages = vec![1, chunk_count];
@@ -196,7 +194,7 @@ mod tests {
     fn rehearsal(text: &str, size: u64) -> Rehearsal {
         let inventory = Inventory::parse(text, Path::new("fleet.toml")).unwrap();
         let seed = "seed".parse().unwrap();
-        let plan = planner::plan(seed, &inventory, |_| false, TopologyKind::Lanes, 7);
+        let plan = super::super::planner::plan(seed, &inventory, |_| false, TopologyKind::Lanes, 7);
         Rehearsal::new(&inventory, &plan, size)
     }
 

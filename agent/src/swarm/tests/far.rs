@@ -121,3 +121,33 @@ fn an_origin_feeds_a_far_site_only_when_nothing_comes_there() {
     }
     assert!(host.told().contains_key(&9));
 }
+
+#[test]
+fn a_lane_whose_near_upstream_gets_nothing_is_asked_of_far_peers_in_the_end() {
+    let mut host = Host::new(
+        Policy {
+            lanes: 2,
+            ..FIRST_OF_TWO
+        },
+        0,
+    );
+    // It pushes nothing, and holds nothing: its disk is full, say.
+    host.connect(1);
+    let (peer, transfer) = (PeerId(1), T);
+    host.feed(Input::LanesFrom {
+        peer,
+        transfer,
+        lanes: 0b01,
+    });
+    host.feed(Input::TransferGrown {
+        transfer: T,
+        plain_lengths: vec![CHUNK; 100],
+        is_all: true,
+    });
+    host.holds((0..100).filter(|index| index % 2 == 1));
+    host.far_holder(9, 0..100);
+    host.pass(ms(9000));
+    assert_eq!(host.asked_of(9), [0; 0]);
+    host.pass(ms(3000));
+    assert_eq!(host.answer_all_of(9).len(), 50);
+}
