@@ -312,7 +312,7 @@ fn print_simulation(inventory: &Inventory, rehearsal: &Rehearsal, outcome: &Outc
     );
     if rehearsal.is_coarse() {
         println!(
-            "note       with so many hosts chunks are larger than in a deployment, so that more copies leave the seed here"
+            "note       with so many hosts chunks are larger than in a deployment, which takes longer here"
         );
     }
     if rehearsal.chunk_time_max() > CHUNK_TIME_MAX {

@@ -108,7 +108,8 @@ fn sites(plan: &Plan, topology: &Topology) -> Vec<Site> {
         let site = sites.entry(name).or_insert_with(|| new(name));
         *site.waves.entry(host.wave).or_default() += 1;
         let edges = topology.edges(&host.name).expect("of the plan");
-        let is_gateway = !edges.far_from.is_empty() || edges.from_origin.is_some();
+        // The seed may feed any host of such a site in the end: those that it feeds from the start count.
+        let is_gateway = !edges.far_from.is_empty() || edges.from_origin == Some(Distance::Near);
         if is_gateway && plan.topology != TopologyKind::Tree && !site.has_seed {
             site.gateways.push(host.name.clone());
             site.entries += usize::from(edges.far_share.0 < edges.far_share.1);
@@ -203,8 +204,7 @@ fn notes(plan: &Plan, overview: &Overview) -> Vec<String> {
             }
             continue;
         }
-        if site.gateways.len() == 1 {
-            let gateway = &site.gateways[0];
+        if let ([gateway], 1) = (site.gateways.as_slice(), hosts) {
             notes.push(format!(
                 "{name} has one host, so no gateway to spare: what is to pass through it waits for {gateway}"
             ));
@@ -234,7 +234,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::fleet::Inventory;
+    use crate::{fleet::Inventory, plan::planner};
 
     /// Hosts as `(site, whether a canary)`.
     fn overview(seed_site: &str, hosts: &[(&str, bool)], topology: TopologyKind) -> Overview {
@@ -247,13 +247,7 @@ mod tests {
         }
         let inventory = Inventory::parse(&text, Path::new("fleet.toml")).unwrap();
         let seed = "seed".parse().unwrap();
-        Overview::of(&super::super::planner::plan(
-            seed,
-            &inventory,
-            |_| false,
-            topology,
-            7,
-        ))
+        Overview::of(&planner::plan(seed, &inventory, |_| false, topology, 7))
     }
 
     fn three_sites() -> Vec<(&'static str, bool)> {
@@ -281,6 +275,19 @@ mod tests {
         }
         assert_eq!(overview.notes.len(), 1, "{:?}", overview.notes);
         assert!(overview.notes[0].starts_with("h00 is alone in wave canary"));
+    }
+
+    #[test]
+    fn a_large_site_has_few_gateways() {
+        let hosts: Vec<_> = (0..40)
+            .map(|at| (["east", "west"][at / 20], false))
+            .collect();
+        let overview = overview("east", &hosts, TopologyKind::Lanes);
+        let west = &overview.sites[1];
+        assert_eq!(
+            (west.hosts(), west.gateways.len(), west.entries),
+            (20, 4, 2)
+        );
     }
 
     #[test]

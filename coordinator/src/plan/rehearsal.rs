@@ -171,7 +171,7 @@ mod tests {
     use scap_proto::release::TopologyKind;
 
     use super::*;
-    use crate::plan::simulate::Simulation;
+    use crate::plan::{planner, simulate::Simulation};
 
     const FLEET: &str = "
         seed = { rate_mbit = 50, site = 'east' }
@@ -194,7 +194,7 @@ mod tests {
     fn rehearsal(text: &str, size: u64) -> Rehearsal {
         let inventory = Inventory::parse(text, Path::new("fleet.toml")).unwrap();
         let seed = "seed".parse().unwrap();
-        let plan = super::super::planner::plan(seed, &inventory, |_| false, TopologyKind::Lanes, 7);
+        let plan = planner::plan(seed, &inventory, |_| false, TopologyKind::Lanes, 7);
         Rehearsal::new(&inventory, &plan, size)
     }
 

@@ -196,20 +196,17 @@ impl Simulation {
             let edges = &self.edges[node];
             let lanes = [&edges.lanes_from, &edges.lanes_to].map(|lanes| lanes.get(&peer).copied());
             let peer = id;
-            if let Some(lanes) = lanes[0] {
-                let input = Input::LanesFrom {
-                    peer,
-                    transfer,
-                    lanes,
-                };
-                self.feed(node, input);
-            }
-            if let Some(lanes) = lanes[1] {
-                let input = Input::LanesTo {
-                    peer,
-                    transfer,
-                    lanes,
-                };
+            let from = lanes[0].map(|lanes| Input::LanesFrom {
+                peer,
+                transfer,
+                lanes,
+            });
+            let to = lanes[1].map(|lanes| Input::LanesTo {
+                peer,
+                transfer,
+                lanes,
+            });
+            for input in from.into_iter().chain(to) {
                 self.feed(node, input);
             }
         }
