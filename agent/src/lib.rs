@@ -13,6 +13,7 @@ pub mod config;
 pub mod daemon;
 mod lock;
 pub mod node;
+pub mod relay;
 pub mod store;
 pub mod swarm;
 pub mod topology;

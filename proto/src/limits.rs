@@ -52,6 +52,19 @@ pub const PLAN_HOSTS_MAX: usize = 16_384;
 /// Most addresses of one host: an address per family, network and interface is still fewer.
 pub const HOST_ADDRESSES_MAX: usize = 8;
 
+/// Most hosts in a page of a roster: so many share one signature and certificate of half a kilobyte, and a host that relays
+/// for a few gets not many more.
+pub const ROSTER_PAGE_HOSTS_MAX: usize = 64;
+
+/// Most reports, or changes of hosts, in one message up a control tree. With the longest reasons they are half a
+/// [`FRAME_BYTES_MAX`].
+pub const BATCH_MAX: usize = 64;
+const _: () = assert!(BATCH_MAX * 2 * REASON_BYTES_MAX <= FRAME_BYTES_MAX as usize);
+
+/// Most branches that a host is given in a control tree: far more than one is fed at first, since who takes another's place
+/// gets that one's beside its own.
+pub const BRANCHES_MAX: usize = 1024;
+
 /// Most targets a directive names; without names it is for all.
 pub const DIRECTIVE_TARGETS_MAX: usize = PLAN_HOSTS_MAX;
 

@@ -488,18 +488,18 @@ fn a_report_is_the_word_of_the_agent_it_names_and_of_nobody_else() {
         signed.verify(web1.trust(), late),
         Err(AuthorityError::Report { .. })
     ));
-    let short = SignedReport {
-        signature: signed.signature.slice(..63),
-        ..signed.clone()
-    };
+    let short = SignedReport(LeafSigned {
+        signature: signed.0.signature.slice(..63),
+        ..signed.0.clone()
+    });
     assert!(matches!(verify(&short), Err(AuthorityError::Report { .. })));
-    for index in 0..signed.payload.len() {
-        let mut payload = signed.payload.to_vec();
+    for index in 0..signed.0.payload.len() {
+        let mut payload = signed.0.payload.to_vec();
         payload[index] ^= 1;
-        let flipped = SignedReport {
+        let flipped = SignedReport(LeafSigned {
             payload: payload.into(),
-            ..signed.clone()
-        };
+            ..signed.0.clone()
+        });
         assert!(verify(&flipped).is_err(), "byte {index}");
     }
 

@@ -429,11 +429,11 @@ fn any_control_message() -> impl Strategy<Value = ControlMessage> {
             ControlMessage::Finalize(finalize.into())
         }),
         (any_bytes(), any_bytes(), any_bytes()).prop_map(|(payload, certificate, signature)| {
-            let report = SignedReport {
+            let report = SignedReport(LeafSigned {
                 payload,
                 certificate,
                 signature,
-            };
+            });
             ControlMessage::Report(report.into())
         }),
     ]

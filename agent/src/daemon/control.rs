@@ -2,16 +2,25 @@
 
 use scap_proto::{
     frame,
-    release::SignedReport,
+    release::TreeId,
     wire::{Envelope, Hello, control::ControlMessage},
 };
 use tokio::sync::mpsc;
 
-use crate::node::ControlStream;
+use crate::{node::ControlStream, relay::BEAT};
 
 /// A control stream of this daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ControlId(pub(super) u64);
+
+/// Who is above us, as the daemon keeps it.
+#[derive(Debug)]
+pub(super) struct Above {
+    /// What it is told.
+    pub(super) outbox: mpsc::Sender<ControlMessage>,
+    /// In which tree we relay for it, once it said so.
+    pub(super) tree: Option<TreeId>,
+}
 
 /// A message, and on which stream it came.
 pub(super) struct FromControl {
@@ -23,7 +32,7 @@ pub(super) struct FromControl {
 pub(super) async fn run(
     id: ControlId,
     stream: ControlStream,
-    mut reports: mpsc::Receiver<SignedReport>,
+    mut outbox: mpsc::Receiver<ControlMessage>,
     out: mpsc::Sender<FromControl>,
 ) -> ControlId {
     let ControlStream {
@@ -33,11 +42,14 @@ pub(super) async fn run(
     } = stream;
     let write = async move {
         frame::write_message(&mut send, &Envelope::from(Hello::ours())).await?;
-        while let Some(report) = reports.recv().await {
-            let message = Envelope::from(ControlMessage::Report(Box::new(report)));
-            frame::write_message(&mut send, &message).await?;
+        loop {
+            let message = match tokio::time::timeout(BEAT, outbox.recv()).await {
+                Ok(Some(message)) => message,
+                Ok(None) => return Ok(()),
+                Err(_) => ControlMessage::Beat,
+            };
+            frame::write_message(&mut send, &Envelope::from(message)).await?;
         }
-        Ok(())
     };
     let read = async move {
         while let Some(Envelope { message, .. }) = frame::read_message(&mut receive).await? {
@@ -51,11 +63,11 @@ pub(super) async fn run(
         result = write => result,
         result = read => result,
     };
-    let coordinator = &link.peer().name;
+    let from = &link.peer().name;
     match result {
-        Ok(()) => tracing::info!(%coordinator, "control stream closed"),
+        Ok(()) => tracing::info!(%from, "control stream closed"),
         Err(error) => {
-            tracing::info!(%coordinator, error = crate::error_chain(&error), "control stream lost");
+            tracing::info!(%from, error = crate::error_chain(&error), "control stream lost");
         }
     }
     id

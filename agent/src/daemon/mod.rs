@@ -3,6 +3,7 @@
 
 mod activator;
 mod control;
+mod relaying;
 mod repo;
 mod saved;
 
@@ -16,7 +17,7 @@ use std::{
 use scap_proto::{
     content::SnapshotRef,
     id::ReleaseId,
-    release::{Environment, Plan, Release, RepoPath, Report, SignedReport, Stage},
+    release::{Environment, Plan, Release, RepoPath, Report, SignedReport, Stage, TreeId},
     wire::control::{ControlMessage, Finalize, Order},
 };
 use tokio::{
@@ -28,7 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     activator::ActivatorHandle,
-    control::{ControlId, FromControl},
+    control::{Above, ControlId, FromControl},
+    relaying::Relaying,
     repo::Step,
     saved::{Saved, SavedError, SavedState},
 };
@@ -119,7 +121,7 @@ pub async fn run(
     )?;
     let (state, saved) = SavedState::open(&config.data)?;
     let counter = u64::from(state.count_start()?) << 32;
-    let (controls, control_inbox) = mpsc::channel(CONTROL_MAX);
+    let (controls, control_streams) = mpsc::channel(CONTROL_MAX);
     let (node, tasks) = Node::start(
         trust.identity.clone(),
         Some(config.listen),
@@ -135,7 +137,9 @@ pub async fn run(
         rehashed = recovery.verified_chunks, "agent ready"
     );
     let (control_out, control_messages) = mpsc::channel(CONTROL_MAX);
+    let (relayed_out, relayed) = mpsc::channel(CONTROL_MAX);
     let daemon = Daemon {
+        relaying: Relaying::new(node.clone(), relayed_out),
         config,
         trust,
         state,
@@ -155,9 +159,12 @@ pub async fn run(
         .run(
             saved,
             tasks,
-            control_inbox,
-            control_messages,
-            api_requests,
+            Inboxes {
+                control_streams,
+                control_messages,
+                relayed,
+                api_requests,
+            },
             &cancel,
         )
         .await;
@@ -177,6 +184,14 @@ struct Activation {
     answer: Result<Answer, ClientError>,
 }
 
+/// What comes to the daemon.
+struct Inboxes {
+    control_streams: mpsc::Receiver<ControlStream>,
+    control_messages: mpsc::Receiver<FromControl>,
+    relayed: mpsc::Receiver<(TreeId, ControlMessage)>,
+    api_requests: mpsc::Receiver<ApiRequest>,
+}
+
 struct Daemon {
     config: Config,
     trust: HostTrust,
@@ -184,7 +199,8 @@ struct Daemon {
     node: Node,
     activator: ActivatorHandle,
     repos: BTreeMap<RepoKey, Repo>,
-    controls: BTreeMap<ControlId, mpsc::Sender<SignedReport>>,
+    controls: BTreeMap<ControlId, Above>,
+    relaying: Relaying,
     next_control: u64,
     control_tasks: JoinSet<ControlId>,
     control_out: mpsc::Sender<FromControl>,
@@ -199,9 +215,7 @@ impl Daemon {
         mut self,
         saved: Vec<Saved>,
         mut tasks: Tasks,
-        mut control_streams: mpsc::Receiver<ControlStream>,
-        mut control_messages: mpsc::Receiver<FromControl>,
-        mut api_requests: mpsc::Receiver<ApiRequest>,
+        mut inboxes: Inboxes,
         cancel: &CancellationToken,
     ) -> Result<(), DaemonError> {
         for saved in saved {
@@ -217,17 +231,22 @@ impl Daemon {
                     Some(event) => self.node_event(event).await,
                     None => break Err(DaemonError::NodeEnded),
                 },
-                Some(stream) = control_streams.recv() => self.control_opened(stream),
-                Some(from) = control_messages.recv() => self.control_message(from).await,
+                Some(stream) = inboxes.control_streams.recv() => self.control_opened(stream),
+                Some(from) = inboxes.control_messages.recv() => self.control_message(from).await,
+                Some((tree, message)) = inboxes.relayed.recv() => self.pass_up(tree, &message),
                 Some(done) = self.activations.join_next() => {
                     self.activated(done.expect("asking the activator does not panic")).await;
                 }
                 Some(id) = self.control_tasks.join_next() => {
                     self.controls.remove(&id.expect("a control stream does not panic"));
                 }
-                Some(request) = api_requests.recv() => self.api_request(request).await,
+                Some(request) = inboxes.api_requests.recv() => self.api_request(request).await,
                 Some(_) = self.cleaning.join_next() => {}
-                _ = progress.tick() => self.report_progress().await,
+                _ = progress.tick() => {
+                    let live = self.controls.values().filter_map(|above| above.tree);
+                    self.relaying.prune(&live.collect());
+                    self.report_progress().await;
+                }
             }
         };
         self.activator.shutdown().await;
@@ -259,25 +278,47 @@ impl Daemon {
     fn control_opened(&mut self, stream: ControlStream) {
         let id = ControlId(self.next_control);
         self.next_control += 1;
-        tracing::info!(coordinator = %stream.link.peer().name, "control stream opened");
-        let (outbox, reports) = mpsc::channel(CONTROL_MAX);
-        self.controls.insert(id, outbox);
+        tracing::info!(from = %stream.link.peer().name, "control stream opened");
+        let (outbox, messages) = mpsc::channel(CONTROL_MAX);
+        self.controls.insert(id, Above { outbox, tree: None });
+        let out = self.control_out.clone();
         self.control_tasks
-            .spawn(control::run(id, stream, reports, self.control_out.clone()));
+            .spawn(control::run(id, stream, messages, out));
     }
 
     async fn control_message(&mut self, FromControl { id, message }: FromControl) {
         match message {
+            ControlMessage::Roster(roster) => return self.roster(*roster),
+            ControlMessage::Relay { tree, branches } => return self.relay(id, tree, branches),
+            _ => self.pass_down(id, message.clone()),
+        }
+        let us = &self.trust.addressee.host;
+        match message {
             ControlMessage::Ask { repo, environment } => {
                 let key = (repo, environment);
                 if let Some(report) = self.report(&key).await {
-                    self.send(Some(id), &report);
+                    self.send(Some(id), report);
                 }
             }
-            ControlMessage::Order(order) => self.order(*order).await,
+            ControlMessage::Order(order) => {
+                // Else it is for those that it was passed on to.
+                let targets = order.directive.targets_unverified();
+                if targets.is_none_or(|targets| targets.include(us)) {
+                    self.order(*order).await;
+                }
+            }
             ControlMessage::Finalize(finalize) => self.finalize(*finalize).await,
-            // Reports come up; a coordinator that sends one down is of another mind than we.
-            ControlMessage::Report(_) => tracing::warn!("a report came down; ignored"),
+            ControlMessage::FinalizeAt { hosts, finalize } => {
+                if hosts.include(us) {
+                    self.finalize(*finalize).await;
+                }
+            }
+            ControlMessage::Roster(_) | ControlMessage::Relay { .. } => {}
+            // These go up; who sends one down is of another mind than we.
+            ControlMessage::Report(_)
+            | ControlMessage::Reports(_)
+            | ControlMessage::News(_)
+            | ControlMessage::Beat => tracing::warn!("a report came down; ignored"),
         }
     }
 
@@ -559,7 +600,7 @@ impl Daemon {
 
     async fn report_now(&mut self, key: &RepoKey) {
         if let Some(report) = self.report(key).await {
-            self.send(None, &report);
+            self.send(None, report);
         }
     }
 
@@ -607,13 +648,9 @@ impl Daemon {
         ))
     }
 
-    fn send(&self, to: Option<ControlId>, report: &SignedReport) {
-        for (id, outbox) in &self.controls {
-            if to.is_none_or(|to| to == *id) {
-                // Full: the coordinator does not read, and the next report says all that this one does.
-                let _ = outbox.try_send(report.clone());
-            }
-        }
+    fn send(&mut self, to: Option<ControlId>, report: SignedReport) {
+        let message = ControlMessage::Report(Box::new(report));
+        self.say(|id, _| to.is_none_or(|to| to == id), &message);
     }
 
     // Local API.

@@ -270,6 +270,10 @@ impl Driver {
             Event::Status { release, reply } => {
                 let _ = reply.send(self.status(release));
             }
+            Event::Find { name, reply } => {
+                let peer = self.by_name.get(&name).map(|peer| &self.peers[peer]);
+                let _ = reply.send(peer.map(|peer| peer.link.clone()));
+            }
         }
     }
 

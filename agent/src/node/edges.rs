@@ -72,7 +72,8 @@ impl Edges {
                     Distance::Near => edges.near.insert(host.clone()),
                     Distance::Far => edges.far.insert(host.clone()),
                 };
-                edges.sources.insert(host);
+                edges.sources.insert(host.clone());
+                edges.dial.push(host);
             }
             edges.lanes_to = topology.origin_lanes();
         } else if let Some(ours) = topology.edges(us) {

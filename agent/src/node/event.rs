@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use scap_proto::{
-    content::SnapshotRef, id::ReleaseId, release::Plan, transport::Link, wire::peer::PeerMessage,
+    content::SnapshotRef,
+    id::{NodeId, ReleaseId},
+    release::Plan,
+    transport::Link,
+    wire::peer::PeerMessage,
 };
 use tokio::sync::oneshot;
 
@@ -60,5 +64,9 @@ pub(crate) enum Event {
     Status {
         release: ReleaseId,
         reply: oneshot::Sender<Option<TransferStatus>>,
+    },
+    Find {
+        name: NodeId,
+        reply: oneshot::Sender<Option<Link>>,
     },
 }

@@ -215,6 +215,14 @@ impl Node {
         Ok(link)
     }
 
+    /// The link to a node, where there is one.
+    pub async fn link(&self, name: &NodeId) -> Option<Link> {
+        let (reply, link) = oneshot::channel();
+        let name = name.clone();
+        self.shared.tell(Event::Find { name, reply }).await;
+        link.await.ok().flatten()
+    }
+
     /// Encoded bytes of chunks sent to peers since the start.
     pub fn sent_bytes(&self) -> u64 {
         self.shared.uploads.sent_bytes()

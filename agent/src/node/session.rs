@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use quinn::{RecvStream, SendStream};
 use scap_proto::{
     frame::{self, FrameError},
-    identity::Role,
     transport::{Link, LinkError},
     wire::{Envelope, Hello, Open, close, peer::PeerMessage},
 };
@@ -28,7 +27,7 @@ const OPEN_TIME_MAX: Duration = Duration::from_secs(10);
 /// A control stream that somebody opened to us.
 #[derive(Debug)]
 pub struct ControlStream {
-    /// The link it is on; its peer is who orders.
+    /// The link it is on; its peer is who orders, or relays orders.
     pub link: Link,
     /// Towards the peer.
     pub send: SendStream,
@@ -145,7 +144,8 @@ pub(crate) async fn run(
                 sessions.spawn(session);
             }
             Open::Control(_) => match &shared.control {
-                Some(control) if link.peer().role == Role::Coordinator => {
+                // Orders are signed by who gives them, so any node of the fleet may pass them on.
+                Some(control) => {
                     let stream = ControlStream {
                         link: link.clone(),
                         send,
@@ -154,7 +154,7 @@ pub(crate) async fn run(
                     // A full queue means that orders come faster than they are read: the sender waits.
                     let _ = control.send(stream).await;
                 }
-                _ => return SessionError::Unexpected("a control stream, which its role may not"),
+                None => return SessionError::Unexpected("a control stream, and we take no orders"),
             },
         }
     }

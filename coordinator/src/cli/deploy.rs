@@ -36,8 +36,7 @@ use super::{
 use crate::{
     fleet::{
         Inventory, InventoryError,
-        hub::{Hub, HubEvent},
-        resolve,
+        hub::{Hub, HubEvent, resolve_all},
     },
     plan::planner,
     rollout::{self, Ended, HostState, Session, Verdict, Wave},
@@ -159,7 +158,7 @@ pub(super) async fn deploy(
     let store = open_store(&state.store())?;
     let seed = Seed::start(identity.clone(), store.clone())
         .map_err(|error| CliError::failed("start the seed", &error))?;
-    let mut hub = Hub::start(seed.node(), &identity, &inventory.hosts, &about);
+    let mut hub = Hub::start(seed.node(), &identity, &inventory.hosts, &about).await;
     let mut progress = Progress::new(&about, tree.commit());
 
     // Hosts are dialled while the snapshot is built.
@@ -188,7 +187,12 @@ pub(super) async fn deploy(
 
     let session = begin(&state, &about, &tree, &built, &inventory, &greeted, &args).await?;
     confirm(&args, &inventory, &greeted, &session)?;
-    let plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");
+    let mut plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");
+    // The same plan; only that we may reach hosts elsewhere than their peers do.
+    let ours = inventory.hosts.iter().map(|host| host.addresses.clone());
+    for (host, addresses) in plan.hosts.iter_mut().zip(resolve_all(ours).await) {
+        host.addresses = addresses;
+    }
     let release = session.release.id();
     seed.serve(Job {
         release,
@@ -471,9 +475,13 @@ async fn plan(
     let random_seed = u64::from_le_bytes(random);
     let is_away = |host: &NodeId| away.contains_key(host);
     let mut plan = planner::plan(seed, inventory, is_away, topology.kind(), random_seed);
-    for (planned, host) in plan.hosts.iter_mut().zip(&inventory.hosts) {
-        // A name that cannot be looked up now: its peers reach it when it dials them.
-        planned.addresses = resolve(&host.peer_addresses).await.unwrap_or_default();
+    // A name that cannot be looked up now: its peers reach it when it dials them.
+    let peers = inventory
+        .hosts
+        .iter()
+        .map(|host| host.peer_addresses.clone());
+    for (planned, addresses) in plan.hosts.iter_mut().zip(resolve_all(peers).await) {
+        planned.addresses = addresses;
     }
     plan
 }

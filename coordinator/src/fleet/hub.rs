@@ -1,32 +1,50 @@
-//! The control streams to all hosts: dialled, and dialled again when lost.
+//! The way to all hosts: the root of a control tree.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
-use scap_agent::{clock, error_chain, node::Node};
+use scap_agent::{
+    clock, error_chain,
+    node::Node,
+    relay::{At, Command, Contact, Tree, engine, resolve},
+};
 use scap_proto::{
-    frame,
     id::NodeId,
     identity::{Identity, Trust},
-    release::{Environment, RepoPath, Report},
-    wire::{Envelope, Hello, Open, control::ControlMessage},
+    limits::{HOST_ADDRESSES_MAX, ROSTER_PAGE_HOSTS_MAX},
+    release::{
+        Branch, Environment, RepoPath, Report, Roster, RosterHost, SignedReport, SignedRoster,
+        TreeId, UnixMillis,
+    },
+    wire::control::{ControlMessage, HostNews},
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{Host, resolve};
+use super::Host;
 
-/// Pause before a host is dialled again. Hosts that restart are back in a second or two.
-const REDIAL_PAUSE: Duration = Duration::from_millis(500);
+/// Into how many branches the fleet is split, and so to how many hosts we have links while all are reached.
+pub const LINKS: usize = 4;
 
-/// Most messages that wait to be sent to one host; a rollout has a handful.
-const OUTBOX_MAX: usize = 64;
+/// Most hosts at a time that we dial because those that are to relay for them do not reach them.
+const DIRECT_MAX: usize = 8;
+
+/// How long the roster may be used: as long as a grant.
+const ROSTER_MILLIS: u64 = 24 * 3600 * 1000;
+
+/// How long names may take to be looked up for the roster. What is late is not in it, and so dialled by us alone.
+const RESOLVE_MAX: Duration = Duration::from_secs(2);
 
 /// Most events of all hosts that wait for the rollout.
 const EVENTS_MAX: usize = 1024;
 
-/// What happens on the control streams.
+/// What happens to the hosts.
 #[derive(Debug)]
 pub enum HubEvent {
-    /// There is a control stream to a host, and its first report is on its way.
+    /// There is a way to a host, and its report is on its way.
     Connected(NodeId),
     /// There is none, and why.
     Away {
@@ -39,155 +57,158 @@ pub enum HubEvent {
     Report(Box<Report>),
 }
 
-/// The way to all hosts. Dropping it closes the streams.
+/// The way to all hosts. Dropping it ends it.
 #[derive(Debug)]
 pub struct Hub {
-    outboxes: BTreeMap<NodeId, mpsc::Sender<ControlMessage>>,
+    tree: Tree,
     /// What happens.
     pub events: mpsc::Receiver<HubEvent>,
-    _tasks: JoinSet<()>,
-}
-
-struct Session {
-    node: Node,
-    host: Host,
-    trust: Trust,
-    about: (RepoPath, Environment),
-    events: mpsc::Sender<HubEvent>,
+    _listening: JoinSet<()>,
 }
 
 impl Hub {
-    /// Begins to dial all hosts and asks each where it stands with a repo.
-    pub fn start(
+    /// Begins to reach all hosts, of which there is at least one, and asks each where it stands with a repo.
+    pub async fn start(
         node: &Node,
         identity: &Arc<Identity>,
         hosts: &[Host],
         about: &(RepoPath, Environment),
     ) -> Self {
-        let (events, inbox) = mpsc::channel(EVENTS_MAX);
-        let mut outboxes = BTreeMap::new();
-        let mut tasks = JoinSet::new();
-        for host in hosts {
-            let (outbox, messages) = mpsc::channel(OUTBOX_MAX);
-            outboxes.insert(host.name.clone(), outbox);
-            let session = Session {
-                node: node.clone(),
-                host: host.clone(),
-                trust: identity.trust().clone(),
-                about: about.clone(),
-                events: events.clone(),
+        let id = TreeId(RandomState::new().hash_one(std::process::id()));
+        let (up, heard) = mpsc::channel(EVENTS_MAX);
+        let tree = Tree::start(node.clone(), id, DIRECT_MAX, up);
+        let expires = UnixMillis(clock::now().0 + ROSTER_MILLIS);
+        let dialled = hosts.iter().map(|host| host.peer_addresses.clone());
+        let roster: Vec<RosterHost> = hosts
+            .iter()
+            .zip(resolve_all(dialled).await)
+            .map(|(host, addresses)| RosterHost {
+                name: host.name.clone(),
+                addresses,
+            })
+            .collect();
+        let contacts: Vec<Contact> = hosts
+            .iter()
+            .map(|host| Contact {
+                name: host.name.clone(),
+                at: At::Names(host.addresses.clone()),
+            })
+            .collect();
+        let pages = roster.chunks(ROSTER_PAGE_HOSTS_MAX);
+        let mut commands = Vec::new();
+        let mut first = 0;
+        for (page, contacts) in pages.zip(contacts.chunks(ROSTER_PAGE_HOSTS_MAX)) {
+            let roster = Roster {
+                tree: id,
+                first,
+                hosts: page.to_vec(),
+                expires,
+                extensions: Default::default(),
             };
-            tasks.spawn(session.run(messages));
+            first += u32::try_from(page.len()).expect("a page is small");
+            commands.push(Command::Page {
+                signed: Box::new(SignedRoster::sign(&roster, identity)),
+                roster,
+                contacts: Some(contacts.to_vec()),
+            });
         }
+        let (repo, environment) = about.clone();
+        let all = Branch {
+            first: 0,
+            end: first,
+        };
+        commands.push(Command::Down(ControlMessage::Ask { repo, environment }));
+        commands.push(Command::Assign(engine::split(all, LINKS)));
+        for command in commands {
+            let told = tree.tell(command);
+            assert!(told, "there is room for the pages of the largest fleet");
+        }
+        let (out, events) = mpsc::channel(EVENTS_MAX);
+        let listener = Listener {
+            names: hosts.iter().map(|host| host.name.clone()).collect(),
+            trust: identity.trust().clone(),
+            out,
+        };
+        let mut listening = JoinSet::new();
+        listening.spawn(listener.run(heard));
         Self {
-            outboxes,
-            events: inbox,
-            _tasks: tasks,
+            tree,
+            events,
+            _listening: listening,
         }
     }
 
-    /// Sends a message to a host, if there is a stream to it. What does not reach it is sent again by who
-    /// hears that it is [`HubEvent::Connected`].
-    pub fn send(&self, host: &NodeId, message: ControlMessage) {
-        if let Some(outbox) = self.outboxes.get(host)
-            && outbox.try_send(message).is_err()
-        {
-            tracing::warn!(%host, "the host does not read its orders");
+    /// Sends an order or a finalization to those that it names, as far as they are reached. To the others it is sent again by
+    /// who hears that they are [`HubEvent::Connected`].
+    pub fn send(&self, message: ControlMessage) {
+        if !self.tree.tell(Command::Down(message)) {
+            tracing::warn!("orders are not passed on as fast as they are given");
         }
     }
 }
 
-impl Session {
-    /// Keeps a control stream until the hub is dropped.
-    async fn run(self, mut messages: mpsc::Receiver<ControlMessage>) {
-        loop {
-            let reason = match self.connect_and_serve(&mut messages).await {
-                Ok(()) => return,
-                Err(reason) => reason,
-            };
-            tracing::debug!(host = %self.host.name, reason, "no control stream");
-            let host = self.host.name.clone();
-            if self
-                .events
-                .send(HubEvent::Away { host, reason })
-                .await
-                .is_err()
-            {
-                return;
+/// The addresses of each, as far as they can be looked up now and in a short time; at most [`HOST_ADDRESSES_MAX`].
+pub async fn resolve_all(names: impl Iterator<Item = Vec<String>>) -> Vec<Vec<SocketAddr>> {
+    let mut lookups = JoinSet::new();
+    let mut found = Vec::new();
+    for (at, names) in names.enumerate() {
+        found.push(Vec::new());
+        lookups.spawn(async move {
+            let resolved = tokio::time::timeout(RESOLVE_MAX, resolve(&names)).await;
+            (at, resolved.ok().and_then(Result::ok).unwrap_or_default())
+        });
+    }
+    while let Some(looked_up) = lookups.join_next().await {
+        let (at, mut addresses) = looked_up.expect("looking up a name does not panic");
+        addresses.truncate(HOST_ADDRESSES_MAX);
+        found[at] = addresses;
+    }
+    found
+}
+
+struct Listener {
+    /// By place in the roster.
+    names: Vec<NodeId>,
+    trust: Trust,
+    out: mpsc::Sender<HubEvent>,
+}
+
+impl Listener {
+    async fn run(self, mut heard: mpsc::Receiver<(TreeId, ControlMessage)>) {
+        while let Some((_, message)) = heard.recv().await {
+            match message {
+                ControlMessage::Reports(reports) => {
+                    for report in reports {
+                        self.report(&report).await;
+                    }
+                }
+                ControlMessage::News(news) => {
+                    for HostNews { host, away } in news {
+                        let place = usize::try_from(host).unwrap_or(usize::MAX);
+                        let Some(host) = self.names.get(place).cloned() else {
+                            continue;
+                        };
+                        let event = match away {
+                            None => HubEvent::Connected(host),
+                            Some(reason) => HubEvent::Away { host, reason },
+                        };
+                        let _ = self.out.send(event).await;
+                    }
+                }
+                _ => {}
             }
-            tokio::time::sleep(REDIAL_PAUSE).await;
-            // Orders of before the loss are sent again by the rollout where they still count.
-            while messages.try_recv().is_ok() {}
         }
     }
 
-    async fn connect_and_serve(
-        &self,
-        messages: &mut mpsc::Receiver<ControlMessage>,
-    ) -> Result<(), String> {
-        let addresses = resolve(&self.host.addresses)
-            .await
-            .map_err(|error| format!("look up its address: {error}"))?;
-        let link = self
-            .node
-            .dial(&self.host.name, &addresses)
-            .await
-            .map_err(|error| error_chain(&error))?;
-        let (mut send, mut receive) = link.open_bi().await.map_err(|error| error_chain(&error))?;
-        let open = Envelope::from(Open::Control(Hello::ours()));
-        frame::write_message(&mut send, &open)
-            .await
-            .map_err(|error| error_chain(&error))?;
-        let (repo, environment) = self.about.clone();
-        let ask = Envelope::from(ControlMessage::Ask { repo, environment });
-        frame::write_message(&mut send, &ask)
-            .await
-            .map_err(|error| error_chain(&error))?;
-        match frame::read_message::<_, Envelope<Hello>>(&mut receive).await {
-            Ok(Some(_)) => {}
-            Ok(None) => return Err("the host closed the control stream".into()),
-            Err(error) => return Err(error_chain(&error)),
-        }
-        let _ = self
-            .events
-            .send(HubEvent::Connected(self.host.name.clone()))
-            .await;
-        let write = async {
-            while let Some(message) = messages.recv().await {
-                let message = Envelope::from(message);
-                frame::write_message(&mut send, &message)
-                    .await
-                    .map_err(|e| error_chain(&e))?;
+    async fn report(&self, report: &SignedReport) {
+        match report.verify(&self.trust, clock::now()) {
+            Ok(report) => {
+                let _ = self.out.send(HubEvent::Report(Box::new(report))).await;
             }
-            // The hub is gone: tell the host in order, and be done.
-            let _ = send.finish();
-            let _ = send.stopped().await;
-            Ok(())
-        };
-        let read = async {
-            loop {
-                match frame::read_message::<_, Envelope<ControlMessage>>(&mut receive).await {
-                    Ok(Some(Envelope {
-                        message: ControlMessage::Report(report),
-                        ..
-                    })) => {
-                        let report = report
-                            .verify(&self.trust, clock::now())
-                            .map_err(|error| error_chain(&error))?;
-                        if report.host != self.host.name {
-                            return Err(format!("a report of {} came from it", report.host));
-                        }
-                        let _ = self.events.send(HubEvent::Report(Box::new(report))).await;
-                    }
-                    Ok(Some(_)) => return Err("the host sent an order".into()),
-                    Ok(None) => return Err("the host closed the control stream".into()),
-                    Err(error) => return Err(error_chain(&error)),
-                }
+            // Whoever relayed it, its host did not say it.
+            Err(error) => {
+                tracing::warn!(error = error_chain(&error), "a report refused");
             }
-        };
-        tokio::select! {
-            result = write => result,
-            result = read => result,
         }
     }
 }

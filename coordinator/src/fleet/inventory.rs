@@ -370,27 +370,6 @@ fn is_address(text: &str) -> bool {
         })
 }
 
-/// The socket addresses of `addresses`, in order; names are looked up now. At most
-/// [`HOST_ADDRESSES_MAX`].
-///
-/// # Errors
-/// Where none of them can be looked up: the last reason.
-pub async fn resolve(addresses: &[String]) -> std::io::Result<Vec<SocketAddr>> {
-    let mut found = Vec::new();
-    let mut failure = None;
-    for address in addresses {
-        match tokio::net::lookup_host(address).await {
-            Ok(resolved) => found.extend(resolved),
-            Err(error) => failure = Some(error),
-        }
-    }
-    found.truncate(HOST_ADDRESSES_MAX);
-    match failure {
-        Some(error) if found.is_empty() => Err(error),
-        _ => Ok(found),
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {

@@ -3,4 +3,4 @@
 pub mod hub;
 mod inventory;
 
-pub use inventory::{CANARY_GROUP, Host, Inventory, InventoryError, Site, resolve};
+pub use inventory::{CANARY_GROUP, Host, Inventory, InventoryError, Site};

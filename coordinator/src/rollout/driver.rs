@@ -135,10 +135,7 @@ impl Driver<'_> {
                         directive: SignedDirective::sign(&directive, &self.session.key),
                         plan: Some(self.session.plan.1.clone()),
                     };
-                    for host in &hosts {
-                        self.hub
-                            .send(host, ControlMessage::Order(Box::new(order.clone())));
-                    }
+                    self.hub.send(ControlMessage::Order(Box::new(order)));
                 }
                 Output::Finalize { hosts } => {
                     self.is_finalized = true;
@@ -148,10 +145,10 @@ impl Driver<'_> {
                         grant: self.session.grant.signed().clone(),
                         finalization: SignedFinalization::sign(&finalization, &self.session.key),
                     };
-                    for host in &hosts {
-                        self.hub
-                            .send(host, ControlMessage::Finalize(Box::new(finalize.clone())));
-                    }
+                    self.hub.send(ControlMessage::FinalizeAt {
+                        hosts: Targets::Only(sorted(&hosts)),
+                        finalize: Box::new(finalize),
+                    });
                 }
                 Output::Began { .. } | Output::Settled { .. } => {}
                 Output::Ended(ended) => verdict = Some(ended),

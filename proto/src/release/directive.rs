@@ -83,6 +83,12 @@ impl SignedDirective {
         Self(SessionSigned::sign(directive, key))
     }
 
+    /// Who is meant, by its own word: to find the way to them. None where it cannot be read.
+    pub fn targets_unverified(&self) -> Option<Targets> {
+        let directive = Directive::from_payload(&self.0.payload).ok()?;
+        Some(directive.targets)
+    }
+
     /// Checks that the holder of the grant gave this order under it.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 //! | [`Finalization`] | this release is the stable one | the session key, Ed25519 |
 //! | [`Plan`] | these are the hosts and this is how they fetch | named by its id in a directive |
 //! | [`Report`] | what one host did and where it stands | that host's key, Ed25519 |
+//! | [`Roster`] | these hosts are reached there, for those that relay orders | the coordinator's key, Ed25519 |
 //!
 //! Each is signed and hashed over its bytes as received, and each payload starts with a magic that
 //! names kind and version, so the signature of one kind never passes for another's.
@@ -23,6 +24,7 @@ pub mod plan;
 )]
 pub mod release;
 pub mod report;
+pub mod roster;
 pub mod signature;
 pub mod signed;
 
@@ -33,4 +35,5 @@ pub use names::{Audience, Environment, NameError, RepoPath};
 pub use plan::{Plan, PlanHost, TopologyKind};
 pub use release::{Authority, DeltaRef, Release, SignedRelease, VerifiedRelease};
 pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing};
-pub use signed::{AuthorityError, UnixMillis};
+pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
+pub use signed::{AuthorityError, LeafSigned, UnixMillis};

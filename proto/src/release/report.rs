@@ -1,18 +1,17 @@
 //! The report: what one host did and where it stands, in its own word.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::Extensible,
     extensions::Extensions,
     id::{NodeId, ReleaseId},
-    identity::{Identity, Role, Trust},
+    identity::{Identity, PeerIdentity, Role, Trust},
     limits::REASON_BYTES_MAX,
     release::{
         directive::Stage,
         names::{Environment, RepoPath},
-        signed::{AuthorityError, SignedObject, UnixMillis},
+        signed::{AuthorityError, LeafSigned, SignedObject, UnixMillis},
     },
 };
 
@@ -114,26 +113,12 @@ impl SignedObject for Report {
 
 /// A report with its signature and the certificate of who signed it, as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SignedReport {
-    /// The report's payload.
-    pub payload: Bytes,
-    /// The host's leaf certificate, DER.
-    pub certificate: Bytes,
-    /// Ed25519 over the payload: 64 bytes.
-    pub signature: Bytes,
-}
+pub struct SignedReport(pub LeafSigned);
 
 impl SignedReport {
     /// Signs `report` with the host's own key.
     pub fn sign(report: &Report, identity: &Identity) -> Self {
-        let payload = report.to_payload();
-        let signature = Bytes::copy_from_slice(&identity.sign(&payload));
-        let certificate = Bytes::copy_from_slice(identity.certificate());
-        Self {
-            payload,
-            certificate,
-            signature,
-        }
+        Self(LeafSigned::sign(report, identity))
     }
 
     /// Checks that the host that the report names signed it.
@@ -141,16 +126,13 @@ impl SignedReport {
     /// # Errors
     /// [`AuthorityError::Codec`], [`AuthorityError::Report`], [`AuthorityError::Limit`].
     pub fn verify(&self, trust: &Trust, now: UnixMillis) -> Result<Report, AuthorityError> {
-        let report = Report::from_payload(&self.payload)?;
-        let refused = || AuthorityError::Report {
-            claimed: report.host.clone(),
-        };
-        let signature = self.signature.as_ref().try_into().map_err(|_| refused())?;
-        let signer = trust
-            .verify_signature(&self.certificate, now.0, &self.payload, signature)
-            .map_err(|_| refused())?;
-        if signer.name != report.host || signer.role != Role::Agent {
-            return Err(refused());
+        let report = Report::from_payload(&self.0.payload)?;
+        let is_its_host =
+            |signer: &PeerIdentity| signer.name == report.host && signer.role == Role::Agent;
+        if !self.0.signer(trust, now).as_ref().is_some_and(is_its_host) {
+            return Err(AuthorityError::Report {
+                claimed: report.host,
+            });
         }
         let text = match &report.outcome {
             Outcome::Working { waiting, .. } => waiting,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     codec::{self, CodecError, Extensible},
     id::{NodeId, ReleaseId},
-    identity::{self, SecretKey},
+    identity::{self, Identity, PeerIdentity, SecretKey, Trust},
     release::names::{Audience, Environment, RepoPath},
     release::signature::SignatureError,
 };
@@ -71,6 +71,38 @@ impl SessionSigned {
             return Err(AuthorityError::SessionSignature);
         }
         Ok(T::from_payload(&self.payload)?)
+    }
+}
+
+/// A payload signed with a node's own key, and the node's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeafSigned {
+    /// The object's payload.
+    pub payload: Bytes,
+    /// The node's leaf certificate, DER.
+    pub certificate: Bytes,
+    /// Ed25519 over the payload: 64 bytes.
+    pub signature: Bytes,
+}
+
+impl LeafSigned {
+    /// Signs `object`.
+    pub fn sign<T: SignedObject>(object: &T, identity: &Identity) -> Self {
+        let payload = object.to_payload();
+        let signature = Bytes::copy_from_slice(&identity.sign(&payload));
+        let certificate = Bytes::copy_from_slice(identity.certificate());
+        Self {
+            payload,
+            certificate,
+            signature,
+        }
+    }
+
+    /// The node of the fleet that signed the payload; `None` where none did whose certificate is valid now.
+    pub fn signer(&self, trust: &Trust, now: UnixMillis) -> Option<PeerIdentity> {
+        let signature = self.signature.as_ref().try_into().ok()?;
+        let signer = trust.verify_signature(&self.certificate, now.0, &self.payload, signature);
+        signer.ok()
     }
 }
 
@@ -154,6 +186,9 @@ pub enum AuthorityError {
         /// Whose it says to be.
         claimed: NodeId,
     },
+    /// A roster that no coordinator signed.
+    #[error("a roster that no coordinator of this fleet signed")]
+    Roster,
 }
 
 impl AuthorityError {

@@ -51,6 +51,11 @@ impl Link {
         canonical(self.connection.remote_address())
     }
 
+    /// Whether it is the same connection, and not only one to the same peer.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.connection.stable_id() == other.connection.stable_id()
+    }
+
     /// Opens a stream. The peer sees it once something is sent on it. Waits while
     /// [`STREAMS_MAX`](super::STREAMS_MAX) are open. Cancel-safe.
     ///

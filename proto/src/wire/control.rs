@@ -1,11 +1,14 @@
 //! Orders down and reports up. All of them are signed objects that anyone may carry.
+//!
+//! A control stream is between a host and who is above it in a control tree: a coordinator, or another host that relays
+//! for it. Who relays passes on what concerns those below, and makes nothing up.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::release::{
-    Environment, RepoPath, SignedDirective, SignedFinalization, SignedGrant, SignedRelease,
-    SignedReport,
+    Branch, Environment, RepoPath, SignedDirective, SignedFinalization, SignedGrant, SignedRelease,
+    SignedReport, SignedRoster, Targets, TreeId,
 };
 
 /// One message of a control stream. Variants are only ever added at the end.
@@ -24,6 +27,38 @@ pub enum ControlMessage {
     Finalize(Box<Finalize>),
     /// What a host says.
     Report(Box<SignedReport>),
+    /// Down: a page of a roster, for the branches that follow.
+    Roster(Box<SignedRoster>),
+    /// Down: pass on to these hosts what comes for them, and what they say, from now on to these and no others. Who is the
+    /// first to be reached of a branch passes on to the others in it.
+    Relay {
+        /// In which tree.
+        tree: TreeId,
+        /// The hosts; at most [`crate::limits::BRANCHES_MAX`].
+        branches: Vec<Branch>,
+    },
+    /// Up: what hosts further down say. At most [`crate::limits::BATCH_MAX`].
+    Reports(Vec<SignedReport>),
+    /// Up: hosts further down that are reached now, or not. At most [`crate::limits::BATCH_MAX`].
+    News(Vec<HostNews>),
+    /// Up: nothing to say, for half a second.
+    Beat,
+    /// Down: this release is the stable one, for these.
+    FinalizeAt {
+        /// For whom.
+        hosts: Targets,
+        /// That it is.
+        finalize: Box<Finalize>,
+    },
+}
+
+/// Whether a host of a control tree is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostNews {
+    /// Its place in the roster.
+    pub host: u32,
+    /// Why it is not reached; none where it is. At most [`crate::limits::REASON_BYTES_MAX`] bytes.
+    pub away: Option<String>,
 }
 
 /// A directive with all that is needed to verify and follow it.

@@ -188,11 +188,11 @@ pub fn signed_finalization() -> Vec<u8> {
 
 /// The report, with bytes for its certificate and signature that are none.
 pub fn report_as_sent() -> (SignedReport, Vec<u8>) {
-    let report = SignedReport {
+    let report = SignedReport(LeafSigned {
         payload: golden(REPORT).into(),
         certificate: Bytes::from_static(&[0x30, 0x82]),
         signature: Bytes::from_static(&[0x77; 64]),
-    };
+    });
     let (payload, certificate) = (golden(REPORT), golden("02 3082"));
     let length = golden("95 # 149 bytes");
     let bytes = [length, payload, certificate, golden("40"), vec![0x77; 64]].concat();

@@ -1,0 +1,18 @@
+//! The control tree: orders down, reports up.
+//!
+//! A coordinator dials a few hosts; these dial others for it, and so on. Each passes down what concerns hosts below it, and
+//! up what they say. All that travels is signed by who made it, so who relays can delay it and never change it.
+
+mod child;
+pub mod engine;
+mod tree;
+
+use std::time::Duration;
+
+pub use self::{
+    child::{At, Contact, resolve},
+    tree::{Command, Tree},
+};
+
+/// How often a host says something to who is above it, if only that it is there.
+pub(crate) const BEAT: Duration = Duration::from_millis(500);
