@@ -297,11 +297,10 @@ fn with_lanes_silent_and_slow_hosts_are_got_around() {
     }
 }
 
-/// A fleet in sites with lanes, 40 ms between any two, and all of the origin's site linked to it.
+/// A fleet in sites with lanes, 40 ms between any two.
 fn in_sites(hosts: usize, count: usize, (rate, border): (u64, u64), chunks: u32) -> Setup {
     let setup = with_lanes(Setup::equal(seed_from_env(), hosts, rate, chunks));
     let mut setup = setup.sites(count, border, Duration::from_millis(40));
-    setup.origin_links = hosts;
     setup.quantum_bytes = 64 * 1024;
     setup
 }

@@ -9,7 +9,7 @@ use scap_proto::{
 };
 use serde::Serialize;
 
-use crate::daemon::Repo;
+use crate::{daemon::Repo, node::TransferStatus};
 
 /// Answer to a status request: `scap.agent-status/1`.
 #[derive(Debug, Clone, Serialize)]
@@ -108,9 +108,10 @@ impl RepoView {
     pub(crate) fn new(
         repo: &Repo,
         about: Option<&Release>,
-        progress: Option<(u32, u32, Option<String>)>,
+        progress: Option<TransferStatus>,
     ) -> Self {
-        let (chunks_held, chunks_total, _) = progress.clone().unwrap_or_default();
+        let counts = progress.clone().map(TransferStatus::counts);
+        let (chunks_held, chunks_total, _) = counts.unwrap_or_default();
         let (state, reason, waiting) = match repo.outcome(progress) {
             Outcome::Idle => ("idle", None, None),
             Outcome::Working { waiting, .. } => (

@@ -40,7 +40,7 @@ use crate::{
     api::{self, ApiError, ApiRequest, GcView, PeerView, RepoView, StatusView, VerifyView},
     clock,
     config::Config,
-    node::{self, ControlStream, Job, Node, NodeEvent, StartError, Tasks},
+    node::{self, ControlStream, Job, Node, NodeEvent, StartError, Tasks, TransferStatus},
     store::{Store, StoreConfig, StoreError},
     trust::{HostTrust, TrustError},
 };
@@ -606,6 +606,7 @@ impl Daemon {
 
     async fn report(&mut self, key: &RepoKey) -> Option<SignedReport> {
         let progress = self.progress(key).await;
+        let wants_seed = progress.as_ref().is_some_and(|status| status.wants_seed);
         self.counter += 1;
         let counter = self.counter;
         let host = self.trust.addressee.host.clone();
@@ -634,18 +635,18 @@ impl Daemon {
             standing: repo.report_standing(),
             extensions: Default::default(),
         };
+        let report = match wants_seed {
+            true => report.wanting_seed(),
+            false => report,
+        };
         Some(SignedReport::sign(&report, &self.trust.identity))
     }
 
-    async fn progress(&mut self, key: &RepoKey) -> Option<(u32, u32, Option<String>)> {
+    async fn progress(&mut self, key: &RepoKey) -> Option<TransferStatus> {
         let release = self.repos.get(key)?.accepted()?.release;
         let status = self.node.status(release).await?;
         self.repo(key).bytes = status.bytes;
-        Some((
-            status.chunks_held,
-            status.chunks_total.unwrap_or(0),
-            status.waiting,
-        ))
+        Some(status)
     }
 
     fn send(&mut self, to: Option<ControlId>, report: SignedReport) {

@@ -12,6 +12,7 @@ use super::saved::Saved;
 use crate::{
     acceptance::{Acceptance, Accepted},
     activate::process::{Activated, RepoStanding},
+    node::TransferStatus,
 };
 
 /// Times that a chunk may turn out missing in activation before the release is given up: each time it is
@@ -207,7 +208,7 @@ impl Repo {
     }
 
     /// How far the latest order is; `progress` is what the node says of the release.
-    pub(crate) fn outcome(&self, progress: Option<(u32, u32, Option<String>)>) -> Outcome {
+    pub(crate) fn outcome(&self, progress: Option<TransferStatus>) -> Outcome {
         if let Some(reason) = &self.refused {
             return Outcome::Refused {
                 reason: report::bounded_reason(reason.clone()),
@@ -222,6 +223,7 @@ impl Repo {
                 reason: report::bounded_reason(reason.clone()),
             },
             _ => {
+                let progress = progress.map(TransferStatus::counts);
                 let (chunks_held, chunks_total, waiting) = progress.unwrap_or_default();
                 let activating = self.activating.map(|_| "the activator".to_owned());
                 let waiting = report::bounded_reason(activating.or(waiting).unwrap_or_default());

@@ -270,6 +270,13 @@ impl Driver {
             Event::Status { release, reply } => {
                 let _ = reply.send(self.status(release));
             }
+            Event::Lease { release, host } => {
+                if let Some(id) = self.find(release) {
+                    let active = self.transfers.get_mut(&id).expect("it was just found");
+                    active.edges.lease(&host);
+                    self.edges_changed(id, &host);
+                }
+            }
             Event::Find { name, reply } => {
                 let peer = self.by_name.get(&name).map(|peer| &self.peers[peer]);
                 let _ = reply.send(peer.map(|peer| peer.link.clone()));
@@ -485,8 +492,25 @@ impl Driver {
         self.detach(release);
     }
 
-    fn status(&self, release: ReleaseId) -> Option<TransferStatus> {
-        let active = &self.transfers[&self.find(release)?];
+    /// What a node is to us in a transfer changed.
+    fn edges_changed(&mut self, id: TransferId, node: &NodeId) {
+        if let Some(&peer) = self.by_name.get(node) {
+            self.introduce(peer);
+            self.open(peer, id);
+        }
+        self.dial_missing();
+    }
+
+    fn status(&mut self, release: ReleaseId) -> Option<TransferStatus> {
+        let id = self.find(release)?;
+        let wants_seed = self.swarm.is_starving(id, self.started.elapsed());
+        let active = self.transfers.get_mut(&id)?;
+        let seed = active.transfer.plan.seed.clone();
+        if wants_seed && !active.edges.opens_with(&seed) {
+            active.edges.fetch_from_seed(&seed);
+            self.edges_changed(id, &seed);
+        }
+        let active = &self.transfers[&id];
         let waiting = self.swarm.waiting(active.transfer.id);
         let waiting = waiting.map(|waiting| waiting::describe(&waiting, self.started.elapsed()));
         Some(TransferStatus {
@@ -496,6 +520,7 @@ impl Driver {
             fetched_in: active.fetched_in,
             peers: u32::try_from(self.peers.len()).unwrap_or(u32::MAX),
             waiting,
+            wants_seed,
         })
     }
 

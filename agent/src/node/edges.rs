@@ -9,7 +9,7 @@ use scap_proto::{
 
 use crate::{
     swarm::{Ask, Link, Policy, Reveal},
-    topology::{Distance, LaneSet, Topology},
+    topology::{LaneSet, Topology},
 };
 
 /// What a node derives from a plan for itself.
@@ -67,13 +67,8 @@ impl Edges {
         };
         if is_origin {
             // It has everything; what others have tells it what is rare.
-            for (host, distance) in topology.origin_dials() {
-                match distance {
-                    Distance::Near => edges.near.insert(host.clone()),
-                    Distance::Far => edges.far.insert(host.clone()),
-                };
-                edges.sources.insert(host.clone());
-                edges.dial.push(host);
+            for host in topology.origin_dials() {
+                edges.lease(host);
             }
             edges.lanes_to = topology.origin_lanes();
         } else if let Some(ours) = topology.edges(us) {
@@ -87,12 +82,8 @@ impl Edges {
             if is_tree {
                 edges.upstream = edges.sources.clone();
             }
-            if let Some(distance) = ours.from_origin {
-                edges.sources.insert(plan.seed.clone());
-                match distance {
-                    Distance::Near => edges.upstream.insert(plan.seed.clone()),
-                    Distance::Far => edges.far.insert(plan.seed.clone()),
-                };
+            if ours.from_origin {
+                edges.fetch_from_seed(&plan.seed);
             }
             if ours.lanes_from_origin != 0 {
                 edges
@@ -101,6 +92,20 @@ impl Edges {
             }
         }
         edges
+    }
+
+    /// As a seed, feeds a host from now on, whatever the plan says.
+    pub(crate) fn lease(&mut self, host: &NodeId) {
+        self.near.insert(host.clone());
+        if self.sources.insert(host.clone()) {
+            self.dial.push(host.clone());
+        }
+    }
+
+    /// As a host, fetches from the seed from now on, whatever the plan says, once it is linked to us.
+    pub(crate) fn fetch_from_seed(&mut self, seed: &NodeId) {
+        self.sources.insert(seed.clone());
+        self.upstream.insert(seed.clone());
     }
 
     /// Whether we open the release with that node, to hear what it has.

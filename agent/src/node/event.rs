@@ -65,6 +65,10 @@ pub(crate) enum Event {
         release: ReleaseId,
         reply: oneshot::Sender<Option<TransferStatus>>,
     },
+    Lease {
+        release: ReleaseId,
+        host: NodeId,
+    },
     Find {
         name: NodeId,
         reply: oneshot::Sender<Option<Link>>,

@@ -113,6 +113,19 @@ pub struct TransferStatus {
     pub peers: u32,
     /// What it waits for.
     pub waiting: Option<String>,
+    /// Whether so little comes that the seed is to feed it.
+    pub wants_seed: bool,
+}
+
+impl TransferStatus {
+    /// Chunks that are here, that there are (0 until that is known), and what it waits for.
+    pub(crate) fn counts(self) -> (u32, u32, Option<String>) {
+        (
+            self.chunks_held,
+            self.chunks_total.unwrap_or(0),
+            self.waiting,
+        )
+    }
 }
 
 /// What all tasks of a node share.
@@ -213,6 +226,12 @@ impl Node {
             })
             .await;
         Ok(link)
+    }
+
+    /// As a seed, feeds a host of a release from now on, though its plan does not say so.
+    pub async fn lease(&self, release: ReleaseId, host: &NodeId) {
+        let host = host.clone();
+        self.shared.tell(Event::Lease { release, host }).await;
     }
 
     /// The link to a node, where there is one.

@@ -16,7 +16,7 @@ use crate::node::Node;
 
 /// A host that says nothing for so long is taken for lost: it says something each [`super::BEAT`], so two of these may be
 /// late. Its hosts get another above them within two seconds.
-const SILENT_MAX: Duration = Duration::from_millis(1500);
+const SILENT_MAX: Duration = Duration::from_millis(1300);
 
 /// How often a link that another one took the place of may be followed by that, before the host counts as lost.
 const REPLACED_MAX: u32 = 4;

@@ -15,4 +15,4 @@ pub use self::{
 };
 
 /// How often a host says something to who is above it, if only that it is there.
-pub(crate) const BEAT: Duration = Duration::from_millis(500);
+pub(crate) const BEAT: Duration = Duration::from_millis(400);

@@ -85,7 +85,7 @@ impl Tree {
             sessions: JoinSet::new(),
             next_session: 0,
             heard_out,
-            last_failed: BTreeSet::new(),
+            unreached: BTreeSet::new(),
             asks: Vec::new(),
             reports: Vec::new(),
             news: Vec::new(),
@@ -120,8 +120,8 @@ struct Driver {
     sessions: JoinSet<()>,
     next_session: u64,
     heard_out: mpsc::Sender<(Session, Heard)>,
-    /// Whom to dial anew though there may be a link: that did not do.
-    last_failed: BTreeSet<Place>,
+    /// Whom to dial anew though there may be a link: no control stream could be had on it.
+    unreached: BTreeSet<Place>,
     /// The latest questions, one for each repo and environment: who is new is asked as well.
     asks: Vec<ControlMessage>,
     /// What is to go up.
@@ -134,6 +134,7 @@ struct Below {
     session: u64,
     orders: mpsc::Sender<ControlMessage>,
     task: AbortHandle,
+    was_linked: bool,
 }
 
 impl Driver {
@@ -248,7 +249,7 @@ impl Driver {
             node: self.node.clone(),
             contact,
             session: (host, session),
-            is_fresh: self.last_failed.remove(&host),
+            is_fresh: self.unreached.contains(&host),
             heard: self.heard_out.clone(),
         };
         let task = self.sessions.spawn(child.run(outbox));
@@ -256,6 +257,7 @@ impl Driver {
             session,
             orders,
             task,
+            was_linked: false,
         };
         if let Some(before) = self.children.insert(host, below) {
             before.task.abort();
@@ -268,7 +270,13 @@ impl Driver {
             return;
         }
         match heard {
-            Heard::Linked => self.input(Input::Linked(host)),
+            Heard::Linked => {
+                self.unreached.remove(&host);
+                if let Some(below) = self.children.get_mut(&host) {
+                    below.was_linked = true;
+                }
+                self.input(Input::Linked(host));
+            }
             Heard::Lost(reason) => self.lost(host, reason),
             Heard::Message(message) => match message {
                 ControlMessage::Report(report) => self.reports.push(*report),
@@ -291,11 +299,13 @@ impl Driver {
     fn lost(&mut self, host: Place, reason: String) {
         if let Some(below) = self.children.remove(&host) {
             below.task.abort();
+            if !below.was_linked {
+                self.unreached.insert(host);
+            }
         }
         if let Some(contact) = self.contacts.get(&host) {
             tracing::debug!(host = %contact.name, reason, "no control stream");
         }
-        self.last_failed.insert(host);
         self.input(Input::Failed(host, reason));
     }
 

@@ -69,7 +69,7 @@ impl Swarm {
             Input::TransferAdded { transfer, policy } => {
                 self.transfers
                     .entry(transfer)
-                    .or_insert_with(|| Transfer::new(policy));
+                    .or_insert_with(|| Transfer::new(policy, self.pace.now));
             }
             Input::TransferGrown {
                 transfer,
@@ -178,6 +178,7 @@ impl Swarm {
     fn grown(&mut self, id: TransferId, plain_lengths: &[u32], is_all: bool) {
         if let Some(transfer) = self.transfers.get_mut(&id) {
             transfer.grow(plain_lengths);
+            transfer.moved_at = self.pace.now;
             transfer.is_all_known |= is_all;
             self.hungry.extend(transfer.sides.keys());
         }
@@ -218,6 +219,7 @@ impl Swarm {
             self.telling.add(id, fresh.len());
         }
         if let Some(it) = self.transfers.get_mut(&id) {
+            it.moved_at = self.pace.now;
             it.queue_pushes(&fresh);
         }
         self.push_all(id);

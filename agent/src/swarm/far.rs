@@ -7,7 +7,7 @@ use crate::topology::LaneSet;
 
 use super::{
     engine::Swarm,
-    event::{PeerId, TransferId},
+    event::TransferId,
     reveal::below,
     transfer::{Side, Transfer},
 };
@@ -22,10 +22,6 @@ const LANE_STALL_MAX: Duration = Duration::from_secs(5);
 
 /// The same on a lane from a host of our own site: by then that has given up its own.
 const NEAR_LANE_STALL_MAX: Duration = Duration::from_secs(10);
-
-/// How long a host of another site, which others are to feed, may get nothing new before an origin feeds it. Longer than it
-/// takes the site to help itself: [`STALL_MAX`], and a lane that is given up after four seconds.
-const ALONE_MAX: Duration = Duration::from_secs(10);
 
 /// What we may ask of far peers.
 #[derive(Default)]
@@ -136,31 +132,6 @@ impl Transfer {
         still.fold(0, |all: LaneSet, lane: LaneSet| all | lane)
     }
 
-    /// At an origin, whether a peer is fed by others. Asked each time before it is told of chunks. Who got nothing for too
-    /// long is fed by us from then on.
-    pub(super) fn is_fed_by_others(&mut self, peer: PeerId, now: Duration) -> bool {
-        let side = self.sides.get_mut(&peer);
-        let Some(side) = side.filter(|side| side.is_far) else {
-            return false;
-        };
-        let since = *side.gained_at.get_or_insert(now);
-        side.is_far = now < since + ALONE_MAX;
-        side.is_far
-    }
-
-    /// At an origin, whether there are hosts that others feed, and that are not complete.
-    pub(super) fn has_far_to_watch(&self) -> bool {
-        let lacks = |side: &Side| {
-            let words = 0..self.words();
-            side.opened
-                && side.is_far
-                && words
-                    .into_iter()
-                    .any(|word| self.held.word(word) & !side.has.word(word) != 0)
-        };
-        self.one_each.is_some() && self.sides.values().any(lacks)
-    }
-
     /// Of the 64 indexes of `word`, those of one number of [`super::Policy::far_share`].
     fn share_word(&self, number: u32, word: u32) -> u64 {
         let (_, count) = self.policy.far_share;
@@ -191,7 +162,7 @@ impl Swarm {
             let far = it.sides.iter().filter(|(_, side)| side.is_far);
             self.hungry.extend(far.map(|(&peer, _)| peer));
         }
-        let watches = still.is_some() || it.has_far_to_watch();
+        let watches = still.is_some();
         if let Some(lanes) = still.filter(|lanes| *lanes != 0) {
             self.give_up(transfer, lanes);
         }

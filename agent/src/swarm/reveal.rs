@@ -142,9 +142,6 @@ impl Transfer {
         if self.one_each.is_none() {
             return false;
         }
-        if self.is_fed_by_others(peer, now) {
-            return false;
-        }
         let mut told = false;
         let opened = self.sides.values().filter(|side| side.opened).count();
         let (least, most) = ALLOTTED_PER_PEER;

@@ -31,6 +31,8 @@ pub(super) struct Transfer {
     pub(super) sides: BTreeMap<PeerId, Side>,
     /// Set where the transfer starts out complete, see [`Reveal::OneEach`].
     pub(super) one_each: Option<OneEach>,
+    /// When a chunk last came, or was first known.
+    pub(super) moved_at: Duration,
     /// Not fetched before then: storing failed here.
     pub(super) resume_at: Option<Duration>,
     pub(super) received_bytes: BTreeMap<PeerId, u64>,
@@ -58,8 +60,6 @@ pub(super) struct Side {
     pub(super) is_upstream: bool,
     /// [`Link::Far`].
     pub(super) is_far: bool,
-    /// At an origin and for a far peer, when it last came to hold something, or was first to be told of something.
-    pub(super) gained_at: Option<Duration>,
     /// What we push to it.
     pub(super) follower: Follower,
 }
@@ -78,9 +78,10 @@ pub(super) struct Allotment {
 }
 
 impl Transfer {
-    pub(super) fn new(policy: Policy) -> Self {
+    pub(super) fn new(policy: Policy, now: Duration) -> Self {
         Self {
             policy,
+            moved_at: now,
             lengths: Vec::new(),
             is_all_known: false,
             held: Bitmap::default(),
@@ -171,7 +172,6 @@ impl Transfer {
         if index >= SNAPSHOT_CHUNKS_MAX || !side.has.insert(index) {
             return false;
         }
-        side.gained_at = None;
         let useful = side.askable && self.wanted.contains(index) && !self.feed.awaits(index);
         if useful {
             side.dry = false;

@@ -7,6 +7,9 @@ use super::{
     event::{PeerId, TransferId},
 };
 
+/// How long nothing may come, at least, before a host asks for the origin. By then lanes that stand still are given up.
+const STARVING_MIN: Duration = Duration::from_secs(5);
+
 /// Why a transfer is not complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Waiting {
@@ -109,6 +112,15 @@ impl Swarm {
             return Some(Waiting::Budget { in_flight_bytes });
         }
         Some(Waiting::PeersBusy)
+    }
+
+    /// Whether a transfer lacks chunks and none came for so long that those who are to feed it must have failed: five
+    /// seconds, or more where chunks usually take long. Then the origin is to feed it, if others do not need that more.
+    pub fn is_starving(&self, transfer: TransferId, now: Duration) -> bool {
+        let usual = self.pace.completion.measured().unwrap_or_default();
+        let patience = STARVING_MIN.max(4 * usual);
+        let it = self.transfers.get(&transfer);
+        it.is_some_and(|it| it.missing > 0 && it.moved_at + patience <= now)
     }
 
     /// What a transfer has come to, if it is here.

@@ -53,6 +53,10 @@ impl Shape {
     pub const TREE: Self = Self::Tree { fanout: 2 };
 }
 
+/// How many hosts of a swarm the origin is linked to. Two are at the top of the lanes; the others are in case those fail,
+/// and get their share of what is told in a swarm.
+pub const ORIGIN_LINKS: usize = 4;
+
 /// Most lanes: a set of them is a `u64`.
 pub const LANES_MAX: usize = 64;
 
@@ -73,7 +77,7 @@ pub struct Place {
 pub struct Parameters {
     /// The form of the links.
     pub shape: Shape,
-    /// Most hosts of a site that the origin is linked to; at least 1.
+    /// Hosts that the origin is linked to, where there are so many beside it; at least 1. More only where it feeds more.
     pub origin_links: usize,
     /// The origin's site; it may be one in which no host is.
     pub origin_site: String,
@@ -87,10 +91,10 @@ impl Parameters {
         let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
         let (degree, fanout) = (count(plan.degree), count(plan.fanout));
         let (shape, origin_links) = match plan.topology {
-            TopologyKind::Swarm => (Shape::Swarm { degree, lanes: 0 }, plan.hosts.len()),
+            TopologyKind::Swarm => (Shape::Swarm { degree, lanes: 0 }, ORIGIN_LINKS),
             TopologyKind::Lanes => {
                 let lanes = fanout;
-                (Shape::Swarm { degree, lanes }, plan.hosts.len())
+                (Shape::Swarm { degree, lanes }, ORIGIN_LINKS)
             }
             TopologyKind::Tree => (Shape::Tree { fanout }, fanout),
         };
@@ -117,7 +121,7 @@ pub struct Edges {
     /// Hosts of other sites that may fetch from it.
     pub far_to: BTreeSet<NodeId>,
     /// Whether the origin dials it and it fetches from the origin.
-    pub from_origin: Option<Distance>,
+    pub from_origin: bool,
     /// Which chunks it fetches from another site while all is well: it is number `.0` of `.1` hosts that do, and chunk
     /// `i` is for number `i` modulo `.1`. None where `.0` is not below `.1`.
     pub far_share: (u32, u32),
@@ -129,22 +133,14 @@ pub struct Edges {
     pub lanes_from_origin: LaneSet,
 }
 
-/// How near the origin is to a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Distance {
-    /// It feeds the host's site.
-    Near,
-    /// Others feed the site, and it does only if they fail.
-    Far,
-}
-
 /// The links of a fleet.
 #[derive(Debug, Clone)]
 pub struct Topology {
     ring: Vec<NodeId>,
     positions: BTreeMap<NodeId, usize>,
     links: Links,
-    origin_links: usize,
+    /// The positions that the origin is linked to.
+    origin_hosts: BTreeSet<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -195,15 +191,16 @@ impl Topology {
             }
         };
         let positions = (0..ring.len()).map(|at| (ring[at].clone(), at)).collect();
+        let origin_hosts = links.origin_hosts(parameters.origin_links.max(1), ring.len());
         Self {
             ring,
             positions,
             links,
-            origin_links: parameters.origin_links.max(1),
+            origin_hosts,
         }
     }
 
-    /// The links that a plan says. The origin is linked to every host of a swarm, and to the roots of a tree.
+    /// The links that a plan says. The origin is linked to [`ORIGIN_LINKS`] hosts of a swarm, and to the roots of a tree.
     pub fn of_plan(plan: &Plan) -> Self {
         let site = |host: &PlanHost| match plan.seed_site() {
             Some(_) => host.site.clone(),
@@ -262,7 +259,7 @@ impl Topology {
             fetch_from: self.names(fetch),
             far_from: named(far_from),
             far_to: named(far_to),
-            from_origin: self.origin_distance(at),
+            from_origin: self.origin_hosts.contains(&at),
             far_share,
             lanes_from_origin: lanes.from_origin,
             lanes_from: lanes.from.into_iter().map(name).collect(),
@@ -284,14 +281,10 @@ impl Topology {
         found
     }
 
-    /// The hosts that the origin is linked to, and which of them it feeds only if others fail: in a swarm, evenly spaced
-    /// around the ring of each site, the entries of what it feeds, and the gateways; in a tree the roots.
-    pub fn origin_dials(&self) -> BTreeMap<NodeId, Distance> {
-        let all = (0..self.ring.len()).filter_map(|at| {
-            let distance = self.origin_distance(at)?;
-            Some((self.ring[at].clone(), distance))
-        });
-        all.collect()
+    /// The hosts that the origin is linked to, in the order of the ring: in a swarm the entries of what it feeds, and
+    /// others of the same site; in a tree the roots.
+    pub fn origin_dials(&self) -> impl Iterator<Item = &NodeId> {
+        self.origin_hosts.iter().map(|&at| &self.ring[at])
     }
 
     fn lane_edges(&self, at: usize) -> LaneEdges {
@@ -325,30 +318,8 @@ impl Topology {
         edges
     }
 
-    /// How near the origin is, where it is linked to a position.
-    fn origin_distance(&self, at: usize) -> Option<Distance> {
-        let links = self.origin_links;
-        let Links::Swarm { sites, .. } = &self.links else {
-            return (at < links).then_some(Distance::Near);
-        };
-        let group = &sites.groups[sites.group_of(at)];
-        let site = &sites.sites[group.site];
-        let (n, place) = (site.hosts.len(), at - site.hosts.start);
-        let feeds =
-            |lane| group.sources[lane] == Source::Origin && group.entry(sites.lanes, lane) == at;
-        // The first position of each of `links` equal stretches of the ring.
-        let is_spaced =
-            links >= n || place == 0 || (place * links) / n != ((place - 1) * links) / n;
-        if (0..sites.lanes).any(feeds) || site.has_origin && is_spaced {
-            return Some(Distance::Near);
-        }
-        // Also others than the gateways: these may all be gone.
-        let is_spare = !site.has_origin && (is_spaced || place < site.gateways);
-        is_spare.then_some(Distance::Far)
-    }
-
     fn tree_edges(&self, at: usize, fanout: usize) -> Positions {
-        let roots = self.origin_links;
+        let roots = self.origin_hosts.len();
         let first = roots + at * fanout;
         let last = (first + fanout).min(self.ring.len());
         let parent: Vec<usize> = at
@@ -366,6 +337,37 @@ impl Topology {
             .collect();
         names.sort();
         names
+    }
+}
+
+impl Links {
+    /// Of `count` positions those that the origin is linked to.
+    fn origin_hosts(&self, links: usize, count: usize) -> BTreeSet<usize> {
+        let Self::Swarm { sites, .. } = self else {
+            return (0..links.min(count)).collect();
+        };
+        let mut hosts = BTreeSet::new();
+        let mut near = sites.sites.iter().find(|site| site.has_origin);
+        for group in &sites.groups {
+            for lane in 0..sites.lanes {
+                if group.sources[lane] == Source::Origin {
+                    hosts.insert(group.entry(sites.lanes, lane));
+                    near = near.or(Some(&sites.sites[group.site]));
+                }
+            }
+        }
+        let Some(near) = near.map(|site| site.hosts.clone()) else {
+            return hosts;
+        };
+        // The first positions of as many equal stretches of the ring, the farthest first.
+        let spaced = (0..links).rev().map(|part| part * near.len() / links);
+        // Where these are not enough, there are few.
+        for place in spaced.chain(0..near.len().min(links)) {
+            if hosts.len() < links {
+                hosts.insert(near.start + place);
+            }
+        }
+        hosts
     }
 }
 
@@ -488,9 +490,7 @@ mod tests {
 
     /// Hosts that content reaches from the origin.
     fn fed(topology: &Topology, edges: &BTreeMap<NodeId, Edges>) -> BTreeSet<NodeId> {
-        let near = topology.origin_dials().into_iter();
-        let near = near.filter(|(_, distance)| *distance == Distance::Near);
-        let mut fed: BTreeSet<NodeId> = near.map(|(host, _)| host).collect();
+        let mut fed: BTreeSet<NodeId> = topology.origin_dials().cloned().collect();
         let mut queue: Vec<NodeId> = fed.iter().cloned().collect();
         while let Some(from) = queue.pop() {
             let reached = edges[&from].dial.iter().chain(&edges[&from].accept);
@@ -540,7 +540,7 @@ mod tests {
             let hosts = hosts(count);
             let topology = Topology::new(&hosts, &parameters(shape, origin_links, seed));
             let edges = all(&topology, &hosts);
-            let origin_dials = topology.origin_dials();
+            let origin_dials: BTreeSet<&NodeId> = topology.origin_dials().collect();
             for (host, mine) in &edges {
                 for other in &mine.dial {
                     prop_assert!(other != host);
@@ -550,7 +550,7 @@ mod tests {
                 for other in &mine.accept {
                     prop_assert!(edges[other].dial.contains(host));
                 }
-                prop_assert_eq!(mine.from_origin.as_ref(), origin_dials.get(host));
+                prop_assert_eq!(mine.from_origin, origin_dials.contains(host));
                 let links = mine.dial.len() + mine.accept.len();
                 match shape {
                     Shape::Swarm { degree, lanes } => {
@@ -559,12 +559,17 @@ mod tests {
                     }
                     Shape::Tree { fanout } => {
                         prop_assert!(mine.dial.len() <= fanout);
-                        let sources = mine.fetch_from.len() + usize::from(mine.from_origin.is_some());
+                        let sources = mine.fetch_from.len() + usize::from(mine.from_origin);
                         prop_assert_eq!(sources, 1);
                     }
                 }
             }
-            prop_assert!(topology.origin_dials().len() >= origin_links.min(count));
+            let fed_lanes = match shape {
+                Shape::Swarm { lanes, .. } => lanes.max(2),
+                Shape::Tree { .. } => 0,
+            };
+            prop_assert!(origin_dials.len() >= origin_links.min(count));
+            prop_assert!(origin_dials.len() <= origin_links.max(fed_lanes));
             prop_assert_eq!(fed(&topology, &edges).len(), count);
         }
     }
@@ -639,7 +644,7 @@ mod tests {
                 prop_assert_eq!(numbers, (0..count).collect::<Vec<_>>());
                 for edges in &all {
                     let looks = edges.far_share.0 < edges.far_share.1;
-                    let beyond = !edges.far_from.is_empty() || edges.from_origin.is_some();
+                    let beyond = !edges.far_from.is_empty() || edges.from_origin;
                     prop_assert!(beyond || !looks);
                 }
             }
@@ -699,7 +704,7 @@ mod tests {
             }
         }
         let none = Topology::new(&[], &parameters);
-        assert!(none.origin_dials().is_empty());
+        assert_eq!(none.origin_dials().count(), 0);
         assert!(none.edges(&hosts(1)[0]).is_none());
     }
 }

@@ -18,7 +18,7 @@ use scap_agent::{
 };
 use scap_proto::{
     content::{RelPath, SnapshotRef},
-    id::{GitOid, NodeId, ReleaseId},
+    id::{GitOid, NodeId},
     limits::SIGNATURES_MAX,
     release::{
         Authority, Environment, Grant, Plan, Release, RepoPath, SignedGrant, SignedRelease,
@@ -158,7 +158,8 @@ pub(super) async fn deploy(
     let store = open_store(&state.store())?;
     let seed = Seed::start(identity.clone(), store.clone())
         .map_err(|error| CliError::failed("start the seed", &error))?;
-    let mut hub = Hub::start(seed.node(), &identity, &inventory.hosts, &about).await;
+    let first = fed_by_us(&identity.own().name, &inventory, &args, &about);
+    let mut hub = Hub::start(seed.node(), &identity, &inventory.hosts, &first, &about).await;
     let mut progress = Progress::new(&about, tree.commit());
 
     // Hosts are dialled while the snapshot is built.
@@ -213,7 +214,7 @@ pub(super) async fn deploy(
     };
     let rolling = Instant::now();
     let ended = tokio::select! {
-        ended = rollout::run(config, &session, &mut hub, greeted.events, &mut progress) => ended,
+        ended = rollout::run(config, &session, &mut hub, seed.node(), greeted.events, &mut progress) => ended,
         () = interrupt => {
             progress.clear();
             drop(hub);
@@ -412,14 +413,7 @@ async fn begin(
         .save_record(repo, environment, &record)
         .map_err(failed)?;
     let seed_name = state.identity().map_err(failed)?.own().name.clone();
-    let plan = plan(
-        seed_name,
-        inventory,
-        &greeted.away,
-        args.topology,
-        release.id(),
-    )
-    .await;
+    let plan = plan(seed_name, inventory, &greeted.away, args.topology, about).await;
     Ok(Session {
         release,
         grant,
@@ -464,15 +458,28 @@ fn take_up(
     (is_same && is_ours && may_go_on).then_some(release)
 }
 
+/// The hosts that the seed is linked to if all are reached: orders may as well go over the same links.
+fn fed_by_us(
+    seed: &NodeId,
+    inventory: &Inventory,
+    args: &DeployArgs,
+    (repo, environment): &About,
+) -> Vec<NodeId> {
+    let random_seed = planner::random_seed(repo, environment);
+    let kind = args.topology.kind();
+    let plan = planner::plan(seed.clone(), inventory, |_| false, kind, random_seed);
+    let topology = scap_agent::topology::Topology::of_plan(&plan);
+    topology.origin_dials().cloned().collect()
+}
+
 async fn plan(
     seed: NodeId,
     inventory: &Inventory,
     away: &BTreeMap<NodeId, String>,
     topology: Topology,
-    release: ReleaseId,
+    (repo, environment): &About,
 ) -> Plan {
-    let random: [u8; 8] = release.as_bytes()[..8].try_into().expect("8 of 32 bytes");
-    let random_seed = u64::from_le_bytes(random);
+    let random_seed = planner::random_seed(repo, environment);
     let is_away = |host: &NodeId| away.contains_key(host);
     let mut plan = planner::plan(seed, inventory, is_away, topology.kind(), random_seed);
     // A name that cannot be looked up now: its peers reach it when it dials them.

@@ -1,6 +1,7 @@
 //! The way to all hosts: the root of a control tree.
 
 use std::{
+    collections::BTreeSet,
     hash::{BuildHasher, RandomState},
     net::SocketAddr,
     sync::Arc,
@@ -67,13 +68,16 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Begins to reach all hosts, of which there is at least one, and asks each where it stands with a repo.
+    /// Begins to reach all hosts, of which there is at least one, and asks each where it stands with a repo. Those in
+    /// `first` are to have a link to us, as far as there are so many links.
     pub async fn start(
         node: &Node,
         identity: &Arc<Identity>,
         hosts: &[Host],
+        first: &[NodeId],
         about: &(RepoPath, Environment),
     ) -> Self {
+        let hosts = arrange(hosts, first);
         let id = TreeId(RandomState::new().hash_one(std::process::id()));
         let (up, heard) = mpsc::channel(EVENTS_MAX);
         let tree = Tree::start(node.clone(), id, DIRECT_MAX, up);
@@ -96,16 +100,16 @@ impl Hub {
             .collect();
         let pages = roster.chunks(ROSTER_PAGE_HOSTS_MAX);
         let mut commands = Vec::new();
-        let mut first = 0;
+        let mut end = 0;
         for (page, contacts) in pages.zip(contacts.chunks(ROSTER_PAGE_HOSTS_MAX)) {
             let roster = Roster {
                 tree: id,
-                first,
+                first: end,
                 hosts: page.to_vec(),
                 expires,
                 extensions: Default::default(),
             };
-            first += u32::try_from(page.len()).expect("a page is small");
+            end += u32::try_from(page.len()).expect("a page is small");
             commands.push(Command::Page {
                 signed: Box::new(SignedRoster::sign(&roster, identity)),
                 roster,
@@ -113,10 +117,7 @@ impl Hub {
             });
         }
         let (repo, environment) = about.clone();
-        let all = Branch {
-            first: 0,
-            end: first,
-        };
+        let all = Branch { first: 0, end };
         commands.push(Command::Down(ControlMessage::Ask { repo, environment }));
         commands.push(Command::Assign(engine::split(all, LINKS)));
         for command in commands {
@@ -145,6 +146,28 @@ impl Hub {
             tracing::warn!("orders are not passed on as fast as they are given");
         }
     }
+}
+
+/// The hosts in the order of the roster: each branch begins with one of `first`, and is of one site as far as may be.
+fn arrange(hosts: &[Host], first: &[NodeId]) -> Vec<Host> {
+    let end = u32::try_from(hosts.len()).expect("fleets are smaller");
+    let starts = engine::split(Branch { first: 0, end }, LINKS);
+    let starts: BTreeSet<u32> = starts.into_iter().map(|branch| branch.first).collect();
+    let of_name = |name: &NodeId| hosts.iter().find(|host| host.name == *name);
+    let mut heads: Vec<&Host> = first
+        .iter()
+        .filter_map(of_name)
+        .take(starts.len())
+        .collect();
+    let is_other = |host: &&Host| !heads.iter().any(|head| head.name == host.name);
+    let mut others: Vec<&Host> = hosts.iter().filter(is_other).collect();
+    others.sort_by(|a, b| (&b.site, &b.name).cmp(&(&a.site, &a.name)));
+    heads.reverse();
+    let mut next = |place: u32| {
+        let head = starts.contains(&place).then(|| heads.pop()).flatten();
+        head.or_else(|| others.pop()).expect("as many as places")
+    };
+    (0..end).map(|place| next(place).clone()).collect()
 }
 
 /// The addresses of each, as far as they can be looked up now and in a short time; at most [`HOST_ADDRESSES_MAX`].

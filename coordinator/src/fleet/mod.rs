@@ -2,5 +2,6 @@
 
 pub mod hub;
 mod inventory;
+pub mod leases;
 
 pub use inventory::{CANARY_GROUP, Host, Inventory, InventoryError, Site};

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use scap_agent::topology::{Distance, Edges, LaneSet, Topology};
+use scap_agent::topology::{Edges, LaneSet, Topology};
 use scap_proto::{
     id::NodeId,
     release::{Plan, TopologyKind},
@@ -108,8 +108,7 @@ fn sites(plan: &Plan, topology: &Topology) -> Vec<Site> {
         let site = sites.entry(name).or_insert_with(|| new(name));
         *site.waves.entry(host.wave).or_default() += 1;
         let edges = topology.edges(&host.name).expect("of the plan");
-        // The seed may feed any host of such a site in the end: those that it feeds from the start count.
-        let is_gateway = !edges.far_from.is_empty() || edges.from_origin == Some(Distance::Near);
+        let is_gateway = !edges.far_from.is_empty() || edges.from_origin;
         if is_gateway && plan.topology != TopologyKind::Tree && !site.has_seed {
             site.gateways.push(host.name.clone());
             site.entries += usize::from(edges.far_share.0 < edges.far_share.1);
@@ -145,7 +144,7 @@ fn ways_in(plan: &Plan, site: &str, edges: &Edges) -> BTreeSet<(Source, Option<u
         return found;
     }
     let is_entry = plan.topology == TopologyKind::Tree || edges.far_share.0 < edges.far_share.1;
-    if edges.from_origin == Some(Distance::Near) {
+    if edges.from_origin {
         found.insert((Source::Seed, None));
     }
     if is_entry {

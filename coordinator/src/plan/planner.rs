@@ -2,7 +2,7 @@
 
 use scap_proto::{
     id::NodeId,
-    release::{Plan, PlanHost, TopologyKind},
+    release::{Environment, Plan, PlanHost, RepoPath, TopologyKind},
 };
 
 use crate::fleet::{CANARY_GROUP, Host, Inventory};
@@ -13,6 +13,13 @@ const DEGREE: u32 = 40;
 const TREE_FANOUT: u32 = 2;
 /// Lanes of a swarm: with more, chunks reach the last host no sooner, and each link carries less.
 const LANES: u32 = 2;
+
+/// What the random choices in the plans of a repo in an environment are made from: the same each time, so that a fleet that
+/// is deployed to again has the same links.
+pub fn random_seed(repo: &RepoPath, environment: &Environment) -> u64 {
+    let digest = blake3::hash(format!("scap plan\0{environment}\0{repo}").as_bytes());
+    u64::from_le_bytes(digest.as_bytes()[..8].try_into().expect("8 of 32 bytes"))
+}
 
 /// The wave of the canaries, of the rest, and of hosts that are away.
 const CANARY: u32 = 0;

@@ -3,19 +3,23 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
+use scap_agent::node::Node;
 use scap_proto::{
     id::{NodeId, PlanId},
     identity::SecretKey,
     release::{
-        Directive, Finalization, SignedDirective, SignedFinalization, Targets, VerifiedGrant,
-        VerifiedRelease,
+        Directive, Finalization, Outcome, SignedDirective, SignedFinalization, Targets,
+        VerifiedGrant, VerifiedRelease,
     },
     wire::control::{ControlMessage, Finalize, Order},
 };
 use tokio::time::Instant;
 
 use super::{Config, Engine, Input, Output, Verdict};
-use crate::fleet::hub::{Hub, HubEvent};
+use crate::fleet::{
+    hub::{Hub, HubEvent},
+    leases::Leases,
+};
 
 /// How often a watcher is shown the engine, at most: what a person can read, and no more.
 const WATCH_PERIOD: Duration = Duration::from_millis(200);
@@ -60,6 +64,7 @@ pub async fn run(
     config: Config,
     session: &Session,
     hub: &mut Hub,
+    seed: &Node,
     known: Vec<HubEvent>,
     watcher: &mut impl Watcher,
 ) -> Ended {
@@ -67,6 +72,8 @@ pub async fn run(
     let mut driver = Driver {
         session,
         hub,
+        seed,
+        leases: Leases::default(),
         engine: Engine::new(config),
         is_finalized: false,
     };
@@ -91,7 +98,10 @@ pub async fn run(
         let wake = driver.engine.poll_timeout().map(|at| started + at);
         let input = tokio::select! {
             biased;
-            Some(event) = driver.hub.events.recv() => input(event),
+            Some(event) = driver.hub.events.recv() => {
+                driver.lease(&event, started.elapsed()).await;
+                input(event)
+            }
             () = sleep_until(wake) => Input::Timeout,
             _ = watch.tick() => {
                 watcher.tick(&driver.engine);
@@ -105,11 +115,32 @@ pub async fn run(
 struct Driver<'a> {
     session: &'a Session,
     hub: &'a mut Hub,
+    seed: &'a Node,
+    leases: Leases<NodeId>,
     engine: Engine,
     is_finalized: bool,
 }
 
 impl Driver<'_> {
+    /// Feeds who needs it, if few enough do.
+    async fn lease(&mut self, event: &HubEvent, now: Duration) {
+        let release = self.session.release.id();
+        match event {
+            HubEvent::Connected(_) => {}
+            HubEvent::Away { host, .. } => self.leases.end(host),
+            HubEvent::Report(report) if report.release != Some(release) => {}
+            HubEvent::Report(report) if report.wants_seed() => self.leases.ask(&report.host),
+            HubEvent::Report(report) => match &report.outcome {
+                Outcome::Working { .. } => self.leases.withdraw(&report.host),
+                _ => self.leases.end(&report.host),
+            },
+        }
+        while let Some(host) = self.leases.grant(now) {
+            tracing::info!(%host, "nobody feeds it; the seed does");
+            self.seed.lease(release, &host).await;
+        }
+    }
+
     fn drain(&mut self, watcher: &mut impl Watcher) -> Option<Verdict> {
         let mut verdict = None;
         while let Some(output) = self.engine.poll_output() {

@@ -1,10 +1,11 @@
 //! The report: what one host did and where it stands, in its own word.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::Extensible,
-    extensions::Extensions,
+    extensions::{Extension, Extensions},
     id::{NodeId, ReleaseId},
     identity::{Identity, PeerIdentity, Role, Trust},
     limits::REASON_BYTES_MAX,
@@ -99,6 +100,28 @@ pub struct Report {
     pub standing: Standing,
     /// Room to grow.
     pub extensions: Extensions,
+}
+
+/// Nothing came for so long that the host asks to be fed by the seed; no bytes. Who does not know it feeds nobody for it.
+const WANTS_SEED: u16 = 2;
+
+impl Report {
+    /// The same report, of a host that asks to be fed by the seed.
+    ///
+    /// It has no other extensions then.
+    pub fn wanting_seed(self) -> Self {
+        let extension = Extension {
+            tag: WANTS_SEED,
+            bytes: Bytes::new(),
+        };
+        let extensions = Extensions::try_from(vec![extension]).expect("one short one is allowed");
+        Self { extensions, ..self }
+    }
+
+    /// Whether the host asks to be fed by the seed.
+    pub fn wants_seed(&self) -> bool {
+        self.extensions.get(WANTS_SEED).is_some()
+    }
 }
 
 impl Extensible for Report {

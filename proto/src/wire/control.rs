@@ -41,7 +41,7 @@ pub enum ControlMessage {
     Reports(Vec<SignedReport>),
     /// Up: hosts further down that are reached now, or not. At most [`crate::limits::BATCH_MAX`].
     News(Vec<HostNews>),
-    /// Up: nothing to say, for half a second.
+    /// Up: nothing else to say; sent so that whoever is above knows that we are there.
     Beat,
     /// Down: this release is the stable one, for these.
     FinalizeAt {

@@ -9,6 +9,7 @@ mod activation;
 mod broken;
 mod deploys;
 mod harness;
+mod relays;
 mod scene;
 mod sites;
 mod sizes;

@@ -100,29 +100,6 @@ fn waiting_for_the_lists_opens_nothing() {
 }
 
 #[test]
-fn an_origin_feeds_a_far_site_only_when_nothing_comes_there() {
-    let mut host = Host::new(one_each(0), 40);
-    host.holds(0..40);
-    host.feed(Input::PeerConnected {
-        peer: PeerId(9),
-        link: Link::Far,
-    });
-    let (peer, transfer) = (PeerId(9), T);
-    host.feed(Input::PeerOpened { peer, transfer });
-    for index in 0..3 {
-        for _ in 0..9 {
-            host.pass(ms(1000));
-        }
-        assert!(host.told().is_empty());
-        host.available(9, [index]);
-    }
-    for _ in 0..11 {
-        host.pass(ms(1000));
-    }
-    assert!(host.told().contains_key(&9));
-}
-
-#[test]
 fn a_lane_whose_near_upstream_gets_nothing_is_asked_of_far_peers_in_the_end() {
     let mut host = Host::new(
         Policy {

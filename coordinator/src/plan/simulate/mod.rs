@@ -11,6 +11,7 @@
 //! - What crosses from one site to another passes the border of each, first in, first out, and nothing is lost there.
 //! - A node serves a few requests at a time, first come first served, at most half of them to one peer.
 //! - Messages (announcements, requests) take the delay of the path and no bandwidth; they are counted.
+//! - A host to which nothing comes is fed by the origin, if few enough are: that is heard of within a second.
 //! - Hosts crash without a word, and their peers notice after [`Setup::detection`]; they start again
 //!   with the chunks they had.
 //!
@@ -27,16 +28,20 @@ use std::{
 
 use scap_agent::{
     swarm::Link,
-    topology::{Distance, LaneSet, Parameters, Place, Shape, Topology},
+    topology::{LaneSet, ORIGIN_LINKS, Parameters, Place, Shape, Topology},
 };
 use scap_proto::id::NodeId;
 
+use crate::fleet::leases::Leases;
 use network::{Event, Network};
 use node::Node;
 pub use report::{Dropped, Outcome, WaveOutcome};
 
 /// A node of the simulation: 0 is the origin, the hosts follow.
 pub type NodeIndex = usize;
+
+/// How often it is looked who gets nothing; reports come four times as often.
+const SURVEY: Duration = Duration::from_secs(1);
 
 /// The node that starts out complete.
 pub const ORIGIN: NodeIndex = 0;
@@ -130,7 +135,7 @@ impl Setup {
             hosts: vec![host; hosts],
             borders: Vec::new(),
             shape: Shape::SWARM,
-            origin_links: 40,
+            origin_links: ORIGIN_LINKS,
             stages: vec![1, 3.min(chunk_count), chunk_count],
             chunk_bytes: 128 * 1024,
             quantum_bytes: 16 * 1024,
@@ -174,6 +179,8 @@ pub struct Simulation {
     out: (Vec<bool>, u32),
     dropped: Vec<Dropped>,
     messages: u64,
+    leases: Leases<NodeIndex>,
+    is_surveyed: bool,
 }
 
 impl Simulation {
@@ -194,6 +201,8 @@ impl Simulation {
             out: (vec![false; setup.chunk_count() as usize], 0),
             dropped: Vec::new(),
             messages: 0,
+            leases: Leases::default(),
+            is_surveyed: false,
             setup,
         }
     }
@@ -240,6 +249,29 @@ impl Simulation {
     pub fn run_to(&mut self, time: Duration) {
         self.network.schedule(time.max(self.now()), Event::Alarm);
         self.run_until(time, |_| false);
+    }
+
+    /// Has the origin feed those to whom nothing comes, as a coordinator does that hears of it.
+    fn survey(&mut self) {
+        let now = self.network.now();
+        for index in ORIGIN + 1..self.nodes.len() {
+            let node = &self.nodes[index];
+            if !node.running || node.is_complete() {
+                self.leases.end(&index);
+            } else if node.engine.is_starving(node::TRANSFER, now) {
+                self.leases.ask(&index);
+            } else {
+                self.leases.withdraw(&index);
+            }
+        }
+        while let Some(index) = self.leases.grant(now) {
+            self.lease(index);
+        }
+        if self.unfinished > 0 {
+            self.network.schedule(now + SURVEY, Event::Survey);
+        } else {
+            self.is_surveyed = false;
+        }
     }
 
     /// Whether every running host is complete, and no wave is left to start.
@@ -308,6 +340,7 @@ impl Simulation {
             Event::Taken { flow, bytes } => self.taken(flow, bytes),
             Event::Connected(one, other) => self.connected(one, other),
             Event::Lost { node, peer, link } => self.lost(node, peer, link),
+            Event::Survey => self.survey(),
         }
         self.start_waves();
         true
@@ -360,17 +393,10 @@ fn edges(setup: &Setup) -> (Vec<NodeEdges>, u32) {
     };
     let is_tree = matches!(setup.shape, Shape::Tree { .. });
     // The origin asks nobody for chunks, and hears what its peers hold.
-    let first = topology.origin_dials();
-    let linked = first.iter().map(|(host, distance)| {
-        let link = match distance {
-            Distance::Near => Link::Neighbour,
-            Distance::Far => Link::Far,
-        };
-        (number(host), link)
-    });
+    let first: BTreeSet<NodeIndex> = topology.origin_dials().map(number).collect();
     let mut all = vec![NodeEdges {
-        linked: linked.collect(),
-        fetches: first.keys().map(number).collect(),
+        linked: first.iter().map(|&host| (host, Link::Neighbour)).collect(),
+        fetches: first,
         far_share: (0, 1),
         lanes_from: BTreeMap::new(),
         lanes_to: lanes(topology.origin_lanes()),
@@ -395,12 +421,8 @@ fn edges(setup: &Setup) -> (Vec<NodeEdges>, u32) {
             lanes_from: lanes(ours.lanes_from),
             lanes_to: lanes(ours.lanes_to),
         };
-        if let Some(distance) = ours.from_origin {
-            let link = match distance {
-                Distance::Near => Link::Upstream,
-                Distance::Far => Link::Far,
-            };
-            edges.linked.insert(ORIGIN, link);
+        if ours.from_origin {
+            edges.linked.insert(ORIGIN, Link::Upstream);
             edges.fetches.insert(ORIGIN);
         }
         if ours.lanes_from_origin != 0 {

@@ -19,6 +19,8 @@ pub(super) type FlowIndex = usize;
 pub(super) enum Event {
     /// Nothing but the time.
     Alarm,
+    /// It is time to see who gets nothing.
+    Survey,
     /// A node's engine wants to be woken.
     Wake(NodeIndex),
     Message(Envelope),
@@ -232,6 +234,7 @@ impl Network {
             Event::Connected(one, other) => (6, *one, *other),
             Event::Lost { node, peer, .. } => (7, *node, *peer),
             Event::Crosses { flow, .. } => (8, *flow, self.flows[*flow].index as usize),
+            Event::Survey => (9, 0, 0),
         };
         let nanos = u64::from(at.subsec_nanos());
         for word in [at.as_secs(), nanos, kind, one as u64, other as u64] {

@@ -6,12 +6,12 @@ use std::{
 };
 
 use scap_agent::{
-    swarm::{Ask, Config, Failure, Input, Output, PeerId, Policy, Reveal, Swarm, TransferId},
+    swarm::{Ask, Config, Failure, Input, Link, Output, PeerId, Policy, Reveal, Swarm, TransferId},
     topology::Shape,
 };
 
 use super::{
-    Conduct, Dropped, Host, NodeIndex, ORIGIN, Setup, Simulation, content,
+    Conduct, Dropped, Host, NodeIndex, ORIGIN, SURVEY, Setup, Simulation, content,
     network::{Envelope, Event, FlowIndex, LinkNumber, Message},
 };
 
@@ -107,6 +107,10 @@ impl Simulation {
         } else if !node.is_complete() {
             self.unfinished += 1;
         }
+        if !std::mem::replace(&mut self.is_surveyed, true) {
+            self.network
+                .schedule(self.network.now() + SURVEY, Event::Survey);
+        }
         self.network.set_running(index, true);
         let swarm = matches!(self.setup.shape, Shape::Swarm { .. });
         let policy = Policy {
@@ -130,6 +134,19 @@ impl Simulation {
         for (peer, handshake) in delays.collect::<Vec<_>>() {
             let at = self.network.now() + handshake;
             self.network.schedule(at, Event::Connected(index, peer));
+        }
+    }
+
+    /// Links a host to the origin, which feeds it.
+    pub(super) fn lease(&mut self, index: NodeIndex) {
+        self.edges[ORIGIN].linked.insert(index, Link::Neighbour);
+        self.edges[ORIGIN].fetches.insert(index);
+        self.edges[index].linked.insert(ORIGIN, Link::Upstream);
+        self.edges[index].fetches.insert(ORIGIN);
+        if self.nodes[ORIGIN].running && !self.nodes[ORIGIN].links.contains_key(&index) {
+            let handshake = 4 * self.network.path_delay(index, ORIGIN);
+            let at = self.network.now() + handshake;
+            self.network.schedule(at, Event::Connected(ORIGIN, index));
         }
     }
 
