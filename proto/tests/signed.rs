@@ -16,8 +16,8 @@ use std::{
 use any::{any_directive, any_finalization, any_grant, any_plan, any_release, any_report};
 use objects::{
     DEPLOYER, DIRECTIVE, Damages, EVEN, FINALIZATION, GRANT, ODD, PLAN, RELEASE, RELEASE_ID,
-    REPORT, any_damages, damage, golden, report_as_sent, signed_directive, signed_finalization,
-    signed_grant, signed_release, with_extensions,
+    REPORT, ROSTER, any_damages, damage, golden, report_as_sent, signed_directive,
+    signed_finalization, signed_grant, signed_release, with_extensions,
 };
 use proptest::{collection::vec, prelude::*};
 use scap_proto::{
@@ -31,8 +31,9 @@ use scap_proto::{
     },
     release::{
         Authority, AuthorityError, BytesBySource, DeltaRef, Directive, Finalization, Grant,
-        Outcome, Plan, PlanHost, Release, Report, SignedDirective, SignedFinalization, SignedGrant,
-        SignedRelease, SignedReport, Stage, Standing, Targets, TopologyKind, UnixMillis,
+        LeafSigned, Outcome, Plan, PlanHost, Release, Report, Roster, RosterHost, SignedDirective,
+        SignedFinalization, SignedGrant, SignedRelease, SignedReport, SignedRoster, Stage,
+        Standing, Targets, TopologyKind, TreeId, UnixMillis,
         plan::PlanError,
         signature::{AllowedSigners, Signer, allowed_signers_line},
         signed::{SessionSigned, SignedObject},
@@ -131,6 +132,20 @@ fn plan() -> Plan {
     }
 }
 
+fn roster() -> Roster {
+    let host = |name: &str, addresses: &[&str]| RosterHost {
+        name: name.parse().unwrap(),
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+    };
+    Roster {
+        tree: TreeId(0x0102_0304_0506_0708),
+        first: 64,
+        hosts: vec![host("db1", &["10.0.0.2:7227"]), host("web1", &[])],
+        expires: EXPIRES,
+        extensions: Extensions::default(),
+    }
+}
+
 fn report() -> Report {
     Report {
         host: "web1".parse().unwrap(),
@@ -206,6 +221,7 @@ fn payloads_have_golden_bytes_and_grow_by_extensions() {
     check_payload(&finalization(), FINALIZATION);
     check_payload(&plan(), PLAN);
     check_payload(&report(), REPORT);
+    check_payload(&roster(), ROSTER);
     assert_eq!(ReleaseId::of(&golden(RELEASE)), release_id());
 }
 
@@ -305,9 +321,17 @@ fn passes_for<T: SignedObject>(payload: &[u8], key: &SecretKey) -> bool {
 #[test]
 fn a_signature_of_one_kind_never_passes_for_another() {
     let key = SecretKey::generate();
-    for (kind, text) in [RELEASE, GRANT, DIRECTIVE, FINALIZATION, PLAN, REPORT]
-        .into_iter()
-        .enumerate()
+    for (kind, text) in [
+        RELEASE,
+        GRANT,
+        DIRECTIVE,
+        FINALIZATION,
+        PLAN,
+        REPORT,
+        ROSTER,
+    ]
+    .into_iter()
+    .enumerate()
     {
         let payload = golden(text);
         let passes = [
@@ -317,6 +341,7 @@ fn a_signature_of_one_kind_never_passes_for_another() {
             passes_for::<Finalization>(&payload, &key),
             passes_for::<Plan>(&payload, &key),
             passes_for::<Report>(&payload, &key),
+            passes_for::<Roster>(&payload, &key),
         ];
         let only_its_own: Vec<bool> = (0..passes.len()).map(|other| other == kind).collect();
         assert_eq!(passes.as_slice(), only_its_own);
@@ -523,6 +548,89 @@ fn a_report_is_the_word_of_the_agent_it_names_and_of_nobody_else() {
             "4097 bytes of reason, 0 to 4096 are allowed"
         );
     }
+}
+
+#[test]
+fn a_roster_is_the_word_of_a_coordinator_and_bounded_in_size_and_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let fleet = |name: &str| CertificateAuthority::create(&name.parse().unwrap(), NOW.0).unwrap();
+    let (ours, theirs) = (fleet("prod"), fleet("prod"));
+    let enrol = |authority: &CertificateAuthority, role, folder: &str| {
+        let node = authority.node(role, name("deploy1"));
+        let folder = directory.path().join(folder);
+        Identity::create(&folder, authority, &node, Validity::leaf(NOW.0)).unwrap()
+    };
+    let deploy1 = enrol(&ours, Role::Coordinator, "deploy1");
+    let verify = |signed: &SignedRoster| signed.verify(deploy1.trust(), NOW);
+    let signed = SignedRoster::sign(&roster(), &deploy1);
+    assert_eq!(signed.0.payload.as_ref(), golden(ROSTER));
+    assert_eq!(verify(&signed).unwrap(), roster());
+
+    for identity in [
+        enrol(&ours, Role::Agent, "agent"),
+        enrol(&theirs, Role::Coordinator, "stranger"),
+    ] {
+        let refused = verify(&SignedRoster::sign(&roster(), &identity));
+        assert!(
+            matches!(refused, Err(AuthorityError::Roster)),
+            "{identity:?}"
+        );
+    }
+    for index in 0..signed.0.payload.len() {
+        let mut payload = signed.0.payload.to_vec();
+        payload[index] ^= 1;
+        let flipped = SignedRoster(LeafSigned {
+            payload: payload.into(),
+            ..signed.0.clone()
+        });
+        assert!(matches!(verify(&flipped), Err(AuthorityError::Roster)));
+    }
+    let late = signed.verify(deploy1.trust(), EXPIRES);
+    assert!(matches!(late, Err(AuthorityError::Expired { .. })));
+
+    let of = |count: usize, first: u32, addresses: usize| {
+        let host = RosterHost {
+            name: name("web1"),
+            addresses: vec!["10.0.0.2:7227".parse().unwrap(); addresses],
+        };
+        let roster = Roster {
+            first,
+            hosts: vec![host; count],
+            ..roster()
+        };
+        verify(&SignedRoster::sign(&roster, &deploy1)).map_err(|error| error.to_string())
+    };
+    assert!(of(64, 16_384 - 64, 8).is_ok());
+    assert_eq!(
+        of(0, 0, 1).unwrap_err(),
+        "0 hosts in a page of a roster, 1 to 64 are allowed"
+    );
+    assert_eq!(
+        of(65, 0, 1).unwrap_err(),
+        "65 hosts in a page of a roster, 1 to 64 are allowed"
+    );
+    assert_eq!(
+        of(64, 16_321, 1).unwrap_err(),
+        "16385 hosts in a roster, 1 to 16384 are allowed"
+    );
+    assert!(of(1, u32::MAX, 1).is_err());
+    assert_eq!(
+        of(1, 0, 9).unwrap_err(),
+        "9 addresses of a host, 0 to 8 are allowed"
+    );
+}
+
+#[test]
+fn a_report_can_ask_for_the_seed_and_who_does_not_know_that_reads_the_rest() {
+    assert!(!report().wants_seed());
+    let asking = report().wanting_seed();
+    assert!(asking.wants_seed());
+    let mut payload = golden(REPORT);
+    payload.pop();
+    payload.extend(golden(
+        "01 02 00 # one extension, which may be ignored: 2, no bytes",
+    ));
+    assert_eq!(asking.to_payload().as_ref(), payload);
 }
 
 /// Says that a test does not run here, on a line of its own past the runner's capture: it will pass.

@@ -7,7 +7,7 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 use objects::{
-    DEPLOYER, Damages, EVEN, FINALIZATION, GRANT, ODD, PLAN, RELEASE, RELEASE_ID, REPORT,
+    DEPLOYER, Damages, EVEN, FINALIZATION, GRANT, ODD, PLAN, RELEASE, RELEASE_ID, REPORT, ROSTER,
     any_damages, any_extensions, damage, golden, report_as_sent, signed_directive,
     signed_finalization, signed_grant, signed_release, with_extensions,
 };
@@ -20,13 +20,13 @@ use scap_proto::{
     identity::SecretKey,
     limits::{ENCODED_CHUNK_BYTES_MAX, FRAME_BYTES_MAX, SNAPSHOT_CHUNKS_MAX},
     release::{
-        Directive, Plan, PlanHost, SignedDirective, SignedReport, Stage, Targets, TopologyKind,
-        signature::AllowedSigners, signed::SessionSigned,
+        Branch, Directive, LeafSigned, Plan, PlanHost, SignedDirective, SignedReport, SignedRoster,
+        Stage, Targets, TopologyKind, TreeId, signature::AllowedSigners, signed::SessionSigned,
     },
     wire::{
         Envelope, Hello, Open,
         chunk::{ChunkRequest, ReplyHeader, ReplyHeaderError},
-        control::{ControlMessage, Finalize, Order},
+        control::{ControlMessage, Finalize, HostNews, Order},
         peer::{ChunkSet, PeerMessage},
     },
 };
@@ -231,8 +231,63 @@ fn the_messages_of_control_are_golden() {
     let (report, bytes) = report_as_sent();
     let body = [vec![3], bytes, vec![0]].concat();
     check_frame(ControlMessage::Report(report.into()), &framed(&body));
+    let relay = "
+        16000000                            # 22 bytes
+        05                                  # relay
+        fd 0807060504030201                 # in tree 0102030405060708
+        02                                  # for two branches
+          00 fb 4001                        #   hosts 0 to 319
+          fb 4001 fb 4101                   #   host 320
+        00                                  # no extensions
+    ";
+    let branch = |first, end| Branch { first, end };
+    let message = ControlMessage::Relay {
+        tree: TreeId(0x0102_0304_0506_0708),
+        branches: vec![branch(0, 320), branch(320, 321)],
+    };
+    check_frame(message, &golden(relay));
+
+    let (report, bytes) = report_as_sent();
+    let roster = SignedRoster(report.0.clone());
+    let body = [vec![4], bytes.clone(), vec![0]].concat();
+    check_frame(ControlMessage::Roster(roster.into()), &framed(&body));
+    let body = [vec![6, 2], bytes.clone(), bytes, vec![0]].concat();
+    let both = vec![report.clone(), report];
+    check_frame(ControlMessage::Reports(both), &framed(&body));
+
+    let news = "
+        0a000000                            # 10 bytes
+        07                                  # news
+        02                                  # of two hosts
+          05 00                             #   5 is reached
+          06 01 02 6e6f                     #   6 is not: no
+        00                                  # no extensions
+    ";
+    let message = ControlMessage::News(vec![
+        HostNews {
+            host: 5,
+            away: None,
+        },
+        HostNews {
+            host: 6,
+            away: Some("no".into()),
+        },
+    ]);
+    check_frame(message, &golden(news));
+    check_frame(ControlMessage::Beat, &golden("02000000 08 00"));
+
+    let (release, grant, finalization) = (signed_release(), signed_grant(), signed_finalization());
+    let to = golden("01 02 03 646231 04 77656231");
+    let body = [vec![9], to, release, grant, finalization, vec![0]].concat();
+    let hosts = ["db1", "web1"].map(|name| name.parse().unwrap());
+    let message = ControlMessage::FinalizeAt {
+        hosts: Targets::Only(hosts.to_vec()),
+        finalize: finalize().into(),
+    };
+    check_frame(message, &framed(&body));
+
     assert!(matches!(
-        read::<ControlMessage>(&golden("02000000 04 00")),
+        read::<ControlMessage>(&golden("02000000 0a 00")),
         Err(FrameError::Codec(CodecError::Malformed(_)))
     ));
 }
@@ -434,8 +489,27 @@ fn any_control_message() -> impl Strategy<Value = ControlMessage> {
                 certificate,
                 signature,
             });
-            ControlMessage::Report(report.into())
+            match report.0.payload.len() % 3 {
+                0 => ControlMessage::Report(report.into()),
+                1 => ControlMessage::Reports(vec![report.clone(), report]),
+                _ => ControlMessage::Roster(SignedRoster(report.0).into()),
+            }
         }),
+        (any::<u64>(), vec(any::<(u32, u32)>(), 0..9)).prop_map(|(tree, branches)| {
+            ControlMessage::Relay {
+                tree: TreeId(tree),
+                branches: branches
+                    .into_iter()
+                    .map(|(first, end)| Branch { first, end })
+                    .collect(),
+            }
+        }),
+        vec((any::<u32>(), proptest::option::of(".{0,9}")), 0..9).prop_map(|news| {
+            let news = news.into_iter();
+            let news = news.map(|(host, away)| HostNews { host, away });
+            ControlMessage::News(news.collect())
+        }),
+        Just(ControlMessage::Beat),
     ]
 }
 
@@ -489,7 +563,7 @@ proptest! {
     fn the_golden_order_damaged_does_not_panic(damages in any_damages()) {
         let body = codec::encode(&Envelope::from(ControlMessage::Order(order().into())));
         check_bytes::<ControlMessage>(&damage(&body, &damages));
-        for payload in [FINALIZATION, REPORT] {
+        for payload in [FINALIZATION, REPORT, ROSTER] {
             check_bytes::<ControlMessage>(&damage(&golden(payload), &damages));
         }
     }

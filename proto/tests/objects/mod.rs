@@ -5,7 +5,7 @@ use bytes::Bytes;
 use proptest::{collection::vec, prelude::*, sample::Index};
 use scap_proto::{
     extensions::{Extension, Extensions},
-    release::SignedReport,
+    release::{LeafSigned, SignedReport},
 };
 
 /// The only line of an `allowed_signers` file: who signed the release and the grant.
@@ -136,6 +136,19 @@ pub const REPORT: &str = "
     07 01                                   # sequence 7 accepted, and it is
       a275be35e70ecf2f8f90b8413fdea680 6936fd022444d0fc6c362df06102e41a
     00 06                                   # nothing live, sequence 6 finalized
+    00                                      # no extensions
+";
+
+pub const ROSTER: &str = "
+    736361702d726f737465722f310a            # scap-roster/1\\n
+    fd 0807060504030201                     # tree 0102030405060708
+    40                                      # from the 65th host on
+    02                                      # two hosts
+      03 646231                             #   db1
+      01 00 0a000002 fb 3b1c                #   one address: 10.0.0.2:7227
+      04 77656231                           #   web1
+      00                                    #   none that is known
+    fd 087be07c9b010000                     # expires with the release
     00                                      # no extensions
 ";
 
