@@ -3,6 +3,7 @@
 
 mod activator;
 mod control;
+mod limits;
 mod repo;
 mod saved;
 
@@ -10,13 +11,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use scap_proto::{
     content::SnapshotRef,
     id::ReleaseId,
     release::{Environment, Plan, Release, RepoPath, Report, SignedReport, Stage},
+    transport::Rate,
     wire::control::{ControlMessage, Finalize, Order},
 };
 use tokio::{
@@ -29,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     activator::ActivatorHandle,
     control::{ControlId, FromControl},
+    limits::Limiter,
     repo::Step,
     saved::{Saved, SavedError, SavedState},
 };
@@ -38,6 +41,7 @@ use crate::{
     api::{self, ApiError, ApiRequest, GcView, PeerView, RepoView, StatusView, VerifyView},
     clock,
     config::Config,
+    limits::{Cap, Limits},
     node::{self, ControlStream, Job, Node, NodeEvent, StartError, Tasks},
     store::{Store, StoreConfig, StoreError},
     trust::{HostTrust, TrustError},
@@ -95,13 +99,15 @@ pub enum DaemonError {
     NodeEnded,
 }
 
-/// Runs the daemon until `cancel`. `activator` is the command that starts the activator's process.
+/// Runs the daemon until `cancel`. `activator` is the command that starts the activator's process; what comes from `limits`
+/// counts instead of [`Config::limits`] from then on.
 ///
 /// # Errors
 /// [`DaemonError`].
 pub async fn run(
     config: Config,
     activator: Vec<std::ffi::OsString>,
+    limits: mpsc::Receiver<Limits>,
     cancel: CancellationToken,
 ) -> Result<(), DaemonError> {
     let trust =
@@ -120,11 +126,13 @@ pub async fn run(
     let (state, saved) = SavedState::open(&config.data)?;
     let counter = u64::from(state.count_start()?) << 32;
     let (controls, control_inbox) = mpsc::channel(CONTROL_MAX);
+    let limiter = Limiter::new(config.limits.clone());
     let (node, tasks) = Node::start(
         trust.identity.clone(),
         Some(config.listen),
         store,
         Some(controls),
+        limiter.caps(clock::now()),
     )?;
     let (api, api_requests) = api::listen(&config.data).map_err(DaemonError::Api)?;
     let activator = ActivatorHandle::start(&config, activator, cancel.child_token())
@@ -150,14 +158,18 @@ pub async fn run(
         counter,
         dropped: Vec::new(),
         cleaning: JoinSet::new(),
+        limiter,
     };
     let result = daemon
         .run(
             saved,
             tasks,
-            control_inbox,
-            control_messages,
-            api_requests,
+            Inboxes {
+                control_streams: control_inbox,
+                control_messages,
+                api_requests,
+                limits,
+            },
             &cancel,
         )
         .await;
@@ -177,6 +189,14 @@ struct Activation {
     answer: Result<Answer, ClientError>,
 }
 
+/// Where others tell the daemon something.
+struct Inboxes {
+    control_streams: mpsc::Receiver<ControlStream>,
+    control_messages: mpsc::Receiver<FromControl>,
+    api_requests: mpsc::Receiver<ApiRequest>,
+    limits: mpsc::Receiver<Limits>,
+}
+
 struct Daemon {
     config: Config,
     trust: HostTrust,
@@ -192,6 +212,7 @@ struct Daemon {
     counter: u64,
     dropped: Vec<PeerView>,
     cleaning: JoinSet<()>,
+    limiter: Limiter,
 }
 
 impl Daemon {
@@ -199,9 +220,7 @@ impl Daemon {
         mut self,
         saved: Vec<Saved>,
         mut tasks: Tasks,
-        mut control_streams: mpsc::Receiver<ControlStream>,
-        mut control_messages: mpsc::Receiver<FromControl>,
-        mut api_requests: mpsc::Receiver<ApiRequest>,
+        mut inboxes: Inboxes,
         cancel: &CancellationToken,
     ) -> Result<(), DaemonError> {
         for saved in saved {
@@ -217,17 +236,26 @@ impl Daemon {
                     Some(event) => self.node_event(event).await,
                     None => break Err(DaemonError::NodeEnded),
                 },
-                Some(stream) = control_streams.recv() => self.control_opened(stream),
-                Some(from) = control_messages.recv() => self.control_message(from).await,
+                Some(stream) = inboxes.control_streams.recv() => self.control_opened(stream),
+                Some(from) = inboxes.control_messages.recv() => self.control_message(from).await,
                 Some(done) = self.activations.join_next() => {
                     self.activated(done.expect("asking the activator does not panic")).await;
                 }
                 Some(id) = self.control_tasks.join_next() => {
                     self.controls.remove(&id.expect("a control stream does not panic"));
                 }
-                Some(request) = api_requests.recv() => self.api_request(request).await,
+                Some(request) = inboxes.api_requests.recv() => self.api_request(request).await,
                 Some(_) = self.cleaning.join_next() => {}
-                _ = progress.tick() => self.report_progress().await,
+                Some(limits) = inboxes.limits.recv() => {
+                    self.limiter.configure(limits);
+                    self.apply_limits();
+                }
+                _ = progress.tick() => {
+                    // The time of day may have come for others.
+                    self.apply_limits();
+                    self.limiter.sample(Instant::now(), self.node.traffic());
+                    self.report_progress().await;
+                }
             }
         };
         self.activator.shutdown().await;
@@ -625,6 +653,11 @@ impl Daemon {
                 let _ = reply.send(view);
             }
             ApiRequest::Verify { repo, reply } => self.verify(repo, reply),
+            ApiRequest::Limit { reset, caps, reply } => {
+                self.limiter.ask(reset, caps);
+                self.apply_limits();
+                let _ = reply.send(self.limiter.view(clock::now()));
+            }
             ApiRequest::Collect { reply } => {
                 let collecting = self.begin_collecting();
                 self.cleaning.spawn(async move {
@@ -659,6 +692,22 @@ impl Daemon {
             store_chunks: usage.as_ref().map(|usage| usage.chunks),
             store_bytes: usage.as_ref().map(|usage| usage.encoded_bytes),
             dropped_peers: self.dropped.clone(),
+            limits: self.limiter.view(clock::now()),
+        }
+    }
+
+    fn apply_limits(&self) {
+        let caps = self.limiter.caps(clock::now());
+        let before = self.node.set_caps(caps);
+        if before != caps {
+            let text = |cap: Option<Rate>| Cap(cap).to_string();
+            tracing::info!(
+                upload = text(caps.upload),
+                download = text(caps.download),
+                border_upload = text(caps.border_upload),
+                border_download = text(caps.border_download),
+                "limits changed"
+            );
         }
     }
 
