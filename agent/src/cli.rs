@@ -1,5 +1,7 @@
 //! The agent's command line, which the coordinator can run too, under a sub-command of its own.
 
+mod limit;
+
 use std::{
     ffi::OsString,
     io::{IsTerminal, Read, Write},
@@ -66,6 +68,8 @@ enum Command {
     },
     /// Remove chunks that nothing needs from the store
     Gc(LocalArgs),
+    /// Show how much of the network the agent may use and does, or change it until it is started again
+    Limit(limit::LimitArgs),
 }
 
 #[derive(Debug, Args)]
@@ -172,6 +176,7 @@ async fn execute(command: Command, prefix: &[&str]) -> ExitCode {
             show(&local, &Call::Verify { repo }, print_differences).await
         }
         Command::Gc(local) => show(&local, &Call::Gc, print_collected).await,
+        Command::Limit(args) => show(&args.local, &args.call(), limit::print).await,
     }
 }
 
@@ -197,7 +202,8 @@ async fn run(args: RunArgs, prefix: &[&str]) -> ExitCode {
             cancel.cancel();
         });
     }
-    match daemon::run(config, command, cancel).await {
+    let limits = limit::reread_on_hangup(args.config);
+    match daemon::run(config, command, limits, cancel).await {
         Ok(()) => ExitCode::from(exit::DONE),
         Err(error) => {
             let hint = matches!(error, DaemonError::Trust { .. }).then_some(
@@ -276,6 +282,7 @@ fn settings(
         listen,
         data,
         deploy_root,
+        limits: None,
     };
     Ok(flags.over(file).complete())
 }
@@ -347,6 +354,7 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
             text(bytes, "reuse"),
         );
     }
+    limit::print_in_use(&status["limits"], out);
     for peer in status["dropped_peers"]
         .as_array()
         .map(Vec::as_slice)

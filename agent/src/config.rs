@@ -7,6 +7,8 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::limits::Limits;
+
 /// The port agents listen on unless told otherwise.
 pub const PORT: u16 = 7227;
 
@@ -24,6 +26,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Where repos go live.
     pub deploy_root: PathBuf,
+    /// How much of the network it may use.
+    pub limits: Limits,
 }
 
 /// The file, and what flags say over it: each may be missing.
@@ -38,6 +42,8 @@ pub struct PartialConfig {
     pub data: Option<PathBuf>,
     /// See [`Config::deploy_root`]; `/srv/deployment` by default.
     pub deploy_root: Option<PathBuf>,
+    /// See [`Config::limits`]; none by default.
+    pub limits: Option<Limits>,
 }
 
 /// Why a configuration file cannot be used.
@@ -85,6 +91,7 @@ impl PartialConfig {
             listen: self.listen.or(below.listen),
             data: self.data.or(below.data),
             deploy_root: self.deploy_root.or(below.deploy_root),
+            limits: self.limits.or(below.limits),
         }
     }
 
@@ -96,6 +103,7 @@ impl PartialConfig {
             listen: self.listen.unwrap_or(any),
             data: self.data.unwrap_or_else(|| DATA_DIRECTORY.into()),
             deploy_root: self.deploy_root.unwrap_or_else(|| "/srv/deployment".into()),
+            limits: self.limits.unwrap_or_default(),
         }
     }
 }

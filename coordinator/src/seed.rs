@@ -6,7 +6,7 @@ use scap_agent::{
     node::{Job, Node, NodeEvent, StartError, Tasks},
     store::Store,
 };
-use scap_proto::identity::Identity;
+use scap_proto::{identity::Identity, transport::RateCaps};
 use tokio::sync::oneshot;
 
 /// How long the links may take to close. That they close is said at once, and the rest would wait for no answer but for
@@ -22,12 +22,16 @@ pub struct Seed {
 }
 
 impl Seed {
-    /// Starts the seed on a store.
+    /// Starts the seed on a store, with caps on its traffic.
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn start(identity: Arc<Identity>, store: Store) -> Result<Self, StartError> {
-        let (node, tasks) = Node::start(identity, None, store, None)?;
+    pub fn start(
+        identity: Arc<Identity>,
+        store: Store,
+        caps: RateCaps,
+    ) -> Result<Self, StartError> {
+        let (node, tasks) = Node::start(identity, None, store, None, caps)?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(run(tasks, stopped));
         Ok(Self { node, stop, task })

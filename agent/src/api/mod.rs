@@ -18,9 +18,11 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::activate::process::listen as listen_on;
+use crate::{activate::process::listen as listen_on, limits::Caps};
 
-pub use view::{BytesView, GcView, PeerView, RepoView, StatusView, VerifyView};
+pub use view::{
+    BytesView, GcView, LimitView, LimitsView, PeerView, RepoView, StatusView, VerifyView,
+};
 
 /// The socket's name in the data directory.
 pub const SOCKET_NAME: &str = "agent.sock";
@@ -43,6 +45,13 @@ pub enum Call {
     },
     /// Collect the chunk store.
     Gc,
+    /// Change caps until the daemon is started again, or just tell them.
+    Limit {
+        /// Whether to take back first what such calls said.
+        reset: bool,
+        /// What is to be.
+        caps: Caps,
+    },
 }
 
 /// A request as the daemon gets it.
@@ -59,6 +68,15 @@ pub enum ApiRequest {
         repo: RepoPath,
         /// For the answer.
         reply: oneshot::Sender<Result<VerifyView, ApiError>>,
+    },
+    /// See [`Call::Limit`].
+    Limit {
+        /// Whether to take back first what such calls said.
+        reset: bool,
+        /// What is to be.
+        caps: Caps,
+        /// For the answer.
+        reply: oneshot::Sender<LimitsView>,
     },
     /// See [`Call::Gc`].
     Collect {
@@ -158,6 +176,12 @@ async fn answer(call: Call, requests: &mpsc::Sender<ApiRequest>) -> String {
             let (reply, answer) = oneshot::channel();
             let _ = requests.send(ApiRequest::Verify { repo, reply }).await;
             json(answer.await)
+        }
+        Call::Limit { reset, caps } => {
+            let (reply, answer) = oneshot::channel();
+            let request = ApiRequest::Limit { reset, caps, reply };
+            let _ = requests.send(request).await;
+            json(answer.await.map(Ok))
         }
         Call::Gc => {
             let (reply, answer) = oneshot::channel();

@@ -9,7 +9,7 @@ use scap_proto::{
 };
 use serde::Serialize;
 
-use crate::{daemon::Repo, node::TransferStatus};
+use crate::{daemon::Repo, limits::Source, node::TransferStatus};
 
 /// Answer to a status request: `scap.agent-status/1`.
 #[derive(Debug, Clone, Serialize)]
@@ -32,6 +32,34 @@ pub struct StatusView {
     pub store_bytes: Option<u64>,
     /// Peers that are asked no more since the start, the latest last.
     pub dropped_peers: Vec<PeerView>,
+    /// How much of the network it may use, and does.
+    pub limits: LimitsView,
+}
+
+/// Answer to a limit request: `scap.limits/1`.
+#[derive(Debug, Clone, Serialize)]
+pub struct LimitsView {
+    /// Name and version of this object.
+    pub schema: &'static str,
+    /// All that leaves.
+    pub upload: LimitView,
+    /// All that arrives.
+    pub download: LimitView,
+    /// What goes to other sites.
+    pub border_upload: LimitView,
+    /// What comes from other sites.
+    pub border_download: LimitView,
+}
+
+/// A cap, and what is used of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct LimitView {
+    /// The cap; null for none.
+    pub cap_mbit: Option<u32>,
+    /// Where that comes from.
+    pub source: Source,
+    /// The rate over the last second, headers included.
+    pub rate_mbit: f64,
 }
 
 /// A peer and what became of it.

@@ -3,21 +3,24 @@
 
 mod activator;
 mod control;
+mod limits;
 mod relaying;
 mod repo;
+mod reporting;
 mod saved;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use scap_proto::{
     content::SnapshotRef,
     id::ReleaseId,
-    release::{Environment, Plan, Release, RepoPath, Report, SignedReport, Stage, TreeId},
+    release::{Environment, Plan, Release, RepoPath, TreeId},
+    transport::Rate,
     wire::control::{ControlMessage, Finalize, Order},
 };
 use tokio::{
@@ -30,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     activator::ActivatorHandle,
     control::{Above, ControlId, FromControl},
+    limits::Limiter,
     relaying::Relaying,
     repo::Step,
     saved::{Saved, SavedError, SavedState},
@@ -40,7 +44,8 @@ use crate::{
     api::{self, ApiError, ApiRequest, GcView, PeerView, RepoView, StatusView, VerifyView},
     clock,
     config::Config,
-    node::{self, ControlStream, Job, Node, NodeEvent, StartError, Tasks, TransferStatus},
+    limits::{Cap, Limits},
+    node::{self, ControlStream, Job, Node, NodeEvent, StartError, Tasks},
     store::{Store, StoreConfig, StoreError},
     trust::{HostTrust, TrustError},
 };
@@ -97,13 +102,15 @@ pub enum DaemonError {
     NodeEnded,
 }
 
-/// Runs the daemon until `cancel`. `activator` is the command that starts the activator's process.
+/// Runs the daemon until `cancel`. `activator` is the command that starts the activator's process; what comes from `limits`
+/// counts instead of [`Config::limits`] from then on.
 ///
 /// # Errors
 /// [`DaemonError`].
 pub async fn run(
     config: Config,
     activator: Vec<std::ffi::OsString>,
+    limits: mpsc::Receiver<Limits>,
     cancel: CancellationToken,
 ) -> Result<(), DaemonError> {
     let trust =
@@ -122,11 +129,13 @@ pub async fn run(
     let (state, saved) = SavedState::open(&config.data)?;
     let counter = u64::from(state.count_start()?) << 32;
     let (controls, control_streams) = mpsc::channel(CONTROL_MAX);
+    let limiter = Limiter::new(config.limits.clone());
     let (node, tasks) = Node::start(
         trust.identity.clone(),
         Some(config.listen),
         store,
         Some(controls),
+        limiter.caps(clock::now()),
     )?;
     let (api, api_requests) = api::listen(&config.data).map_err(DaemonError::Api)?;
     let activator = ActivatorHandle::start(&config, activator, cancel.child_token())
@@ -154,6 +163,7 @@ pub async fn run(
         counter,
         dropped: Vec::new(),
         cleaning: JoinSet::new(),
+        limiter,
     };
     let result = daemon
         .run(
@@ -164,6 +174,7 @@ pub async fn run(
                 control_messages,
                 relayed,
                 api_requests,
+                limits,
             },
             &cancel,
         )
@@ -190,6 +201,7 @@ struct Inboxes {
     control_messages: mpsc::Receiver<FromControl>,
     relayed: mpsc::Receiver<(TreeId, ControlMessage)>,
     api_requests: mpsc::Receiver<ApiRequest>,
+    limits: mpsc::Receiver<Limits>,
 }
 
 struct Daemon {
@@ -208,6 +220,7 @@ struct Daemon {
     counter: u64,
     dropped: Vec<PeerView>,
     cleaning: JoinSet<()>,
+    limiter: Limiter,
 }
 
 impl Daemon {
@@ -242,9 +255,16 @@ impl Daemon {
                 }
                 Some(request) = inboxes.api_requests.recv() => self.api_request(request).await,
                 Some(_) = self.cleaning.join_next() => {}
+                Some(limits) = inboxes.limits.recv() => {
+                    self.limiter.configure(limits);
+                    self.apply_limits();
+                }
                 _ = progress.tick() => {
                     let live = self.controls.values().filter_map(|above| above.tree);
                     self.relaying.prune(&live.collect());
+                    // The time of day may have come for others.
+                    self.apply_limits();
+                    self.limiter.sample(Instant::now(), self.node.traffic());
                     self.report_progress().await;
                 }
             }
@@ -437,7 +457,10 @@ impl Daemon {
                         self.node.detach(old).await;
                     }
                     match self.job(key) {
-                        Ok(job) => self.node.attach(job).await,
+                        Ok(job) => {
+                            self.repo(key).fleet_size = job.plan.hosts.len();
+                            self.node.attach(job).await;
+                        }
                         Err((release, reason)) => self.repo(key).fetch_failed(release, reason),
                     }
                 }
@@ -587,73 +610,6 @@ impl Daemon {
         }
     }
 
-    // Reports.
-
-    async fn report_progress(&mut self) {
-        let working = self.repos.iter().filter(|(_, repo)| repo.is_working());
-        for key in working.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
-            if !self.controls.is_empty() {
-                self.report_now(&key).await;
-            }
-        }
-    }
-
-    async fn report_now(&mut self, key: &RepoKey) {
-        if let Some(report) = self.report(key).await {
-            self.send(None, report);
-        }
-    }
-
-    async fn report(&mut self, key: &RepoKey) -> Option<SignedReport> {
-        let progress = self.progress(key).await;
-        let wants_seed = progress.as_ref().is_some_and(|status| status.wants_seed);
-        self.counter += 1;
-        let counter = self.counter;
-        let host = self.trust.addressee.host.clone();
-        let unknown;
-        let repo = match self.repos.get(key) {
-            Some(repo) => repo,
-            None => {
-                unknown = Repo::new(key.0.clone(), key.1.clone());
-                &unknown
-            }
-        };
-        let accepted = repo.accepted();
-        let report = Report {
-            host,
-            repo: key.0.clone(),
-            environment: key.1.clone(),
-            release: accepted.map(|accepted| accepted.release),
-            counter,
-            stage: accepted.map_or(Stage::Fetch, |accepted| accepted.stage),
-            directive: accepted.map_or((0, 0), |accepted| accepted.directive),
-            outcome: repo.outcome(progress),
-            bytes: repo.bytes,
-            fetch_millis: repo.fetch_millis,
-            prepare_millis: repo.prepare_millis,
-            promote_millis: repo.promote_millis,
-            standing: repo.report_standing(),
-            extensions: Default::default(),
-        };
-        let report = match wants_seed {
-            true => report.wanting_seed(),
-            false => report,
-        };
-        Some(SignedReport::sign(&report, &self.trust.identity))
-    }
-
-    async fn progress(&mut self, key: &RepoKey) -> Option<TransferStatus> {
-        let release = self.repos.get(key)?.accepted()?.release;
-        let status = self.node.status(release).await?;
-        self.repo(key).bytes = status.bytes;
-        Some(status)
-    }
-
-    fn send(&mut self, to: Option<ControlId>, report: SignedReport) {
-        let message = ControlMessage::Report(Box::new(report));
-        self.say(|id, _| to.is_none_or(|to| to == id), &message);
-    }
-
     // Local API.
 
     async fn api_request(&mut self, request: ApiRequest) {
@@ -663,6 +619,11 @@ impl Daemon {
                 let _ = reply.send(view);
             }
             ApiRequest::Verify { repo, reply } => self.verify(repo, reply),
+            ApiRequest::Limit { reset, caps, reply } => {
+                self.limiter.ask(reset, caps);
+                self.apply_limits();
+                let _ = reply.send(self.limiter.view(clock::now()));
+            }
             ApiRequest::Collect { reply } => {
                 let collecting = self.begin_collecting();
                 self.cleaning.spawn(async move {
@@ -697,6 +658,22 @@ impl Daemon {
             store_chunks: usage.as_ref().map(|usage| usage.chunks),
             store_bytes: usage.as_ref().map(|usage| usage.encoded_bytes),
             dropped_peers: self.dropped.clone(),
+            limits: self.limiter.view(clock::now()),
+        }
+    }
+
+    fn apply_limits(&self) {
+        let caps = self.limiter.caps(clock::now());
+        let before = self.node.set_caps(caps);
+        if before != caps {
+            let text = |cap: Option<Rate>| Cap(cap).to_string();
+            tracing::info!(
+                upload = text(caps.upload),
+                download = text(caps.download),
+                border_upload = text(caps.border_upload),
+                border_download = text(caps.border_download),
+                "limits changed"
+            );
         }
     }
 

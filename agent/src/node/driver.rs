@@ -670,6 +670,7 @@ impl Driver {
         let links = links.filter_map(|it| it.edges.link(name));
         // In one plan it may be what it is not in another: then the nearer counts.
         let link = links.min().unwrap_or(PeerLink::Neighbour);
+        self.peers[&peer].link.set_border(link == PeerLink::Far);
         self.input(Input::PeerConnected { peer, link });
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use scap_proto::{
     content::{ChunkError, ChunkRef, RawChunk},
     frame::{self, FrameError},
-    transport::{Link, RecvStream},
+    transport::{Content, Link, RecvStream},
     wire::{
         Envelope, Open,
         chunk::{ChunkRequest, PushHeader, ReplyHeader, ReplyHeaderError},
@@ -75,6 +75,7 @@ pub(crate) async fn fetch(
 /// Takes what a peer pushes: verifies and stores it, and returns its encoded length. `None` where it is of a release
 /// that does not follow this peer, or held by now. Dropping it ends it.
 pub(crate) async fn take(
+    link: &Link,
     mut stream: RecvStream,
     followed: &Opened,
     shared: Arc<Shared>,
@@ -95,7 +96,8 @@ pub(crate) async fn take(
             let _ = stream.stop(close::DONE.into());
             return None;
         }
-        let result = match body(&mut stream, header.length, chunk).await {
+        let content = link.content();
+        let result = match body(&content, &mut stream, header.length, chunk).await {
             Ok(bytes) => keep(bytes, chunk, shared).await,
             Err(error) => Err(error),
         };
@@ -124,6 +126,7 @@ async fn ask(link: &Link, request: ChunkRequest, chunk: ChunkRef) -> Result<Byte
         .open_bi()
         .await
         .map_err(|e| FetchError::Link(e.into()))?;
+    let content = link.content();
     frame::write_message(&mut send, &Envelope::from(Open::Chunk(request)))
         .await
         .map_err(|error: FrameError| FetchError::Link(error.into()))?;
@@ -138,11 +141,12 @@ async fn ask(link: &Link, request: ChunkRequest, chunk: ChunkRef) -> Result<Byte
         ReplyHeader::NotHeld => return Err(FetchError::NotHeld),
         ReplyHeader::Busy => return Err(FetchError::Busy),
     };
-    body(&mut receive, announced, chunk).await
+    body(&content, &mut receive, announced, chunk).await
 }
 
 /// Reads so many encoded bytes, and the end of the stream.
 async fn body(
+    content: &Content,
     receive: &mut RecvStream,
     announced: u32,
     chunk: ChunkRef,
@@ -154,8 +158,8 @@ async fn body(
         });
     }
     let mut bytes = vec![0; announced as usize];
-    receive
-        .read_exact(&mut bytes)
+    content
+        .read_exact(receive, &mut bytes)
         .await
         .map_err(|e| FetchError::Link(e.into()))?;
     match receive.read_chunk(1, true).await {

@@ -28,7 +28,7 @@ use scap_proto::{
     id::{NodeId, ReleaseId},
     identity::{Identity, PeerIdentity, verifier::Expect},
     release::BytesBySource,
-    transport::{BindError, DialError, Endpoint, Link, LinkSettings},
+    transport::{BindError, DialError, Endpoint, Link, LinkSettings, RateCaps, Traffic},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -142,7 +142,7 @@ pub(crate) struct Shared {
 }
 
 impl Node {
-    /// Starts a node: listening on `listen`, or only dialling.
+    /// Starts a node: listening on `listen`, or only dialling. `caps` limit its traffic from the start.
     ///
     /// # Errors
     /// [`StartError`].
@@ -154,6 +154,7 @@ impl Node {
         listen: Option<SocketAddr>,
         store: Store,
         control: Option<mpsc::Sender<ControlStream>>,
+        caps: RateCaps,
     ) -> Result<(Self, Tasks), StartError> {
         let name = identity.own().name.clone();
         let settings = LinkSettings::default();
@@ -161,6 +162,7 @@ impl Node {
             Some(address) => Endpoint::listen(identity, address, &settings)?,
             None => Endpoint::dial_only(identity, &settings)?,
         };
+        endpoint.set_caps(caps);
         let address = endpoint.local_address().map_err(StartError::Address)?;
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (out, node_events) = mpsc::channel(EVENTS_MAX);
@@ -240,6 +242,16 @@ impl Node {
         let name = name.clone();
         self.shared.tell(Event::Find { name, reply }).await;
         link.await.ok().flatten()
+    }
+
+    /// Limits its traffic from now on, and returns what did before.
+    pub fn set_caps(&self, caps: RateCaps) -> RateCaps {
+        self.shared.endpoint.set_caps(caps)
+    }
+
+    /// What has passed its socket so far.
+    pub fn traffic(&self) -> Traffic {
+        self.shared.endpoint.traffic()
     }
 
     /// Encoded bytes of chunks sent to peers since the start.

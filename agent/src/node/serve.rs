@@ -1,6 +1,7 @@
 //! Chunks on their way out: answers to requests, and pushes.
 
 use std::{
+    cmp,
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use quinn::SendStream;
 use scap_proto::{
     content::ChunkRef,
-    transport::Link,
+    transport::{Link, Rate},
     wire::{
         chunk::{ChunkRequest, PushHeader, ReplyHeader},
         close,
@@ -27,6 +28,10 @@ use crate::store::{Lookup, StoreError};
 /// simulator found to spread fastest. Few, so that they finish and multiply; enough for 1 Gbit/s at 12 ms
 /// of round trip.
 pub const UPLOAD_BYTES_MAX: u32 = 1536 * 1024;
+
+/// Under a cap, how long what is on its way may take: so long that the next is there when one has left, and no longer, as
+/// whoever asked waits for it. In milliseconds.
+const UPLOAD_MILLIS_MAX: u64 = 500;
 
 /// Most of them to one peer, so that no peer takes all the room.
 pub const UPLOAD_BYTES_PER_PEER_MAX: u32 = UPLOAD_BYTES_MAX / 2;
@@ -82,6 +87,8 @@ impl Handles {
 #[derive(Debug)]
 pub(crate) struct Uploads {
     budget: Semaphore,
+    /// For other sites, where a cap is on what goes there: or all would wait for those that wait for the border.
+    border_budget: Semaphore,
     waiting: AtomicUsize,
     sent_bytes: AtomicU64,
 }
@@ -101,6 +108,7 @@ impl Uploads {
     pub(crate) fn new() -> Self {
         Self {
             budget: Semaphore::new(UPLOAD_BYTES_MAX as usize),
+            border_budget: Semaphore::new(UPLOAD_BYTES_MAX as usize),
             waiting: AtomicUsize::new(0),
             sent_bytes: AtomicU64::new(0),
         }
@@ -116,6 +124,7 @@ impl Uploads {
     pub(crate) async fn serve(
         &self,
         shared: &Shared,
+        link: &Link,
         handles: &Handles,
         request: ChunkRequest,
         mut stream: SendStream,
@@ -138,7 +147,15 @@ impl Uploads {
             .budget
             .acquire_many(length.min(UPLOAD_BYTES_PER_PEER_MAX))
             .await;
-        let turn = self.budget.acquire_many(length.min(UPLOAD_BYTES_MAX)).await;
+        let caps = shared.endpoint.caps();
+        let (budget, cap) = match caps.border_upload {
+            Some(cap) if link.is_border() => {
+                let both = caps.upload.map_or(cap, |all| all.min(cap));
+                (&self.border_budget, Some(both))
+            }
+            _ => (&self.budget, caps.upload),
+        };
+        let turn = budget.acquire_many(permits(length, cap)).await;
         drop(waiting);
         let _turns = (ours.expect("never closed"), turn.expect("never closed"));
 
@@ -212,6 +229,18 @@ impl Uploads {
     }
 }
 
+/// What a chunk takes of a budget of [`UPLOAD_BYTES_MAX`]: its length, and under a low cap so much more that what is on its
+/// way together takes [`UPLOAD_MILLIS_MAX`], or is one chunk.
+fn permits(length: u32, cap: Option<Rate>) -> u32 {
+    let all = u64::from(UPLOAD_BYTES_MAX);
+    let bytes_max = cap.map_or(all, |cap| {
+        let in_time = cap.bytes_per_sec() * UPLOAD_MILLIS_MAX / 1000;
+        cmp::min(all, in_time)
+    });
+    let permits = u64::from(length) * all / bytes_max;
+    u32::try_from(permits).map_or(UPLOAD_BYTES_MAX, |permits| permits.min(UPLOAD_BYTES_MAX))
+}
+
 /// The encoded bytes of a chunk that should be held.
 async fn encoded(shared: &Shared, chunk: &ChunkRef) -> Result<Lookup<Bytes>, StoreError> {
     if let Some(encoded) = shared.recent.get(&chunk.id) {
@@ -269,3 +298,25 @@ async fn send(stream: &mut SendStream, header: &[u8], body: Bytes) -> Result<(),
 
 /// The peer stopped the stream, or the link is gone; it knows.
 struct SendError;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn under_a_low_cap_fewer_chunks_are_on_their_way_and_at_least_one() {
+        let usual = 128 * 1024;
+        let at_a_time = |mbit| {
+            let cap = Rate::from_mbit(mbit);
+            assert_eq!(cap.is_none(), mbit == 0);
+            UPLOAD_BYTES_MAX / permits(usual, cap)
+        };
+        assert_eq!(at_a_time(0), 12);
+        assert_eq!(at_a_time(1000), 12);
+        // 625,000 bytes in half a second.
+        assert_eq!(at_a_time(10), 4);
+        assert_eq!(at_a_time(1), 1);
+        assert_eq!(permits(1024 * 1024, Rate::from_mbit(1)), UPLOAD_BYTES_MAX);
+    }
+}

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use quinn::{RecvStream, SendStream};
 use scap_proto::{
     frame::{self, FrameError},
-    transport::{Link, LinkError},
+    transport::{Link, LinkError, MESSAGES_PRIORITY},
     wire::{Envelope, Hello, Open, close, peer::PeerMessage},
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -83,8 +83,9 @@ pub(crate) async fn run(
                     Err(error) => return error.into(),
                 };
                 let (shared, handles) = (shared.clone(), handles.clone());
+                let link = link.clone();
                 tasks.spawn(async move {
-                    let taken = fetch::take(stream, &handles.followed, shared.clone()).await;
+                    let taken = fetch::take(&link, stream, &handles.followed, shared.clone()).await;
                     if let Some((transfer, index, result)) = taken {
                         let transfer = transfer.id;
                         let event = Event::Pushed {
@@ -117,8 +118,10 @@ pub(crate) async fn run(
         match open.message {
             Open::Chunk(request) => {
                 let (shared, handles) = (shared.clone(), handles.clone());
+                let link = link.clone();
                 tasks.spawn(async move {
-                    let served = shared.uploads.serve(&shared, &handles, request, send).await;
+                    let uploads = &shared.uploads;
+                    let served = uploads.serve(&shared, &link, &handles, request, send).await;
                     if let Some((transfer, served)) = served.filter(|(_, s)| *s != Served::Not) {
                         let index = request.index;
                         let event = match served {
@@ -139,6 +142,7 @@ pub(crate) async fn run(
                 let Some(outbox) = outbox.take() else {
                     return SessionError::Unexpected("a second session");
                 };
+                let _ = send.set_priority(MESSAGES_PRIORITY);
                 tracing::debug!(peer = %link.peer().name, software = hello.software, "session");
                 let session = accept_session(shared.clone(), peer, send, receive, outbox);
                 sessions.spawn(session);
@@ -146,6 +150,7 @@ pub(crate) async fn run(
             Open::Control(_) => match &shared.control {
                 // Orders are signed by who gives them, so any node of the fleet may pass them on.
                 Some(control) => {
+                    let _ = send.set_priority(MESSAGES_PRIORITY);
                     let stream = ControlStream {
                         link: link.clone(),
                         send,

@@ -24,6 +24,7 @@ use scap_proto::{
         Authority, Environment, Grant, Plan, Release, RepoPath, SignedGrant, SignedRelease,
         Standing, TopologyKind, UnixMillis, VerifiedRelease, signature::Signer,
     },
+    transport::{Rate, RateCaps},
 };
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -78,6 +79,12 @@ pub(super) struct DeployArgs {
     /// the key that `init` made]
     #[arg(long, value_name = "FILE")]
     pub(super) sign_with: Option<PathBuf>,
+    /// Cap all that leaves the seed, in Mbit/s, headers included
+    #[arg(long, value_name = "N")]
+    pub(super) upload_mbit: Option<Rate>,
+    /// Cap what leaves the seed for other sites
+    #[arg(long, value_name = "N")]
+    pub(super) border_upload_mbit: Option<Rate>,
     /// Do not ask
     #[arg(long)]
     pub(super) yes: bool,
@@ -156,7 +163,12 @@ pub(super) async fn deploy(
         .check_time(clock::now().0)
         .map_err(|error| CliError::failed("check this coordinator's certificate", &error))?;
     let store = open_store(&state.store())?;
-    let seed = Seed::start(identity.clone(), store.clone())
+    let caps = RateCaps {
+        upload: args.upload_mbit,
+        border_upload: args.border_upload_mbit,
+        ..RateCaps::default()
+    };
+    let seed = Seed::start(identity.clone(), store.clone(), caps)
         .map_err(|error| CliError::failed("start the seed", &error))?;
     let first = fed_by_us(&identity.own().name, &inventory, &args, &about);
     let mut hub = Hub::start(seed.node(), &identity, &inventory.hosts, &first, &about).await;

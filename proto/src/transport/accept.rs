@@ -82,7 +82,9 @@ impl Incoming {
             .clone()
             .expect("only endpoints that listen accept");
         config.crypto = tls::server(identity, Arc::clone(&verifier), Arc::clone(&offered));
-        config.transport_config(self.endpoint.settings.transport_config(address));
+        let Endpoint { settings, pace, .. } = &self.endpoint;
+        let window = pace.first_window();
+        config.transport_config(settings.transport_config(address, window));
 
         let handshake = async {
             let connection = self.quic.accept_with(Arc::new(config))?.await?;
@@ -91,7 +93,7 @@ impl Incoming {
         };
         let error = match timeout(HANDSHAKE_MAX, handshake).await {
             Ok(Ok(connection)) => match verifier.verdict() {
-                Some(Ok(peer)) => return Ok(Link::new(connection, peer.clone())),
+                Some(Ok(peer)) => return Ok(Link::new(connection, peer.clone(), pace, window)),
                 _ => unreachable!("a handshake ends well only after a good verdict"),
             },
             Ok(Err(error)) => HandshakeError::explain(error, &verifier, offered.get()),

@@ -70,8 +70,9 @@ async fn attempt(
 ) -> Result<Link, HandshakeError> {
     let verifier = Verifier::new(endpoint.identity.trust().clone(), expect);
     let mut config = ClientConfig::new(tls::client(&endpoint.identity, Arc::clone(&verifier)));
+    let window = endpoint.pace.first_window();
     config
-        .transport_config(endpoint.settings.transport_config(address))
+        .transport_config(endpoint.settings.transport_config(address, window))
         .token_store(Arc::new(NoneTokenStore));
     let connecting = endpoint
         .quic
@@ -86,7 +87,7 @@ async fn attempt(
     };
     match timeout(HANDSHAKE_MAX, handshake).await {
         Ok(Ok(connection)) => match verifier.verdict() {
-            Some(Ok(peer)) => Ok(Link::new(connection, peer.clone())),
+            Some(Ok(peer)) => Ok(Link::new(connection, peer.clone(), &endpoint.pace, window)),
             _ => unreachable!("a handshake ends well only after a good verdict"),
         },
         Ok(Err(error)) => Err(HandshakeError::explain(error, &verifier, None)),

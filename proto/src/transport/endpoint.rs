@@ -7,13 +7,16 @@ use std::{
     thread,
 };
 
-use quinn::{
-    EndpointConfig, NoneTokenLog, ServerConfig, TokioRuntime, ValidationTokenConfig, VarInt,
-};
+use quinn::{EndpointConfig, NoneTokenLog, ServerConfig, ValidationTokenConfig, VarInt};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use tokio::sync::Semaphore;
 
-use super::{accept::HANDSHAKES_MAX, settings::LinkSettings, tls};
+use super::{
+    accept::HANDSHAKES_MAX,
+    pace::{Pace, PacedRuntime, PacedSocket, RateCaps, Traffic},
+    settings::LinkSettings,
+    tls,
+};
 use crate::identity::{
     Identity,
     verifier::{Expect, Verifier},
@@ -25,6 +28,7 @@ pub struct Endpoint {
     pub(super) quic: quinn::Endpoint,
     pub(super) identity: Arc<Identity>,
     pub(super) settings: LinkSettings,
+    pub(super) pace: Arc<Pace>,
     /// What each accepted handshake starts from.
     pub(super) server: Option<ServerConfig>,
     /// A permit for each handshake that is being accepted.
@@ -97,6 +101,21 @@ impl Endpoint {
         self.buffers
     }
 
+    /// The caps that count now.
+    pub fn caps(&self) -> RateCaps {
+        self.pace.caps()
+    }
+
+    /// Other caps from now on; returns those before. A lower cap on what arrives takes hold as peers use up what they were allowed to send before.
+    pub fn set_caps(&self, caps: RateCaps) -> RateCaps {
+        self.pace.set_caps(caps)
+    }
+
+    /// What has passed so far.
+    pub fn traffic(&self) -> Traffic {
+        self.pace.traffic()
+    }
+
     /// Closes all links at once and takes no new ones. `reason` is for the peers' logs.
     pub fn close(&self, code: u32, reason: &str) {
         self.quic.close(VarInt::from_u32(code), reason.as_bytes());
@@ -121,12 +140,17 @@ impl Endpoint {
         config
             .max_udp_payload_size(settings.udp_payload_bytes_max())
             .expect("the settings keep it in range");
-        let quic = quinn::Endpoint::new(config, server.clone(), socket, Arc::new(TokioRuntime))
-            .map_err(failed)?;
+        let pace = Arc::new(Pace::new(settings.window_bytes()));
+        let socket = PacedSocket::new(socket, Arc::clone(&pace)).map_err(failed)?;
+        let (socket, runtime) = (Arc::new(socket), Arc::new(PacedRuntime));
+        let quic =
+            quinn::Endpoint::new_with_abstract_socket(config, server.clone(), socket, runtime)
+                .map_err(failed)?;
         Ok(Self {
             quic,
             identity,
             settings: *settings,
+            pace,
             server,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             buffers,

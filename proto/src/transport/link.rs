@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::{Connection, ConnectionError, VarInt};
 
+use super::pace::{Content, Pace, Registered};
 use crate::{id::NodeId, identity::PeerIdentity};
 
 /// The sending half of a stream.
@@ -11,11 +12,16 @@ pub type SendStream = quinn::SendStream;
 /// The receiving half of a stream.
 pub type RecvStream = quinn::RecvStream;
 
+/// The priority of messages: what is sent on such streams goes before content, whose streams have 0. Streams that
+/// [`Link::open_bi`] opens are of messages; of those that are accepted only the user knows.
+pub const MESSAGES_PRIORITY: i32 = 1;
+
 /// A connection whose peer is known. Cheap to clone; closed when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Link {
     connection: Connection,
     peer: Arc<PeerIdentity>,
+    paced: Arc<Registered>,
 }
 
 /// What a link has done so far.
@@ -34,10 +40,19 @@ pub struct LinkStats {
 }
 
 impl Link {
-    pub(super) fn new(connection: Connection, peer: PeerIdentity) -> Self {
+    /// `window_bytes` is the receive window that the connection began with.
+    pub(super) fn new(
+        connection: Connection,
+        peer: PeerIdentity,
+        pace: &Arc<Pace>,
+        window_bytes: u64,
+    ) -> Self {
+        let address = canonical(connection.remote_address());
+        let paced = Registered::new(Arc::clone(pace), &connection, address, window_bytes);
         Self {
             connection,
             peer: Arc::new(peer),
+            paced: Arc::new(paced),
         }
     }
 
@@ -56,19 +71,20 @@ impl Link {
         self.connection.stable_id() == other.connection.stable_id()
     }
 
-    /// Opens a stream. The peer sees it once something is sent on it. Waits while
+    /// Opens a stream to send messages on. The peer sees it once something is sent on it. Waits while
     /// [`STREAMS_MAX`](super::STREAMS_MAX) are open. Cancel-safe.
     ///
     /// # Errors
     /// [`LinkError::Open`] where the link is gone.
     pub async fn open_bi(&self) -> Result<(SendStream, RecvStream), LinkError> {
-        self.connection
-            .open_bi()
-            .await
-            .map_err(|source| LinkError::Open {
-                peer: self.peer.name.clone(),
-                source,
-            })
+        let opened = self.connection.open_bi().await;
+        let (send, receive) = opened.map_err(|source| LinkError::Open {
+            peer: self.peer.name.clone(),
+            source,
+        })?;
+        // Fails only where the stream is finished or reset, and it is new.
+        let _ = send.set_priority(MESSAGES_PRIORITY);
+        Ok((send, receive))
     }
 
     /// The next stream that the peer opened. Cancel-safe.
@@ -111,6 +127,22 @@ impl Link {
                 peer: self.peer.name.clone(),
                 source,
             })
+    }
+
+    /// Content is expected on a stream of the link, and read through what this returns.
+    pub fn content(&self) -> Content {
+        Content::new(Arc::clone(&self.paced))
+    }
+
+    /// Says whether the peer is in another site, so that the caps of the border count; at first it is not. The peer is known by
+    /// its address for this, so if that changes the link must be made again.
+    pub fn set_border(&self, is_border: bool) {
+        self.paced.set_border(is_border);
+    }
+
+    /// Whether the peer is in another site, as [`Self::set_border`] said.
+    pub fn is_border(&self) -> bool {
+        self.paced.is_border()
     }
 
     /// Closes the link at once: what is not yet acknowledged is lost. `reason` is for the peer's

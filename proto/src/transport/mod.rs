@@ -11,13 +11,14 @@
 //! # The link
 //! After that both sides are equal: either opens bidirectional streams, at most [`STREAMS_MAX`] at
 //! a time, and unidirectional ones for what it pushes, at most [`PUSHES_MAX`]. There are no datagrams.
-//! [`LinkSettings`] bounds what a peer can make us hold.
+//! [`LinkSettings`] bounds what a peer can make us hold, [`RateCaps`] what passes in a second.
 
 mod accept;
 mod dial;
 mod endpoint;
 mod handshake;
 mod link;
+mod pace;
 mod route;
 mod settings;
 mod tls;
@@ -30,7 +31,8 @@ pub use self::{
     dial::DialError,
     endpoint::{BindError, Endpoint, SocketBuffers},
     handshake::{HANDSHAKE_SECS_MAX, HandshakeError},
-    link::{Link, LinkError, LinkStats, RecvStream, SendStream},
+    link::{Link, LinkError, LinkStats, MESSAGES_PRIORITY, RecvStream, SendStream},
+    pace::{Content, Rate, RateCaps, RateError, Traffic},
     settings::{IDLE_SECS_MAX, KEEP_ALIVE_SECS, LinkSettings, PUSHES_MAX, STREAMS_MAX},
     tls::ALPN,
 };

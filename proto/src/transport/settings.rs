@@ -68,9 +68,14 @@ impl LinkSettings {
             .clamp(1200, Self::UDP_PAYLOAD_BYTES_MAX)
     }
 
-    /// The settings for a link to `peer`, as quinn takes them.
-    pub(super) fn transport_config(&self, peer: SocketAddr) -> Arc<TransportConfig> {
-        let window = self.window_bytes.clamp(Self::WINDOW_BYTES_MIN, 1 << 30);
+    /// [`Self::window_bytes`], in its range.
+    pub(super) fn window_bytes(&self) -> u32 {
+        self.window_bytes.clamp(Self::WINDOW_BYTES_MIN, 1 << 30)
+    }
+
+    /// The settings for a link to `peer` that begins with the receive window `first`, as quinn takes them.
+    pub(super) fn transport_config(&self, peer: SocketAddr, first: u64) -> Arc<TransportConfig> {
+        let window = self.window_bytes();
         let idle = IdleTimeout::try_from(Duration::from_secs(IDLE_SECS_MAX)).expect("it is short");
 
         let mut mtu = MtuDiscoveryConfig::default();
@@ -95,7 +100,7 @@ impl LinkSettings {
             .max_concurrent_uni_streams(VarInt::from_u32(PUSHES_MAX))
             .datagram_receive_buffer_size(None)
             .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-            .receive_window(VarInt::from_u32(window))
+            .receive_window(VarInt::from_u64(first).expect("no window is longer than a full one"))
             .send_window(window.into())
             // Chunks finish one after the other, so that the receiver can pass on the first while
             // it gets the next.

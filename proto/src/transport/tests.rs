@@ -29,7 +29,7 @@ fn now_unix_ms() -> u64 {
 }
 
 /// An authority that has been there for two years.
-fn authority(fleet: &str) -> CertificateAuthority {
+pub(super) fn authority(fleet: &str) -> CertificateAuthority {
     CertificateAuthority::create(&fleet.parse().unwrap(), now_unix_ms() - 2 * YEAR_MS).unwrap()
 }
 
@@ -50,7 +50,7 @@ fn identity_at(
     (directory, Arc::new(identity))
 }
 
-fn identity(authority: &CertificateAuthority, role: Role, text: &str) -> Arc<Identity> {
+pub(super) fn identity(authority: &CertificateAuthority, role: Role, text: &str) -> Arc<Identity> {
     identity_at(authority, role, text, now_unix_ms()).1
 }
 
@@ -73,7 +73,7 @@ fn dialler(identity: Arc<Identity>) -> Endpoint {
     Endpoint::dial_only(identity, &LinkSettings::default()).unwrap()
 }
 
-async fn accept_one(endpoint: &Endpoint, expect: Expect) -> Result<Link, AcceptError> {
+pub(super) async fn accept_one(endpoint: &Endpoint, expect: Expect) -> Result<Link, AcceptError> {
     let incoming = timeout(Duration::from_secs(20), endpoint.accept()).await;
     incoming
         .expect("somebody dials")

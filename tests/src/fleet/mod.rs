@@ -30,6 +30,7 @@ mod station;
 mod support;
 mod usage;
 mod wait;
+mod watch;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,7 @@ pub use station::Station;
 pub use support::UnderTest;
 pub use usage::{MachineTime, Usage};
 pub use wait::wait_until;
+pub use watch::{Device, Series, WATCH_EVERY, Watch};
 
 pub(crate) use mounts::{filesystem_of, mount_tmpfs, remount};
 use netns::Network;

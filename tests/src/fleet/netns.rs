@@ -3,14 +3,17 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::link::tbf;
 use super::sites::{self, SiteNumber, Sites};
@@ -206,6 +209,25 @@ fn mac(station: StationNumber) -> String {
 /// Where the kernel's handle of a namespace is.
 pub(crate) fn handle(namespace: &str) -> PathBuf {
     Path::new("/run/netns").join(namespace)
+}
+
+/// Runs `work` in a namespace, on a thread of its own.
+///
+/// # Panics
+/// When `work` does, or the namespace is gone.
+pub(crate) fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    let handle = handle(namespace);
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            let namespace = File::open(&handle).expect("the fleet keeps its namespaces");
+            let kind = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(namespace.as_fd(), kind).expect("it is a namespace");
+            work()
+        });
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// The name that a fleet's namespaces share: which process made it, and its number there.

@@ -199,6 +199,11 @@ impl Process {
         self.reap()
     }
 
+    /// Sends it the signal by which daemons read their configuration again.
+    pub fn hangup(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Kills this one process, as an out-of-memory kill would; its children see what they see.
     pub fn kill9(mut self) {
         self.signal(Signal::KILL);

@@ -7,9 +7,9 @@
 
 use std::fmt::Write as _;
 
-use super::Counters;
 use super::link::tbf;
 use super::netns::{StationNumber, bridge};
+use super::{Counters, Device};
 
 /// Sites are numbered from 1; the coordinator is in the first.
 pub(crate) type SiteNumber = u16;
@@ -97,6 +97,12 @@ impl Border {
     #[must_use]
     pub fn counters(&self) -> Counters {
         Counters::read(&self.namespace, &border_end(self.site))
+    }
+
+    /// Its site's end, to be watched: what it sent came into the site.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        Device::open(&self.namespace, &border_end(self.site))
     }
 }
 

@@ -1,17 +1,13 @@
 //! What the coordinator and the hosts have in common: a namespace, an address and a directory.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
 use super::netns::{self, Network, StationNumber};
 use super::process::{Process, Spawn};
-use super::{Counters, Shared, Usage, sites};
+use super::{Counters, Device, Shared, Usage, sites};
 
 /// A place in the fleet's network.
 pub struct Station {
@@ -71,6 +67,12 @@ impl Station {
         Counters::read(&self.network.namespace(self.number), netns::DEVICE)
     }
 
+    /// Its link, to be watched.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        Device::open(&self.network.namespace(self.number), netns::DEVICE)
+    }
+
     /// What the processes that run here now have used.
     pub fn usage(&self) -> Usage {
         self.network
@@ -108,18 +110,7 @@ impl Station {
     /// # Panics
     /// When `work` does, or the namespace is gone.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let handle = netns::handle(&self.network.namespace(self.number));
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                let namespace = File::open(&handle).expect("the fleet keeps its namespaces");
-                let kind = Some(LinkNameSpaceType::Network);
-                move_into_link_name_space(namespace.as_fd(), kind).expect("it is a namespace");
-                work()
-            });
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        netns::inside(&self.network.namespace(self.number), work)
     }
 
     pub(crate) fn number(&self) -> StationNumber {

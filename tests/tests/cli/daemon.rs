@@ -128,6 +128,8 @@ fn a_key_that_the_configuration_does_not_know_is_named() {
         ("lissten = '127.0.0.1:0'", "`lissten`"),
         ("listen = 'nowhere'", "line 1"),
         ("data = ", "line 1"),
+        ("[limits]\nupload-mbit = 0", "line 2"),
+        ("[[limits.at]]\nfrom = '22:00'\nto = '24:00'", "HH:MM"),
     ] {
         scene.write("agent.toml", text);
         let ended = scene.scap(&run).exits(2);
@@ -227,6 +229,7 @@ fn what_asks_a_daemon_that_does_not_run_says_so() {
         ["status"].as_slice(),
         &["status", "--json"],
         &["gc"],
+        &["limit"],
         &["verify", "repo"],
         &["verify", "repo", "--json"],
     ] {
@@ -268,6 +271,53 @@ fn an_agent_says_what_it_runs() {
     assert_eq!(release["live_commit"], commit.as_str());
     assert_eq!(release["live"], true);
     assert_eq!(release["finalized_sequence"], 1);
+}
+
+#[test]
+fn limits_are_shown_and_changed_and_given_back_while_an_agent_runs() {
+    let scene = Scene::new();
+    scene.write(
+        "agent.toml",
+        "[limits]\nupload-mbit = 50\n[[limits.at]]\nfrom = '00:00'\nto = '00:00'\ndownload-mbit = 100",
+    );
+    enroll(&scene, "web1", &[]);
+    let _agent = Agent::start_with(&scene, "web1", &["--config", "agent.toml"]);
+    let limit = |more: &[&str]| {
+        let arguments = [&["agent", "limit", "--data", "web1/data"], more].concat();
+        scene.scap(&arguments)
+    };
+    limit(&[]).exits(0).prints(&[
+        "upload  0.0 of 50 Mbit/s\n",
+        "download  0.0 of 100 Mbit/s, at this time of day\n",
+        "upload over the border  0.0 Mbit/s, no cap\n",
+        "download over the border  0.0 Mbit/s, no cap\n",
+    ]);
+    let changes = ["--upload-mbit", "none", "--border-upload-mbit", "5"];
+    limit(&changes).exits(0).prints(&[
+        "upload  0.0 Mbit/s, no cap, by command until the next start\n",
+        "upload over the border  0.0 of 5 Mbit/s, by command until the next start\n",
+    ]);
+    // What is not named stays, and the status says it too.
+    limit(&["--download-mbit", "7"]).exits(0);
+    let status = ["agent", "status", "--data", "web1/data"];
+    scene.scap(&status).exits(0).prints(&[
+        "download  0.0 of 7 Mbit/s, by command until the next start\n",
+        "upload over the border  0.0 of 5 Mbit/s, by command until the next start\n",
+    ]);
+    let json = limit(&["--reset", "--upload-mbit", "9", "--json"]).exits(0);
+    let view: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    let cap = |of: &str| (view[of]["cap_mbit"].clone(), view[of]["source"].clone());
+    assert_eq!(cap("upload"), (9.into(), "command".into()));
+    assert_eq!(cap("download"), (100.into(), "time-of-day".into()));
+    assert_eq!(
+        cap("border_upload"),
+        (serde_json::Value::Null, "default".into())
+    );
+    for wrong in ["0", "fast", "800001", "1.5"] {
+        limit(&["--upload-mbit", wrong])
+            .exits(2)
+            .says(&["1 to 800000", "none"]);
+    }
 }
 
 #[test]

@@ -29,7 +29,13 @@ impl Agent {
     }
 
     pub fn start_enrolled(scene: &Scene, name: &str) -> Self {
-        let mut running = scene.start(&run_arguments(name, "127.0.0.1:0").each());
+        Self::start_with(scene, name, &[])
+    }
+
+    /// The same, with more arguments.
+    pub fn start_with(scene: &Scene, name: &str, more: &[&str]) -> Self {
+        let arguments = run_arguments(name, "127.0.0.1:0");
+        let mut running = scene.start(&[&arguments.each(), more].concat());
         let address = wait_until(&format!("{name} is ready"), LIMIT, || {
             assert!(!running.is_over(), "{name} ended: {}", running.said());
             let status = status(scene, name);

@@ -7,6 +7,7 @@
 
 mod activation;
 mod broken;
+mod caps;
 mod deploys;
 mod harness;
 mod relays;

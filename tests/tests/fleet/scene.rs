@@ -25,8 +25,13 @@ impl Scene {
         fleet.enrol();
         prepare(&fleet);
         fleet.start_agents();
+        Some(Self::with(fleet))
+    }
+
+    /// A fleet whose agents run, and an empty repo.
+    pub fn with(fleet: Fleet) -> Self {
         let repo = SourceRepo::create(&fleet.dir().join(REPO));
-        Some(Self { fleet, repo })
+        Self { fleet, repo }
     }
 
     /// Commits a file that no compression makes smaller.

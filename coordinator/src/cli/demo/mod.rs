@@ -192,6 +192,8 @@ impl Demo<'_> {
             connect_timeout: 20,
             away_timeout: 20,
             stall_timeout: 60,
+            upload_mbit: None,
+            border_upload_mbit: None,
         };
         // An interrupt ends the demo as a whole.
         let summary = deploy::deploy(args, std::future::pending()).await?;

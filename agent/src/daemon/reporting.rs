@@ -1,0 +1,80 @@
+//! What the daemon says to who is above it.
+
+use scap_proto::{
+    release::{Report, SignedReport, Stage},
+    wire::control::ControlMessage,
+};
+
+use super::{Daemon, Repo, RepoKey, control::ControlId};
+use crate::node::TransferStatus;
+
+impl Daemon {
+    pub(super) async fn report_progress(&mut self) {
+        if self.controls.is_empty() {
+            return;
+        }
+        let repos = self.repos.iter_mut();
+        let due = repos.filter_map(|(key, repo)| {
+            (repo.is_working() && repo.is_progress_due()).then(|| key.clone())
+        });
+        for key in due.collect::<Vec<_>>() {
+            self.report_now(&key).await;
+        }
+    }
+
+    pub(super) async fn report_now(&mut self, key: &RepoKey) {
+        if let Some(report) = self.report(key).await {
+            self.send(None, report);
+        }
+    }
+
+    pub(super) async fn report(&mut self, key: &RepoKey) -> Option<SignedReport> {
+        let progress = self.progress(key).await;
+        let wants_seed = progress.as_ref().is_some_and(|status| status.wants_seed);
+        self.counter += 1;
+        let counter = self.counter;
+        let host = self.trust.addressee.host.clone();
+        let unknown;
+        let repo = match self.repos.get(key) {
+            Some(repo) => repo,
+            None => {
+                unknown = Repo::new(key.0.clone(), key.1.clone());
+                &unknown
+            }
+        };
+        let accepted = repo.accepted();
+        let report = Report {
+            host,
+            repo: key.0.clone(),
+            environment: key.1.clone(),
+            release: accepted.map(|accepted| accepted.release),
+            counter,
+            stage: accepted.map_or(Stage::Fetch, |accepted| accepted.stage),
+            directive: accepted.map_or((0, 0), |accepted| accepted.directive),
+            outcome: repo.outcome(progress),
+            bytes: repo.bytes,
+            fetch_millis: repo.fetch_millis,
+            prepare_millis: repo.prepare_millis,
+            promote_millis: repo.promote_millis,
+            standing: repo.report_standing(),
+            extensions: Default::default(),
+        };
+        let report = match wants_seed {
+            true => report.wanting_seed(),
+            false => report,
+        };
+        Some(SignedReport::sign(&report, &self.trust.identity))
+    }
+
+    pub(super) async fn progress(&mut self, key: &RepoKey) -> Option<TransferStatus> {
+        let release = self.repos.get(key)?.accepted()?.release;
+        let status = self.node.status(release).await?;
+        self.repo(key).bytes = status.bytes;
+        Some(status)
+    }
+
+    pub(super) fn send(&mut self, to: Option<ControlId>, report: SignedReport) {
+        let message = ControlMessage::Report(Box::new(report));
+        self.say(|id, _| to.is_none_or(|to| to == id), &message);
+    }
+}
