@@ -31,7 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     About, CliError, SourceArgs, StateArgs, exit, human_bytes,
     progress::Progress,
-    snapshot::{Tree, locked, open_store},
+    snapshot::{Tree, last_released, locked, open_store},
 };
 use crate::{
     fleet::{
@@ -165,7 +165,8 @@ pub(super) async fn deploy(
     // Hosts are dialled while the snapshot is built.
     let building = {
         let (tree, store, show) = (tree.clone(), store.clone(), progress.snapshot_line());
-        tokio::task::spawn_blocking(move || tree.build(&store, show))
+        let earlier = last_released(&state, &about);
+        tokio::task::spawn_blocking(move || tree.build(&store, earlier, show))
     };
     let wait = Duration::from_secs(args.connect_timeout);
     let reached = async {

@@ -361,7 +361,7 @@ fn missing_and_damaged_objects_are_named() {
         })
     };
     let tree: GitOid = test.git_with(&["mktree"], b"").parse().unwrap();
-    assert!(matches!(read(&tree), Err(GitError::NotABlob { kind, .. }) if kind == "tree"));
+    assert!(matches!(read(&tree), Err(GitError::OtherKind { kind, .. }) if kind == "tree"));
     let missing: GitOid = "0123456789012345678901234567890123456789".parse().unwrap();
     assert!(matches!(read(&missing), Err(GitError::MissingObject(id)) if id == missing));
 

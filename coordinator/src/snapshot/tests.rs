@@ -396,7 +396,7 @@ fn trees_that_git_would_not_make_are_refused_by_name() {
         assert!(
             matches!(
                 error,
-                SnapshotError::Git(GitError::NotABlob { .. } | GitError::MissingObject(_))
+                SnapshotError::Git(GitError::OtherKind { .. } | GitError::MissingObject(_))
             ),
             "{error:?}"
         );
@@ -694,9 +694,7 @@ impl Origin for Zeros {
     type Locator = ();
     type Reader = Self;
 
-    fn list(
-        &self,
-    ) -> Result<impl Iterator<Item = Result<Listed<()>, SnapshotError>>, SnapshotError> {
+    fn list(&self) -> Result<impl Iterator<Item = Result<Listed<()>, Halt>>, SnapshotError> {
         let kind = Kind::Content {
             form: Form::File,
             size: self.0,
