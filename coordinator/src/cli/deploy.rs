@@ -620,6 +620,8 @@ fn summarize(
         },
         "snapshot_bytes": built.descriptor.totals.bytes,
         "snapshot_encoded_bytes": built.all.encoded_bytes,
+        "snapshot_entries": built.descriptor.totals.entries,
+        "snapshot_entries_unchanged": built.kept_entries,
         "seed_bytes_sent": seed_bytes,
         "bound_ratio": bound.map(|bound| total / bound),
     });
@@ -694,10 +696,15 @@ fn git_repo_of(config: &[u8]) -> Option<String> {
 
 /// The size of what is deployed, for the line that says so.
 pub(super) fn size_of(built: &Built) -> String {
+    let totals = built.descriptor.totals;
+    let changed = match built.kept_entries {
+        0 => String::new(),
+        kept => format!(", {} changed", totals.entries - kept),
+    };
     format!(
-        "{} files, {} in {} chunks, {} new",
-        built.descriptor.totals.files,
-        human_bytes(built.descriptor.totals.bytes),
+        "{} files{changed}, {} in {} chunks, {} new",
+        totals.files,
+        human_bytes(totals.bytes),
         built.all.chunks,
         human_bytes(built.new.encoded_bytes),
     )
