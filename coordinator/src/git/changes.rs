@@ -165,7 +165,8 @@ impl Comparison {
             if read.len() == count {
                 pairs.next();
                 let after = pair.after.as_ref().and_then(|_| read.pop());
-                self.compare(&pair.prefix, read.pop(), after)?;
+                let before = read.pop().unwrap_or_default();
+                self.compare(&pair.prefix, before, after.unwrap_or_default())?;
             }
             Ok(())
         })
@@ -174,11 +175,11 @@ impl Comparison {
     fn compare(
         &mut self,
         prefix: &[u8],
-        before: Option<Vec<Item>>,
-        after: Option<Vec<Item>>,
+        before: Vec<Item>,
+        after: Vec<Item>,
     ) -> Result<(), ChangesError> {
-        let mut before = before.unwrap_or_default().into_iter().peekable();
-        let mut after = after.unwrap_or_default().into_iter().peekable();
+        let mut before = before.into_iter().peekable();
+        let mut after = after.into_iter().peekable();
         loop {
             let order = match (before.peek(), after.peek()) {
                 (None, None) => return Ok(()),
@@ -202,16 +203,14 @@ impl Comparison {
         after: Option<Item>,
     ) -> Result<(), ChangesError> {
         let had_it = before.is_some();
-        let Some(item) = after.as_ref().or(before.as_ref()) else {
-            return Ok(());
-        };
-        let path = [prefix, &item.key].concat();
-        match (item.mode, after) {
-            // What is below a longer path has none that a host could have.
-            (None, after) if path.len() > PATH_BYTES_MAX => {
-                let tree = after.or(before).expect("one of them is there");
-                return Err(ChangesError::Malformed(tree.id));
-            }
+        let item = after.as_ref().or(before.as_ref());
+        let item = item.expect("a name is in one of the trees");
+        let (mode, path) = (item.mode, [prefix, &item.key].concat());
+        // What is below it has a path that no host could have.
+        if mode.is_none() && path.len() > PATH_BYTES_MAX {
+            return Err(ChangesError::Malformed(item.id.clone()));
+        }
+        match (mode, after) {
             (None, after) => self.below.push(Pair {
                 prefix: path,
                 before: before.map(|item| item.id),

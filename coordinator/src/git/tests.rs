@@ -437,7 +437,7 @@ fn changes_are_told_by_path_with_what_is_there_now() {
         test.write("dir", b"a file now");
         test.write(OsStr::from_bytes(b"file/\xff\n"), b"below");
         test.git(&["update-index", "--add", "--chmod=+x", "mode"]);
-        let mode = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o755));
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(test.path().join("mode"), mode).unwrap();
         std::os::unix::fs::symlink("dir", test.path().join("link")).unwrap();
         let id = format!("160000,{before},sub");

@@ -6,7 +6,7 @@
 //! bundles small files and writes the pages. *Encoders* compress what the sink does not have yet.
 //! All queues are bounded, so memory does not grow with the content; what grows is about 100 bytes
 //! a chunk, and for a directory some 150 bytes and the path a file. The snapshot does not depend on
-//! how many threads there are.
+//! how many threads there are, nor on whether only what changed since an earlier one is read ([`Earlier`]).
 
 mod assembly;
 mod chunks;

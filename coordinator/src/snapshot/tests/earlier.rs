@@ -2,7 +2,7 @@
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 use scap_agent::store::{Store, StoreConfig};
-use scap_proto::id::SnapshotId;
+use scap_proto::{content::chunker::Bundler, id::SnapshotId};
 
 use super::*;
 
@@ -56,6 +56,8 @@ enum Edit {
     Rename(Index, Vec<u8>),
     Rewrite(Index, Thing),
     ChangeMode(Index),
+    /// The last bundle ends where the tree does.
+    RemoveLast,
     RemoveAll,
 }
 
@@ -94,6 +96,9 @@ fn apply(model: &mut Model, edit: Edit) {
             if let Some(Thing::File { is_executable, .. }) = model.get_mut(&path) {
                 *is_executable = !*is_executable;
             }
+        }
+        Edit::RemoveLast => {
+            model.pop_last();
         }
         Edit::RemoveAll => model.clear(),
     }
@@ -149,6 +154,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
         10 => (any::<Index>(), any_path()).prop_map(|(index, path)| Edit::Rename(index, path)),
         20 => (any::<Index>(), any_thing()).prop_map(|(index, thing)| Edit::Rewrite(index, thing)),
         10 => any::<Index>().prop_map(Edit::ChangeMode),
+        10 => Just(Edit::RemoveLast),
         1 => Just(Edit::RemoveAll),
     ]
 }
@@ -304,6 +310,54 @@ fn a_one_line_edit_reads_one_line() {
         build_since(&test.open(), &after, (&before, &first), &sink, 2).unwrap();
     assert_eq!(read_bytes, 7);
     assert_eq!(built.kept_entries, built.descriptor.totals.entries - 1);
+}
+
+#[test]
+fn a_last_bundle_that_grows_or_shrinks_is_another_one() {
+    let test = TestRepo::new(&[]);
+    test.write("a", &noise(1, 1000));
+    test.write("b", &noise(2, 1000));
+    let two = &test.commit("two");
+    test.write("c", &noise(3, 1000));
+    let three = &test.commit("three");
+    for (before, after) in [(two, three), (three, two)] {
+        let (first, sink) = snapshot_of_commit(&test, before);
+        let (full, fresh) = snapshot_of_commit(&test, after);
+        let (built, _) = build_since(&test.open(), after, (before, &first), &sink, 2).unwrap();
+        assert_as_in_full(&built, &sink, &full, &fresh);
+        assert_eq!(built.kept_entries, 2);
+    }
+}
+
+/// Two contents of 20,000 bytes each, after which a bundle ends that has 20,000 before.
+fn two_that_end_a_bundle() -> [Vec<u8>; 2] {
+    let ends = |content: &Vec<u8>| {
+        let (mut bundler, hash) = (Bundler::new(), ContentHash::of(content));
+        assert!(bundler.push((), &hash, 20_000).is_none());
+        bundler.push((), &hash, 20_000).is_some()
+    };
+    let mut found = (0..).map(|seed| noise(seed, 20_000)).filter(ends);
+    [found.next().unwrap(), found.next().unwrap()]
+}
+
+#[test]
+fn the_same_files_in_another_order_are_another_bundle() {
+    let test = TestRepo::new(&[]);
+    let [one, other] = two_that_end_a_bundle();
+    for (name, content) in [("a", &one), ("b", &other), ("c", &one), ("d", &other)] {
+        test.write(name, content);
+    }
+    let before = &test.commit("a bundle twice");
+    fs::remove_file(test.path().join("a")).unwrap();
+    fs::remove_file(test.path().join("d")).unwrap();
+    let after = &test.commit("the second half of one, the first half of the other");
+    let (first, sink) = snapshot_of_commit(&test, before);
+    assert_eq!(first.descriptor.totals.chunks, 1);
+    let (full, fresh) = snapshot_of_commit(&test, after);
+    assert_eq!(full.descriptor.totals.chunks, 1);
+    let (built, _) = build_since(&test.open(), after, (before, &first), &sink, 2).unwrap();
+    assert_as_in_full(&built, &sink, &full, &fresh);
+    assert_eq!(built.kept_entries, 2);
 }
 
 #[test]
