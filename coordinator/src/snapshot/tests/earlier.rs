@@ -241,7 +241,7 @@ proptest! {
 
     #[test]
     fn what_is_built_onto_an_earlier_snapshot_is_what_reading_everything_gives(
-        first in vec((any_path(), any_thing()), 0..120),
+        first in vec((any_path(), any_thing()), 0..60),
         steps in vec((vec(any_edit(), 0..6), any::<Index>(), 1..4_usize), 1..5),
         is_sha256 in any::<bool>(),
     ) {
