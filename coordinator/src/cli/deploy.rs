@@ -32,7 +32,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     About, CliError, SourceArgs, StateArgs, exit, human_bytes,
     progress::Progress,
-    snapshot::{Tree, locked, open_store},
+    snapshot::{Tree, last_released, locked, open_store},
 };
 use crate::{
     fleet::{
@@ -177,7 +177,8 @@ pub(super) async fn deploy(
     // Hosts are dialled while the snapshot is built.
     let building = {
         let (tree, store, show) = (tree.clone(), store.clone(), progress.snapshot_line());
-        tokio::task::spawn_blocking(move || tree.build(&store, show))
+        let earlier = last_released(&state, &about);
+        tokio::task::spawn_blocking(move || tree.build(&store, earlier, show))
     };
     let wait = Duration::from_secs(args.connect_timeout);
     let reached = async {
@@ -646,6 +647,8 @@ fn summarize(
         },
         "snapshot_bytes": built.descriptor.totals.bytes,
         "snapshot_encoded_bytes": built.all.encoded_bytes,
+        "snapshot_entries": built.descriptor.totals.entries,
+        "snapshot_entries_unchanged": built.kept_entries,
         "seed_bytes_sent": seed_bytes,
         "bound_ratio": bound.map(|bound| total / bound),
     });
@@ -720,10 +723,15 @@ fn git_repo_of(config: &[u8]) -> Option<String> {
 
 /// The size of what is deployed, for the line that says so.
 pub(super) fn size_of(built: &Built) -> String {
+    let totals = built.descriptor.totals;
+    let changed = match built.kept_entries {
+        0 => String::new(),
+        kept => format!(", {} changed", totals.entries - kept),
+    };
     format!(
-        "{} files, {} in {} chunks, {} new",
-        built.descriptor.totals.files,
-        human_bytes(built.descriptor.totals.bytes),
+        "{} files{changed}, {} in {} chunks, {} new",
+        totals.files,
+        human_bytes(totals.bytes),
         built.all.chunks,
         human_bytes(built.new.encoded_bytes),
     )

@@ -6,10 +6,10 @@ use clap::Args;
 use scap_agent::store::{Store, StoreConfig};
 use serde_json::json;
 
-use super::{CliError, SourceArgs, StateArgs, exit, human_bytes};
+use super::{About, CliError, SourceArgs, StateArgs, exit, human_bytes};
 use crate::{
     git::{Commit, Repo},
-    snapshot::{self, Built, Options, Progress, Source},
+    snapshot::{self, Built, Earlier, Options, Progress, Source},
     state::StateDirectory,
 };
 
@@ -33,7 +33,7 @@ pub(super) async fn run(args: SnapshotArgs) -> Result<u8, CliError> {
     let _lock = state.lock().map_err(|error| locked(&error))?;
     let store = open_store(&state.store())?;
     let tree = Tree::find(&args.source, &args.rev)?;
-    let work = move || tree.build(&store, |_| {});
+    let work = move || tree.build(&store, None, |_| {});
     let built = tokio::task::spawn_blocking(work)
         .await
         .expect("building does not panic")?;
@@ -116,10 +116,11 @@ impl Tree {
         }
     }
 
-    /// Builds its snapshot into the store and syncs it. Blocking.
+    /// Builds its snapshot into the store and syncs it. Of a commit only what changed since `earlier` is read. Blocking.
     pub(super) fn build(
         &self,
         store: &Store,
+        earlier: Option<Earlier>,
         progress: impl FnMut(Progress),
     ) -> Result<Built, CliError> {
         let source = match self {
@@ -129,13 +130,31 @@ impl Tree {
             },
             Self::Directory(path) => Source::Directory(path),
         };
-        let built = snapshot::build(source, store, Options::default(), progress)
+        let options = Options {
+            earlier,
+            ..Options::default()
+        };
+        let built = snapshot::build(source, store, options, progress)
             .map_err(|error| CliError::failed("build the snapshot", &error).hint(error.hint()))?;
         store
             .sync()
             .map_err(|error| CliError::failed("sync the chunk store", &error))?;
         Ok(built)
     }
+}
+
+/// What was released last of this repo to this environment, where it was a commit. A record that cannot be read is told
+/// where the release is made.
+pub(super) fn last_released(
+    state: &StateDirectory,
+    (repo, environment): &About,
+) -> Option<Earlier> {
+    let record = state.record(repo, environment).ok()??;
+    let release = record.release.read_unverified().ok()?;
+    Some(Earlier {
+        commit: release.commit?,
+        snapshot: release.snapshot,
+    })
 }
 
 pub(super) fn open_store(path: &Path) -> Result<Store, CliError> {

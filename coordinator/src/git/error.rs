@@ -48,13 +48,15 @@ pub enum GitError {
     /// An object that the repository refers to and does not have.
     #[error("object {0} is missing from the repository")]
     MissingObject(GitOid),
-    /// A tree says that this is a file, and it is none.
-    #[error("object {id} is a {kind}, and its tree says that it is a file")]
-    NotABlob {
+    /// An object of another kind than what refers to it says.
+    #[error("object {id} is a {kind}, where a {expected} belongs")]
+    OtherKind {
         /// The object.
         id: GitOid,
         /// What it is.
         kind: String,
+        /// What it should be: `blob`, `tree` or `commit`.
+        expected: &'static str,
     },
     /// The git program could not be started or talked to.
     #[error("{doing}: run git")]
@@ -103,7 +105,7 @@ impl GitError {
                 "the clone is partial or damaged: see `git fsck`, and fetch it with `git fetch --refetch`"
                     .into()
             }
-            Self::NotABlob { .. } => "the tree is damaged: see `git fsck`".into(),
+            Self::OtherKind { .. } => "the repository is damaged: see `git fsck`".into(),
             Self::Run { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 "install git, or add it to PATH".into()
             }

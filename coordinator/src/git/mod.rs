@@ -2,6 +2,7 @@
 //! database. The work tree is not touched and nothing in the repository is executed.
 
 mod blobs;
+mod changes;
 mod command;
 mod error;
 mod tree;
@@ -16,9 +17,10 @@ use std::{
 
 use scap_proto::{content::RelPath, id::GitOid};
 
-use self::command::Running;
+use self::{blobs::Sizes, command::Running};
 pub use self::{
     blobs::{Blobs, REQUESTS_AHEAD_MAX},
+    changes::{CHANGES_MAX, Change, ChangesError},
     error::GitError,
     tree::{Mode, Tree, TreeEntry},
 };
@@ -124,6 +126,23 @@ impl Repo {
         let mut command = self.command();
         command.args(["cat-file", "--batch"]).stdin(Stdio::piped());
         Running::start(command, "read files of the commit").map(Blobs::new)
+    }
+
+    /// What is to be done to the files of commit `from` to get those of commit `to`, in the order of their paths'
+    /// bytes. What the two have in common is not looked at.
+    ///
+    /// # Errors
+    /// [`ChangesError`].
+    pub fn changes(&self, from: &GitOid, to: &GitOid) -> Result<Vec<Change>, ChangesError> {
+        changes::changes(self, from, to)
+    }
+
+    fn sizes(&self) -> Result<Sizes, GitError> {
+        let mut command = self.command();
+        command
+            .args(["cat-file", "--batch-check"])
+            .stdin(Stdio::piped());
+        Running::start(command, "look at files of the commit").map(Sizes::new)
     }
 
     /// The content of the file at `path`, or `None` where the commit has nothing there.

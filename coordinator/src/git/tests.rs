@@ -361,7 +361,7 @@ fn missing_and_damaged_objects_are_named() {
         })
     };
     let tree: GitOid = test.git_with(&["mktree"], b"").parse().unwrap();
-    assert!(matches!(read(&tree), Err(GitError::NotABlob { kind, .. }) if kind == "tree"));
+    assert!(matches!(read(&tree), Err(GitError::OtherKind { kind, .. }) if kind == "tree"));
     let missing: GitOid = "0123456789012345678901234567890123456789".parse().unwrap();
     assert!(matches!(read(&missing), Err(GitError::MissingObject(id)) if id == missing));
 
@@ -410,4 +410,98 @@ fn nothing_that_a_repository_says_is_executed_or_replaced() {
     let read = repo.read_file(&id, &path("a"), 100).unwrap();
     assert_eq!(read.unwrap(), b"real");
     assert!(!witness.exists());
+}
+
+#[test]
+fn changes_are_told_by_path_with_what_is_there_now() {
+    for format in ["sha1", "sha256"] {
+        let test = TestRepo::new(&[&format!("--object-format={format}")]);
+        for name in [
+            "same/below",
+            "edited",
+            "gone",
+            "moved",
+            "file",
+            "dir/in/it",
+            "mode",
+        ] {
+            test.write(name, name.as_bytes());
+        }
+        let before = test.commit("before");
+        test.write("edited", b"longer than before");
+        for name in ["gone", "file"] {
+            fs::remove_file(test.path().join(name)).unwrap();
+        }
+        fs::rename(test.path().join("moved"), test.path().join("a.moved")).unwrap();
+        fs::remove_dir_all(test.path().join("dir")).unwrap();
+        test.write("dir", b"a file now");
+        test.write(OsStr::from_bytes(b"file/\xff\n"), b"below");
+        test.git(&["update-index", "--add", "--chmod=+x", "mode"]);
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(test.path().join("mode"), mode).unwrap();
+        std::os::unix::fs::symlink("dir", test.path().join("link")).unwrap();
+        let id = format!("160000,{before},sub");
+        test.git(&["update-index", "--add", "--cacheinfo", &id]);
+        fs::create_dir(test.path().join("sub")).unwrap();
+        test.git(&["config", "diff.ignoreSubmodules", "all"]);
+        let after = test.commit("after");
+        let repo = test.open();
+
+        let now = tree(&repo, &after);
+        let at = |path: &[u8]| now.iter().find(|entry| entry.path == path).unwrap().clone();
+        let expected = [
+            Change::Added(at(b"a.moved")),
+            Change::Added(at(b"dir")),
+            Change::Removed(b"dir/in/it".into()),
+            Change::Changed(at(b"edited")),
+            Change::Removed(b"file".into()),
+            Change::Added(at(b"file/\xff\n")),
+            Change::Removed(b"gone".into()),
+            Change::Added(at(b"link")),
+            Change::Changed(at(b"mode")),
+            Change::Removed(b"moved".into()),
+            Change::Added(at(b"sub")),
+        ];
+        assert_eq!(repo.changes(&before, &after).unwrap(), expected, "{format}");
+        assert_eq!(repo.changes(&after, &after).unwrap(), []);
+        assert_eq!(repo.changes(&after, &before).unwrap().len(), expected.len());
+    }
+}
+
+#[test]
+fn more_changes_than_are_held_are_refused() {
+    let test = TestRepo::new(&["--bare"]);
+    let empty = test.raw_tree(&[]).to_string();
+    let before = test
+        .git(&["commit-tree", "-m", "nothing", &empty])
+        .parse()
+        .unwrap();
+    let blob = test.blob(b"x");
+    let names: Vec<String> = (0..=CHANGES_MAX).map(|file| format!("{file:06}")).collect();
+    let all: Vec<(&str, &[u8], &GitOid)> = names
+        .iter()
+        .map(|name| ("100644", name.as_bytes(), &blob))
+        .collect();
+    let repo = test.open();
+    let changes = |count| repo.changes(&before, &test.commit_raw_tree(&all[..count]));
+    assert_eq!(changes(CHANGES_MAX).unwrap().len(), CHANGES_MAX);
+    let error = changes(CHANGES_MAX + 1).unwrap_err();
+    assert!(matches!(error, ChangesError::TooMany), "{error:?}");
+}
+
+#[test]
+fn a_directory_too_deep_for_any_path_is_not_looked_into() {
+    let test = TestRepo::new(&["--bare"]);
+    let name = [b'n'; 250];
+    let mut tree = test.raw_tree(&[("100644", b"file", &test.blob(b"x"))]);
+    let mut commits = Vec::new();
+    for _ in 0..17 {
+        tree = test.raw_tree(&[("40000", &name, &tree)]);
+        let commit = test.git(&["commit-tree", "-m", "deep", &tree.to_string()]);
+        commits.push(commit.parse().unwrap());
+    }
+    let repo = test.open();
+    assert_eq!(repo.changes(&commits[0], &commits[15]).unwrap().len(), 2);
+    let error = repo.changes(&commits[0], &commits[16]).unwrap_err();
+    assert!(matches!(error, ChangesError::Malformed(_)), "{error:?}");
 }

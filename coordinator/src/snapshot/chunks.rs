@@ -9,9 +9,14 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use scap_proto::{content::EncodedChunk, id::ChunkId};
 
-use super::{ChunkSink, Halt, Shared, error::SnapshotError};
+use super::{
+    ChunkSink, Halt, Shared,
+    earlier::{EarlierError, Kept, plain},
+    error::SnapshotError,
+};
 
 /// Sums over chunks, each counted once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,7 +30,7 @@ pub struct ChunkSums {
 }
 
 impl ChunkSums {
-    fn add(&mut self, plain_length: u32, encoded_length: u32) {
+    pub(super) fn add(&mut self, plain_length: u32, encoded_length: u32) {
         self.chunks += 1;
         self.plain_bytes += u64::from(plain_length);
         self.encoded_bytes += u64::from(encoded_length);
@@ -38,6 +43,8 @@ pub(super) type EncodeJob = (ChunkId, Vec<u8>);
 /// The far end of the pipeline, and what all its ends share.
 pub(super) struct Encoders<'a> {
     sink: &'a dyn ChunkSink,
+    /// Where chunks may be taken over from.
+    kept: Option<&'a Kept>,
     /// All chunks that were ever added, with their plain length.
     seen: Mutex<HashMap<ChunkId, u32>>,
     sums: Mutex<Sums>,
@@ -53,9 +60,10 @@ struct Sums {
 }
 
 impl<'a> Encoders<'a> {
-    pub(super) fn new(sink: &'a dyn ChunkSink) -> Self {
+    pub(super) fn new(sink: &'a dyn ChunkSink, kept: Option<&'a Kept>) -> Self {
         Self {
             sink,
+            kept,
             seen: Mutex::default(),
             sums: Mutex::default(),
             read_bytes: AtomicU64::new(0),
@@ -143,7 +151,32 @@ impl<'a> Chunks<'a> {
         Ok(id)
     }
 
-    /// The plain length of a chunk that was added.
+    /// Takes a chunk over from the earlier snapshot: the sink has it.
+    pub(super) fn take_over(&self, id: &ChunkId) -> Result<(), Halt> {
+        let lost = || EarlierError::Lost(*id);
+        let plain_length = self.kept_length(id).ok_or_else(lost)?;
+        let is_first = lock(&self.encoders.seen)
+            .insert(*id, plain_length)
+            .is_none();
+        if is_first {
+            let encoded_length = self.encoders.sink.encoded_length(id).ok_or_else(lost)?;
+            let mut sums = lock(&self.encoders.sums);
+            sums.all.add(plain_length, encoded_length);
+        }
+        Ok(())
+    }
+
+    /// The plain length of a chunk of the earlier snapshot.
+    pub(super) fn kept_length(&self, id: &ChunkId) -> Option<u32> {
+        self.encoders.kept?.plain_length(id)
+    }
+
+    /// The plain bytes of a chunk of the earlier snapshot.
+    pub(super) fn kept_bytes(&self, id: &ChunkId) -> Result<Bytes, Halt> {
+        Ok(plain(self.encoders.sink, id)?)
+    }
+
+    /// The plain length of a chunk that was added or taken over.
     pub(super) fn plain_length(&self, id: &ChunkId) -> u32 {
         *lock(&self.encoders.seen)
             .get(id)

@@ -17,19 +17,17 @@ pub(super) struct CommitTree<'a> {
     pub(super) commit: &'a GitOid,
 }
 
-impl Origin for CommitTree<'_> {
+impl<'a> Origin for CommitTree<'a> {
     type Locator = GitOid;
-    type Reader = Blobs;
+    type Reader = BlobReader<'a>;
 
-    fn list(
-        &self,
-    ) -> Result<impl Iterator<Item = Result<Listed<GitOid>, SnapshotError>>, SnapshotError> {
+    fn list(&self) -> Result<impl Iterator<Item = Result<Listed<GitOid>, Halt>>, SnapshotError> {
         let tree = self.repo.tree(self.commit)?;
-        Ok(tree.map(|entry| listed(entry?)))
+        Ok(tree.map(|entry| Ok(listed(entry?)?)))
     }
 
-    fn reader(&self) -> Result<Blobs, SnapshotError> {
-        Ok(self.repo.blobs()?)
+    fn reader(&self) -> Result<BlobReader<'a>, SnapshotError> {
+        Ok(BlobReader::new(self.repo))
     }
 
     /// A commit does not change.
@@ -38,18 +36,37 @@ impl Origin for CommitTree<'_> {
     }
 }
 
-impl Reader<GitOid> for Blobs {
+/// Reads files, by a git that runs once it has something to read.
+pub(super) struct BlobReader<'a> {
+    repo: &'a Repo,
+    blobs: Option<Blobs>,
+}
+
+impl<'a> BlobReader<'a> {
+    pub(super) fn new(repo: &'a Repo) -> Self {
+        Self { repo, blobs: None }
+    }
+}
+
+impl Reader<GitOid> for BlobReader<'_> {
     fn read(
         &mut self,
         wanted: &[Wanted<'_, GitOid>],
         each: impl FnMut(usize, &mut dyn Read) -> Result<(), Halt>,
     ) -> Result<(), Halt> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let blobs = match &mut self.blobs {
+            Some(blobs) => blobs,
+            none => none.insert(self.repo.blobs()?),
+        };
         let ids: Vec<GitOid> = wanted.iter().map(|file| file.locator.clone()).collect();
-        Self::read(self, &ids, each)
+        blobs.read(&ids, each)
     }
 }
 
-fn listed(entry: TreeEntry) -> Result<Listed<GitOid>, SnapshotError> {
+pub(super) fn listed(entry: TreeEntry) -> Result<Listed<GitOid>, SnapshotError> {
     let path = RelPath::new(entry.path)?;
     let form = match entry.mode {
         Mode::File => Form::File,

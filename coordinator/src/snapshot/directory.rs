@@ -114,9 +114,7 @@ impl Origin for Directory {
     type Locator = Stamp;
     type Reader = DirectoryReader;
 
-    fn list(
-        &self,
-    ) -> Result<impl Iterator<Item = Result<Listed<Stamp>, SnapshotError>>, SnapshotError> {
+    fn list(&self) -> Result<impl Iterator<Item = Result<Listed<Stamp>, Halt>>, SnapshotError> {
         Ok(self.entries.iter().cloned().map(Ok))
     }
 

@@ -30,7 +30,7 @@ pub(super) trait Origin: Sync {
     /// All entries, in the order of their paths' bytes.
     fn list(
         &self,
-    ) -> Result<impl Iterator<Item = Result<Listed<Self::Locator>, SnapshotError>>, SnapshotError>;
+    ) -> Result<impl Iterator<Item = Result<Listed<Self::Locator>, Halt>>, SnapshotError>;
 
     /// A reader, for a thread of its own.
     fn reader(&self) -> Result<Self::Reader, SnapshotError>;
@@ -66,6 +66,8 @@ pub(super) enum Kind<L> {
     },
     EmptyDirectory,
     Gitlink(GitOid),
+    /// What it was in an earlier snapshot.
+    Kept(Node),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +96,14 @@ pub(super) enum ReadEntry {
         hash: ContentHash,
         content: Vec<u8>,
     },
+    /// As it was in an earlier snapshot, whose chunks it names.
+    Kept(Entry),
 }
+
+/// Most entries in one batch, where few of them are to be read: handing them on costs little each, and a batch of them
+/// is some 256 KiB.
+const BATCH_ENTRIES_MAX: usize = 1024;
+const _: () = assert!(BATCH_ENTRIES_MAX >= REQUESTS_AHEAD_MAX);
 
 type Batch<L> = Vec<Listed<L>>;
 pub(super) type Reply = Result<Vec<ReadEntry>, Halt>;
@@ -149,20 +158,27 @@ impl Listing {
     ) -> Result<(), Halt> {
         let mut order = PathOrder::default();
         let mut batch = Batch::new();
-        let mut batch_bytes = 0;
+        let (mut wanted, mut wanted_bytes) = (0, 0);
         for listed in origin.list()? {
             let listed = listed?;
             order.admit(&listed.path)?;
             self.entries.fetch_add(1, Ordering::Relaxed);
-            if let Kind::Content { size, form, .. } = &listed.kind {
-                batch_bytes += size;
-                if *form != Form::Symlink {
-                    self.bytes.fetch_add(*size, Ordering::Relaxed);
+            let file_bytes = match &listed.kind {
+                Kind::Content { size, form, .. } => {
+                    wanted += 1;
+                    wanted_bytes += size;
+                    if *form == Form::Symlink { 0 } else { *size }
                 }
-            }
+                Kind::Kept(node) => node.content().map_or(0, |file| file.size),
+                Kind::EmptyDirectory | Kind::Gitlink(_) => 0,
+            };
+            self.bytes.fetch_add(file_bytes, Ordering::Relaxed);
             batch.push(listed);
-            if batch.len() >= REQUESTS_AHEAD_MAX || batch_bytes >= BUNDLE_BYTES_MAX as u64 {
-                batch_bytes = 0;
+            if wanted >= REQUESTS_AHEAD_MAX
+                || wanted_bytes >= BUNDLE_BYTES_MAX as u64
+                || batch.len() >= BATCH_ENTRIES_MAX
+            {
+                (wanted, wanted_bytes) = (0, 0);
                 send(std::mem::take(&mut batch))?;
             }
         }
@@ -245,6 +261,10 @@ fn read_batch<L>(reader: &mut impl Reader<L>, batch: Batch<L>, chunks: &Chunks<'
             Kind::Content { .. } => return contents.next().expect("each wanted entry was read"),
             Kind::EmptyDirectory => Node::EmptyDirectory,
             Kind::Gitlink(commit) => Node::Gitlink(commit),
+            Kind::Kept(node) => {
+                let path = listed.path;
+                return ReadEntry::Kept(Entry { path, node });
+            }
         };
         ReadEntry::Whole(Entry {
             path: listed.path,

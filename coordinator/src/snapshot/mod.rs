@@ -6,12 +6,13 @@
 //! bundles small files and writes the pages. *Encoders* compress what the sink does not have yet.
 //! All queues are bounded, so memory does not grow with the content; what grows is about 100 bytes
 //! a chunk, and for a directory some 150 bytes and the path a file. The snapshot does not depend on
-//! how many threads there are.
+//! how many threads there are, nor on whether only what changed since an earlier one is read ([`Earlier`]).
 
 mod assembly;
 mod chunks;
 mod commit;
 mod directory;
+mod earlier;
 mod error;
 mod listing;
 mod sink;
@@ -25,6 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use scap_proto::{
     content::{Descriptor, EncodedChunk, Layout, SnapshotRef},
     id::{ChunkId, GitOid},
@@ -35,15 +37,22 @@ use self::{
     chunks::{Chunks, Encoders},
     commit::CommitTree,
     directory::Directory,
+    earlier::{ChangedTree, EarlierError, Kept},
     listing::{Listing, Origin},
 };
-pub use self::{chunks::ChunkSums, error::SnapshotError};
+pub use self::{chunks::ChunkSums, earlier::Earlier, error::SnapshotError};
 use crate::git::{GitError, Repo};
 
 /// Where chunks go. Called from several threads at once.
 pub trait ChunkSink: Sync {
     /// The length of the encoded chunk in bytes, where the sink has it.
     fn encoded_length(&self, id: &ChunkId) -> Option<u32>;
+
+    /// The plain bytes of a chunk, proved to be those that the id names; `None` where the sink does not have it whole.
+    ///
+    /// # Errors
+    /// Why it cannot look; the build goes on without what it has.
+    fn plain(&self, id: &ChunkId) -> Result<Option<Bytes>, SinkError>;
 
     /// Takes a chunk. Making it durable is for the caller, once the snapshot is built.
     ///
@@ -70,10 +79,13 @@ pub enum Source<'a> {
 }
 
 /// How a snapshot is built; it makes no difference to what comes out.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// How many readers and how many encoders there are.
     pub threads: NonZeroUsize,
+    /// An earlier snapshot: of a commit only what changed since is read. Where it is of no use, which a debug line
+    /// tells, all is read; so is a directory.
+    pub earlier: Option<Earlier>,
 }
 
 impl Default for Options {
@@ -81,6 +93,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            earlier: None,
         }
     }
 }
@@ -115,6 +128,8 @@ pub struct Built {
     pub all: ChunkSums,
     /// Sums over those that the sink did not have.
     pub new: ChunkSums,
+    /// How many of its entries were not looked at, since an earlier snapshot has them too.
+    pub kept_entries: u64,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -132,15 +147,33 @@ pub fn build(
     source: Source<'_>,
     sink: &dyn ChunkSink,
     options: Options,
-    progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress),
 ) -> Result<Built, SnapshotError> {
     let started = Instant::now();
-    let mut built = match source {
-        Source::Commit { repo, commit } => {
-            run(&CommitTree { repo, commit }, sink, options, progress)
+    let threads = options.threads;
+    let built = match (source, options.earlier) {
+        (Source::Directory(path), _) => run(&Directory::scan(path)?, sink, None, threads, progress),
+        (Source::Commit { repo, commit }, None) => {
+            let tree = CommitTree { repo, commit };
+            run(&tree, sink, None, threads, progress)
         }
-        Source::Directory(path) => run(&Directory::scan(path)?, sink, options, progress),
-    }?;
+        (Source::Commit { repo, commit }, Some(earlier)) => {
+            let tree = CommitTree { repo, commit };
+            match run_changes(&tree, &earlier, sink, threads, &mut progress) {
+                Err(Halt::Earlier(reason)) => {
+                    let reason: &dyn Error = &reason;
+                    tracing::debug!(reason, commit = %earlier.commit, "an earlier snapshot is of no use: all is read");
+                    run(&tree, sink, None, threads, progress)
+                }
+                done => done,
+            }
+        }
+    };
+    let mut built = built.map_err(|halt| match halt {
+        Halt::Failed(error) => error,
+        Halt::Earlier(_) => unreachable!("without an earlier snapshot nothing is wrong with it"),
+        Halt::Stopped => unreachable!("work stops only with a failure"),
+    })?;
     built.elapsed = started.elapsed();
     Ok(built)
 }
@@ -149,6 +182,8 @@ pub fn build(
 enum Halt {
     /// Its own failure.
     Failed(SnapshotError),
+    /// The earlier snapshot is of no use.
+    Earlier(EarlierError),
     /// Another part's failure.
     Stopped,
 }
@@ -159,20 +194,52 @@ impl From<SnapshotError> for Halt {
     }
 }
 
+impl From<EarlierError> for Halt {
+    fn from(error: EarlierError) -> Self {
+        Self::Earlier(error)
+    }
+}
+
 impl From<GitError> for Halt {
     fn from(error: GitError) -> Self {
         Self::Failed(error.into())
     }
 }
 
+/// Reads what changed since an earlier snapshot, and takes over the rest.
+fn run_changes(
+    tree: &CommitTree<'_>,
+    earlier: &Earlier,
+    sink: &dyn ChunkSink,
+    threads: NonZeroUsize,
+    progress: impl FnMut(Progress),
+) -> Result<Built, Halt> {
+    let kept = Kept::read(earlier.snapshot, sink)?;
+    let repo = tree.repo;
+    let changes = repo
+        .changes(&earlier.commit, tree.commit)
+        .map_err(EarlierError::from)?;
+    if changes.is_empty() {
+        return Ok(kept.into_built(earlier.snapshot, sink)?);
+    }
+    let changed = ChangedTree {
+        repo,
+        sink,
+        kept: &kept,
+        changes,
+    };
+    run(&changed, sink, Some(&kept), threads, progress)
+}
+
 fn run<O: Origin>(
     origin: &O,
     sink: &dyn ChunkSink,
-    options: Options,
+    kept: Option<&Kept>,
+    threads: NonZeroUsize,
     progress: impl FnMut(Progress),
-) -> Result<Built, SnapshotError> {
-    let threads = options.threads.get();
-    let encoders = Encoders::new(sink);
+) -> Result<Built, Halt> {
+    let threads = threads.get();
+    let encoders = Encoders::new(sink, kept);
     let listing = Listing::default();
     let readers = (0..threads)
         .map(|_| origin.reader())
@@ -211,12 +278,12 @@ fn run<O: Origin>(
     // Encoders end last, so theirs may be the only failure.
     let failure = encoders.failure();
     match (result, failure) {
-        (Err(Halt::Failed(error)), _) | (_, Some(error)) => Err(error),
         (Ok(finished), None) => {
             origin.finish()?;
             Ok(finished.into_built(&encoders))
         }
-        (Err(Halt::Stopped), None) => unreachable!("work stops only with a failure"),
+        (Ok(_) | Err(Halt::Stopped), Some(error)) => Err(error.into()),
+        (Err(halt), _) => Err(halt),
     }
 }
 

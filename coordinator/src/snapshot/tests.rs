@@ -13,7 +13,9 @@ use std::{
 };
 
 use scap_proto::{
-    content::{EntriesReader, Entry, Node, RelPath, chunker::LARGE_FILE_BYTES, path::PathProblem},
+    content::{
+        ChunkRef, EntriesReader, Entry, Node, RelPath, chunker::LARGE_FILE_BYTES, path::PathProblem,
+    },
     id::ContentHash,
 };
 use tempfile::TempDir;
@@ -23,6 +25,8 @@ use super::{
     *,
 };
 use crate::git::tests::TestRepo;
+
+mod earlier;
 
 /// Keeps chunks, and counts how often each was put.
 #[derive(Default)]
@@ -35,6 +39,11 @@ impl ChunkSink for MemorySink {
         let chunks = self.chunks.lock().unwrap();
         let (chunk, _) = chunks.get(id)?;
         Some(u32::try_from(chunk.bytes().len()).unwrap())
+    }
+
+    fn plain(&self, id: &ChunkId) -> Result<Option<Bytes>, SinkError> {
+        let chunks = self.chunks.lock().unwrap();
+        Ok(chunks.get(id).map(|(chunk, _)| chunk.plain()))
     }
 
     fn put(&self, chunk: &EncodedChunk) -> Result<(), SinkError> {
@@ -91,6 +100,7 @@ impl MemorySink {
 fn threads(count: usize) -> Options {
     Options {
         threads: NonZeroUsize::new(count).unwrap(),
+        earlier: None,
     }
 }
 
@@ -192,7 +202,7 @@ fn same_content_is_the_same_snapshot_from_anywhere_with_any_number_of_threads() 
     test.git(&["add", "a/b"]);
 
     let (expected, sink) = snapshot_of(plain.path());
-    for threads in [1, 2, 3, 8].map(threads) {
+    for options in [1, 2, 3, 8].map(threads) {
         let repo = &test.open();
         let bare = &Repo::open(&test.path().join("bare.git")).unwrap();
         let commit = &commit;
@@ -201,8 +211,8 @@ fn same_content_is_the_same_snapshot_from_anywhere_with_any_number_of_threads() 
             Source::Commit { repo, commit },
             Source::Commit { repo: bare, commit },
         ] {
-            let built = build(source, &MemorySink::default(), threads, |_| {}).unwrap();
-            assert_eq!(built.snapshot, expected.snapshot, "{source:?} {threads:?}");
+            let built = build(source, &MemorySink::default(), options.clone(), |_| {}).unwrap();
+            assert_eq!(built.snapshot, expected.snapshot, "{source:?} {options:?}");
             assert_eq!(built.layout, expected.layout);
             assert_eq!((built.all, built.new), (expected.all, expected.new));
         }
@@ -396,7 +406,7 @@ fn trees_that_git_would_not_make_are_refused_by_name() {
         assert!(
             matches!(
                 error,
-                SnapshotError::Git(GitError::NotABlob { .. } | GitError::MissingObject(_))
+                SnapshotError::Git(GitError::OtherKind { .. } | GitError::MissingObject(_))
             ),
             "{error:?}"
         );
@@ -462,6 +472,10 @@ struct Interfering<F>(Mutex<Option<F>>);
 impl<F: FnOnce() -> Result<(), SinkError> + Send> ChunkSink for Interfering<F> {
     fn encoded_length(&self, _: &ChunkId) -> Option<u32> {
         None
+    }
+
+    fn plain(&self, _: &ChunkId) -> Result<Option<Bytes>, SinkError> {
+        Ok(None)
     }
 
     fn put(&self, _: &EncodedChunk) -> Result<(), SinkError> {
@@ -639,6 +653,10 @@ impl ChunkSink for CountingSink {
         self.0.lock().unwrap().contains(id).then_some(1)
     }
 
+    fn plain(&self, _: &ChunkId) -> Result<Option<Bytes>, SinkError> {
+        Ok(None)
+    }
+
     fn put(&self, chunk: &EncodedChunk) -> Result<(), SinkError> {
         self.0.lock().unwrap().insert(chunk.id());
         Ok(())
@@ -694,9 +712,7 @@ impl Origin for Zeros {
     type Locator = ();
     type Reader = Self;
 
-    fn list(
-        &self,
-    ) -> Result<impl Iterator<Item = Result<Listed<()>, SnapshotError>>, SnapshotError> {
+    fn list(&self) -> Result<impl Iterator<Item = Result<Listed<()>, Halt>>, SnapshotError> {
         let kind = Kind::Content {
             form: Form::File,
             size: self.0,
@@ -732,7 +748,10 @@ fn a_file_of_more_than_4_gib_is_a_file_like_any_other() {
     let sink = MemorySink::default();
     let mut told = 0;
     let tell = |progress: Progress| told += u32::from(progress.read_bytes < size);
-    let built = run(&Zeros(size), &sink, threads(2), tell).unwrap();
+    let two = NonZeroUsize::new(2).unwrap();
+    let Ok(built) = run(&Zeros(size), &sink, None, two, tell) else {
+        panic!("it is not built");
+    };
     assert_eq!(built.descriptor.totals.bytes, size);
     // Zeros are all one chunk, and the byte at the end is another.
     assert_eq!(built.descriptor.totals.chunks, 2);

@@ -51,43 +51,41 @@ impl<R: Read> Iterator for LargeFile<R> {
 }
 
 /// Collects small files, which come in path order, into bundles. `T` is what the caller knows a file by.
+///
+/// Where bundles end follows from the hashes and lengths of the files; their bytes, which make the chunk, are the
+/// caller's business.
 #[derive(Debug)]
 pub struct Bundler<T> {
     open: Bundle<T>,
 }
 
-/// Some small files, one after the other: the plain bytes of one chunk.
+/// Some small files, one after the other: one chunk.
 #[derive(Debug)]
 pub struct Bundle<T> {
-    /// The bytes of all.
-    pub bytes: Vec<u8>,
-    /// Each file, and where in `bytes` it starts.
+    /// Each file, and where in the chunk it starts.
     pub files: Vec<(T, u32)>,
+    /// The bytes of all.
+    pub length: u32,
 }
 
 impl<T> Bundler<T> {
     /// No files yet.
     pub fn new() -> Self {
         Self {
-            open: Bundle {
-                bytes: Vec::new(),
-                files: Vec::new(),
-            },
+            open: Bundle::default(),
         }
     }
 
-    /// Adds the next file and returns the bundle that ends with it, if one does.
+    /// Adds the next file, of `length` bytes, and returns the bundle that ends with it, if one does.
     ///
     /// # Panics
-    /// Where `content` is empty, which needs no bundle, or [`LARGE_FILE_BYTES`] or more.
-    pub fn push(&mut self, file: T, hash: &ContentHash, content: &[u8]) -> Option<Bundle<T>> {
-        assert!(!content.is_empty() && content.len() < LARGE_FILE_BYTES);
-        let start = u32::try_from(self.open.bytes.len()).expect("a bundle is shorter than a chunk");
-        self.open.files.push((file, start));
-        self.open.bytes.extend_from_slice(content);
-        let length = self.open.bytes.len();
-        let ends =
-            length >= BUNDLE_BYTES_MAX || (length >= CHUNK_BYTES_MIN && is_cut(hash, content));
+    /// Where `length` is 0, which needs no bundle, or [`LARGE_FILE_BYTES`] or more.
+    pub fn push(&mut self, file: T, hash: &ContentHash, length: u32) -> Option<Bundle<T>> {
+        assert!(length > 0 && (length as usize) < LARGE_FILE_BYTES);
+        self.open.files.push((file, self.open.length));
+        self.open.length += length;
+        let bytes = self.open.length as usize;
+        let ends = bytes >= BUNDLE_BYTES_MAX || (bytes >= CHUNK_BYTES_MIN && is_cut(hash, length));
         if ends { self.finish() } else { None }
     }
 
@@ -107,18 +105,18 @@ impl<T> Default for Bundler<T> {
 impl<T> Default for Bundle<T> {
     fn default() -> Self {
         Self {
-            bytes: Vec::new(),
             files: Vec::new(),
+            length: 0,
         }
     }
 }
 
 /// Whether a bundle ends after this file: with a chance of its share of the average distance between
 /// the shortest bundle and the average one, drawn by the file's own hash.
-fn is_cut(hash: &ContentHash, content: &[u8]) -> bool {
+fn is_cut(hash: &ContentHash, length: u32) -> bool {
     let draw = u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("8 of 32 bytes"));
     let distance = (CHUNK_BYTES_TARGET - CHUNK_BYTES_MIN) as u128;
-    u128::from(draw) * distance < (content.len() as u128) << 64
+    u128::from(draw) * distance < u128::from(length) << 64
 }
 
 #[cfg(test)]
@@ -168,6 +166,10 @@ mod tests {
         let bundles = |edited: Option<usize>| {
             let mut bundler = Bundler::new();
             let mut ids = Vec::new();
+            let id = |bundle: Bundle<Vec<u8>>| {
+                let files: Vec<Vec<u8>> = bundle.files.into_iter().map(|(file, _)| file).collect();
+                ChunkId::of(&files.concat())
+            };
             for file in 0..2000 {
                 let name = if Some(file) == edited {
                     "edited".into()
@@ -176,13 +178,10 @@ mod tests {
                 };
                 let content = noise(&name, 100 + file * 7 % 9000);
                 let hash = ContentHash::of(&content);
-                ids.extend(
-                    bundler
-                        .push(file, &hash, &content)
-                        .map(|b| ChunkId::of(&b.bytes)),
-                );
+                let length = u32::try_from(content.len()).unwrap();
+                ids.extend(bundler.push(content, &hash, length).map(id));
             }
-            ids.extend(bundler.finish().map(|b| ChunkId::of(&b.bytes)));
+            ids.extend(bundler.finish().map(id));
             ids
         };
         let (before, after) = (bundles(None), bundles(Some(1000)));

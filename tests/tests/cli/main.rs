@@ -10,6 +10,7 @@ mod demo;
 mod deploys;
 mod fleet;
 mod fleet_file;
+mod incremental;
 mod interrupts;
 mod live_tree;
 mod output;
