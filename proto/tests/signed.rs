@@ -631,6 +631,11 @@ fn a_report_can_ask_for_the_seed_and_who_does_not_know_that_reads_the_rest() {
         "01 02 00 # one extension, which may be ignored: 2, no bytes",
     ));
     assert_eq!(asking.to_payload().as_ref(), payload);
+    assert_eq!(asking.refused_release(), None);
+
+    let refusing = report().refusing(release_id());
+    assert_eq!(refusing.refused_release(), Some(release_id()));
+    assert!(!refusing.wants_seed());
 }
 
 /// Says that a test does not run here, on a line of its own past the runner's capture: it will pass.

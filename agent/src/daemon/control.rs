@@ -2,7 +2,8 @@
 
 use scap_proto::{
     frame,
-    release::TreeId,
+    id::NodeId,
+    release::{Branch, TreeId},
     wire::{Envelope, Hello, control::ControlMessage},
 };
 use tokio::sync::mpsc;
@@ -16,10 +17,38 @@ pub(super) struct ControlId(pub(super) u64);
 /// Who is above us, as the daemon keeps it.
 #[derive(Debug)]
 pub(super) struct Above {
+    /// Who it is.
+    pub(super) from: NodeId,
     /// What it is told.
     pub(super) outbox: mpsc::Sender<ControlMessage>,
-    /// In which tree we relay for it, once it said so.
-    pub(super) tree: Option<TreeId>,
+    /// What we relay for it, once it said so.
+    pub(super) part: Option<Part>,
+}
+
+/// What we relay for one that is above us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    /// In which tree.
+    pub(super) tree: TreeId,
+    /// Higher than of any that was given before.
+    pub(super) number: u64,
+    /// Whom.
+    pub(super) branches: Vec<Branch>,
+}
+
+impl Above {
+    pub(super) fn new(from: NodeId, outbox: mpsc::Sender<ControlMessage>) -> Self {
+        Self {
+            from,
+            outbox,
+            part: None,
+        }
+    }
+
+    /// In which tree it is above us.
+    pub(super) fn tree(&self) -> Option<TreeId> {
+        self.part.as_ref().map(|part| part.tree)
+    }
 }
 
 /// A message, and on which stream it came.

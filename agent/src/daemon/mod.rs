@@ -60,6 +60,9 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 /// Most control messages that wait: a coordinator sends few, and waits when it is full.
 const CONTROL_MAX: usize = 256;
 
+/// Most control streams of one node: a coordinator has one for each deployment under way, and a host that relays for it too.
+const CONTROLS_OF_PEER_MAX: usize = 64;
+
 /// Most peers remembered for having been dropped, for the status.
 const DROPPED_PEERS_MAX: usize = 64;
 
@@ -251,7 +254,7 @@ impl Daemon {
                     self.activated(done.expect("asking the activator does not panic")).await;
                 }
                 Some(id) = self.control_tasks.join_next() => {
-                    self.controls.remove(&id.expect("a control stream does not panic"));
+                    self.control_closed(id.expect("a control stream does not panic"));
                 }
                 Some(request) = inboxes.api_requests.recv() => self.api_request(request).await,
                 Some(_) = self.cleaning.join_next() => {}
@@ -260,7 +263,7 @@ impl Daemon {
                     self.apply_limits();
                 }
                 _ = progress.tick() => {
-                    let live = self.controls.values().filter_map(|above| above.tree);
+                    let live = self.controls.values().filter_map(Above::tree);
                     self.relaying.prune(&live.collect());
                     // The time of day may have come for others.
                     self.apply_limits();
@@ -298,9 +301,14 @@ impl Daemon {
     fn control_opened(&mut self, stream: ControlStream) {
         let id = ControlId(self.next_control);
         self.next_control += 1;
-        tracing::info!(from = %stream.link.peer().name, "control stream opened");
+        let from = stream.link.peer().name.clone();
+        let of_peer = self.controls.values().filter(|above| above.from == from);
+        if of_peer.count() >= CONTROLS_OF_PEER_MAX {
+            return tracing::warn!(%from, "too many control streams; one more not taken");
+        }
+        tracing::info!(%from, "control stream opened");
         let (outbox, messages) = mpsc::channel(CONTROL_MAX);
-        self.controls.insert(id, Above { outbox, tree: None });
+        self.controls.insert(id, Above::new(from, outbox));
         let out = self.control_out.clone();
         self.control_tasks
             .spawn(control::run(id, stream, messages, out));
@@ -308,7 +316,7 @@ impl Daemon {
 
     async fn control_message(&mut self, FromControl { id, message }: FromControl) {
         match message {
-            ControlMessage::Roster(roster) => return self.roster(*roster),
+            ControlMessage::Roster(roster) => return self.roster(id, *roster),
             ControlMessage::Relay { tree, branches } => return self.relay(id, tree, branches),
             _ => self.pass_down(id, message.clone()),
         }
@@ -348,10 +356,11 @@ impl Daemon {
             return tracing::warn!("an order whose release cannot be read");
         };
         let key = (claimed.repo, claimed.environment);
+        let release = order.release.id();
         let now = clock::now();
         let verified = match self.trust.verify_order(order.clone(), now) {
             Ok(verified) => verified,
-            Err(error) => return self.refuse(&key, crate::error_chain(&error)).await,
+            Err(error) => return self.refuse(&key, release, crate::error_chain(&error)).await,
         };
         let acceptance = self
             .repos
@@ -386,7 +395,7 @@ impl Daemon {
                     ..repo.saved.clone()
                 };
                 if let Err(error) = self.state.save(&saved) {
-                    return self.refuse(&key, crate::error_chain(&error)).await;
+                    return self.refuse(&key, release, crate::error_chain(&error)).await;
                 }
                 tracing::info!(
                     repo = %key.0, release = %verified.release.id().short(),
@@ -397,18 +406,19 @@ impl Daemon {
                 self.pursue(&key).await;
                 self.report_now(&key).await;
             }
-            Err(refusal) => self.refuse(&key, crate::error_chain(&refusal)).await,
+            Err(refusal) => {
+                self.refuse(&key, release, crate::error_chain(&refusal))
+                    .await;
+            }
         }
     }
 
-    async fn refuse(&mut self, key: &RepoKey, reason: String) {
+    /// Says so, once, and then where we stand: whoever sent it, it changes nothing of what we follow.
+    async fn refuse(&mut self, key: &RepoKey, release: ReleaseId, reason: String) {
         tracing::warn!(repo = %key.0, environment = %key.1, reason, "order refused");
-        // Nothing is kept of a repo that only refused orders name: the answer is all.
-        let is_known = self.repos.contains_key(key);
-        self.repo(key).refuse(reason);
-        self.report_now(key).await;
-        if !is_known {
-            self.repos.remove(key);
+        self.report_refusal(key, release, reason).await;
+        if self.repos.contains_key(key) {
+            self.report_now(key).await;
         }
     }
 

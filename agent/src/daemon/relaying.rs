@@ -1,7 +1,7 @@
 //! The daemon's part of control trees: it passes orders on for who is above it, and up what those below say.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Daemon,
-    control::{Above, ControlId},
+    control::{self, Above, ControlId},
 };
 use crate::{
     clock,
@@ -34,6 +34,8 @@ pub(super) struct Relaying {
     node: Node,
     up: mpsc::Sender<(TreeId, ControlMessage)>,
     parts: BTreeMap<TreeId, Part>,
+    /// How often somebody said what to cover.
+    given: u64,
 }
 
 struct Part {
@@ -48,25 +50,30 @@ impl Relaying {
             node,
             up,
             parts: BTreeMap::new(),
+            given: 0,
         }
     }
 
-    fn tell(&mut self, tree: TreeId, command: Command) {
-        let is_full = self.parts.len() >= TREES_MAX;
-        let part = match self.parts.entry(tree) {
-            Entry::Occupied(part) => part.into_mut(),
-            Entry::Vacant(_) if is_full => {
-                return tracing::warn!(%tree, "too many control trees; not relaying in one more");
-            }
-            Entry::Vacant(slot) => slot.insert(Part {
-                tree: Tree::start(self.node.clone(), tree, 0, self.up.clone()),
-                orphaned: Some(Instant::now()),
-            }),
-        };
-        if !part.tree.tell(command) {
-            tracing::warn!(%tree, "orders come faster than they can be passed on; not relaying");
+    /// Takes part in a tree, if there is room for one more.
+    fn join(&mut self, tree: TreeId) -> bool {
+        if self.parts.len() >= TREES_MAX && !self.parts.contains_key(&tree) {
+            return false;
+        }
+        self.parts.entry(tree).or_insert_with(|| Part {
+            tree: Tree::start(self.node.clone(), tree, 0, self.up.clone()),
+            orphaned: Some(Instant::now()),
+        });
+        true
+    }
+
+    /// Whether the part in a tree could be told.
+    fn tell(&mut self, tree: TreeId, command: Command) -> bool {
+        let told = self.parts.get(&tree);
+        let told = told.is_some_and(|part| part.tree.tell(command));
+        if !told {
             self.parts.remove(&tree);
         }
+        told
     }
 
     /// Ends what nobody has been above for a while. `live` are those that somebody is above.
@@ -82,12 +89,14 @@ impl Relaying {
 }
 
 impl Daemon {
-    pub(super) fn roster(&mut self, signed: SignedRoster) {
+    /// A page of a roster came. Who cannot use it lets the stream go, so that another one is asked to relay.
+    pub(super) fn roster(&mut self, id: ControlId, signed: SignedRoster) {
         let roster = match signed.verify(self.trust.identity.trust(), clock::now()) {
             Ok(roster) => roster,
             Err(error) => {
                 let error = crate::error_chain(&error);
-                return tracing::warn!(error, "a roster refused");
+                tracing::warn!(error, "a roster refused");
+                return self.control_closed(id);
             }
         };
         let tree = roster.tree;
@@ -96,52 +105,96 @@ impl Daemon {
             roster,
             contacts: None,
         };
-        self.relaying.tell(tree, command);
+        if !self.relaying.join(tree) || !self.relaying.tell(tree, command) {
+            tracing::warn!(%tree, "too many control trees, or orders; not relaying");
+            self.control_closed(id);
+        }
     }
 
     /// Who is above us says whom to relay for.
     pub(super) fn relay(&mut self, id: ControlId, tree: TreeId, mut branches: Vec<Branch>) {
         branches.sort_unstable();
         let overlap = branches.windows(2).any(|pair| pair[0].end > pair[1].first);
-        if branches.len() > BRANCHES_MAX || overlap || branches.iter().any(|it| it.end <= it.first)
-        {
-            return tracing::warn!(%tree, "branches that are none; not relaying for them");
+        let is_empty = |branch: &Branch| branch.end <= branch.first;
+        let is_known = branches.is_empty() || self.relaying.parts.contains_key(&tree);
+        if branches.len() > BRANCHES_MAX || overlap || branches.iter().any(is_empty) || !is_known {
+            tracing::warn!(%tree, "branches that we cannot relay for");
+            return self.control_closed(id);
         }
-        if let Some(above) = self.controls.get_mut(&id) {
-            above.tree = Some(tree);
-        }
-        // Who has nothing to pass on needs no part in it.
-        if branches.is_empty() && !self.relaying.parts.contains_key(&tree) {
+        self.relaying.given += 1;
+        let number = self.relaying.given;
+        let Some(above) = self.controls.get_mut(&id) else {
             return;
+        };
+        above.part = Some(control::Part {
+            tree,
+            number,
+            branches,
+        });
+        self.cover(tree);
+        if self.relaying.parts.contains_key(&tree) {
+            self.relaying.tell(tree, Command::TellAll);
         }
-        self.relaying.tell(tree, Command::Assign(branches));
-        self.relaying.tell(tree, Command::TellAll);
+    }
+
+    /// A control stream ended, or is to. What was to be relayed for it alone is kept for a while, where nobody else is above
+    /// us in the tree.
+    pub(super) fn control_closed(&mut self, id: ControlId) {
+        let above = self.controls.remove(&id);
+        let tree = above.and_then(|above| above.tree());
+        let is_shared = |tree: &TreeId| self.controls.values().any(|it| it.tree() == Some(*tree));
+        if let Some(tree) = tree.filter(is_shared) {
+            self.cover(tree);
+        }
+    }
+
+    /// Covers in a tree what those above us say; where they differ, what was said last.
+    fn cover(&mut self, tree: TreeId) {
+        let parts = self.controls.values().filter_map(|it| it.part.as_ref());
+        let mut parts: Vec<&control::Part> = parts.filter(|part| part.tree == tree).collect();
+        parts.sort_by_key(|part| std::cmp::Reverse(part.number));
+        let mut branches: Vec<Branch> = Vec::new();
+        for branch in parts.iter().flat_map(|part| &part.branches) {
+            let overlaps = |it: &Branch| it.first < branch.end && branch.first < it.end;
+            if !branches.iter().any(overlaps) {
+                branches.push(*branch);
+            }
+        }
+        if self.relaying.parts.contains_key(&tree) {
+            self.relaying.tell(tree, Command::Assign(branches));
+        }
     }
 
     /// Passes on what came from above.
     pub(super) fn pass_down(&mut self, id: ControlId, message: ControlMessage) {
-        let tree = self.controls.get(&id).and_then(|above| above.tree);
-        if let Some(tree) = tree.filter(|tree| self.relaying.parts.contains_key(tree)) {
-            self.relaying.tell(tree, Command::Down(message));
+        let tree = self.controls.get(&id).and_then(Above::tree);
+        if let Some(tree) = tree.filter(|tree| self.relaying.parts.contains_key(tree))
+            && !self.relaying.tell(tree, Command::Down(message))
+        {
+            tracing::warn!(%tree, "orders come faster than they can be passed on; not relaying");
+            self.control_closed(id);
         }
     }
 
     /// Passes on what came from below.
     pub(super) fn pass_up(&mut self, tree: TreeId, message: &ControlMessage) {
-        self.say(|_, above| above.tree == Some(tree), message);
+        self.say(|_, above| above.tree() == Some(tree), message);
     }
 
     /// Says something to those above us. Who does not read is let go: it comes again, and asks.
     pub(super) fn say(&mut self, to: impl Fn(ControlId, &Above) -> bool, message: &ControlMessage) {
-        self.controls.retain(|id, above| {
-            if !to(*id, above) || above.outbox.try_send(message.clone()).is_ok() {
-                return true;
+        let mut deaf = Vec::new();
+        for (id, above) in &self.controls {
+            if to(*id, above) && above.outbox.try_send(message.clone()).is_err() {
+                deaf.push(*id);
             }
+        }
+        for id in deaf {
             tracing::info!(
                 stream = id.0,
                 "what we say is not read; control stream closed"
             );
-            false
-        });
+            self.control_closed(id);
+        }
     }
 }

@@ -37,8 +37,6 @@ pub(crate) struct Repo {
     activating: Option<Pursued>,
     /// The directive that was followed to its end, and how that was.
     ended: Option<(Pursued, Result<(), String>)>,
-    /// An order that was refused after the one obeyed.
-    refused: Option<String>,
     refetches: u32,
     /// How many hosts fetch together.
     pub(crate) fleet_size: usize,
@@ -87,7 +85,6 @@ impl Repo {
             attached: None,
             activating: None,
             ended: None,
-            refused: None,
             refetches: 0,
             fleet_size: 0,
             untold: 0,
@@ -113,7 +110,6 @@ impl Repo {
     pub(crate) fn follow(&mut self, saved: Saved) {
         let before = self.accepted().map(|accepted| accepted.release);
         self.saved = saved;
-        self.refused = None;
         if self.accepted().map(|accepted| accepted.release) != before {
             self.bytes = BytesBySource::default();
             self.fetch_millis = 0;
@@ -121,10 +117,6 @@ impl Repo {
             self.promote_millis = 0;
             self.refetches = 0;
         }
-    }
-
-    pub(crate) fn refuse(&mut self, reason: String) {
-        self.refused = Some(reason);
     }
 
     /// What to do now, if anything. It counts as begun.
@@ -230,11 +222,6 @@ impl Repo {
 
     /// How far the latest order is; `progress` is what the node says of the release.
     pub(crate) fn outcome(&self, progress: Option<TransferStatus>) -> Outcome {
-        if let Some(reason) = &self.refused {
-            return Outcome::Refused {
-                reason: report::bounded_reason(reason.clone()),
-            };
-        }
         if self.accepted().is_none() {
             return Outcome::Idle;
         }

@@ -1,7 +1,9 @@
 //! What the daemon says to who is above it.
 
 use scap_proto::{
-    release::{Report, SignedReport, Stage},
+    extensions::Extensions,
+    id::ReleaseId,
+    release::{Outcome, Report, SignedReport, Stage, report},
     wire::control::ControlMessage,
 };
 
@@ -28,7 +30,31 @@ impl Daemon {
         }
     }
 
+    /// Says that an order about a release was refused.
+    pub(super) async fn report_refusal(
+        &mut self,
+        key: &RepoKey,
+        release: ReleaseId,
+        reason: String,
+    ) {
+        let report = self.unsigned(key).await;
+        let reason = report::bounded_reason(reason);
+        let report = Report {
+            outcome: Outcome::Refused { reason },
+            extensions: Extensions::default(),
+            ..report
+        };
+        let report = report.refusing(release);
+        self.send(None, SignedReport::sign(&report, &self.trust.identity));
+    }
+
     pub(super) async fn report(&mut self, key: &RepoKey) -> Option<SignedReport> {
+        let report = self.unsigned(key).await;
+        Some(SignedReport::sign(&report, &self.trust.identity))
+    }
+
+    /// What we say of a repo now.
+    async fn unsigned(&mut self, key: &RepoKey) -> Report {
         let progress = self.progress(key).await;
         let wants_seed = progress.as_ref().is_some_and(|status| status.wants_seed);
         self.counter += 1;
@@ -59,11 +85,10 @@ impl Daemon {
             standing: repo.report_standing(),
             extensions: Default::default(),
         };
-        let report = match wants_seed {
+        match wants_seed {
             true => report.wanting_seed(),
             false => report,
-        };
-        Some(SignedReport::sign(&report, &self.trust.identity))
+        }
     }
 
     pub(super) async fn progress(&mut self, key: &RepoKey) -> Option<TransferStatus> {

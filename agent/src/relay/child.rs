@@ -90,6 +90,8 @@ impl Child {
                 Err(error) => break error,
             };
             is_fresh = false;
+            // What was to be sent on another link is sent again, where it still counts.
+            while orders.try_recv().is_ok() {}
             let error = self.serve(&link, &mut orders).await;
             let other = self.node.link(&self.contact.name).await;
             let is_replaced = other.is_some_and(|other| !other.is_same(&link));

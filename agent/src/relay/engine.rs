@@ -19,8 +19,8 @@ pub const FANOUT: usize = 16;
 /// and one that lost a packet 150 ms more.
 const STAGGER: Duration = Duration::from_millis(500);
 
-/// Most hosts of one branch that are dialled at a time.
-const ATTEMPTS_MAX: usize = 4;
+/// Most hosts of one branch that are dialled at a time: a handshake that nobody answers takes ten seconds, in which 20 begin.
+const ATTEMPTS_MAX: usize = 24;
 
 /// First and longest pause before a host that did not answer is dialled again. One that restarts is back in a second or two.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
@@ -46,6 +46,8 @@ pub enum Input {
         /// Why it is not reached; none where it is.
         away: Option<String>,
     },
+    /// A host is said to be reached, and does not answer: perhaps we reach it ourselves. Only where we do that at all.
+    Suspect(Place),
     /// The time of [`Relay::poll_timeout`] has come.
     Timeout,
 }
@@ -136,10 +138,16 @@ impl Relay {
                 host,
                 away,
             } => self.heard(through, host, away),
+            Input::Suspect(host) => {
+                let is_ours = self.limbs.iter().any(|limb| limb.head == Some(host));
+                if self.direct_max > 0 && !is_ours {
+                    self.direct.entry(host).or_insert(Direct::Waiting(None));
+                }
+            }
             Input::Timeout => {}
         }
         for limb in &mut self.limbs {
-            limb.try_more(now, &mut self.outputs);
+            limb.try_more(now, &mut self.direct, &mut self.outputs);
         }
         self.try_direct(now);
     }
@@ -278,9 +286,16 @@ impl Relay {
             return;
         };
         if away.is_none() {
-            limb.live.insert(host);
-            if self.direct.remove(&host).is_some() {
-                self.outputs.push_back(Output::Close(host));
+            let is_news = limb.live.insert(host);
+            // That it is reached is that relay's word. A link of our own is better than that.
+            match self.direct.get(&host) {
+                Some(Direct::Linked) => return,
+                Some(_) => {
+                    self.direct.remove(&host);
+                    self.outputs.push_back(Output::Close(host));
+                }
+                None if !is_news => return,
+                None => {}
             }
         } else {
             limb.live.remove(&host);
@@ -331,11 +346,19 @@ impl Limb {
         }
     }
 
-    fn try_more(&mut self, now: Duration, outputs: &mut VecDeque<Output>) {
+    fn try_more(
+        &mut self,
+        now: Duration,
+        direct: &mut BTreeMap<Place, Direct>,
+        outputs: &mut VecDeque<Output>,
+    ) {
         while self.wake_at().is_some_and(|at| at <= now) {
             let Some((host, _)) = self.candidate() else {
                 return;
             };
+            if direct.remove(&host).is_some() {
+                outputs.push_back(Output::Close(host));
+            }
             self.trying.insert(host);
             self.tried_at = now;
             outputs.push_back(Output::Dial(host));
@@ -355,11 +378,11 @@ impl Limb {
         Some(due.max(staggered))
     }
 
-    /// Who is to be dialled next, and when at the earliest: the first hosts of all pieces, then the others; of those that
-    /// failed the one whose time comes first.
+    /// Who is to be dialled next, and when at the earliest: the first hosts of all pieces, then the others, far apart from each
+    /// other, since those of a rack fail together; of those that failed the one whose time comes first.
     fn candidate(&self) -> Option<(Place, Duration)> {
         let firsts = self.pieces.iter().map(|piece| piece.first);
-        let others = self.pieces.iter().flat_map(|piece| piece.hosts().skip(1));
+        let others = self.pieces.iter().flat_map(|&piece| far_apart(piece));
         let mut fresh = firsts
             .chain(others)
             .filter(|host| !self.trying.contains(host) && !self.failed.contains_key(host));
@@ -371,6 +394,17 @@ impl Limb {
         let failed = failed.map(|(host, failure)| (*host, failure.retry_at));
         failed.min_by_key(|(_, at)| *at)
     }
+}
+
+/// The hosts of a branch: the first, the middle one, those at the quarters, and so on.
+fn far_apart(branch: Branch) -> impl Iterator<Item = Place> {
+    let count = branch.end - branch.first;
+    let bits = count.next_power_of_two().trailing_zeros();
+    let spread = move |number: u32| number.reverse_bits().checked_shr(u32::BITS - bits);
+    let places = (0..1u32 << bits).map(move |number| spread(number).unwrap_or(0));
+    places
+        .filter(move |offset| *offset < count)
+        .map(move |offset| branch.first + offset)
 }
 
 /// A branch without its head, split evenly.

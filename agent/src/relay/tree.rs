@@ -7,7 +7,7 @@ use std::{
 
 use scap_proto::{
     id::NodeId,
-    limits::BATCH_MAX,
+    limits::{BATCH_MAX, FRAME_BYTES_MAX, REASON_BYTES_MAX},
     release::{Branch, Roster, SignedReport, SignedRoster, Targets, TreeId, report},
     wire::control::{ControlMessage, HostNews},
 };
@@ -28,8 +28,15 @@ const GATHER: Duration = Duration::from_millis(50);
 /// Most orders that wait to be read by one host. One that leaves so many is not reading, and counts as lost.
 const ORDERS_MAX: usize = 64;
 
-/// Most messages from all hosts below that wait.
-const HEARD_MAX: usize = 1024;
+/// Most messages from all hosts below that wait; each may be a frame.
+const HEARD_MAX: usize = 64;
+
+/// Longest report that is passed on, in bytes, with its certificate: twice the longest reason. A batch of such is a frame.
+const REPORT_BYTES_MAX: usize = 8 * 1024 + 4096;
+const _: () = assert!(BATCH_MAX * REPORT_BYTES_MAX <= FRAME_BYTES_MAX as usize);
+
+/// Most questions that are asked of who is new: one for each repo and environment that is deployed in the tree.
+const ASKS_MAX: usize = 8;
 
 /// Most commands that wait. One that does not fit ends the tree: its parent is not to flood us.
 const COMMANDS_MAX: usize = 1024;
@@ -59,6 +66,8 @@ pub enum Command {
     Down(ControlMessage),
     /// Say again who is reached: somebody new listens.
     TellAll,
+    /// A host is said to be reached and does not answer: try to reach it from here.
+    Suspect(NodeId),
 }
 
 impl Tree {
@@ -178,6 +187,11 @@ impl Driver {
                 let news = live.map(|host| HostNews { host, away: None });
                 self.news.extend(news);
             }
+            Command::Suspect(name) => {
+                if let Some(&place) = self.places.get(&name) {
+                    self.input(Input::Suspect(place));
+                }
+            }
         }
     }
 
@@ -278,6 +292,9 @@ impl Driver {
                 self.input(Input::Linked(host));
             }
             Heard::Lost(reason) => self.lost(host, reason),
+            Heard::Message(message) if !is_bounded(&message) => {
+                self.lost(host, "it says more than it may".into());
+            }
             Heard::Message(message) => match message {
                 ControlMessage::Report(report) => self.reports.push(*report),
                 ControlMessage::Reports(reports) => self.reports.extend(reports),
@@ -315,6 +332,9 @@ impl Driver {
             ControlMessage::Ask { .. } => {
                 self.asks.retain(|ask| ask != message);
                 self.asks.push(message.clone());
+                if self.asks.len() > ASKS_MAX {
+                    self.asks.remove(0);
+                }
                 self.engine.towards(|_| true)
             }
             ControlMessage::Order(order) => {
@@ -363,6 +383,24 @@ impl Driver {
         for message in messages {
             let _ = self.up.send((self.id, message)).await;
         }
+    }
+}
+
+/// Whether a message from below is no larger than it may be.
+fn is_bounded(message: &ControlMessage) -> bool {
+    let is_short = |SignedReport(it): &SignedReport| {
+        it.payload.len() + it.certificate.len() + it.signature.len() <= REPORT_BYTES_MAX
+    };
+    match message {
+        ControlMessage::Report(report) => is_short(report),
+        ControlMessage::Reports(reports) => {
+            reports.len() <= BATCH_MAX && reports.iter().all(is_short)
+        }
+        ControlMessage::News(news) => {
+            let is_short = |away: &String| away.len() <= REASON_BYTES_MAX;
+            news.len() <= BATCH_MAX && news.iter().all(|it| it.away.iter().all(is_short))
+        }
+        _ => true,
     }
 }
 

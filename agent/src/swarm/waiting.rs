@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     engine::Swarm,
     event::{PeerId, TransferId},
+    transfer::Transfer,
 };
 
 /// How long nothing may come, at least, before a host asks for the origin. By then lanes that stand still are given up.
@@ -120,7 +121,11 @@ impl Swarm {
         let usual = self.pace.completion.measured().unwrap_or_default();
         let patience = STARVING_MIN.max(4 * usual);
         let it = self.transfers.get(&transfer);
-        it.is_some_and(|it| it.missing > 0 && it.moved_at + patience <= now)
+        // Where storing fails here, nobody can help.
+        let starves = |it: &Transfer| {
+            it.missing > 0 && it.resume_at.is_none() && it.moved_at + patience <= now
+        };
+        it.is_some_and(starves)
     }
 
     /// What a transfer has come to, if it is here.

@@ -287,6 +287,11 @@ impl Topology {
         self.origin_hosts.iter().map(|&at| &self.ring[at])
     }
 
+    /// A host's place among all: content tends to come to those of lower ones first.
+    pub fn place(&self, host: &NodeId) -> Option<usize> {
+        self.positions.get(host).copied()
+    }
+
     fn lane_edges(&self, at: usize) -> LaneEdges {
         let mut edges = LaneEdges::default();
         let Links::Swarm { sites, lanes, .. } = &self.links else {

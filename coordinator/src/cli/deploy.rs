@@ -316,9 +316,7 @@ async fn greet(hub: &mut Hub, inventory: &Inventory, wait: Duration) -> Greeted 
                 greeted.standings.remove(host);
                 greeted.away.insert(host.clone(), reason.clone());
             }
-            HubEvent::Connected(host) => {
-                greeted.away.remove(host);
-            }
+            HubEvent::Connected(_) => {}
         }
         greeted.events.push(event);
     }

@@ -153,6 +153,9 @@ impl Watcher for Progress {
                 }
                 _ => {}
             },
+            Output::Suspect { host } => {
+                self.line(&format!("{host} does not answer over others: dialling it"));
+            }
             Output::Order { .. } | Output::Finalize { .. } | Output::Ended(_) => {}
         }
     }

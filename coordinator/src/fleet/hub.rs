@@ -45,9 +45,9 @@ const EVENTS_MAX: usize = 1024;
 /// What happens to the hosts.
 #[derive(Debug)]
 pub enum HubEvent {
-    /// There is a way to a host, and its report is on its way.
+    /// There is said to be a way to a host. Its report, which proves it, is on its way.
     Connected(NodeId),
-    /// There is none, and why.
+    /// There is said to be none, and why.
     Away {
         /// To which.
         host: NodeId,
@@ -128,6 +128,7 @@ impl Hub {
         let listener = Listener {
             names: hosts.iter().map(|host| host.name.clone()).collect(),
             trust: identity.trust().clone(),
+            about: about.clone(),
             out,
         };
         let mut listening = JoinSet::new();
@@ -145,6 +146,11 @@ impl Hub {
         if !self.tree.tell(Command::Down(message)) {
             tracing::warn!("orders are not passed on as fast as they are given");
         }
+    }
+
+    /// Has a host dialled from here, which is said to be reached and does not answer.
+    pub fn suspect(&self, host: &NodeId) {
+        let _ = self.tree.tell(Command::Suspect(host.clone()));
     }
 }
 
@@ -193,6 +199,7 @@ struct Listener {
     /// By place in the roster.
     names: Vec<NodeId>,
     trust: Trust,
+    about: (RepoPath, Environment),
     out: mpsc::Sender<HubEvent>,
 }
 
@@ -225,6 +232,9 @@ impl Listener {
 
     async fn report(&self, report: &SignedReport) {
         match report.verify(&self.trust, clock::now()) {
+            // Of other repos another rollout is told at the same time.
+            Ok(report) if (&report.repo, &report.environment) != (&self.about.0, &self.about.1) => {
+            }
             Ok(report) => {
                 let _ = self.out.send(HubEvent::Report(Box::new(report))).await;
             }

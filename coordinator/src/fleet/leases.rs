@@ -2,7 +2,7 @@
 //! all its hosts ask at once, and a few of them are enough, since they pass on what they get. Sans-IO.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
@@ -17,35 +17,36 @@ pub const LEASE_TIME: Duration = Duration::from_secs(20);
 pub struct Leases<H> {
     /// Since when.
     held: BTreeMap<H, Duration>,
-    waiting: VecDeque<H>,
+    /// By rank.
+    waiting: BTreeSet<(usize, H)>,
 }
 
 impl<H> Default for Leases<H> {
     fn default() -> Self {
         Self {
             held: BTreeMap::new(),
-            waiting: VecDeque::new(),
+            waiting: BTreeSet::new(),
         }
     }
 }
 
 impl<H: Ord + Clone> Leases<H> {
-    /// A host asks to be fed. It may ask again.
-    pub fn ask(&mut self, host: &H) {
-        if !self.held.contains_key(host) && !self.waiting.contains(host) {
-            self.waiting.push_back(host.clone());
+    /// A host asks to be fed. It may ask again. Those of lower rank, who feed others, get it first.
+    pub fn ask(&mut self, rank: usize, host: &H) {
+        if !self.held.contains_key(host) {
+            self.waiting.insert((rank, host.clone()));
         }
     }
 
     /// A host needs no lease, or none any more: it gets what it needs, or is gone.
     pub fn end(&mut self, host: &H) {
         self.held.remove(host);
-        self.waiting.retain(|it| it != host);
+        self.withdraw(host);
     }
 
     /// A host no longer asks. It keeps the lease that it has.
     pub fn withdraw(&mut self, host: &H) {
-        self.waiting.retain(|it| it != host);
+        self.waiting.retain(|(_, it)| it != host);
     }
 
     /// Who is to be fed from now on. To be asked until there is nobody.
@@ -54,7 +55,7 @@ impl<H: Ord + Clone> Leases<H> {
         if self.held.values().filter(counts).count() >= LEASES_MAX {
             return None;
         }
-        let host = self.waiting.pop_front()?;
+        let (_, host) = self.waiting.pop_first()?;
         self.held.insert(host.clone(), now);
         Some(host)
     }
@@ -73,8 +74,8 @@ mod tests {
     fn a_few_of_a_crowd_are_fed_at_a_time_each_once_and_in_turn() {
         let mut leases = Leases::default();
         for _ in 0..3 {
-            for host in 0..20 {
-                leases.ask(&host);
+            for host in (0..20).rev() {
+                leases.ask(100 + host as usize, &host);
             }
         }
         assert_eq!(granted(&mut leases, 0), [0, 1, 2, 3]);
@@ -82,7 +83,7 @@ mod tests {
         // One is done, one that waits gets it from the others, one asks again.
         leases.end(&1);
         leases.withdraw(&4);
-        leases.ask(&2);
+        leases.ask(102, &2);
         assert_eq!(granted(&mut leases, 2), [5]);
         // Those that had theirs for long no longer keep others from one.
         assert_eq!(granted(&mut leases, 20), [6, 7, 8]);

@@ -3,12 +3,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
-use scap_agent::node::Node;
+use scap_agent::{node::Node, topology::Topology};
 use scap_proto::{
-    id::{NodeId, PlanId},
+    id::{NodeId, PlanId, ReleaseId},
     identity::SecretKey,
     release::{
-        Directive, Finalization, Outcome, SignedDirective, SignedFinalization, Targets,
+        Directive, Finalization, Outcome, Plan, SignedDirective, SignedFinalization, Targets,
         VerifiedGrant, VerifiedRelease,
     },
     wire::control::{ControlMessage, Finalize, Order},
@@ -74,6 +74,9 @@ pub async fn run(
         hub,
         seed,
         leases: Leases::default(),
+        topology: Topology::of_plan(
+            &Plan::decode(session.plan.0, &session.plan.1).expect("it is our own"),
+        ),
         engine: Engine::new(config),
         is_finalized: false,
     };
@@ -99,8 +102,12 @@ pub async fn run(
         let input = tokio::select! {
             biased;
             Some(event) = driver.hub.events.recv() => {
-                driver.lease(&event, started.elapsed()).await;
-                input(event)
+                let need = need(&event, session.release.id());
+                driver.engine.handle_input(started.elapsed(), input(event));
+                if let Some((host, need)) = need {
+                    driver.lease(&host, need, started.elapsed()).await;
+                }
+                continue;
             }
             () = sleep_until(wake) => Input::Timeout,
             _ = watch.tick() => {
@@ -117,27 +124,28 @@ struct Driver<'a> {
     hub: &'a mut Hub,
     seed: &'a Node,
     leases: Leases<NodeId>,
+    topology: Topology,
     engine: Engine,
     is_finalized: bool,
 }
 
 impl Driver<'_> {
     /// Feeds who needs it, if few enough do.
-    async fn lease(&mut self, event: &HubEvent, now: Duration) {
-        let release = self.session.release.id();
-        match event {
-            HubEvent::Connected(_) => {}
-            HubEvent::Away { host, .. } => self.leases.end(host),
-            HubEvent::Report(report) if report.release != Some(release) => {}
-            HubEvent::Report(report) if report.wants_seed() => self.leases.ask(&report.host),
-            HubEvent::Report(report) => match &report.outcome {
-                Outcome::Working { .. } => self.leases.withdraw(&report.host),
-                _ => self.leases.end(&report.host),
-            },
+    async fn lease(&mut self, host: &NodeId, need: Need, now: Duration) {
+        match need {
+            Need::Seed(counter) if self.engine.is_latest(host, counter) => {
+                let place = self.topology.place(host).unwrap_or(usize::MAX);
+                self.leases.ask(place, host);
+            }
+            Need::Nothing(counter) if self.engine.is_latest(host, counter) => {
+                self.leases.end(host);
+            }
+            Need::Wait => self.leases.withdraw(host),
+            Need::Seed(_) | Need::Nothing(_) => {}
         }
         while let Some(host) = self.leases.grant(now) {
             tracing::info!(%host, "nobody feeds it; the seed does");
-            self.seed.lease(release, &host).await;
+            self.seed.lease(self.session.release.id(), &host).await;
         }
     }
 
@@ -168,6 +176,7 @@ impl Driver<'_> {
                     };
                     self.hub.send(ControlMessage::Order(Box::new(order)));
                 }
+                Output::Suspect { host } => self.hub.suspect(&host),
                 Output::Finalize { hosts } => {
                     self.is_finalized = true;
                     let finalization = Finalization::of(&self.session.release);
@@ -186,6 +195,32 @@ impl Driver<'_> {
             }
         }
         verdict
+    }
+}
+
+/// What a host needs of the seed.
+enum Need {
+    /// To be fed, by the report of that counter.
+    Seed(u64),
+    /// It gets what it needs.
+    Wait,
+    /// It has everything, or cannot use it, by the report of that counter.
+    Nothing(u64),
+}
+
+fn need(event: &HubEvent, release: ReleaseId) -> Option<(NodeId, Need)> {
+    match event {
+        HubEvent::Connected(_) => None,
+        HubEvent::Away { host, .. } => Some((host.clone(), Need::Wait)),
+        HubEvent::Report(report) if report.release != Some(release) => None,
+        HubEvent::Report(report) => {
+            let need = match &report.outcome {
+                _ if report.wants_seed() => Need::Seed(report.counter),
+                Outcome::Working { .. } | Outcome::Refused { .. } => Need::Wait,
+                _ => Need::Nothing(report.counter),
+            };
+            Some((report.host.clone(), need))
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! Waves go one after the other. The hosts of a wave fetch; those that have, promote, once none of the wave
 //! is still fetching; the next wave starts when none is still promoting. A wave that is a gate stops the
 //! rollout when one of its hosts does not get there. A host that is gone for a while may come back; what
-//! it was told last is told again.
+//! it was told last is told again, until its own report says that it follows it. Only reports are believed, since they are
+//! signed: that a host is reached or away is the word of whoever relays for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -14,6 +15,22 @@ use scap_proto::{
     id::{NodeId, ReleaseId},
     release::{BytesBySource, Outcome, Report, Stage},
 };
+
+/// How long a host may take to say that it follows an order before it is told again; then twice as long, and so on up to the
+/// second. It says so at once.
+const RETELL: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
+
+/// How soon a host that is said to be reached again is told again: others that come with it are told in the same breath.
+const RETELL_SOON: Duration = Duration::from_millis(50);
+
+/// How often a host may be told in vain before it is dialled from here: whoever relays for it may not do so.
+const TOLD_IN_VAIN_MAX: u32 = 2;
+
+/// How long a refusal stands before it counts: who follows our order says so right after it refused what somebody else sent.
+const REFUSAL: Duration = Duration::from_secs(2);
+
+/// How often hosts are told of the finalization that have not confirmed it.
+const REFINALIZE: Duration = Duration::from_secs(2);
 
 /// What differs between one rollout and another.
 #[derive(Debug, Clone)]
@@ -50,9 +67,9 @@ pub struct Wave {
 pub enum Input {
     /// Begin. Hosts that were not connected before are away.
     Start,
-    /// There is a control stream to a host.
+    /// A host is said to be reached.
     Connected(NodeId),
-    /// There is none any more, or none could be made.
+    /// It is said not to be reached any more.
     Away {
         /// To which.
         host: NodeId,
@@ -76,6 +93,11 @@ pub enum Output {
         hosts: Vec<NodeId>,
         /// What.
         stage: Stage,
+    },
+    /// Dial this host from here.
+    Suspect {
+        /// Which.
+        host: NodeId,
     },
     /// Tell these hosts that the release is the stable one.
     Finalize {
@@ -159,10 +181,45 @@ pub struct HostProgress {
     /// Whether it holds to the finalization.
     pub is_finalized: bool,
     /// The latest order for it.
-    order: Option<(u64, Stage)>,
+    order: Option<Told>,
     moved_at: Duration,
     counter: u64,
     bytes_before: BytesBySource,
+}
+
+/// An order to one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    number: u64,
+    stage: Stage,
+    /// Whether it said that it follows it.
+    is_heard: bool,
+    /// When it is told again, unless it says so before.
+    again_at: Duration,
+    /// How often it was told again.
+    times: u32,
+    /// Since when it refuses it, and why.
+    refused: Option<(Duration, String)>,
+}
+
+impl Told {
+    fn new(now: Duration, number: u64, stage: Stage) -> Self {
+        Self {
+            number,
+            stage,
+            is_heard: false,
+            again_at: now + RETELL.0,
+            times: 0,
+            refused: None,
+        }
+    }
+
+    /// When there is something to do about it.
+    fn wake_at(&self) -> Option<Duration> {
+        let refused = self.refused.as_ref().map(|(since, _)| *since + REFUSAL);
+        let again_at = (!self.is_heard).then_some(self.again_at);
+        refused.into_iter().chain(again_at).min()
+    }
 }
 
 /// What a rollout that sends nothing is waiting for.
@@ -202,8 +259,15 @@ pub struct Engine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
     Connecting,
-    Wave { at: usize, stage: Stage },
-    Finalizing { until: Duration, verdict: Verdict },
+    Wave {
+        at: usize,
+        stage: Stage,
+    },
+    Finalizing {
+        until: Duration,
+        again_at: Duration,
+        verdict: Verdict,
+    },
     Ended,
 }
 
@@ -233,17 +297,10 @@ impl Engine {
                 }
             }
             Input::Connected(host) => {
-                if let Some(progress) = self.hosts.get_mut(&host) {
-                    progress.away = None;
-                    progress.moved_at = now;
-                    // What it was told may not have reached it.
-                    if let Some((number, stage)) = progress.order.filter(|_| progress.is_busy()) {
-                        self.outputs.push_back(Output::Order {
-                            number,
-                            hosts: vec![host],
-                            stage,
-                        });
-                    }
+                // What it was told may not have reached it.
+                let told = self.hosts.get_mut(&host);
+                if let Some(told) = told.and_then(|progress| progress.order.as_mut()) {
+                    told.again_at = told.again_at.min(now + RETELL_SOON);
                 }
             }
             Input::Away { host, reason } => {
@@ -253,7 +310,10 @@ impl Engine {
                 }
             }
             Input::Report(report) => self.report(now, *report),
-            Input::Timeout => self.expire(now),
+            Input::Timeout => {
+                self.expire(now);
+                self.tell_again(now);
+            }
         }
         self.advance(now);
     }
@@ -265,16 +325,29 @@ impl Engine {
 
     /// When to feed [`Input::Timeout`].
     pub fn poll_timeout(&self) -> Option<Duration> {
-        if let Phase::Finalizing { until, .. } = &self.phase {
-            return Some(*until);
+        if let Phase::Finalizing {
+            until, again_at, ..
+        } = &self.phase
+        {
+            return Some(*until.min(again_at));
         }
         let busy = self.hosts.values().filter(|progress| progress.is_busy());
-        busy.map(|progress| progress.deadline(&self.config)).min()
+        let wakes = busy.flat_map(|progress| {
+            let told = progress.order.as_ref().and_then(Told::wake_at);
+            std::iter::once(progress.deadline(&self.config)).chain(told)
+        });
+        wakes.min()
     }
 
     /// Every host and where it is.
     pub fn hosts(&self) -> &BTreeMap<NodeId, HostProgress> {
         &self.hosts
+    }
+
+    /// Whether a host's latest report has this counter: others were replayed, or overtaken.
+    pub fn is_latest(&self, host: &NodeId, counter: u64) -> bool {
+        let progress = self.hosts.get(host);
+        progress.is_some_and(|progress| progress.counter == counter)
     }
 
     /// The wave in progress, counted from 0, and what it does.
@@ -305,6 +378,7 @@ impl Engine {
     }
 
     fn report(&mut self, now: Duration, report: Report) {
+        let report_refuses = report.refused_release();
         let Some(progress) = self.hosts.get_mut(&report.host) else {
             return;
         };
@@ -313,12 +387,20 @@ impl Engine {
             return;
         }
         progress.counter = report.counter;
+        progress.away = None;
         if progress.order.is_none() && report.release == Some(self.config.release) {
             // It had been told of this release before: what it fetched then is not fetched now.
             progress.bytes_before = report.bytes;
         }
-        let is_refusal = matches!(report.outcome, Outcome::Refused { .. });
-        if report.release != Some(self.config.release) && !is_refusal {
+        if let Outcome::Refused { reason } = report.outcome {
+            if report_refuses == Some(self.config.release)
+                && let Some(told) = progress.order.as_mut().filter(|told| !told.is_heard)
+            {
+                told.refused.get_or_insert((now, reason));
+            }
+            return;
+        }
+        if report.release != Some(self.config.release) {
             return;
         }
         if report.standing.finalized_sequence >= self.config.sequence {
@@ -330,9 +412,14 @@ impl Engine {
         progress.prepare = Duration::from_millis(report.prepare_millis);
         progress.promote = Duration::from_millis(report.promote_millis);
         progress.waiting.clear();
-        let told = progress
-            .order
-            .map(|(number, _)| (self.config.epoch, number));
+        let epoch = self.config.epoch;
+        let told = progress.order.as_ref().map(|told| (epoch, told.number));
+        if let Some(order) = progress.order.as_mut()
+            && Some(report.directive) == told
+        {
+            order.is_heard = true;
+            order.refused = None;
+        }
         let state = match (report.outcome, &progress.state) {
             (
                 Outcome::Working {
@@ -350,9 +437,6 @@ impl Engine {
                 return;
             }
             (Outcome::Idle, _) => return,
-            (Outcome::Refused { reason }, HostState::Fetching | HostState::Promoting) => {
-                HostState::Failed(format!("refused: {reason}"))
-            }
             // About an order before the latest: it will speak about that one too.
             _ if Some(report.directive) != told => return,
             (Outcome::Failed { reason }, HostState::Fetching | HostState::Promoting) => {
@@ -409,6 +493,55 @@ impl Engine {
         }
     }
 
+    /// Tells again who did not say that it follows what it was told.
+    fn tell_again(&mut self, now: Duration) {
+        let mut orders: BTreeMap<(u64, u8), (Stage, Vec<NodeId>)> = BTreeMap::new();
+        let mut refused = Vec::new();
+        for (host, progress) in &mut self.hosts {
+            let is_busy = progress.is_busy();
+            let Some(told) = progress.order.as_mut().filter(|_| is_busy) else {
+                continue;
+            };
+            if let Some((since, reason)) = &told.refused
+                && *since + REFUSAL <= now
+            {
+                let reason = format!("refused: {reason}");
+                refused.push((host.clone(), HostState::Failed(reason)));
+                continue;
+            }
+            if told.is_heard || told.again_at > now {
+                continue;
+            }
+            let (first, longest) = RETELL;
+            told.again_at = now + (first * 2_u32.pow(told.times.min(8))).min(longest);
+            told.times += 1;
+            if told.times == TOLD_IN_VAIN_MAX {
+                let host = host.clone();
+                self.outputs.push_back(Output::Suspect { host });
+            }
+            let order = orders.entry((told.number, told.stage as u8));
+            let (_, hosts) = order.or_insert((told.stage, Vec::new()));
+            hosts.push(host.clone());
+        }
+        for ((number, _), (stage, hosts)) in orders {
+            self.outputs.push_back(Output::Order {
+                number,
+                hosts,
+                stage,
+            });
+        }
+        for (host, state) in refused {
+            self.settle(&host, state);
+        }
+        let again: Vec<NodeId> = self.unfinalized().cloned().collect();
+        if let Phase::Finalizing { again_at, .. } = &mut self.phase
+            && *again_at <= now
+        {
+            *again_at = now + REFINALIZE;
+            self.outputs.push_back(Output::Finalize { hosts: again });
+        }
+    }
+
     fn advance(&mut self, now: Duration) {
         loop {
             match self.phase.clone() {
@@ -435,7 +568,7 @@ impl Engine {
                         self.begin_wave(now, at + 1);
                     }
                 }
-                Phase::Finalizing { until, verdict } => {
+                Phase::Finalizing { until, verdict, .. } => {
                     if self.unfinalized().next().is_none() || until <= now {
                         self.end(verdict);
                     }
@@ -486,7 +619,7 @@ impl Engine {
         });
         for host in &hosts {
             let progress = self.hosts.get_mut(host).expect("a wave's hosts are known");
-            progress.order = Some((number, stage));
+            progress.order = Some(Told::new(now, number, stage));
             progress.moved_at = now;
             progress.state = match stage {
                 Stage::Fetch => HostState::Fetching,
@@ -517,6 +650,7 @@ impl Engine {
         self.outputs.push_back(Output::Finalize { hosts: promoted });
         self.phase = Phase::Finalizing {
             until: now + self.config.finalize_max,
+            again_at: now + REFINALIZE,
             verdict,
         };
     }

@@ -49,7 +49,8 @@ pub enum Outcome {
         /// Why, for people; at most [`REASON_BYTES_MAX`] bytes.
         reason: String,
     },
-    /// Would not: the order has no authority here. The same order again gets the same answer.
+    /// Would not: an order has no authority here. [`Report::refused_release`] says of which release. The same order again
+    /// gets the same answer.
     Refused {
         /// Why, for people; at most [`REASON_BYTES_MAX`] bytes.
         reason: String,
@@ -102,6 +103,9 @@ pub struct Report {
     pub extensions: Extensions,
 }
 
+/// The release of the order that was refused: its id.
+const REFUSED_RELEASE: u16 = 4;
+
 /// Nothing came for so long that the host asks to be fed by the seed; no bytes. Who does not know it feeds nobody for it.
 const WANTS_SEED: u16 = 2;
 
@@ -110,12 +114,24 @@ impl Report {
     ///
     /// It has no other extensions then.
     pub fn wanting_seed(self) -> Self {
-        let extension = Extension {
-            tag: WANTS_SEED,
-            bytes: Bytes::new(),
-        };
-        let extensions = Extensions::try_from(vec![extension]).expect("one short one is allowed");
+        self.with(WANTS_SEED, Bytes::new())
+    }
+
+    /// The same report, of a host that refuses an order about that release. It has no other extensions then.
+    pub fn refusing(self, release: ReleaseId) -> Self {
+        self.with(REFUSED_RELEASE, Bytes::copy_from_slice(release.as_bytes()))
+    }
+
+    fn with(self, tag: u16, bytes: Bytes) -> Self {
+        let extensions = Extensions::try_from(vec![Extension { tag, bytes }]);
+        let extensions = extensions.expect("one short one is allowed");
         Self { extensions, ..self }
+    }
+
+    /// The release of the order that was refused; none where it does not say.
+    pub fn refused_release(&self) -> Option<ReleaseId> {
+        let bytes = self.extensions.get(REFUSED_RELEASE)?;
+        Some(ReleaseId::from_bytes(bytes.as_ref().try_into().ok()?))
     }
 
     /// Whether the host asks to be fed by the seed.

@@ -259,7 +259,7 @@ impl Simulation {
             if !node.running || node.is_complete() {
                 self.leases.end(&index);
             } else if node.engine.is_starving(node::TRANSFER, now) {
-                self.leases.ask(&index);
+                self.leases.ask(self.edges[index].place, &index);
             } else {
                 self.leases.withdraw(&index);
             }
@@ -355,6 +355,8 @@ pub fn content(index: u32) -> u64 {
 /// One node's part of the plan.
 #[derive(Default)]
 struct NodeEdges {
+    /// Among all hosts.
+    place: usize,
     /// What each peer is to it.
     linked: BTreeMap<NodeIndex, Link>,
     /// Whom of them it fetches from.
@@ -395,6 +397,7 @@ fn edges(setup: &Setup) -> (Vec<NodeEdges>, u32) {
     // The origin asks nobody for chunks, and hears what its peers hold.
     let first: BTreeSet<NodeIndex> = topology.origin_dials().map(number).collect();
     let mut all = vec![NodeEdges {
+        place: 0,
         linked: first.iter().map(|&host| (host, Link::Neighbour)).collect(),
         fetches: first,
         far_share: (0, 1),
@@ -415,6 +418,7 @@ fn edges(setup: &Setup) -> (Vec<NodeEdges>, u32) {
         };
         let linked = ours.dial.iter().chain(&ours.accept);
         let mut edges = NodeEdges {
+            place: topology.place(host).expect("of the fleet"),
             linked: linked.map(|peer| (number(peer), link(peer))).collect(),
             fetches,
             far_share: ours.far_share,
