@@ -46,8 +46,13 @@ pub(super) enum Heard {
     Linked,
     /// It says something.
     Message(ControlMessage),
-    /// It is lost; why.
-    Lost(String),
+    /// It is lost.
+    Lost {
+        /// Why.
+        reason: String,
+        /// Whether the link, too, is of no use: nothing came on it.
+        is_link_dead: bool,
+    },
 }
 
 /// Which session of which host.
@@ -84,12 +89,13 @@ impl Child {
     pub(super) async fn run(self, mut orders: mpsc::Receiver<ControlMessage>) {
         let mut is_fresh = self.is_fresh;
         let mut replaced = 0;
-        let error = loop {
+        let (error, is_link_dead) = loop {
             let link = match self.reach(is_fresh).await {
                 Ok(link) => link,
-                Err(error) => break error,
+                Err(error) => break (error, true),
             };
             is_fresh = false;
+            let received = link.stats().bytes_received;
             // What was to be sent on another link is sent again, where it still counts.
             while orders.try_recv().is_ok() {}
             let error = self.serve(&link, &mut orders).await;
@@ -97,11 +103,14 @@ impl Child {
             let is_replaced = other.is_some_and(|other| !other.is_same(&link));
             replaced += 1;
             if !is_replaced || replaced > REPLACED_MAX {
-                break error;
+                break (error, link.stats().bytes_received == received);
             }
         };
-        let reason = crate::error_chain(&error);
-        let _ = self.heard.send((self.session, Heard::Lost(reason))).await;
+        let lost = Heard::Lost {
+            reason: crate::error_chain(&error),
+            is_link_dead,
+        };
+        let _ = self.heard.send((self.session, lost)).await;
     }
 
     async fn reach(&self, is_fresh: bool) -> Result<Link, ChildError> {

@@ -129,7 +129,8 @@ struct Driver {
     sessions: JoinSet<()>,
     next_session: u64,
     heard_out: mpsc::Sender<(Session, Heard)>,
-    /// Whom to dial anew though there may be a link: no control stream could be had on it.
+    /// Whom to dial anew though there may be a link: nothing came on it. One on which something does is not given up: what
+    /// else is done on it goes on, and what was found out about its peer counts.
     unreached: BTreeSet<Place>,
     /// The latest questions, one for each repo and environment: who is new is asked as well.
     asks: Vec<ControlMessage>,
@@ -143,7 +144,6 @@ struct Below {
     session: u64,
     orders: mpsc::Sender<ControlMessage>,
     task: AbortHandle,
-    was_linked: bool,
 }
 
 impl Driver {
@@ -263,7 +263,7 @@ impl Driver {
             node: self.node.clone(),
             contact,
             session: (host, session),
-            is_fresh: self.unreached.contains(&host),
+            is_fresh: self.unreached.remove(&host),
             heard: self.heard_out.clone(),
         };
         let task = self.sessions.spawn(child.run(outbox));
@@ -271,7 +271,6 @@ impl Driver {
             session,
             orders,
             task,
-            was_linked: false,
         };
         if let Some(before) = self.children.insert(host, below) {
             before.task.abort();
@@ -284,14 +283,16 @@ impl Driver {
             return;
         }
         match heard {
-            Heard::Linked => {
-                self.unreached.remove(&host);
-                if let Some(below) = self.children.get_mut(&host) {
-                    below.was_linked = true;
+            Heard::Linked => self.input(Input::Linked(host)),
+            Heard::Lost {
+                reason,
+                is_link_dead,
+            } => {
+                if is_link_dead {
+                    self.unreached.insert(host);
                 }
-                self.input(Input::Linked(host));
+                self.lost(host, reason);
             }
-            Heard::Lost(reason) => self.lost(host, reason),
             Heard::Message(message) if !is_bounded(&message) => {
                 self.lost(host, "it says more than it may".into());
             }
@@ -316,9 +317,6 @@ impl Driver {
     fn lost(&mut self, host: Place, reason: String) {
         if let Some(below) = self.children.remove(&host) {
             below.task.abort();
-            if !below.was_linked {
-                self.unreached.insert(host);
-            }
         }
         if let Some(contact) = self.contacts.get(&host) {
             tracing::debug!(host = %contact.name, reason, "no control stream");

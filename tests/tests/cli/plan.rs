@@ -121,7 +121,8 @@ fn a_simulated_deployment_brings_one_copy_into_each_site_and_tells_how_long_it_t
         let copies = number(&site["copies_in"]);
         assert!((least..=1.1).contains(&copies), "{simulation:#}");
     }
-    assert!(number(&simulation["seed_copies"]) <= 1.2, "{simulation:#}");
+    // One to the canary; and of what it passes on to the others the seed, which is idle by then, sends a part.
+    assert!(number(&simulation["seed_copies"]) <= 1.5, "{simulation:#}");
     assert!(
         number(&simulation["duplicate_share"]) < 0.1,
         "{simulation:#}"
