@@ -261,6 +261,10 @@ fn parse(mut tree: &[u8], id_bytes: usize) -> Option<Vec<Item>> {
         if name.is_empty() || name.contains(&b'/') {
             return None;
         }
+        // Without a sign, which Rust would read and git does not.
+        if !mode.iter().all(|digit| (b'0'..=b'7').contains(digit)) {
+            return None;
+        }
         let mode = u32::from_str_radix(std::str::from_utf8(mode).ok()?, 8).ok()?;
         let mode = mode_of(mode);
         let slash: &[u8] = if mode.is_none() { b"/" } else { b"" };
@@ -282,5 +286,19 @@ fn mode_of(mode: u32) -> Option<Mode> {
         0o100_000 => Some(Mode::File),
         0o120_000 => Some(Mode::Symlink),
         _ => Some(Mode::Gitlink),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_that_git_does_not_read_makes_it_no_tree() {
+        let tree = |mode: &str| [mode.as_bytes(), b" a\0", &[7; 20]].concat();
+        assert!(parse(&tree("100644"), 20).is_some());
+        for mode in ["+100644", "-100644", "100648", "10064x", ""] {
+            assert!(parse(&tree(mode), 20).is_none(), "{mode:?}");
+        }
     }
 }

@@ -55,6 +55,12 @@ impl Bucket {
         self.balance -= i128::from(bytes) * BYTE;
     }
 
+    /// Remits what it owes beyond what its rate pays off in `span`.
+    pub(super) fn remit(&mut self, span: Duration) {
+        let nanos = i128::try_from(span.as_nanos()).unwrap_or(i128::MAX >> 64);
+        self.balance = self.balance.max(-nanos * self.bytes_per_sec());
+    }
+
     /// From when on [`Self::has`] says yes, if nothing is taken meanwhile.
     pub(super) fn has_at(&self, bytes: u64) -> Instant {
         let lacks = (self.needed(bytes) - self.balance).max(0);
@@ -90,6 +96,23 @@ mod tests {
 
     fn rate(mbit: u32) -> Rate {
         Rate::from_mbit(mbit).unwrap()
+    }
+
+    #[test]
+    fn a_debt_beyond_a_span_is_remitted_and_a_smaller_one_is_not() {
+        let start = Instant::now();
+        let span = Duration::from_secs(2);
+        let mut bucket = Bucket::new(rate(8), 1000, start);
+        for (owed, millis) in [(1_001_000, 1000), (9_000_000, 2000)] {
+            let mut bucket = bucket.clone();
+            bucket.take(owed, start);
+            bucket.remit(span);
+            let opens = bucket.has_at(1) - start;
+            assert!(opens >= Duration::from_millis(millis), "{opens:?}");
+            assert!(opens <= Duration::from_millis(millis + 1), "{opens:?}");
+        }
+        bucket.remit(span);
+        assert!(bucket.has(1000, start));
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Poll, ready},
+    time::Duration,
 };
 
 use quinn::{Connection, ReadExactError, RecvStream};
@@ -114,7 +115,9 @@ impl Content {
                     return stream.poll_read(cx, &mut buffer[filled..]);
                 }
                 while let Some(opens) = pace.reads_at(self.0.is_border()) {
-                    closed.as_mut().reset(opens.into());
+                    // The caps may be others by then.
+                    let look_again = std::time::Instant::now() + LOOK_AGAIN;
+                    closed.as_mut().reset(opens.min(look_again).into());
                     ready!(closed.as_mut().poll(cx));
                 }
                 let end = buffer.len().min(filled + PIECE_BYTES);
@@ -138,6 +141,9 @@ impl Drop for Content {
         self.0.count_streams(false);
     }
 }
+
+/// How long it is waited at most before it is looked again whether more may be read.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What is read before it is looked again whether more may be.
 const PIECE_BYTES: usize = 8 * 1024;

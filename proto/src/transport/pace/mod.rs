@@ -33,7 +33,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use quinn::{Connection, VarInt};
@@ -313,11 +313,12 @@ impl Pace {
         if self.is_download_capped.load(Ordering::Relaxed) {
             let now = Instant::now();
             let mut downlink = lock(&self.downlink);
-            if let Some(all) = &mut downlink.all {
-                all.take(all_bytes, now);
-            }
-            if let Some(border) = &mut downlink.border {
-                border.take(border_bytes, now);
+            let Downlink { all, border } = &mut *downlink;
+            for (bucket, bytes) in [(all, all_bytes), (border, border_bytes)] {
+                if let Some(bucket) = bucket {
+                    bucket.take(bytes, now);
+                    bucket.remit(DEBT_MAX);
+                }
             }
         }
     }
@@ -354,6 +355,10 @@ fn wire_bytes(payload_bytes: usize, datagrams: usize, peer: SocketAddr) -> u64 {
     };
     (payload_bytes + datagrams * headers) as u64
 }
+
+/// The longest time for which what has arrived already keeps content from being read. Anybody may send us packets, and what
+/// was on its way when a cap was set comes all the same.
+const DEBT_MAX: Duration = Duration::from_secs(2);
 
 /// How long one link sends before the next one's turn: a message of one link waits so long for each other link.
 const TURN_MILLIS: u64 = 1;

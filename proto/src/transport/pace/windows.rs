@@ -166,6 +166,8 @@ impl Windows {
             }
             if share == u64::MAX {
                 window.bytes = wanted;
+                // What is read from now on is not told us, so what is left of it is not known.
+                window.excess = 0;
             } else if wanted > window.bytes {
                 wanting.push((*link, wanted));
             }
@@ -249,6 +251,25 @@ mod tests {
         }
         assert_eq!(second, pool / 2 + IDLE_BYTES);
         assert_eq!(windows.end(1), [(1, IDLE_BYTES), (2, pool + IDLE_BYTES)]);
+    }
+
+    #[test]
+    fn a_cap_that_was_lifted_leaves_nothing_behind() {
+        let mut windows = Windows::new(FULL);
+        for link in [1, 2] {
+            windows.add(link, windows.first());
+        }
+        for _ in 0..3 {
+            windows.set_caps(rate(100), None);
+            windows.set_caps(None, None);
+        }
+        windows.begin(1);
+        windows.set_caps(rate(100), None);
+        // Once the first has sent what it had been promised the pool is there for it.
+        windows.read(1, FULL);
+        assert_eq!(windows.links[&1].excess, 0);
+        let pool = pool_bytes(rate(100).unwrap());
+        assert_eq!(windows.links[&1].bytes, pool + IDLE_BYTES);
     }
 
     #[test]
