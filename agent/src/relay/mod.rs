@@ -3,16 +3,12 @@
 //! A coordinator dials a few hosts; these dial others for it, and so on. Each passes down what concerns hosts below it, and
 //! up what they say. All that travels is signed by who made it, so who relays can delay it and never change it.
 
-mod child;
+mod driver;
 pub mod engine;
-mod tree;
 
 use std::time::Duration;
 
-pub use self::{
-    child::{At, Contact, resolve},
-    tree::{Command, Tree},
-};
+pub use self::driver::{At, Command, Contact, Tree, resolve};
 
 /// How often a host says something to who is above it, if only that it is there.
 pub(crate) const BEAT: Duration = Duration::from_millis(400);

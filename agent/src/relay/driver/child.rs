@@ -11,10 +11,10 @@ use scap_proto::{
 };
 use tokio::sync::mpsc;
 
-use super::engine::Place;
+use super::Place;
 use crate::node::Node;
 
-/// A host that says nothing for so long is taken for lost: it says something each [`super::BEAT`], so two of these may be
+/// A host that says nothing for so long is taken for lost: it says something each [`BEAT`](crate::relay::BEAT), so two of these may be
 /// late. Its hosts get another above them within two seconds.
 const SILENT_MAX: Duration = Duration::from_millis(1300);
 

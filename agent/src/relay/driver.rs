@@ -1,5 +1,7 @@
 //! A node's part of a control tree, running: the engine, and a task for each host below.
 
+mod child;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
@@ -16,11 +18,11 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use super::{
-    child::{At, Child, Contact, Heard, Session},
-    engine::{Input, Output, Place, Relay},
-};
+use self::child::{Child, Heard, Session};
+use super::engine::{Input, Output, Place, Relay};
 use crate::node::Node;
+
+pub use self::child::{At, Contact, resolve};
 
 /// How long what hosts say is gathered into one message, unless nothing was sent for as long.
 const GATHER: Duration = Duration::from_millis(50);
