@@ -420,6 +420,13 @@ fn a_plan_says_whether_sites_count_and_where_the_seed_is() {
     assert_eq!(plan().seed_site(), None);
     let in_sites = plan().in_sites("west").unwrap();
     assert_eq!(in_sites.seed_site(), Some("west"));
+    let (seed, web1, db1) = (name("deploy1"), name("web1"), name("db1"));
+    assert_eq!(in_sites.site_of(&seed), Some("west"));
+    assert_eq!(in_sites.site_of(&web1), Some("east"));
+    assert_eq!(in_sites.site_of(&name("web2")), None);
+    assert!(in_sites.are_apart(&seed, &web1) && in_sites.are_apart(&web1, &seed));
+    assert!(!in_sites.are_apart(&db1, &web1) && !in_sites.are_apart(&seed, &name("web2")));
+    assert!(!plan().are_apart(&seed, &web1));
     let (id, bytes) = in_sites.encode();
     assert_eq!(Plan::decode(id, &bytes).unwrap(), in_sites);
     // The plan without its last byte, the number of its extensions: then one extension, tag 1, 4 bytes.

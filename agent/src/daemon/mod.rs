@@ -318,7 +318,12 @@ impl Daemon {
         match message {
             ControlMessage::Roster(roster) => return self.roster(id, *roster),
             ControlMessage::Relay { tree, branches } => return self.relay(id, tree, branches),
-            _ => self.pass_down(id, message.clone()),
+            ControlMessage::Ask { .. }
+            | ControlMessage::Order(_)
+            | ControlMessage::Finalize(_)
+            | ControlMessage::FinalizeAt { .. } => self.pass_down(id, message.clone()),
+            // What goes up is not passed down.
+            _ => {}
         }
         let us = &self.trust.addressee.host;
         match message {

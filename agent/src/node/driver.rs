@@ -670,7 +670,10 @@ impl Driver {
         let links = links.filter_map(|it| it.edges.link(name));
         // In one plan it may be what it is not in another: then the nearer counts.
         let link = links.min().unwrap_or(PeerLink::Neighbour);
-        self.peers[&peer].link.set_border(link == PeerLink::Far);
+        let us = &self.shared.name;
+        let mut plans = self.transfers.values().map(|it| &it.transfer.plan);
+        let is_border = plans.any(|plan| plan.are_apart(us, name));
+        self.peers[&peer].link.set_border(is_border);
         self.input(Input::PeerConnected { peer, link });
     }
 

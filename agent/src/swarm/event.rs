@@ -83,8 +83,7 @@ pub enum Link {
     Upstream,
     /// Any other peer.
     Neighbour,
-    /// A host of another site, or an origin that feeds our site only if others do not; seen from an origin, a host
-    /// that it feeds only then.
+    /// A host of another site.
     Far,
 }
 

@@ -86,8 +86,7 @@ impl Overview {
 
 /// The name of a host's site, where sites count.
 fn site_of<'a>(plan: &'a Plan, host: &NodeId) -> &'a str {
-    let site = plan.host(host).map(|host| host.site.as_str());
-    plan.seed_site().and(site).unwrap_or_default()
+    plan.site_of(host).unwrap_or_default()
 }
 
 fn sites(plan: &Plan, topology: &Topology) -> Vec<Site> {

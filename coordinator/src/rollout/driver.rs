@@ -56,8 +56,8 @@ pub struct Ended {
     pub is_finalized: bool,
 }
 
-/// Runs a rollout to its end. `connected` are the hosts that have a control stream already; of the others,
-/// `away` says why not.
+/// Runs a rollout to its end. `known` is what was heard of the hosts by now; `seed` serves the release, and feeds those who
+/// are fed by nobody else.
 ///
 /// Cancel-safe in that hosts hold to what they were told last.
 pub async fn run(

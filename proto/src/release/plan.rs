@@ -139,6 +139,21 @@ impl Plan {
         std::str::from_utf8(site).ok()
     }
 
+    /// The site of the seed or of a host; `None` where sites make no difference, or the plan does not name it.
+    pub fn site_of(&self, node: &NodeId) -> Option<&str> {
+        let home = self.seed_site()?;
+        if *node == self.seed {
+            return Some(home);
+        }
+        self.host(node).map(|host| host.site.as_str())
+    }
+
+    /// Whether a border is between two nodes.
+    pub fn are_apart(&self, one: &NodeId, other: &NodeId) -> bool {
+        let sites = self.site_of(one).zip(self.site_of(other));
+        sites.is_some_and(|(one, other)| one != other)
+    }
+
     /// The host of that name.
     pub fn host(&self, name: &NodeId) -> Option<&PlanHost> {
         let at = self

@@ -101,7 +101,8 @@ impl fmt::Display for Rate {
     }
 }
 
-/// The most that may pass, each way; `None` is no cap. In no second does more pass than the cap, 2 % of it and 64 KiB.
+/// The most that may pass, each way; `None` is no cap. In no second does more pass than the cap, 2 % of it and 64 KiB; but of
+/// what arrives only peers keep to it, and only for what they were not allowed to send before the cap was set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RateCaps {
     /// All that leaves.
