@@ -272,6 +272,8 @@ impl Daemon {
                 }
             }
         };
+        // First those who dial, or they would dial again what is being closed.
+        self.relaying.end();
         self.activator.shutdown().await;
         tasks.shutdown(SHUTDOWN_MAX).await;
         result

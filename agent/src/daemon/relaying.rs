@@ -76,6 +76,11 @@ impl Relaying {
         told
     }
 
+    /// Lets go of all hosts below, in all trees.
+    pub(super) fn end(&mut self) {
+        self.parts.clear();
+    }
+
     /// Ends what nobody has been above for a while. `live` are those that somebody is above.
     pub(super) fn prune(&mut self, live: &BTreeSet<TreeId>) {
         self.parts.retain(|tree, part| {
