@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -39,6 +40,10 @@ pub const UPLOAD_BYTES_PER_PEER_MAX: u32 = UPLOAD_BYTES_MAX / 2;
 /// Most requests that wait for their turn, over all peers; the next one is told that we are busy. Each is
 /// some 2 KiB of task and stream.
 pub const UPLOAD_QUEUE_MAX: usize = 2048;
+
+/// How long a request waits for its turn before it is told that we are busy: who asks others in the meantime gets it
+/// sooner. Well below the 2 s after which a peer takes silence for a fault.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// Releases by the handles that one side of a link gave them.
 #[derive(Debug, Default)]
@@ -141,12 +146,7 @@ impl Uploads {
             let _ = answer(&mut stream, ReplyHeader::Busy, Bytes::new()).await;
             return Some((transfer, Served::Not));
         };
-        // The peer's own first, so that one that asks much waits for itself and not for others.
         let length = chunk.plain_length;
-        let ours = handles
-            .budget
-            .acquire_many(length.min(UPLOAD_BYTES_PER_PEER_MAX))
-            .await;
         let caps = shared.endpoint.caps();
         let (budget, cap) = match caps.border_upload {
             Some(cap) if link.is_border() => {
@@ -155,9 +155,19 @@ impl Uploads {
             }
             _ => (&self.budget, caps.upload),
         };
-        let turn = budget.acquire_many(permits(length, cap)).await;
+        let turn = async {
+            // The peer's own first, so that one that asks much waits for itself and not for others.
+            let ours = length.min(UPLOAD_BYTES_PER_PEER_MAX);
+            let ours = handles.budget.acquire_many(ours).await;
+            let all = budget.acquire_many(permits(length, cap)).await;
+            (ours.expect("never closed"), all.expect("never closed"))
+        };
+        let turn = tokio::time::timeout(turn_wait_max(length, cap), turn).await;
         drop(waiting);
-        let _turns = (ours.expect("never closed"), turn.expect("never closed"));
+        let Ok(_turn) = turn else {
+            let _ = answer(&mut stream, ReplyHeader::Busy, Bytes::new()).await;
+            return Some((transfer, Served::Not));
+        };
 
         let encoded = match encoded(shared, &chunk).await {
             Ok(Lookup::Found(encoded)) => encoded,
@@ -241,6 +251,13 @@ fn permits(length: u32, cap: Option<Rate>) -> u32 {
     u32::try_from(permits).map_or(UPLOAD_BYTES_MAX, |permits| permits.min(UPLOAD_BYTES_MAX))
 }
 
+/// How long a request for a chunk waits for its turn: under a low cap two chunks' time, or the second in a queue would
+/// always be turned away.
+fn turn_wait_max(length: u32, cap: Option<Rate>) -> Duration {
+    let millis = cap.map_or(0, |cap| 2000 * u64::from(length) / cap.bytes_per_sec());
+    TURN_WAIT_MAX.max(Duration::from_millis(millis))
+}
+
 /// The encoded bytes of a chunk that should be held.
 async fn encoded(shared: &Shared, chunk: &ChunkRef) -> Result<Lookup<Bytes>, StoreError> {
     if let Some(encoded) = shared.recent.get(&chunk.id) {
@@ -318,5 +335,13 @@ mod tests {
         assert_eq!(at_a_time(10), 4);
         assert_eq!(at_a_time(1), 1);
         assert_eq!(permits(1024 * 1024, Rate::from_mbit(1)), UPLOAD_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_request_waits_a_second_for_its_turn_and_under_a_low_cap_longer() {
+        let wait = |mbit| turn_wait_max(128 * 1024, Rate::from_mbit(mbit));
+        assert_eq!(wait(0), TURN_WAIT_MAX);
+        assert_eq!(wait(100), TURN_WAIT_MAX);
+        assert_eq!(wait(1), Duration::from_millis(2097));
     }
 }

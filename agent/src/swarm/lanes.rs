@@ -23,9 +23,18 @@ use super::{
 /// Who lacks fewer chunks than this asks for them: a one-line update is over before a push would come.
 const FOLLOW_MIN: u32 = 32;
 
-/// How far a lane may be behind the first of them, or all may stand still, while others hold what is missing, before we
-/// give it up and ask for its chunks: its upstream is dead, or slower than the rest. News take up to a second.
+/// How far a lane may be behind the first of them, and fall back further, or all may stand still, while others hold what is
+/// missing, before we give it up and ask for its chunks: its upstream is dead, or slower than the rest. News take up to
+/// a second.
 const BEHIND_MAX: Duration = Duration::from_secs(4);
+
+/// So many chunks a lane may be behind besides: it comes through up to a dozen hosts, each of which sends four chunks at
+/// a time to those below it, and had to get the lists first.
+const BEHIND_CHUNKS_MAX: u32 = 64;
+
+/// A lane falls back if in [`BEHIND_MAX`] less than 3 in 4 chunks come of what comes on the first. One that is behind and
+/// comes as fast as others does not get better by being given up: everybody below would have it later still.
+const PACE_MIN: (u32, u32) = (3, 4);
 
 /// Who lacks more than this is not at the end.
 const END_MAX: u32 = 256;
@@ -38,9 +47,14 @@ const FOLLOW_WAIT: Duration = Duration::from_secs(2);
 /// together keep all links busy to the end.
 const PUSH_SPAN: u32 = 64;
 
-/// How long nobody else may hold what an origin pushed to the top of a lane before another host gets it: what is passed on
-/// is heard of within two seconds or three.
+/// How long nobody else may hold anything of what an origin pushed to the top of a lane before other hosts get it: what is
+/// passed on is heard of within two seconds or three.
 const UNSEEN_MAX: Duration = Duration::from_secs(5);
+
+/// The same of a single chunk where others come, but fewer than a quarter of what is pushed: who passes on far too slowly is
+/// no better than who does not. The hosts that tell an origin of it may be far down in a lane that is a little behind at
+/// each level, and yet keeps up.
+const UNSEEN_CHUNK_MAX: Duration = Duration::from_secs(7);
 
 /// Least pushes under way to one peer: one arrives, and one follows it without a gap.
 const PUSHES_MIN: usize = 2;
@@ -61,8 +75,8 @@ pub(super) struct Feed {
     covered: LaneSet,
     /// By lane.
     lanes: Vec<Lane>,
-    /// How many chunks had come on the first lane, at times up to [`BEHIND_MAX`] ago.
-    history: VecDeque<(Duration, u32)>,
+    /// How many chunks had come on each lane, at times up to [`BEHIND_MAX`] ago.
+    history: VecDeque<(Duration, Vec<u32>)>,
     /// What was ever on a [`Lane::behind`].
     noted: Bitmap,
     /// Asked for although their lane comes.
@@ -162,6 +176,10 @@ pub(super) struct Follower {
     latency_min: Option<Duration>,
     /// At an origin, what it got, and when, that nobody else was seen to hold.
     unseen: VecDeque<(Duration, u32)>,
+    /// How many of them were seen at somebody else.
+    seen: u32,
+    /// When that was counted, up to [`UNSEEN_MAX`] ago, and how many it had got by then.
+    counted: VecDeque<(Duration, u32, u32)>,
 }
 
 struct Push {
@@ -185,6 +203,19 @@ impl Follower {
         let push = self.pushing.remove(&index)?;
         self.in_flight_bytes -= u64::from(push.bytes);
         Some(push)
+    }
+
+    /// Of what it got, how many chunks were seen at somebody else in the last [`UNSEEN_MAX`], and how many it got. To be
+    /// asked now and then.
+    fn count_lately(&mut self, now: Duration) -> (u32, u32) {
+        let waiting = u32::try_from(self.unseen.len()).unwrap_or(u32::MAX);
+        let got = self.seen.saturating_add(waiting);
+        self.counted.push_back((now, self.seen, got));
+        while self.counted.len() > 1 && self.counted[1].0 + UNSEEN_MAX <= now {
+            self.counted.pop_front();
+        }
+        let (_, seen_then, got_then) = self.counted[0];
+        (self.seen - seen_then, got.saturating_sub(got_then))
     }
 
     /// What was pushed did not get there in time: it is too slow to stand at the top of a lane.
@@ -211,21 +242,28 @@ impl Transfer {
             return 0;
         }
         let is_end = self.others_are_done();
-        let first = self.feed.lanes.iter().map(|lane| lane.came).max();
-        let first = first.unwrap_or(0);
-        self.feed.history.push_back((now, first));
+        let came: Vec<u32> = self.feed.lanes.iter().map(|lane| lane.came).collect();
+        let first = (0..came.len()).max_by_key(|&lane| came[lane]).unwrap_or(0);
+        self.feed.history.push_back((now, came.clone()));
         // The last that is old enough stays at the front.
         while self.feed.history.len() > 1 && self.feed.history[1].0 + BEHIND_MAX <= now {
             self.feed.history.pop_front();
         }
-        let long_ago = self.feed.history[0];
-        let is_known = long_ago.0 + BEHIND_MAX <= now;
+        let (since, long_ago) = &self.feed.history[0];
+        let is_known = *since + BEHIND_MAX <= now && long_ago.len() == came.len();
+        let gain = |lane: usize| came[lane].saturating_sub(long_ago[lane]);
         let mut given_up = 0;
         for (number, lane) in self.feed.lanes.iter_mut().enumerate() {
             let held = &self.held;
             lane.behind.retain(|(_, index)| !held.contains(*index));
+            // At first it has to get here.
+            let patience = if lane.came == 0 {
+                2 * BEHIND_MAX
+            } else {
+                BEHIND_MAX
+            };
             let is_due = lane.behind.front();
-            let is_due = is_due.is_some_and(|(since, _)| *since + BEHIND_MAX < now);
+            let is_due = is_due.is_some_and(|(since, _)| *since + patience < now);
             if is_end {
                 for (_, index) in lane.behind.drain(..) {
                     self.feed.late.insert(index);
@@ -233,8 +271,14 @@ impl Transfer {
                         side.dry &= !side.has.contains(index);
                     }
                 }
-            } else if is_due && is_known && (lane.came < long_ago.1 || first == long_ago.1) {
-                given_up |= 1 << number;
+            } else if is_due && is_known {
+                let is_behind = lane.came < long_ago[first];
+                let is_far_behind = is_behind && lane.came + BEHIND_CHUNKS_MAX < came[first];
+                let falls_back = PACE_MIN.1 * gain(number) < PACE_MIN.0 * gain(first);
+                let has_stopped = is_behind && gain(number) == 0;
+                if is_far_behind && falls_back || has_stopped || gain(first) == 0 {
+                    given_up |= 1 << number;
+                }
             }
         }
         given_up & self.feed.covered
@@ -348,19 +392,21 @@ impl Transfer {
         let (mut sinks, mut left) = (Vec::new(), false);
         let holders = &self.holders;
         for (&peer, side) in &mut self.sides {
-            let unseen = &mut side.follower.unseen;
+            let follower = &mut side.follower;
             let is_alone = |index: u32| holders.get(index as usize).is_some_and(|count| *count < 2);
-            while unseen.front().is_some_and(|(_, index)| !is_alone(*index)) {
-                unseen.pop_front();
+            while (follower.unseen.front()).is_some_and(|(_, index)| !is_alone(*index)) {
+                follower.unseen.pop_front();
+                follower.seen += 1;
             }
-            left |= !unseen.is_empty();
-            if unseen
-                .front()
-                .is_some_and(|(since, _)| *since + UNSEEN_MAX < now)
-            {
+            left |= !follower.unseen.is_empty();
+            let oldest = follower.unseen.front().map_or(now, |(since, _)| *since);
+            let (seen, got) = follower.count_lately(now);
+            let is_stuck = oldest + UNSEEN_MAX < now && seen == 0;
+            let is_too_slow = oldest + UNSEEN_CHUNK_MAX < now && 4 * seen < got;
+            if is_stuck || is_too_slow {
                 sinks.push(peer);
-                unseen.clear();
-                side.follower.lanes = Some(0);
+                follower.unseen.clear();
+                follower.lanes = Some(0);
             }
         }
         for peer in sinks {

@@ -110,6 +110,7 @@ impl Rehearsal {
             origin_links: parameters.origin_links,
             stages,
             chunk_bytes,
+            unsteady_percent: 0,
             quantum_bytes: chunk_bytes.div_ceil(2),
             uploads: 8,
             detection: Duration::from_secs(5),

@@ -64,6 +64,8 @@ struct Distribution {
     seed_bytes_sent: u64,
     /// What the seed says it sent, in payloads.
     seed_copies: f64,
+    /// Of that, by host that the seed fed, most first.
+    seed_copies_by_host: Vec<(String, f64)>,
     /// What its link's counter says it sent, acknowledgements and repeats included, in payloads.
     seed_link_copies: f64,
     /// By site, the seed's first; empty without sites.
@@ -125,6 +127,16 @@ fn measure_distribution(options: &Options) -> Option<Distribution> {
         .filter_map(|host| host.fetch_seconds)
         .collect();
     fetches.sort_by(f64::total_cmp);
+    let fed = report.hosts.iter().filter(|host| host.bytes.seed > 0);
+    let mut seed_copies_by_host: Vec<_> = fed
+        .map(|host| {
+            (
+                host.name.clone(),
+                host.bytes.seed as f64 / options.payload_bytes() as f64,
+            )
+        })
+        .collect();
+    seed_copies_by_host.sort_by(|a, b| b.1.total_cmp(&a.1));
     let payload = options.payload_bytes() as f64;
     let cpu = usage_after.cpu - usage.cpu + deploy_usage.cpu;
     Some(Distribution {
@@ -137,6 +149,7 @@ fn measure_distribution(options: &Options) -> Option<Distribution> {
         fetch_seconds_max: fetches.last().copied().unwrap_or(f64::NAN),
         seed_bytes_sent: report.seed_bytes_sent,
         seed_copies: report.seed_bytes_sent as f64 / payload,
+        seed_copies_by_host,
         seed_link_copies: seed_link_bytes as f64 / payload,
         border_copies,
         cpu_seconds_per_gib_delivered: cpu.as_secs_f64()

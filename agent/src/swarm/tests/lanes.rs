@@ -127,7 +127,7 @@ fn a_lane_that_stays_behind_is_given_up_and_its_chunks_are_asked_for() {
     host.holder(3, 0..100);
     let mut said = Vec::new();
     for index in (0..100).step_by(2) {
-        host.pass(ms(100));
+        host.pass(ms(200));
         host.receive(1, index);
         said.append(&mut host.take());
     }

@@ -117,6 +117,9 @@ pub struct Setup {
     pub stages: Vec<u32>,
     /// Bytes in a chunk; at least 1.
     pub chunk_bytes: u32,
+    /// By how many per cent of its time, at most, an uplink takes longer than it should, drawn anew for each host and
+    /// second.
+    pub unsteady_percent: u32,
     /// Bytes sent at a time; at least 1. Smaller is truer and slower.
     pub quantum_bytes: u32,
     /// Requests a node serves at a time; at least 1.
@@ -138,6 +141,7 @@ impl Setup {
             origin_links: ORIGIN_LINKS,
             stages: vec![1, 3.min(chunk_count), chunk_count],
             chunk_bytes: 128 * 1024,
+            unsteady_percent: 0,
             quantum_bytes: 16 * 1024,
             uploads: 8,
             detection: Duration::from_secs(5),

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
 use scap_agent::topology::LaneSet;
 
 use super::{NodeIndex, Setup};
@@ -121,6 +123,8 @@ pub(super) struct Network {
     links: LinkNumber,
     chunk_bytes: u32,
     quantum_bytes: u32,
+    unsteady_percent: u32,
+    seed: u64,
     /// FNV-1a over all events so far.
     trace: u64,
 }
@@ -161,6 +165,8 @@ impl Network {
             links: 0,
             chunk_bytes: setup.chunk_bytes,
             quantum_bytes: setup.quantum_bytes,
+            unsteady_percent: setup.unsteady_percent,
+            seed: setup.seed,
             trace: 0xcbf2_9ce4_8422_2325,
         }
     }
@@ -330,7 +336,8 @@ impl Network {
         line.turn = at + 1;
         line.uplink_busy = true;
         line.sent_bytes += u64::from(bytes);
-        let sent_at = self.now + time_for(bytes, line.up_bytes_per_sec);
+        let takes = time_for(bytes, line.up_bytes_per_sec);
+        let sent_at = self.now + takes.mul_f64(1.0 + self.slowdown(node));
         let finished = last.then_some(number);
         self.schedule(sent_at, Event::Sent { node, finished });
         let link = self.flows[number].link;
@@ -410,6 +417,16 @@ impl Network {
         self.free_if_over(number);
         self.transmit(from);
         done
+    }
+
+    /// By what part of its time an uplink takes longer this second.
+    fn slowdown(&self, node: NodeIndex) -> f64 {
+        if self.unsteady_percent == 0 {
+            return 0.0;
+        }
+        let drawn = self.seed ^ self.now.as_secs() << 32 ^ node as u64;
+        let drawn = Pcg64Mcg::seed_from_u64(drawn).random::<f64>();
+        drawn * f64::from(self.unsteady_percent) / 100.0
     }
 
     fn free_if_over(&mut self, number: FlowIndex) {
