@@ -14,11 +14,13 @@ use scap_proto::{
 use super::{
     chunks::Chunks,
     compare::{file_mode, hash_file},
+    difference::Change,
     dir::{Cursor, Dir, changed_nanos, kind, modified_nanos, permissions, split},
-    entries::Entries,
     error::{ActivateError, Doing},
     inodes::Inodes,
     plan::{Merge, Plan},
+    trash,
+    write::EntryStream,
 };
 
 /// Most damaged paths that are named; the rest is counted.
@@ -27,6 +29,8 @@ const DAMAGED_NAMED_MAX: usize = 16;
 /// What was made, and of what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Built {
+    /// Entries made or removed: all where there was no spare, else those that are not as in the spare.
+    pub entries_touched: u64,
     /// Files written from chunks.
     pub files_written: u64,
     /// Files that are a further name of an unchanged one.
@@ -46,14 +50,14 @@ pub struct Built {
 /// The release that unchanged files are taken from.
 pub(super) struct Base<'a> {
     cursor: Cursor<'a>,
-    entries: Merge<Entries>,
+    entries: Merge<EntryStream<'a>>,
     /// Until the file system says that it cannot.
     links: bool,
     clones: bool,
 }
 
 impl<'a> Base<'a> {
-    pub(super) fn new(tree: &'a Dir, entries: Entries) -> Self {
+    pub(super) fn new(tree: &'a Dir, entries: EntryStream<'a>) -> Self {
         Self {
             cursor: Cursor::new(tree),
             entries: Merge::new(entries),
@@ -133,6 +137,13 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
+    /// Whether files of the base can have further names or share blocks, as far as was found out.
+    pub(super) fn shares(&self) -> bool {
+        self.base
+            .as_ref()
+            .is_some_and(|base| base.links || base.clones)
+    }
+
     /// What was made.
     pub(super) fn finish(self) -> Built {
         self.built
@@ -206,6 +217,47 @@ impl<'a> Build<'a> {
         }
         Ok(false)
     }
+}
+
+/// Removes from `tree` what is not to be there, or to be otherwise, and directories that nothing is left in. Returns how
+/// many entries are gone for good.
+///
+/// # Errors
+/// Where the tree is not as it was, or something cannot be removed.
+pub(super) fn remove_old(
+    tree: &Dir,
+    changes: impl Iterator<Item = Result<Change, ActivateError>>,
+    inodes: &mut Inodes,
+) -> Result<u64, ActivateError> {
+    let mut cursor = Cursor::new(tree);
+    let mut gone = 0;
+    for change in changes {
+        let Change { path, old, new } = change?;
+        let Some(old) = old else {
+            continue;
+        };
+        let doing = || format!("remove `{path}`");
+        let (mut parent, name) = split(path.as_bytes());
+        let dir = cursor.dir(parent).doing(doing)?;
+        match old {
+            Node::EmptyDirectory | Node::Gitlink(_) => dir.remove_dir(name),
+            _ => trash::remove_file(dir, name, inodes),
+        }
+        .doing(doing)?;
+        if new.is_some() {
+            continue;
+        }
+        gone += 1;
+        while !parent.is_empty() {
+            let (above, name) = split(parent);
+            match cursor.dir(above).and_then(|above| above.remove_dir(name)) {
+                Ok(()) => parent = above,
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => break,
+                Err(error) => return Err(error).doing(doing),
+            }
+        }
+    }
+    Ok(gone)
 }
 
 /// The status of the file `name` in `dir`, where it is proved to hold `content`.

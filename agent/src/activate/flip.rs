@@ -18,7 +18,6 @@ use super::{
     compare::{Difference, Judge, What, compare},
     deployment::{Deployment, JOURNAL},
     dir::{Cursor, Dir, split},
-    entries::Entries,
     error::{ActivateError, Doing},
     failpoint::Failpoints,
     inodes::Inodes,
@@ -121,7 +120,7 @@ impl Deployment {
     /// Names that are not in the snapshot stay: services leave files where they run.
     fn check(&self, installed: &Installed, source: &dyn ChunkSource) -> Result<u64, ActivateError> {
         let tree = self.tree(installed)?;
-        let entries = Entries::open(&self.entries, installed, source)?;
+        let listing = self.entries.open(installed, source)?;
         let mut inodes = self.load_inodes()?;
         let mut repairer = Repairer {
             began: self.now()?,
@@ -133,7 +132,7 @@ impl Deployment {
             trash: &self.trash,
             repaired: 0,
         };
-        compare(&tree, entries, &mut repairer)?;
+        compare(&tree, listing.entries(), &mut repairer)?;
         let repaired = repairer.repaired;
         if repaired > 0 {
             self.empty_trash(&mut inodes)?;
