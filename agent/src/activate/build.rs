@@ -19,6 +19,7 @@ use super::{
     error::{ActivateError, Doing},
     inodes::Inodes,
     plan::{Merge, Plan},
+    proof::Contents,
     trash,
     write::EntryStream,
 };
@@ -79,6 +80,7 @@ pub(super) struct Build<'a> {
     /// The file system's time when this began.
     began: i128,
     built: Built,
+    contents: Contents,
 }
 
 impl<'a> Build<'a> {
@@ -106,6 +108,7 @@ impl<'a> Build<'a> {
             inodes,
             began,
             built: Built::default(),
+            contents: Contents::default(),
         })
     }
 
@@ -124,6 +127,7 @@ impl<'a> Build<'a> {
             }
             return self.cursor.dir(path).map(drop).doing(doing);
         };
+        self.contents.add(content);
         if self.reuse(entry, content)? {
             return Ok(());
         }
@@ -144,9 +148,9 @@ impl<'a> Build<'a> {
             .is_some_and(|base| base.links || base.clones)
     }
 
-    /// What was made.
-    pub(super) fn finish(self) -> Built {
-        self.built
+    /// What was made, and what the files hold.
+    pub(super) fn finish(self) -> (Built, Contents) {
+        (self.built, self.contents)
     }
 
     /// Makes the file of one in the base, where it has the same content at this path or at another.

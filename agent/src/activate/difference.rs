@@ -142,3 +142,144 @@ fn is_same_on_disk(old: &Node, new: &Node) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use scap_proto::{
+        content::{FileContent, SymlinkTarget},
+        id::{ChunkId, ContentHash, GitOid},
+    };
+
+    use super::*;
+
+    fn page(name: u8) -> ChunkRef {
+        ChunkRef {
+            id: ChunkId::of(&[name]),
+            plain_length: 1,
+        }
+    }
+
+    /// The letters of the pages that are read of each list.
+    fn read(old: &str, new: &str) -> [String; 2] {
+        let lists = [old, new].map(|list| list.bytes().map(page).collect::<Vec<_>>());
+        let is_read = pages_to_read(&lists[0], &lists[1]);
+        [(old, &is_read[0]), (new, &is_read[1])].map(|(list, is_read)| {
+            assert_eq!(list.len(), is_read.len());
+            let read = list.chars().zip(is_read).filter(|(_, is_read)| **is_read);
+            read.map(|(letter, _)| letter).collect()
+        })
+    }
+
+    #[test]
+    fn pages_are_read_where_they_differ_and_beside() {
+        for (old, new, expected) in [
+            ("", "", ["", ""]),
+            ("abcdef", "abcdef", ["", ""]),
+            ("abcdef", "abcXef", ["cde", "cXe"]),
+            ("abcdef", "Xbcdef", ["ab", "Xb"]),
+            ("abcdef", "abcdeX", ["ef", "eX"]),
+            ("abcdef", "abcXYef", ["cde", "cXYe"]),
+            ("abcdef", "abcef", ["cde", "ce"]),
+            ("abcdef", "abcdefX", ["f", "fX"]),
+            ("abcdef", "bcdef", ["ab", "b"]),
+            ("abcdefgh", "aXcdefYh", ["abcfgh", "aXcfYh"]),
+            ("", "abc", ["", "abc"]),
+            ("abc", "", ["abc", ""]),
+            ("abc", "def", ["abc", "def"]),
+        ] {
+            assert_eq!(read(old, new), expected.map(String::from), "{old} {new}");
+        }
+    }
+
+    #[test]
+    fn pages_out_of_order_are_read() {
+        assert_eq!(read("abcdef", "abdcef")[1], "bdce");
+        assert_eq!(read("abcdef", "abcdab")[1], "dab");
+        let [_, all] = read("abcdef", "fedcba");
+        assert_eq!(all, "fedcba");
+    }
+
+    fn entry(path: &str, node: Node) -> Entry {
+        let path = RelPath::new(path.as_bytes().to_vec()).unwrap();
+        Entry { path, node }
+    }
+
+    fn content(text: &str) -> FileContent {
+        FileContent {
+            size: text.len() as u64,
+            hash: ContentHash::of(text.as_bytes()),
+            extents: Vec::new(),
+        }
+    }
+
+    fn differences(old: &[Entry], new: &[Entry]) -> Vec<String> {
+        let all = |list: &[Entry]| list.iter().cloned().map(Ok).collect::<Vec<_>>().into_iter();
+        let describe = |change: Result<Change, ActivateError>| {
+            let Change { path, old, new } = change.unwrap();
+            format!(
+                "{path} {}{}",
+                u8::from(old.is_some()),
+                u8::from(new.is_some())
+            )
+        };
+        changes(all(old), all(new)).map(describe).collect()
+    }
+
+    #[test]
+    fn changes_are_what_shows_on_disk() {
+        let file = |path: &str, text: &str| entry(path, Node::File(content(text)));
+        let gitlink = |byte| Node::Gitlink(GitOid::try_from(vec![byte; 20]).unwrap());
+        let link = |target: &'static str| Node::Symlink(SymlinkTarget::new(target).unwrap());
+        let mut elsewhere = content("same");
+        elsewhere.extents.push(scap_proto::content::Extent {
+            chunk: ChunkId::of(b"another bundle"),
+            offset: 0,
+            length: 4,
+        });
+        let old = [
+            file("changed", "old"),
+            file("gone", "x"),
+            entry("link", link("a")),
+            entry("module", gitlink(1)),
+            file("same", "same"),
+            entry("void", Node::EmptyDirectory),
+        ];
+        let new = [
+            file("added", "x"),
+            file("changed", "new"),
+            entry("link", link("b")),
+            entry("module", gitlink(2)),
+            entry("same", Node::File(elsewhere.clone())),
+            file("void/inside", "x"),
+        ];
+        let expected = [
+            "added 01",
+            "changed 11",
+            "gone 10",
+            "link 11",
+            "void 10",
+            "void/inside 01",
+        ];
+        assert_eq!(differences(&old, &new), expected);
+        assert_eq!(differences(&new, &new), [""; 0]);
+        assert_eq!(
+            differences(
+                &[file("same", "same")],
+                &[entry("same", Node::Executable(elsewhere))]
+            ),
+            ["same 11"]
+        );
+    }
+
+    #[test]
+    fn an_error_on_either_side_is_told() {
+        let fails = || std::iter::once(Err(ActivateError::NoSharing));
+        let one = || std::iter::once(Ok(entry("a", Node::EmptyDirectory)));
+        let is_told = |mut found: Vec<Result<Change, ActivateError>>| found.remove(0).is_err();
+        assert!(is_told(changes(fails(), one()).collect()));
+        assert!(is_told(changes(one(), fails()).collect()));
+        assert!(is_told(changes(fails(), std::iter::empty()).collect()));
+        assert!(is_told(changes(std::iter::empty(), fails()).collect()));
+    }
+}

@@ -13,6 +13,7 @@
 //!   releases/<rev>             which release a tree is
 //!   entries/<rev>, pages/<id>  its snapshot's descriptor, and the pages of entries that it names
 //!   spare, spare-of            a clone of the live tree for the next release, and of which release it is
+//!   checked                    which tree was found right a moment ago, and when
 //!   staging, trash/            a tree being written, trees being removed
 //! ```
 //! The order of a promotion is plan, journal, write, one sync, check, flip, sync, record. Whatever
@@ -38,6 +39,7 @@ mod inodes;
 mod plan;
 mod prepare;
 pub mod process;
+mod proof;
 mod record;
 mod recover;
 mod spare;

@@ -108,7 +108,7 @@ impl Deployment {
         let installed = &prepared.installed;
         let mut inodes = self.load_inodes()?;
         self.prune(KEPT)?;
-        let written = self.write_somehow(installed, source, &mut inodes)?;
+        let (written, checked) = self.write_somehow(installed, source, &mut inodes)?;
         prepared.built = written.built;
         prepared.plan_time = written.plan_time;
         prepared.write_time = written.write_time;
@@ -127,16 +127,29 @@ impl Deployment {
         };
         publish().doing(|| format!("make the directory of `{}`", installed.rev))?;
         prepared.sync_time = start.elapsed();
+        if let Some(at) = checked {
+            self.note_checked(installed, at)?;
+        }
         self.clear_journal()
     }
 
-    /// Writes a release's tree onto the spare, or the whole of it where there is none or it is of no use.
+    /// Writes a release's tree onto the spare, or the whole of it where there is none or it is of no use. Returns also
+    /// since when all of it is known to be right, where it is: what the spare had, because it was looked at, and the
+    /// rest, because nobody else can reach it yet.
     fn write_somehow(
         &self,
         installed: &Installed,
         source: &dyn ChunkSource,
         inodes: &mut Inodes,
-    ) -> Result<Written, ActivateError> {
+    ) -> Result<(Written, Option<i128>), ActivateError> {
+        let spare = self.take_spare()?;
+        let checked = match &spare {
+            Some(spare) => {
+                let at = self.now()?;
+                self.is_proved(spare, inodes).then_some(at)
+            }
+            None => None,
+        };
         let mut write = |onto: Option<&Spare>| {
             self.write(Writing {
                 installed,
@@ -146,7 +159,7 @@ impl Deployment {
                 inodes,
             })
         };
-        if let Some(spare) = self.take_spare()? {
+        if let Some(spare) = spare {
             match write(Some(&spare)) {
                 // The whole tree would take no less room, and no other chunks.
                 Err(error)
@@ -156,10 +169,10 @@ impl Deployment {
                     tracing::warn!(repo = %self.repo, error, "the spare is of no use: the whole tree is written");
                     self.drop_staging()?;
                 }
-                written => return written,
+                written => return Ok((written?, checked)),
             }
         }
-        write(None)
+        Ok((write(None)?, None))
     }
 
     pub(super) fn hit(&self, failpoint: &str) -> Result<(), ActivateError> {

@@ -14,6 +14,8 @@ use super::{
     deployment::{Deployment, STAGING},
     error::{ActivateError, Doing},
     failpoint::Failpoints,
+    inodes::Inodes,
+    proof::{Contents, contents_of},
     record::{self, Installed, Record},
     write::{Purpose, Writing},
 };
@@ -25,6 +27,8 @@ pub(super) struct Spare {
     pub(super) of: Installed,
     /// Where its making was stopped: this entry and those behind it are missing.
     pub(super) until: Option<RelPath>,
+    /// What its files hold.
+    contents: Contents,
     /// The kernel's name for its own run.
     boot: String,
 }
@@ -124,8 +128,11 @@ impl Deployment {
                 "live files are not what their release says"
             );
         }
+        let mut contents = begun.map_or_else(Contents::default, |begun| begun.contents);
+        contents.join(written.contents);
         let spare = Spare {
             of: live.clone(),
+            contents,
             until: written.until,
             boot,
         };
@@ -153,6 +160,14 @@ impl Deployment {
         take().doing(|| "take the spare".to_owned())?;
         self.hit(Failpoints::SPARE_TAKEN)?;
         Ok(Some(spare))
+    }
+
+    /// Whether every file of a spare in the staging folder is what it was, whoever could write to it. It is not where
+    /// that cannot be found out.
+    pub(super) fn is_proved(&self, spare: &Spare, inodes: &Inodes) -> bool {
+        let contents = self.own.dir(STAGING);
+        let contents = contents.and_then(|tree| contents_of(&tree, inodes));
+        spare.until.is_none() && contents.is_ok_and(|found| found == Some(spare.contents))
     }
 
     /// Removes what is in the place of a spare and is none that can be used.

@@ -19,6 +19,7 @@ use super::{
     failpoint::Failpoints,
     inodes::Inodes,
     plan::{Plan, plan},
+    proof::Contents,
     record::{self, Installed, Journal},
     spare::Spare,
 };
@@ -51,6 +52,8 @@ pub(super) enum Purpose<'a> {
 pub(super) struct Written {
     /// What was made, and of what.
     pub(super) built: Built,
+    /// What the files that were made hold.
+    pub(super) contents: Contents,
     /// Where the writing was stopped: this entry and those behind it are missing.
     pub(super) until: Option<RelPath>,
     pub(super) plan_time: Duration,
@@ -122,10 +125,11 @@ impl Deployment {
             }
             build.push(&entry)?;
         }
-        let mut built = build.finish();
+        let (mut built, contents) = build.finish();
         built.entries_touched = plan.entries + removed;
         Ok(Written {
             built,
+            contents,
             until,
             plan_time,
             write_time: start.elapsed(),

@@ -108,7 +108,11 @@ fn assert_clean(world: &World, deployment: &mut Deployment) {
     let own = world.path("app-cache/.scap");
     let rest: Vec<String> = names(&own)
         .into_iter()
-        .filter(|name| !name.starts_with("failpoint-") && !name.starts_with("spare"))
+        .filter(|name| {
+            !["failpoint-", "spare", "checked"]
+                .iter()
+                .any(|ours| name.starts_with(ours))
+        })
         .collect();
     assert_eq!(
         rest,
