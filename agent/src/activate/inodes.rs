@@ -40,7 +40,7 @@ const NO_STATUS: u64 = 0;
 const MAGIC: &[u8] = b"scap-inodes/1\n";
 const ROW_BYTES: usize = 16 + DIGEST_BYTES;
 /// Rows that are read, written and hashed together: 24 KiB of them, which is what makes hashing fast.
-const ROWS_AT_ONCE: u64 = 512;
+const ROWS_AT_ONCE: usize = 512;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Row {
@@ -50,7 +50,7 @@ struct Row {
 }
 
 impl Row {
-    fn to_bytes(&self) -> [u8; ROW_BYTES] {
+    fn to_bytes(self) -> [u8; ROW_BYTES] {
         let mut bytes = [0; ROW_BYTES];
         bytes[..8].copy_from_slice(&self.inode.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.status.to_le_bytes());
@@ -139,8 +139,8 @@ impl Inodes {
             out.put(MAGIC)?;
             out.put(&self.device.to_le_bytes())?;
             out.put(&(self.rows.len() as u64).to_le_bytes())?;
-            for rows in self.rows.chunks(ROWS_AT_ONCE as usize) {
-                let block: Vec<u8> = rows.iter().flat_map(Row::to_bytes).collect();
+            for rows in self.rows.chunks(ROWS_AT_ONCE) {
+                let block: Vec<u8> = rows.iter().flat_map(|row| row.to_bytes()).collect();
                 out.put(&block)?;
             }
             let Sum { mut inner, hasher } = out;
@@ -323,12 +323,12 @@ fn try_read_rows(file: &mut impl Read, device: u64) -> io::Result<Option<Vec<Row
     }
     // Not reserved ahead: the count is not proved yet.
     let mut rows = Vec::new();
-    for _ in 0..count / ROWS_AT_ONCE {
-        let block: [u8; ROW_BYTES * ROWS_AT_ONCE as usize] = input.take()?;
+    for _ in 0..count / ROWS_AT_ONCE as u64 {
+        let block: [u8; ROW_BYTES * ROWS_AT_ONCE] = input.take()?;
         let (block, _) = block.as_chunks();
         rows.extend(block.iter().map(Row::from_bytes));
     }
-    for _ in 0..count % ROWS_AT_ONCE {
+    for _ in 0..count % ROWS_AT_ONCE as u64 {
         rows.push(Row::from_bytes(&input.take()?));
     }
     let expected = *input.hasher.finalize().as_bytes();
