@@ -71,7 +71,7 @@ enum Edit {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
     fn the_pages_that_differ_have_all_differences_and_few_other_entries(
