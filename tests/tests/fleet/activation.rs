@@ -35,7 +35,7 @@ fn an_activator_killed_about_a_spare_leaves_whole_trees_and_the_next_deployment_
     scene.fleet.expect_log("activator");
     write_source_tree(scene.repo.dir(), 500, 48);
     let coordinator = scene.fleet.coordinator();
-    let victim = scene.fleet.host(0);
+    let victim = scene.fleet.host(1);
     let own = victim.deploy_root().join(format!("{REPO}-cache/.scap"));
     let spare = || wait_until("a spare", SPARE_MAX, || is_there(&own.join("spare-of")));
     let deploy = |text: &str| {
