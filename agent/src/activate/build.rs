@@ -27,6 +27,9 @@ use super::{
 /// Most damaged paths that are named; the rest is counted.
 const DAMAGED_NAMED_MAX: usize = 16;
 
+/// What a file takes on disk beside its bytes, about.
+const BLOCK_BYTES: u64 = 4096;
+
 /// What was made, and of what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Built {
@@ -141,11 +144,9 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// Whether files of the base can have further names or share blocks, as far as was found out.
-    pub(super) fn shares(&self) -> bool {
-        self.base
-            .as_ref()
-            .is_some_and(|base| base.links || base.clones)
+    /// Bytes on disk of the files written so far, about: those that nothing was shared for.
+    pub(super) fn unshared_bytes(&self) -> u64 {
+        self.built.bytes_written + self.built.files_written * BLOCK_BYTES
     }
 
     /// What was made, and what the files hold.

@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn an_error_on_either_side_is_told() {
-        let fails = || std::iter::once(Err(ActivateError::NoSharing));
+        let fails = || std::iter::once(Err(ActivateError::NameTaken(String::new())));
         let one = || std::iter::once(Ok(entry("a", Node::EmptyDirectory)));
         let is_told = |mut found: Vec<Result<Change, ActivateError>>| found.remove(0).is_err();
         assert!(is_told(changes(fails(), one()).collect()));

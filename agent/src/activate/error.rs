@@ -54,9 +54,6 @@ pub enum ActivateError {
         /// How many can be.
         available: u64,
     },
-    /// Two directories cannot share files, so a spare would be a copy.
-    #[error("the file system has neither further names of files nor shared blocks")]
-    NoSharing,
     /// A system call failed.
     #[error("{doing}")]
     Io {

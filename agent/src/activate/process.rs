@@ -381,7 +381,7 @@ impl Activator {
                 // Who stops it has it begun again.
                 Ok(upkeep) => tracing::debug!(%repo, ?upkeep, millis, "looked after"),
                 Err(ActivateError::ReadOnly(_)) => {}
-                Err(error) if error.is_no_space() || matches!(error, ActivateError::NoSharing) => {
+                Err(error) if error.is_no_space() => {
                     let reason = crate::error_chain(&error);
                     tracing::info!(%repo, reason, "no spare is made");
                 }

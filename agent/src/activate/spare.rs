@@ -27,6 +27,8 @@ pub(super) struct Spare {
     pub(super) of: Installed,
     /// Where its making was stopped: this entry and those behind it are missing.
     pub(super) until: Option<RelPath>,
+    /// Whether no more of it is to be made.
+    is_over: bool,
     /// What its files hold.
     contents: Contents,
     /// The kernel's name for its own run.
@@ -89,7 +91,7 @@ impl Deployment {
             |spare: &Spare| (&spare.of.rev, &spare.of.snapshot) == (&live.rev, &live.snapshot);
         if there
             .as_ref()
-            .is_some_and(|there| is_of_live(there) && there.until.is_none())
+            .is_some_and(|there| is_of_live(there) && there.is_over)
         {
             return Ok(Upkeep::Done);
         }
@@ -132,6 +134,7 @@ impl Deployment {
         contents.join(written.contents);
         let spare = Spare {
             of: live.clone(),
+            is_over: written.until.is_none() || written.has_copied,
             contents,
             until: written.until,
             boot,
@@ -141,9 +144,9 @@ impl Deployment {
             .doing(|| "put the spare in its place".to_owned())?;
         self.hit(Failpoints::SPARE_MADE)?;
         record::note(&self.own, SPARE_OF, &spare)?;
-        Ok(match spare.until {
-            None => Upkeep::Done,
-            Some(_) => Upkeep::Stopped,
+        Ok(match spare.is_over {
+            true => Upkeep::Done,
+            false => Upkeep::Stopped,
         })
     }
 

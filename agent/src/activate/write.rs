@@ -56,6 +56,8 @@ pub(super) struct Written {
     pub(super) contents: Contents,
     /// Where the writing was stopped: this entry and those behind it are missing.
     pub(super) until: Option<RelPath>,
+    /// Whether it was stopped because too much had to be copied.
+    pub(super) has_copied: bool,
     pub(super) plan_time: Duration,
     pub(super) write_time: Duration,
 }
@@ -64,7 +66,7 @@ impl Deployment {
     /// Plans and writes a tree in the staging folder.
     ///
     /// # Errors
-    /// The folder is in no state to be used then. A spare is not worth an error: see [`ActivateError::is_no_space`].
+    /// The folder is in no state to be used then.
     pub(super) fn write(&self, writing: Writing<'_>) -> Result<Written, ActivateError> {
         let start = Instant::now();
         let Writing {
@@ -106,7 +108,7 @@ impl Deployment {
             _ => None,
         };
         let mut build = Build::new(&staging, reuse, &plan, Chunks::new(source), inodes, began)?;
-        let mut until = None;
+        let (mut until, mut has_copied) = (None, false);
         for (done, entry) in (0..).zip(work.made()) {
             let entry = entry?;
             match purpose {
@@ -115,10 +117,8 @@ impl Deployment {
                 _ => {}
             }
             if let Purpose::Spare(is_awaited) = purpose {
-                if !build.shares() {
-                    return Err(ActivateError::NoSharing);
-                }
-                if is_awaited() {
+                has_copied = build.unshared_bytes() > SPARE_COPIED_BYTES_MAX;
+                if has_copied || is_awaited() {
                     until = Some(entry.path);
                     break;
                 }
@@ -131,6 +131,7 @@ impl Deployment {
             built,
             contents,
             until,
+            has_copied,
             plan_time,
             write_time: start.elapsed(),
         })
@@ -196,6 +197,10 @@ impl Deployment {
 
 /// A spare takes at most one part in this many of the room there is: it only makes the next deployment faster.
 const SPARE_SHARE: u64 = 2;
+
+/// Most that is copied for a spare, where files can share neither names nor blocks (because they have another owner, say),
+/// or are not what they should be: what is quickly written, and nothing to a disk that holds the tree twice.
+const SPARE_COPIED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// What the file system has left for this user.
 struct Room {
