@@ -14,19 +14,27 @@ use scap_proto::{
 use super::{
     chunks::Chunks,
     compare::{file_mode, hash_file},
+    difference::Change,
     dir::{Cursor, Dir, changed_nanos, kind, modified_nanos, permissions, split},
-    entries::Entries,
     error::{ActivateError, Doing},
     inodes::Inodes,
     plan::{Merge, Plan},
+    proof::Contents,
+    trash,
+    write::EntryStream,
 };
 
 /// Most damaged paths that are named; the rest is counted.
 const DAMAGED_NAMED_MAX: usize = 16;
 
+/// What a file takes on disk beside its bytes, about.
+const BLOCK_BYTES: u64 = 4096;
+
 /// What was made, and of what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Built {
+    /// Entries made or removed: all where there was no spare, else those that are not as in the spare.
+    pub entries_touched: u64,
     /// Files written from chunks.
     pub files_written: u64,
     /// Files that are a further name of an unchanged one.
@@ -46,14 +54,14 @@ pub struct Built {
 /// The release that unchanged files are taken from.
 pub(super) struct Base<'a> {
     cursor: Cursor<'a>,
-    entries: Merge<Entries>,
+    entries: Merge<EntryStream<'a>>,
     /// Until the file system says that it cannot.
     links: bool,
     clones: bool,
 }
 
 impl<'a> Base<'a> {
-    pub(super) fn new(tree: &'a Dir, entries: Entries) -> Self {
+    pub(super) fn new(tree: &'a Dir, entries: EntryStream<'a>) -> Self {
         Self {
             cursor: Cursor::new(tree),
             entries: Merge::new(entries),
@@ -75,6 +83,7 @@ pub(super) struct Build<'a> {
     /// The file system's time when this began.
     began: i128,
     built: Built,
+    contents: Contents,
 }
 
 impl<'a> Build<'a> {
@@ -102,6 +111,7 @@ impl<'a> Build<'a> {
             inodes,
             began,
             built: Built::default(),
+            contents: Contents::default(),
         })
     }
 
@@ -120,6 +130,7 @@ impl<'a> Build<'a> {
             }
             return self.cursor.dir(path).map(drop).doing(doing);
         };
+        self.contents.add(content);
         if self.reuse(entry, content)? {
             return Ok(());
         }
@@ -133,9 +144,14 @@ impl<'a> Build<'a> {
         Ok(())
     }
 
-    /// What was made.
-    pub(super) fn finish(self) -> Built {
-        self.built
+    /// Bytes on disk of the files written so far, about: those that nothing was shared for.
+    pub(super) fn unshared_bytes(&self) -> u64 {
+        self.built.bytes_written + self.built.files_written * BLOCK_BYTES
+    }
+
+    /// What was made, and what the files hold.
+    pub(super) fn finish(self) -> (Built, Contents) {
+        (self.built, self.contents)
     }
 
     /// Makes the file of one in the base, where it has the same content at this path or at another.
@@ -206,6 +222,47 @@ impl<'a> Build<'a> {
         }
         Ok(false)
     }
+}
+
+/// Removes from `tree` what is not to be there, or to be otherwise, and directories that nothing is left in. Returns how
+/// many entries are gone for good.
+///
+/// # Errors
+/// Where the tree is not as it was, or something cannot be removed.
+pub(super) fn remove_old(
+    tree: &Dir,
+    changes: impl Iterator<Item = Result<Change, ActivateError>>,
+    inodes: &mut Inodes,
+) -> Result<u64, ActivateError> {
+    let mut cursor = Cursor::new(tree);
+    let mut gone = 0;
+    for change in changes {
+        let Change { path, old, new } = change?;
+        let Some(old) = old else {
+            continue;
+        };
+        let doing = || format!("remove `{path}`");
+        let (mut parent, name) = split(path.as_bytes());
+        let dir = cursor.dir(parent).doing(doing)?;
+        match old {
+            Node::EmptyDirectory | Node::Gitlink(_) => dir.remove_dir(name),
+            _ => trash::remove_file(dir, name, inodes),
+        }
+        .doing(doing)?;
+        if new.is_some() {
+            continue;
+        }
+        gone += 1;
+        while !parent.is_empty() {
+            let (above, name) = split(parent);
+            match cursor.dir(above).and_then(|above| above.remove_dir(name)) {
+                Ok(()) => parent = above,
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => break,
+                Err(error) => return Err(error).doing(doing),
+            }
+        }
+    }
+    Ok(gone)
 }
 
 /// The status of the file `name` in `dir`, where it is proved to hold `content`.

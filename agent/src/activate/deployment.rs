@@ -18,7 +18,7 @@ use super::{
     ChunkSource, Promoted, Target,
     compare::{Difference, Judge, What, compare, hash_file},
     dir::{DIRECTORY_MODE, Dir, permissions, touch},
-    entries::Entries,
+    entries::EntryStore,
     error::{ActivateError, Doing},
     failpoint::Failpoints,
     inodes::Inodes,
@@ -43,7 +43,7 @@ pub struct Deployment {
     pub(super) revs: Dir,
     pub(super) own: Dir,
     pub(super) releases: Dir,
-    pub(super) entries: Dir,
+    pub(super) entries: EntryStore,
     pub(super) trash: Trash,
     pub(super) lock: FileLock,
     pub(super) state: State,
@@ -129,7 +129,10 @@ impl Deployment {
             parent,
             revs,
             releases: enter(&own, "releases", PRIVATE_MODE, GROUP_AND_OTHERS)?,
-            entries: enter(&own, "entries", PRIVATE_MODE, GROUP_AND_OTHERS)?,
+            entries: EntryStore::new(
+                enter(&own, "entries", PRIVATE_MODE, GROUP_AND_OTHERS)?,
+                enter(&own, "pages", PRIVATE_MODE, GROUP_AND_OTHERS)?,
+            ),
             trash: Trash::new(enter(&own, "trash", PRIVATE_MODE, GROUP_AND_OTHERS)?),
             lock,
             state: State::default(),
@@ -220,9 +223,7 @@ impl Deployment {
             ..self.state.clone()
         };
         self.record(next)?;
-        let mut inodes = self.load_inodes()?;
-        self.prune(KEPT, &mut inodes)?;
-        self.save_inodes(&mut inodes)
+        self.prune(KEPT)
     }
 
     /// Compares the live tree with its snapshot, reading every byte of it.
@@ -240,14 +241,14 @@ impl Deployment {
             });
         }
         let tree = self.tree(live)?;
-        let entries = Entries::open(&self.entries, live, source)?;
-        compare(&tree, entries, &mut differences)?;
+        let listing = self.entries.open(live, source)?;
+        compare(&tree, listing.entries(), &mut differences)?;
         Ok(differences.0)
     }
 
-    /// Removes release directories of ours until `keep` are left, those with the lowest sequence first.
+    /// Moves release directories of ours to the trash until `keep` are left, those with the lowest sequence first.
     /// What is live, finalized or in progress, and what would be gone back to, stays in any case.
-    pub(super) fn prune(&self, keep: usize, inodes: &mut Inodes) -> Result<(), ActivateError> {
+    pub(super) fn prune(&self, keep: usize) -> Result<(), ActivateError> {
         let state = &self.state;
         let needed = [
             state.live.as_ref(),
@@ -256,14 +257,19 @@ impl Deployment {
         ];
         let needed = needed.into_iter().flatten().map(|installed| &installed.rev);
         let needed: BTreeSet<&Rev> = needed.chain(&state.in_progress).collect();
-        let (_, others): (Vec<_>, Vec<_>) = self
+        let (mut kept, mut others): (Vec<_>, Vec<_>) = self
             .releases()?
             .into_iter()
             .partition(|installed| needed.contains(&installed.rev));
-        for installed in others.iter().skip(keep.saturating_sub(needed.len())) {
+        let room = keep.saturating_sub(needed.len()).min(others.len());
+        kept.extend(others.drain(..room));
+        for installed in &others {
             self.discard(&installed.rev)?;
         }
-        self.empty_trash(inodes)
+        match others.is_empty() {
+            true => Ok(()),
+            false => self.collect_entries(&kept),
+        }
     }
 
     /// Moves a release's directory to the trash and forgets the release.
@@ -271,14 +277,23 @@ impl Deployment {
         let discard = || {
             self.trash.take(&self.revs, rev.as_bytes())?;
             self.releases.unlink(rev.as_bytes())?;
-            self.entries.unlink(rev.as_bytes())
+            self.entries.forget(rev)
         };
         discard().doing(|| format!("remove `revs/{rev}`"))
     }
 
+    /// Removes the entries of all releases but these.
+    pub(super) fn collect_entries(&self, kept: &[Installed]) -> Result<(), ActivateError> {
+        self.entries
+            .collect(kept)
+            .doing(|| "remove the entries of releases that are no longer kept".to_owned())
+    }
+
+    /// Removes the directories that are no longer kept, however long it takes.
     pub(super) fn empty_trash(&self, inodes: &mut Inodes) -> Result<(), ActivateError> {
         self.trash
-            .empty(inodes)
+            .empty(inodes, &|| false)
+            .map(drop)
             .doing(|| "remove release directories that are no longer kept".to_owned())
     }
 

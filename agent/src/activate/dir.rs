@@ -167,15 +167,21 @@ impl Dir {
 
     /// All names in the directory, in no order.
     pub(super) fn names(&self) -> io::Result<Vec<Box<[u8]>>> {
-        let mut names = Vec::new();
+        let children = self.children()?;
+        Ok(children.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The same, and of what kind each is, where the file system tells.
+    pub(super) fn children(&self) -> io::Result<Vec<(Box<[u8]>, FileType)>> {
+        let mut children = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.0)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                names.push(name.into());
+                children.push((name.into(), entry.file_type()));
             }
         }
-        Ok(names)
+        Ok(children)
     }
 
     /// Makes the names in the directory durable.

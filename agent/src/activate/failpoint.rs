@@ -17,6 +17,12 @@ impl Failpoints {
     pub const BEFORE_FLIP: &'static str = "before-flip";
     /// The flip is made and not recorded.
     pub const AFTER_FLIP: &'static str = "after-flip";
+    /// Half of a spare's entries are made.
+    pub const MID_SPARE: &'static str = "mid-spare";
+    /// A spare is in its place and not recorded.
+    pub const SPARE_MADE: &'static str = "spare-made";
+    /// The spare is taken for the next release, nothing in it is changed.
+    pub const SPARE_TAKEN: &'static str = "spare-taken";
 
     /// Dies at the place of this name. A name that is no place never dies.
     pub fn at(name: impl Into<String>) -> Self {

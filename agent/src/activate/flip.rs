@@ -18,7 +18,6 @@ use super::{
     compare::{Difference, Judge, What, compare},
     deployment::{Deployment, JOURNAL},
     dir::{Cursor, Dir, split},
-    entries::Entries,
     error::{ActivateError, Doing},
     failpoint::Failpoints,
     inodes::Inodes,
@@ -118,10 +117,14 @@ impl Deployment {
     /// Checks a tree against its entries: by the rows of its inodes, and by reading what has no row that
     /// fits. What is not right is made anew. Returns how many things that were.
     ///
-    /// Names that are not in the snapshot stay: services leave files where they run.
+    /// Names that are not in the snapshot stay: services leave files where they run. A tree that was made of a spare and
+    /// checked with it a moment ago is not checked again.
     fn check(&self, installed: &Installed, source: &dyn ChunkSource) -> Result<u64, ActivateError> {
+        if self.was_checked(installed)? {
+            return Ok(0);
+        }
         let tree = self.tree(installed)?;
-        let entries = Entries::open(&self.entries, installed, source)?;
+        let listing = self.entries.open(installed, source)?;
         let mut inodes = self.load_inodes()?;
         let mut repairer = Repairer {
             began: self.now()?,
@@ -133,7 +136,7 @@ impl Deployment {
             trash: &self.trash,
             repaired: 0,
         };
-        compare(&tree, entries, &mut repairer)?;
+        compare(&tree, listing.entries(), &mut repairer)?;
         let repaired = repairer.repaired;
         if repaired > 0 {
             self.empty_trash(&mut inodes)?;

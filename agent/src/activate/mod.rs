@@ -10,7 +10,10 @@
 //!   journal                    what is being done, if anything
 //!   live                       what is live, was live before, is finalized, is in progress
 //!   inodes                     what each inode was proved to hold
-//!   releases/<rev>, entries/<rev>                           which release a tree is, and its entries
+//!   releases/<rev>             which release a tree is
+//!   entries/<rev>, pages/<id>  its snapshot's descriptor, and the pages of entries that it names
+//!   spare, spare-of            a clone of the live tree for the next release, and of which release it is
+//!   checked                    which tree was found right a moment ago, and when
 //!   staging, trash/            a tree being written, trees being removed
 //! ```
 //! The order of a promotion is plan, journal, write, one sync, check, flip, sync, record. Whatever
@@ -21,10 +24,12 @@
 //! this blocks: a process of its own calls it.
 
 mod authorise;
+mod background;
 mod build;
 mod chunks;
 mod compare;
 mod deployment;
+mod difference;
 mod dir;
 mod entries;
 mod error;
@@ -34,12 +39,15 @@ mod inodes;
 mod plan;
 mod prepare;
 pub mod process;
+mod proof;
 mod record;
 mod recover;
+mod spare;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;
 mod trash;
+mod write;
 
 use bytes::Bytes;
 use scap_proto::{
@@ -55,6 +63,7 @@ pub use failpoint::Failpoints;
 pub use flip::Flipped;
 pub use prepare::Prepared;
 pub use record::{Installed, Rev};
+pub use spare::Upkeep;
 
 /// Where chunks come from.
 pub trait ChunkSource {

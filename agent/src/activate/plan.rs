@@ -21,6 +21,8 @@ const MOVED_MAX: usize = 65_536;
 /// What writing a release takes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
+    /// Entries to be made.
+    pub(super) entries: u64,
     /// Where the base has contents that the release has at other paths only.
     pub(super) moved: HashMap<ContentHash, RelPath>,
     /// Bytes of disk space, in whole blocks.
@@ -36,7 +38,7 @@ pub(super) struct Plan {
 /// Where an entry is an error.
 pub(super) fn plan<E>(
     new: E,
-    mut base: impl FnMut() -> Result<Option<E>, ActivateError>,
+    base: impl Fn() -> Result<Option<E>, ActivateError>,
     block_bytes: u64,
 ) -> Result<Plan, ActivateError>
 where
@@ -49,6 +51,7 @@ where
     plan.count_directories(1, block_bytes);
     for entry in new {
         let entry = entry?;
+        plan.entries += 1;
         let (parent, _) = split(entry.path.as_bytes());
         plan.count_directories(components_below(&directory, parent), block_bytes);
         directory.clear();

@@ -4,15 +4,13 @@ use std::time::{Duration, Instant};
 
 use super::{
     ChunkSource, Target,
-    build::{Base, Build, Built},
-    chunks::Chunks,
-    deployment::{Deployment, JOURNAL, KEPT, STAGING},
-    dir::{DIRECTORY_MODE, Dir},
-    entries::Entries,
+    build::Built,
+    deployment::{Deployment, KEPT, STAGING},
     error::{ActivateError, Doing},
-    failpoint::Failpoints,
-    plan::{Plan, plan},
-    record::{self, Installed, Journal, Rev, State},
+    inodes::Inodes,
+    record::{self, Installed, Rev, State},
+    spare::Spare,
+    write::{Purpose, Writing, Written},
 };
 
 /// What making a release's directory took.
@@ -24,7 +22,7 @@ pub struct Prepared {
     pub already_there: bool,
     /// What was made, and of what.
     pub built: Built,
-    /// Until it was known what to write, removing older directories included.
+    /// Until it was known what to write.
     pub plan_time: Duration,
     /// Writing the tree.
     pub write_time: Duration,
@@ -107,44 +105,13 @@ impl Deployment {
         prepared: &mut Prepared,
         source: &dyn ChunkSource,
     ) -> Result<(), ActivateError> {
-        let start = Instant::now();
         let installed = &prepared.installed;
         let mut inodes = self.load_inodes()?;
-        self.prune(KEPT, &mut inodes)?;
-        let began = self.now()?;
-        let entries = Entries::open(&self.entries, installed, source)?;
-        let entry_count = entries.totals().entries;
-        let base = self.base(source)?;
-        let base_entries = || match &base {
-            Some((base, _)) => Entries::open(&self.entries, base, source).map(Some),
-            None => Ok(None),
-        };
-        let plan = self.plan(entries, base_entries)?;
-        prepared.plan_time = start.elapsed();
-
-        let journal = Journal::Build {
-            rev: installed.rev.clone(),
-        };
-        record::replace(&self.own, JOURNAL, &journal)?;
-        self.hit(Failpoints::AFTER_JOURNAL)?;
-        let start = Instant::now();
-        let doing = || format!("make the directory of `{}`", installed.rev);
-        let staging = self.own.make_dir(STAGING, DIRECTORY_MODE).doing(doing)?;
-        let reuse = match (&base, base_entries()?) {
-            (Some((_, tree)), Some(entries)) => Some(Base::new(tree, entries)),
-            _ => None,
-        };
-        let chunks = Chunks::new(source);
-        let mut build = Build::new(&staging, reuse, &plan, chunks, &mut inodes, began)?;
-        let entries = Entries::open(&self.entries, installed, source)?;
-        for (done, entry) in (0..).zip(entries) {
-            if done == entry_count / 2 {
-                self.hit(Failpoints::MID_WRITE)?;
-            }
-            build.push(&entry?)?;
-        }
-        prepared.built = build.finish();
-        prepared.write_time = start.elapsed();
+        self.prune(KEPT)?;
+        let (written, checked) = self.write_somehow(installed, source, &mut inodes)?;
+        prepared.built = written.built;
+        prepared.plan_time = written.plan_time;
+        prepared.write_time = written.write_time;
 
         let start = Instant::now();
         self.sync()?;
@@ -158,44 +125,54 @@ impl Deployment {
                 .rename(STAGING, &self.revs, installed.rev.as_bytes())?;
             self.revs.sync()
         };
-        publish().doing(doing)?;
+        publish().doing(|| format!("make the directory of `{}`", installed.rev))?;
         prepared.sync_time = start.elapsed();
+        if let Some(at) = checked {
+            self.note_checked(installed, at)?;
+        }
         self.clear_journal()
     }
 
-    /// The release to take unchanged files from: what is live, or else the latest.
-    fn base(&self, source: &dyn ChunkSource) -> Result<Option<(Installed, Dir)>, ActivateError> {
-        let mut candidates = self.releases()?;
-        if let Some(live) = &self.state.live {
-            candidates.retain(|installed| installed.rev != live.rev);
-            candidates.insert(0, live.clone());
-        }
-        for installed in candidates {
-            // A release that cannot be read is no help, and no hindrance.
-            if let Ok(tree) = self.tree(&installed)
-                && Entries::open(&self.entries, &installed, source).is_ok()
-            {
-                return Ok(Some((installed, tree)));
+    /// Writes a release's tree onto the spare, or the whole of it where there is none or it is of no use. Returns also
+    /// since when all of it is known to be right, where it is: what the spare had, because it was looked at, and the
+    /// rest, because nobody else can reach it yet.
+    fn write_somehow(
+        &self,
+        installed: &Installed,
+        source: &dyn ChunkSource,
+        inodes: &mut Inodes,
+    ) -> Result<(Written, Option<i128>), ActivateError> {
+        let spare = self.take_spare()?;
+        let checked = match &spare {
+            Some(spare) => {
+                let at = self.now()?;
+                self.is_proved(spare, inodes).then_some(at)
+            }
+            None => None,
+        };
+        let mut write = |onto: Option<&Spare>| {
+            self.write(Writing {
+                installed,
+                onto,
+                purpose: Purpose::Release,
+                source,
+                inodes,
+            })
+        };
+        if let Some(spare) = spare {
+            match write(Some(&spare)) {
+                // The whole tree would take no less room, and no other chunks.
+                Err(error)
+                    if !error.is_no_space() && !matches!(error, ActivateError::Source(_)) =>
+                {
+                    let error = crate::error_chain(&error);
+                    tracing::warn!(repo = %self.repo, error, "the spare is of no use: the whole tree is written");
+                    self.drop_staging()?;
+                }
+                written => return Ok((written?, checked)),
             }
         }
-        Ok(None)
-    }
-
-    /// Plans the writing, and refuses what does not fit.
-    fn plan(
-        &self,
-        entries: Entries,
-        base: impl FnMut() -> Result<Option<Entries>, ActivateError>,
-    ) -> Result<Plan, ActivateError> {
-        let room = rustix::fs::fstatvfs(&self.root)
-            .map_err(std::io::Error::from)
-            .doing(|| "read how much room the file system has".to_owned())?;
-        let plan = plan(entries, base, room.f_frsize.max(1))?;
-        let bytes = room.f_bavail.saturating_mul(room.f_frsize);
-        // File systems that make inodes as they need them say that they have none at all.
-        let inodes = (room.f_files > 0).then_some(room.f_favail);
-        plan.check_room(bytes, inodes)?;
-        Ok(plan)
+        Ok((write(None)?, None))
     }
 
     pub(super) fn hit(&self, failpoint: &str) -> Result<(), ActivateError> {

@@ -6,10 +6,9 @@
 //! One request and one answer a connection, each a frame of [`scap_proto::frame`].
 
 use std::{
-    collections::BTreeMap,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -33,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ActivateError, Built, ChunkSource, Deployment, Failpoints, Installed, SourceError, Target,
     authorise,
+    background::{Turns, Wanted, lower_priority},
 };
 use crate::{
     clock,
@@ -84,6 +84,8 @@ pub enum Answer {
 pub struct Activated {
     /// What is live now.
     pub standing: RepoStanding,
+    /// Entries made or removed: all where there was no spare, else those that differ from it.
+    pub entries_touched: u64,
     /// Files written from chunks.
     pub files_written: u64,
     /// Files shared with a release before.
@@ -133,6 +135,9 @@ pub enum ProcessError {
     /// The chunk store cannot be read.
     #[error("open the chunk store")]
     Store(#[from] StoreError),
+    /// The background cannot be started.
+    #[error("start the background")]
+    Background(#[source] std::io::Error),
     /// The socket cannot be made.
     #[error("listen on {path}")]
     Listen {
@@ -147,8 +152,9 @@ struct Activator {
     trust: HostTrust,
     config: ActivatorConfig,
     store: StoreReader,
-    /// One request a repo at a time.
-    repos: Mutex<BTreeMap<RepoPath, Arc<Mutex<()>>>>,
+    turns: Turns,
+    wanted: Wanted,
+    cancel: CancellationToken,
 }
 
 /// Answers requests until `cancel`, and lets the one in progress finish.
@@ -168,8 +174,22 @@ pub async fn run(
         trust,
         config,
         store,
-        repos: Mutex::default(),
+        turns: Turns::default(),
+        wanted: Wanted::default(),
+        cancel: cancel.clone(),
     });
+    let background = {
+        let activator = activator.clone();
+        // A thread that panics ends the process; it is started again.
+        let ends = cancel.clone().drop_guard();
+        std::thread::Builder::new()
+            .name("background".into())
+            .spawn(move || {
+                activator.look_after();
+                drop(ends);
+            })
+            .map_err(ProcessError::Background)?
+    };
     let mut requests = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -191,6 +211,11 @@ pub async fn run(
         });
     }
     while requests.join_next().await.is_some() {}
+    activator.wanted.end();
+    let ended = tokio::task::spawn_blocking(|| background.join()).await;
+    if !ended.is_ok_and(|background| background.is_ok()) {
+        tracing::error!("the background panicked");
+    }
     Ok(())
 }
 
@@ -270,6 +295,7 @@ impl Activator {
                     Built::default()
                 }
             };
+            done.entries_touched = built.entries_touched;
             done.files_written = built.files_written;
             done.files_reused = built.files_linked + built.files_cloned;
             done.standing = standing(deployment)?;
@@ -305,8 +331,9 @@ impl Activator {
         work: impl FnOnce(&mut Deployment) -> Result<T, ActivateError>,
     ) -> Result<T, ActivateError> {
         self.alone(repo, || {
-            let deployment = Deployment::open(&self.config.deploy_root, repo)?;
-            work(&mut deployment.with_failpoints(self.config.failpoints.clone()))
+            let mut deployment = self.open(repo)?;
+            self.wanted.add(repo.clone());
+            work(&mut deployment)
         })
     }
 
@@ -317,7 +344,9 @@ impl Activator {
         look: impl FnOnce(&Deployment) -> Result<T, ActivateError>,
     ) -> Result<T, ActivateError> {
         self.alone(repo, || {
-            look(&Deployment::open_to_look(&self.config.deploy_root, repo)?)
+            let deployment = Deployment::open_to_look(&self.config.deploy_root, repo)?;
+            self.wanted.add(repo.clone());
+            look(&deployment)
         })
     }
 
@@ -326,13 +355,42 @@ impl Activator {
         repo: &RepoPath,
         work: impl FnOnce() -> Result<T, ActivateError>,
     ) -> Result<T, ActivateError> {
-        let lock = {
-            let mut repos = self.repos.lock().unwrap_or_else(PoisonError::into_inner);
-            repos.entry(repo.clone()).or_default().clone()
-        };
-        // What a panic left half-done is what `Deployment::open` recovers from.
-        let _lock = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.turns.of(repo);
+        let _turn = turn.take();
         work()
+    }
+
+    fn open(&self, repo: &RepoPath) -> Result<Deployment, ActivateError> {
+        let deployment = Deployment::open(&self.config.deploy_root, repo)?;
+        Ok(deployment.with_failpoints(self.config.failpoints.clone()))
+    }
+
+    /// Looks after the repos that something was done with, until all ends.
+    fn look_after(&self) {
+        lower_priority();
+        while let Some(repo) = self.wanted.next() {
+            let turn = self.turns.of(&repo);
+            let _turn = turn.take_in_background();
+            let is_awaited = || turn.is_awaited() || self.cancel.is_cancelled();
+            let started = std::time::Instant::now();
+            let done = self
+                .open(&repo)
+                .and_then(|mut deployment| deployment.upkeep(&self.store, &is_awaited));
+            let millis = started.elapsed().as_millis();
+            match done {
+                // Who stops it has it begun again.
+                Ok(upkeep) => tracing::debug!(%repo, ?upkeep, millis, "looked after"),
+                Err(ActivateError::ReadOnly(_)) => {}
+                Err(error) if error.is_no_space() => {
+                    let reason = crate::error_chain(&error);
+                    tracing::info!(%repo, reason, "no spare is made");
+                }
+                Err(error) => {
+                    let error = crate::error_chain(&error);
+                    tracing::warn!(%repo, error, "look after a repo");
+                }
+            }
+        }
     }
 }
 

@@ -229,6 +229,22 @@ pub(super) fn replace<T: Record>(dir: &Dir, name: &str, record: &T) -> Result<()
     write().doing(|| format!("write the record `{name}`"))
 }
 
+/// Replaces the record at `name`, as the next reader finds it. After a power cut the old one may be there, the new one,
+/// or none that is whole.
+///
+/// # Errors
+/// Where the disk is full or fails.
+pub(super) fn note<T: Record>(dir: &Dir, name: &str, record: &T) -> Result<(), ActivateError> {
+    let temporary = format!("{name}{TEMPORARY_SUFFIX}");
+    let write = || {
+        dir.unlink(temporary.as_bytes())?;
+        dir.create(temporary.as_bytes(), 0o600)?
+            .write_all(&seal(record))?;
+        dir.rename(temporary.as_bytes(), dir, name.as_bytes())
+    };
+    write().doing(|| format!("write the record `{name}`"))
+}
+
 /// What a record's file ends with while it is written.
 pub(super) const TEMPORARY_SUFFIX: &str = ".tmp";
 

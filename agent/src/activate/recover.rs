@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    deployment::{Deployment, JOURNAL, LIVE, STAGING},
+    deployment::{Deployment, JOURNAL, LIVE},
     error::{ActivateError, Doing},
     record::{self, Found, Installed, Journal, Rev, State, TEMPORARY_SUFFIX},
 };
@@ -111,12 +111,8 @@ impl Deployment {
     /// Removes trees that were not completed, and records without a tree.
     fn remove_leftovers(&self) -> Result<(), ActivateError> {
         let doing = || "remove what an interrupted activation left".to_owned();
-        self.trash.take(&self.own, STAGING).doing(doing)?;
-        if !self.trash.is_empty().doing(doing)? {
-            let mut inodes = self.load_inodes()?;
-            self.empty_trash(&mut inodes)?;
-            self.save_inodes(&mut inodes)?;
-        }
+        self.drop_staging()?;
+        self.check_spare()?;
         let state = &self.state;
         for known in state.live.iter().chain(&state.history).chain(&state.done) {
             // What is damaged is known from elsewhere; a tree is checked before it goes live again.
@@ -126,13 +122,14 @@ impl Deployment {
             }
         }
         let kept = self.releases()?;
-        let kept: BTreeSet<&[u8]> = kept.iter().map(|kept| kept.rev.as_bytes()).collect();
-        for dir in [&self.releases, &self.entries] {
-            for name in dir.names().doing(doing)? {
-                if !kept.contains(&*name) {
-                    dir.unlink(&name).doing(doing)?;
-                }
+        let revs: BTreeSet<&[u8]> = kept.iter().map(|kept| kept.rev.as_bytes()).collect();
+        for name in self.releases.names().doing(doing)? {
+            if !revs.contains(&*name) {
+                self.releases.unlink(&name).doing(doing)?;
             }
+        }
+        if self.entries.has_others(&kept).doing(doing)? {
+            self.collect_entries(&kept)?;
         }
         for name in self.own.names().doing(doing)? {
             if name.ends_with(TEMPORARY_SUFFIX.as_bytes()) {

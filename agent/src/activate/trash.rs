@@ -8,6 +8,7 @@ use rustix::fs::FileType;
 use super::{
     dir::{Dir, kind, permissions},
     inodes::Inodes,
+    spare::Upkeep,
 };
 
 /// The folder that things are moved to before they are removed.
@@ -39,23 +40,29 @@ impl Trash {
         Ok(self.0.names()?.is_empty())
     }
 
-    /// Removes all that is here. Files that have names elsewhere are followed through it in `inodes`.
+    /// Removes all that is here, until `is_awaited`. Files that have names elsewhere are followed through it in `inodes`.
     ///
     /// Directories are moved up and taken apart one by one, so that no depth costs memory or descriptors.
     ///
     /// # Errors
     /// Where something cannot be removed; the rest waits for the next time.
-    pub(super) fn empty(&self, inodes: &mut Inodes) -> io::Result<()> {
+    pub(super) fn empty(
+        &self,
+        inodes: &mut Inodes,
+        is_awaited: &dyn Fn() -> bool,
+    ) -> io::Result<Upkeep> {
         let mut last = 0;
         loop {
             let names = self.0.names()?;
             if names.is_empty() {
-                return Ok(());
+                return Ok(Upkeep::Done);
             }
             for name in names {
                 match self.0.stat(&name)?.map(|stat| kind(&stat)) {
                     Some(FileType::Directory) => {
-                        self.flatten(&name, &mut last, inodes)?;
+                        if self.flatten(&name, &mut last, inodes, is_awaited)? == Upkeep::Stopped {
+                            return Ok(Upkeep::Stopped);
+                        }
                         self.0.remove_dir(&name)?;
                     }
                     _ => remove_file(&self.0, &name, inodes)?,
@@ -64,10 +71,19 @@ impl Trash {
         }
     }
 
-    fn flatten(&self, name: &[u8], last: &mut u64, inodes: &mut Inodes) -> io::Result<()> {
+    fn flatten(
+        &self,
+        name: &[u8],
+        last: &mut u64,
+        inodes: &mut Inodes,
+        is_awaited: &dyn Fn() -> bool,
+    ) -> io::Result<Upkeep> {
         let dir = self.0.dir(name)?;
         make_ours(&dir)?;
         for child in dir.names()? {
+            if is_awaited() {
+                return Ok(Upkeep::Stopped);
+            }
             match dir.stat(&child)?.map(|stat| kind(&stat)) {
                 Some(FileType::Directory) => {
                     make_ours(&dir.dir(&child)?)?;
@@ -76,7 +92,7 @@ impl Trash {
                 _ => remove_file(&dir, &child, inodes)?,
             }
         }
-        Ok(())
+        Ok(Upkeep::Done)
     }
 
     fn free_name(&self, last: &mut u64) -> io::Result<Vec<u8>> {
@@ -98,7 +114,8 @@ fn make_ours(dir: &Dir) -> io::Result<()> {
     }
 }
 
-fn remove_file(dir: &Dir, name: &[u8], inodes: &mut Inodes) -> io::Result<()> {
+/// Removes a file or link. One that has names elsewhere is followed through it in `inodes`.
+pub(super) fn remove_file(dir: &Dir, name: &[u8], inodes: &mut Inodes) -> io::Result<()> {
     let Some(stat) = dir.stat(name)? else {
         return Ok(());
     };

@@ -562,7 +562,8 @@ impl Daemon {
             Ok(Answer::Done(done)) => {
                 tracing::info!(
                     repo = %key.0, release = %release.short(), millis = done.millis,
-                    written = done.files_written, reused = done.files_reused, "activated"
+                    touched = done.entries_touched, written = done.files_written,
+                    reused = done.files_reused, "activated"
                 );
                 repo.activated(*done);
             }

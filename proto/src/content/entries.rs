@@ -171,12 +171,28 @@ pub struct EntriesReader {
     open: Option<Entry>,
     /// Entries that are no directories and whose paths are prefixes of the last path, longest last.
     prefixes: Vec<RelPath>,
+    /// Whether records that go on with an entry of a page that was not read are passed over.
+    is_within: bool,
 }
 
 impl EntriesReader {
     /// Before the first page.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Before a page in the middle. What goes on in it from the page before is passed over.
+    pub fn in_the_middle() -> Self {
+        Self {
+            is_within: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether some of the last entry's bytes are placed by the pages that follow.
+    pub fn goes_on(&self) -> bool {
+        let content = self.open.as_ref().and_then(|entry| entry.node.content());
+        content.is_some_and(|content| placed(content) < content.size)
     }
 
     /// Reads the next page and returns the entries that are complete with it. The last entry of a
@@ -189,6 +205,7 @@ impl EntriesReader {
         let mut entries = Vec::with_capacity(records.len());
         for record in records {
             let (path, node) = match record {
+                Record::More { .. } if self.is_within => continue,
                 Record::More { extents } => {
                     self.extend_open(&chunks, &extents)?;
                     continue;
@@ -217,6 +234,7 @@ impl EntriesReader {
                 Record::EmptyDirectory { path } => (path, Node::EmptyDirectory),
                 Record::Gitlink { path, commit } => (path, Node::Gitlink(commit)),
             };
+            self.is_within = false;
             entries.extend(self.close()?);
             self.admit(&path)?;
             self.open = Some(Entry { path, node });
@@ -250,11 +268,7 @@ impl EntriesReader {
             return Ok(None);
         };
         if let Some(content) = entry.node.content() {
-            let found: u64 = content
-                .extents
-                .iter()
-                .map(|extent| u64::from(extent.length))
-                .sum();
+            let found = placed(content);
             if found != content.size {
                 return Err(EntriesError::Size {
                     path: entry.path,
@@ -290,6 +304,15 @@ impl EntriesReader {
             None => Ok(()),
         }
     }
+}
+
+/// How many bytes of a file have a place so far.
+fn placed(content: &FileContent) -> u64 {
+    let lengths = content
+        .extents
+        .iter()
+        .map(|extent| u64::from(extent.length));
+    lengths.sum()
 }
 
 fn resolve(

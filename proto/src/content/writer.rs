@@ -385,6 +385,27 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_in_the_middle_passes_over_what_began_before_and_says_what_goes_on() {
+        let entries = [file("a", 1), file("huge", 100_000), file("z", 1)];
+        let (finished, store) = write(&entries);
+        let pages = &finished.descriptor.entries;
+        assert!(pages.len() > 3, "{}", pages.len());
+        let mut reader = EntriesReader::new();
+        assert_eq!(
+            reader.read_page(&store[&pages[0].id]).unwrap(),
+            entries[..1]
+        );
+        assert!(reader.goes_on());
+
+        let mut reader = EntriesReader::in_the_middle();
+        for page in &pages[1..] {
+            assert_eq!(reader.read_page(&store[&page.id]).unwrap(), []);
+            assert!(!reader.goes_on());
+        }
+        assert_eq!(reader.finish().unwrap().as_ref(), entries.last());
+    }
+
+    #[test]
     fn one_changed_file_changes_one_page_of_each_list() {
         let entries: Vec<Entry> = (0..20_000).map(|i| file(&format!("f{i:05}"), 1)).collect();
         let (before, _) = write(&entries);

@@ -69,6 +69,11 @@ impl Agent {
         found[0].clone()
     }
 
+    /// The processes of its activator: none or two while one takes the place of another.
+    pub fn activators(&self) -> Vec<Listed> {
+        self.children()
+    }
+
     /// Ends it in order.
     pub fn stop(mut self) -> Ended {
         let running = self.running.take().unwrap();

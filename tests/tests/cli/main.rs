@@ -19,4 +19,5 @@ mod process;
 mod refusals;
 mod scene;
 mod sources;
+mod spare;
 mod state;

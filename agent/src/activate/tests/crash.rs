@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::world::*;
-use crate::activate::{Failpoints, Target};
+use crate::activate::{Deployment, Failpoints, Target, Upkeep};
 
 /// Where the child finds its deploy root and what to do: `ROOT`, a line break, the failpoint.
 const CHILD: &str = "SCAP_TEST_ACTIVATE_CHILD";
@@ -57,6 +57,19 @@ fn child() {
     }
 }
 
+/// Not a test of its own: has a spare made by a process that may die.
+#[test]
+fn upkeep_child() {
+    let Ok(order) = env::var(CHILD) else {
+        return;
+    };
+    let (root, failpoint) = order.split_once('\n').unwrap();
+    let world = World::at(Path::new(root));
+    // What is live can be read from the records and the tree alone.
+    let mut deployment = world.open().with_failpoints(Failpoints::at(failpoint));
+    deployment.upkeep(&world.chunks, &|| false).unwrap();
+}
+
 fn child_name() -> String {
     let (_, module) = module_path!().split_once("::").unwrap();
     format!("{module}::child")
@@ -64,8 +77,12 @@ fn child_name() -> String {
 
 /// Runs [`child`], and returns whether it lived.
 fn run_child(root: &Path, failpoint: &str) -> bool {
+    run(&child_name(), root, failpoint)
+}
+
+fn run(child: &str, root: &Path, failpoint: &str) -> bool {
     let output = Command::new(this_executable())
-        .args([&child_name(), "--exact", "--nocapture"])
+        .args([child, "--exact", "--nocapture"])
         .env(CHILD, format!("{}\n{failpoint}", root.display()))
         .stdin(Stdio::null())
         .output()
@@ -85,16 +102,26 @@ fn is_new(world: &World) -> bool {
     is_new
 }
 
-fn assert_clean(world: &World) {
+fn assert_clean(world: &World, deployment: &mut Deployment) {
+    let done = deployment.upkeep(&world.chunks, &|| false).unwrap();
+    assert_eq!(done, Upkeep::Done);
     let own = world.path("app-cache/.scap");
     let rest: Vec<String> = names(&own)
         .into_iter()
-        .filter(|name| !name.starts_with("failpoint-"))
+        .filter(|name| {
+            !["failpoint-", "spare", "checked"]
+                .iter()
+                .any(|ours| name.starts_with(ours))
+        })
         .collect();
     assert_eq!(
         rest,
-        ["entries", "inodes", "live", "lock", "releases", "trash"]
+        [
+            "entries", "inodes", "live", "lock", "pages", "releases", "trash"
+        ]
     );
+    let spare = ["spare", "spare-of"].map(|name| own.join(name).exists());
+    assert_eq!(spare[0], spare[1]);
     assert_eq!(names(&own.join("trash")), [""; 0]);
     let revs = world.revs();
     assert_eq!(names(&own.join("entries")), revs);
@@ -121,7 +148,7 @@ fn wherever_a_promotion_dies_the_old_or_the_new_tree_is_whole_and_the_next_try_c
             "{failpoint}"
         );
 
-        let deployment = world.open();
+        let mut deployment = world.open();
         let is_new = is_new(&world);
         let live = deployment.live().unwrap().release;
         assert_eq!(
@@ -139,7 +166,7 @@ fn wherever_a_promotion_dies_the_old_or_the_new_tree_is_whole_and_the_next_try_c
             current,
             Path::new("revs").join(deployment.live().unwrap().rev.as_str())
         );
-        assert_clean(&world);
+        assert_clean(&world, &mut deployment);
         drop(deployment);
 
         let mut deployment = world.open().with_failpoints(Failpoints::at(failpoint));
@@ -147,7 +174,77 @@ fn wherever_a_promotion_dies_the_old_or_the_new_tree_is_whole_and_the_next_try_c
         world.assert_live(&new());
         assert_eq!(deployment.previous().unwrap().release, first.release);
         assert_eq!(deployment.verify(&world.chunks).unwrap(), []);
-        assert_clean(&world);
+        assert_clean(&world, &mut deployment);
+    }
+}
+
+#[test]
+fn wherever_the_making_of_a_spare_dies_there_is_none_and_the_next_try_makes_it() {
+    for failpoint in [Failpoints::MID_SPARE, Failpoints::SPARE_MADE] {
+        let world = World::new();
+        let (first, second) = targets(&world);
+        let mut deployment = world.open();
+        deployment.promote(&first, &world.chunks).unwrap();
+        deployment.finalize(&first.release).unwrap();
+        drop(deployment);
+        let_files_age(&world);
+        let child = child_name().replace("::child", "::upkeep_child");
+        assert!(
+            !run(&child, world.root(), failpoint),
+            "{failpoint}: did not die"
+        );
+        world.assert_live(&old());
+        let own = world.path("app-cache/.scap");
+        assert!(!own.join("spare-of").exists(), "{failpoint}");
+
+        let mut deployment = world.open();
+        assert!(!own.join("spare").exists(), "{failpoint}");
+        assert_clean(&world, &mut deployment);
+        assert_tree(&own.join("spare"), &old());
+        assert_eq!(deployment.verify(&world.chunks).unwrap(), []);
+        let promoted = deployment.promote(&second, &world.chunks).unwrap();
+        assert_eq!(promoted.prepared.built.entries_touched, 3);
+        world.assert_live(&new());
+    }
+}
+
+#[test]
+fn wherever_a_promotion_from_a_spare_dies_a_tree_is_whole_and_the_next_try_completes() {
+    for failpoint in ALL.into_iter().chain([Failpoints::SPARE_TAKEN]) {
+        let world = World::new();
+        let (first, second) = targets(&world);
+        let mut deployment = world.open();
+        deployment.promote(&first, &world.chunks).unwrap();
+        deployment.finalize(&first.release).unwrap();
+        deployment.upkeep(&world.chunks, &|| false).unwrap();
+        drop(deployment);
+        let own = world.path("app-cache/.scap");
+        assert!(own.join("spare").exists());
+        assert!(
+            !run_child(world.root(), failpoint),
+            "{failpoint}: did not die"
+        );
+        assert!(!own.join("spare-of").exists(), "{failpoint}");
+        assert_eq!(
+            is_new(&world),
+            failpoint == Failpoints::AFTER_FLIP,
+            "{failpoint}"
+        );
+        let before = world.path(&format!(
+            "app-cache/revs/{}",
+            first.commit.as_ref().unwrap()
+        ));
+        assert_tree(&before, &old());
+
+        let mut deployment = world.open();
+        assert!(!own.join("staging").exists() && !own.join("spare").exists());
+        deployment.promote(&second, &world.chunks).unwrap();
+        world.assert_live(&new());
+        assert_tree(&before, &old());
+        assert_eq!(deployment.verify(&world.chunks).unwrap(), []);
+        deployment.finalize(&second.release).unwrap();
+        assert_clean(&world, &mut deployment);
+        assert_tree(&own.join("spare"), &new());
     }
 }
 
@@ -168,7 +265,7 @@ fn wherever_going_back_dies_a_tree_is_whole_and_the_next_try_completes() {
             .unwrap();
         world.assert_live(&old());
         assert_eq!(deployment.previous(), None);
-        assert_clean(&world);
+        assert_clean(&world, &mut deployment);
     }
 }
 
@@ -212,7 +309,7 @@ fn many_deaths_leave_nothing_behind() {
     let mut deployment = world.open();
     deployment.promote(&second, &world.chunks).unwrap();
     world.assert_live(&new());
-    assert_clean(&world);
+    assert_clean(&world, &mut deployment);
     assert_eq!(world.revs().len(), 2);
 }
 
@@ -242,7 +339,7 @@ fn a_sync_that_fails_leaves_no_release_that_counts_as_written() {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("make the release durable"), "{text}");
-    assert_clean(&world);
+    assert_clean(&world, &mut world.open());
     assert_eq!(world.revs().len(), 1);
     assert!(!is_new(&world));
     let promoted = world.open().promote(&second, &world.chunks).unwrap();
@@ -275,7 +372,7 @@ fn damaged_records_are_made_again_and_what_is_live_stays() {
         deployment.promote(&second, &world.chunks).unwrap();
         world.assert_live(&new());
         assert_eq!(deployment.previous().unwrap().release, first.release);
-        assert_clean(&world);
+        assert_clean(&world, &mut deployment);
     }
 }
 
@@ -295,5 +392,5 @@ fn damaged_records_of_a_release_are_made_again() {
     let promoted = deployment.promote(&first, &world.chunks).unwrap();
     assert!(promoted.prepared.already_there && promoted.flipped.already_live);
     assert_eq!(world.revs(), [rev]);
-    assert_clean(&world);
+    assert_clean(&world, &mut deployment);
 }

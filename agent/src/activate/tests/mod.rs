@@ -2,5 +2,7 @@
 
 mod crash;
 mod hostile;
+mod pages;
 mod promote;
+mod spare;
 mod world;

@@ -1,0 +1,160 @@
+//! What the activator does while nobody waits for it: one thread of low priority that gives way to every request.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use scap_proto::release::RepoPath;
+
+/// Who is at work on which repo: one at a time, requests before the background.
+#[derive(Debug, Default)]
+pub(super) struct Turns(Mutex<BTreeMap<RepoPath, Arc<Turn>>>);
+
+/// The right to work on one repo.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    lock: Mutex<()>,
+    /// How many requests wait for it.
+    waiting: AtomicUsize,
+}
+
+impl Turns {
+    /// The turn of a repo, to be taken.
+    pub(super) fn of(&self, repo: &RepoPath) -> Arc<Turn> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(repo.clone()).or_default().clone()
+    }
+}
+
+impl Turn {
+    /// Waits for the turn, and has who works in the background give it up.
+    pub(super) fn take(&self) -> MutexGuard<'_, ()> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let turn = self.take_in_background();
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        turn
+    }
+
+    /// Waits for the turn, to be given up as soon as [`Self::is_awaited`].
+    pub(super) fn take_in_background(&self) -> MutexGuard<'_, ()> {
+        // What a panic left half-done is what `Deployment::open` recovers from.
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a request waits.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// The repos that the background is to look after.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    state: Mutex<WantedState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct WantedState {
+    repos: BTreeSet<RepoPath>,
+    is_ended: bool,
+}
+
+impl Wanted {
+    /// Something was done with a repo.
+    pub(super) fn add(&self, repo: RepoPath) {
+        self.lock().repos.insert(repo);
+        self.changed.notify_one();
+    }
+
+    /// Nothing more is to be done.
+    pub(super) fn end(&self) {
+        self.lock().is_ended = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for the next repo; `None` once all has ended.
+    pub(super) fn next(&self) -> Option<RepoPath> {
+        let mut state = self.lock();
+        loop {
+            if state.is_ended {
+                return None;
+            }
+            if let Some(repo) = state.repos.pop_first() {
+                return Some(repo);
+            }
+            let woken = self.changed.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, WantedState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets the kernel prefer everything else to this thread. On Linux a niceness is a thread's own, and input and output
+/// follow it where the scheduler of the disk has priorities.
+pub(super) fn lower_priority() {
+    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+        tracing::debug!(%error, "the background runs at the usual priority");
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn who_works_in_the_background_is_told_of_a_request_and_goes_before_none() {
+        let turns = Turns::default();
+        let repo: RepoPath = "group/app".parse().unwrap();
+        let turn = turns.of(&repo);
+        let background = turn.take_in_background();
+        assert!(!turn.is_awaited());
+        thread::scope(|scope| {
+            let request = scope.spawn(|| drop(turns.of(&repo).take()));
+            while !turn.is_awaited() {
+                thread::yield_now();
+            }
+            drop(background);
+            request.join().unwrap();
+        });
+        assert!(!turn.is_awaited());
+    }
+
+    #[test]
+    fn a_repo_that_is_wanted_twice_is_looked_after_once() {
+        let wanted = Wanted::default();
+        let [a, b]: [RepoPath; 2] = ["a", "b"].map(|name| name.parse().unwrap());
+        for repo in [&b, &a, &b] {
+            wanted.add(repo.clone());
+        }
+        assert_eq!((wanted.next(), wanted.next()), (Some(a.clone()), Some(b)));
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| wanted.next());
+            wanted.add(a.clone());
+            assert_eq!(waiting.join().unwrap(), Some(a));
+        });
+        wanted.end();
+        assert_eq!(wanted.next(), None);
+    }
+
+    #[test]
+    fn only_this_thread_is_of_low_priority() {
+        let before = rustix::process::getpriority_process(None).unwrap();
+        let within = thread::spawn(|| {
+            lower_priority();
+            rustix::process::getpriority_process(None).unwrap()
+        });
+        assert_eq!(within.join().unwrap(), 19);
+        assert_eq!(rustix::process::getpriority_process(None).unwrap(), before);
+    }
+}
