@@ -18,6 +18,7 @@ use scap_proto::{
         self, CertificateAuthority, FleetName, Identity, IdentityError, KeyError, Role, SecretKey,
         Validity,
     },
+    limits::DELTAS_MAX,
     release::{
         Environment, RepoPath, SignedGrant, SignedRelease, UnixMillis,
         signature::{
@@ -66,8 +67,9 @@ pub struct Record {
     pub snapshots: Vec<SnapshotRef>,
 }
 
-/// Most snapshots of one repo whose chunks the coordinator keeps: the latest and one to go back to.
-pub const SNAPSHOTS_KEPT: usize = 2;
+/// Most snapshots of one repo whose chunks the coordinator keeps: the latest, and so many before it as deltas may be made
+/// from, of which one is to go back to. They share most of their chunks.
+pub const SNAPSHOTS_KEPT: usize = 1 + DELTAS_MAX;
 
 /// What [`StateDirectory::init`] made.
 #[derive(Debug)]

@@ -41,6 +41,18 @@ pub const SIGNATURES_MAX: usize = 8;
 /// Most bases a release lists deltas for: what a fleet runs at one time is rarely more.
 pub const DELTAS_MAX: usize = 4;
 
+/// Most parts of one delta. They are named in the release, which goes to each host with each order: 4 deltas of 16 parts
+/// are 2.4 KiB. They make up to 64 MiB; of a change beyond that the chunks themselves are fetched.
+pub const DELTA_PARTS_MAX: usize = 16;
+
+/// Most plain bytes of base chunks for one part of a delta, in bytes: they are in memory while it is decoded.
+pub const DELTA_BASE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Most plain bytes that one part of a delta makes, in bytes. With the base, the part and a chunk that is being encoded, a
+/// receiver needs 14 MiB, of one part at a time.
+pub const DELTA_MADE_BYTES_MAX: usize = 4 * 1024 * 1024;
+const _: () = assert!(DELTA_MADE_BYTES_MAX >= CHUNK_BYTES_MAX as usize);
+
 /// Most extensions of an object, and most bytes in one: room to grow, nothing to hide a payload in.
 pub const EXTENSIONS_MAX: usize = 16;
 /// See [`EXTENSIONS_MAX`].
@@ -71,6 +83,6 @@ pub const DIRECTIVE_TARGETS_MAX: usize = PLAN_HOSTS_MAX;
 /// Longest reason in a report, in bytes: a few lines of a check's output.
 pub const REASON_BYTES_MAX: usize = 4096;
 
-/// Most releases one peer may have open on one connection: what is live, previous, in progress, and
-/// room for several repos.
-pub const OPEN_RELEASES_PER_PEER_MAX: usize = 64;
+/// Most releases and deltas one peer may have open on one connection: what is live, previous, in progress, and
+/// room for several repos, each with a delta.
+pub const OPEN_RELEASES_PER_PEER_MAX: usize = 128;

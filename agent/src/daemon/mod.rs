@@ -519,6 +519,7 @@ impl Daemon {
             snapshot: about.snapshot,
             plan: Arc::new(plan),
             list_end: 0,
+            deltas: about.deltas,
         })
     }
 

@@ -85,6 +85,10 @@ impl Daemon {
             standing: repo.report_standing(),
             extensions: Default::default(),
         };
+        let report = match &repo.standing.live {
+            Some(live) => report.running(live.snapshot.id),
+            None => report,
+        };
         match wants_seed {
             true => report.wanting_seed(),
             false => report,

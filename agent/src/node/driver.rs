@@ -21,19 +21,20 @@ use scap_proto::{
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
+    time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    NodeEvent, Shared, TransferStatus,
+    NodeEvent, Shared,
+    delta::{Awaited, LOOK_PERIOD, Made, MakeError},
     edges::Edges,
-    event::{Event, Job},
+    event::Event,
     fetch::{self, FetchError},
     serve::{Handles, Served},
     session::{self, OUTBOX_MAX, SessionError},
     shunned::Shunned,
     transfer::{GrowError, Growth, Transfer},
-    waiting,
 };
 use crate::swarm::{Config, Failure, Input, Link as PeerLink, Output, PeerId, Swarm, TransferId};
 use crate::topology::LaneSet;
@@ -48,15 +49,16 @@ pub(crate) struct Driver {
     by_name: BTreeMap<NodeId, PeerId>,
     pub(super) transfers: BTreeMap<TransferId, Active>,
     next_peer: u32,
-    next_transfer: u32,
+    pub(super) next_transfer: u32,
     links: JoinSet<(PeerId, SessionError)>,
     fetches: JoinSet<(PeerId, TransferId, u32, Result<u64, FetchError>)>,
-    fetching: HashMap<(PeerId, TransferId, u32), AbortHandle>,
+    pub(super) fetching: HashMap<(PeerId, TransferId, u32), AbortHandle>,
     pub(super) pushes: JoinSet<(PeerId, TransferId, u32, Served)>,
     grows: JoinSet<(TransferId, Result<Option<Growth>, GrowError>)>,
     syncs: JoinSet<(TransferId, Result<(), crate::store::StoreError>)>,
+    pub(super) makes: JoinSet<(TransferId, Result<Made, MakeError>)>,
     dials: JoinSet<(NodeId, Link)>,
-    dialling: BTreeMap<NodeId, AbortHandle>,
+    pub(super) dialling: BTreeMap<NodeId, AbortHandle>,
     shunned: Shunned,
 }
 
@@ -78,21 +80,25 @@ pub(super) struct Peer {
 pub(super) struct Active {
     pub(super) transfer: Arc<Transfer>,
     pub(super) edges: Edges,
-    bytes: BytesBySource,
-    held: u32,
+    /// Set where it is a delta: of which release.
+    pub(super) delta_of: Option<ReleaseId>,
+    /// The delta to be used before chunks are asked for.
+    pub(super) awaits: Option<Awaited>,
+    pub(super) bytes: BytesBySource,
+    pub(super) held: u32,
     /// Whether the engine knows all chunks. The layout may know them earlier, from another task.
-    is_all_known: bool,
-    is_done: bool,
-    growing: Growing,
-    started: Instant,
-    fetched_in: Option<Duration>,
+    pub(super) is_all_known: bool,
+    pub(super) is_done: bool,
+    pub(super) growing: Growing,
+    pub(super) started: Instant,
+    pub(super) fetched_in: Option<Duration>,
     /// Who opened it with us on a link that there is, and closed it.
     pub(super) closed: BTreeSet<PeerId>,
 }
 
 /// Whether a task looks for what the pages in the store say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Growing {
+pub(super) enum Growing {
     No,
     Yes,
     /// A page came after it began to look.
@@ -123,6 +129,7 @@ impl Driver {
             pushes: JoinSet::new(),
             grows: JoinSet::new(),
             syncs: JoinSet::new(),
+            makes: JoinSet::new(),
             dials: JoinSet::new(),
             dialling: BTreeMap::new(),
             shunned: Shunned::default(),
@@ -131,9 +138,11 @@ impl Driver {
 
     /// Runs until `cancel`, then closes every link in order.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
+        let mut looks = tokio::time::interval(LOOK_PERIOD);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.drain().await;
-            let now = self.started.elapsed();
+            let now = self.now();
             let wake = self.swarm.poll_timeout().map(|at| at.saturating_sub(now));
             tokio::select! {
                 biased;
@@ -157,6 +166,10 @@ impl Driver {
                     let (transfer, result) = synced.expect("syncing does not panic");
                     self.synced(transfer, result).await;
                 }
+                Some(made) = self.makes.join_next() => {
+                    let (delta, made) = made.expect("making does not panic");
+                    self.delta_made(delta, made);
+                }
                 Some(ended) = self.links.join_next() => {
                     let (peer, error) = ended.expect("a session does not panic");
                     self.unlinked(peer, &error);
@@ -168,6 +181,7 @@ impl Driver {
                     }
                 }
                 () = sleep(wake) => self.input(Input::Timeout),
+                _ = looks.tick(), if self.awaits_deltas() => self.look_at_deltas(),
             }
         }
         for peer in self.peers.values() {
@@ -175,8 +189,13 @@ impl Driver {
         }
     }
 
+    /// The engine's time.
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     pub(super) fn input(&mut self, input: Input) {
-        self.swarm.handle_input(self.started.elapsed(), input);
+        self.swarm.handle_input(self.now(), input);
     }
 
     async fn drain(&mut self) {
@@ -263,7 +282,7 @@ impl Driver {
             } => self.fetched(peer, transfer, index, result),
             Event::Lost { transfer } => self.reattach(transfer),
             Event::Attach { job, done } => {
-                self.attach(job);
+                self.attach(&job);
                 let _ = done.send(());
             }
             Event::Detach { release } => self.detach(release),
@@ -286,107 +305,7 @@ impl Driver {
 
     // Transfers.
 
-    fn attach(&mut self, job: Job) {
-        if self.find(job.release).is_some() {
-            return;
-        }
-        let id = TransferId(self.next_transfer);
-        self.next_transfer += 1;
-        let us = &self.shared.name;
-        let edges = Edges::of(&job.plan, us, job.list_end);
-        let policy = edges.policy;
-        let transfer = Arc::new(Transfer::new(
-            id,
-            job.release,
-            job.snapshot,
-            job.plan,
-            self.shared.store.hold(),
-        ));
-        let growth = transfer.first_growth();
-        let active = Active {
-            transfer,
-            edges,
-            bytes: BytesBySource::default(),
-            held: 0,
-            is_all_known: false,
-            is_done: false,
-            growing: Growing::No,
-            started: Instant::now(),
-            fetched_in: None,
-            closed: BTreeSet::new(),
-        };
-        self.transfers.insert(id, active);
-        self.input(Input::TransferAdded {
-            transfer: id,
-            policy,
-        });
-        self.learn(id, growth);
-        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
-            self.introduce(peer);
-            self.open(peer, id);
-            self.serve_lanes(peer, id);
-        }
-        // Once it is known who stands at the top of the lanes: what is theirs is told to nobody else.
-        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
-            self.serve_waiting(peer);
-        }
-        self.dial_missing();
-    }
-
-    fn detach(&mut self, release: ReleaseId) {
-        let Some(id) = self.find(release) else { return };
-        self.transfers.remove(&id);
-        self.fetching.retain(|(_, transfer, _), fetch| {
-            if *transfer == id {
-                fetch.abort();
-            }
-            *transfer != id
-        });
-        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
-            let known = self.peers.get_mut(&peer).expect("the key was just read");
-            if let Some(handle) = known.theirs.remove(&id) {
-                known.handles.theirs.remove(handle);
-                // It did not close it: it is served again if it is attached again.
-                known.waiting.insert(handle, release);
-            }
-            if let Some(handle) = known.ours.remove(&id) {
-                known.handles.followed.remove(handle);
-                self.say(peer, PeerMessage::Close { handle });
-            }
-        }
-        self.input(Input::TransferRemoved { transfer: id });
-        let needed: Vec<NodeId> = self.wanted_dials().into_keys().collect();
-        self.dialling.retain(|name, dial| {
-            let keep = needed.contains(name);
-            if !keep {
-                dial.abort();
-            }
-            keep
-        });
-    }
-
-    /// Starts a transfer again from what the store really has: a stored chunk turned out to be damaged.
-    pub(super) fn reattach(&mut self, id: TransferId) {
-        let Some(active) = self.transfers.get(&id) else {
-            return;
-        };
-        let transfer = active.transfer.clone();
-        tracing::warn!(release = %transfer.release.short(), "a stored chunk is damaged; fetching it again");
-        let job = Job {
-            release: transfer.release,
-            snapshot: transfer.snapshot(),
-            plan: transfer.plan.clone(),
-            list_end: 0,
-        };
-        let bytes = active.bytes;
-        self.detach(job.release);
-        self.attach(job);
-        if let Some(active) = self.transfers.values_mut().next_back() {
-            active.bytes = bytes;
-        }
-    }
-
-    fn find(&self, release: ReleaseId) -> Option<TransferId> {
+    pub(super) fn find(&self, release: ReleaseId) -> Option<TransferId> {
         let found = self
             .transfers
             .iter()
@@ -394,7 +313,7 @@ impl Driver {
         found.map(|(id, _)| *id)
     }
 
-    fn learn(&mut self, id: TransferId, growth: Growth) {
+    pub(super) fn learn(&mut self, id: TransferId, growth: Growth) {
         let Some(active) = self.transfers.get_mut(&id) else {
             return;
         };
@@ -421,6 +340,9 @@ impl Driver {
             self.start_growing(id);
         } else if !active.is_done {
             active.is_done = true;
+            if active.delta_of.is_some() {
+                return self.delta_came(id);
+            }
             let store = self.shared.store.clone();
             self.syncs.spawn(async move {
                 let sync = tokio::task::spawn_blocking(move || store.sync());
@@ -493,35 +415,12 @@ impl Driver {
     }
 
     /// What a node is to us in a transfer changed.
-    fn edges_changed(&mut self, id: TransferId, node: &NodeId) {
+    pub(super) fn edges_changed(&mut self, id: TransferId, node: &NodeId) {
         if let Some(&peer) = self.by_name.get(node) {
             self.introduce(peer);
             self.open(peer, id);
         }
         self.dial_missing();
-    }
-
-    fn status(&mut self, release: ReleaseId) -> Option<TransferStatus> {
-        let id = self.find(release)?;
-        let wants_seed = self.swarm.is_starving(id, self.started.elapsed());
-        let active = self.transfers.get_mut(&id)?;
-        let seed = active.transfer.plan.seed.clone();
-        if wants_seed && !active.edges.opens_with(&seed) {
-            active.edges.fetch_from_seed(&seed);
-            self.edges_changed(id, &seed);
-        }
-        let active = &self.transfers[&id];
-        let waiting = self.swarm.waiting(active.transfer.id);
-        let waiting = waiting.map(|waiting| waiting::describe(&waiting, self.started.elapsed()));
-        Some(TransferStatus {
-            chunks_held: active.held,
-            chunks_total: active.transfer.total(),
-            bytes: active.bytes,
-            fetched_in: active.fetched_in,
-            peers: u32::try_from(self.peers.len()).unwrap_or(u32::MAX),
-            waiting,
-            wants_seed,
-        })
     }
 
     // Requests.
@@ -664,7 +563,7 @@ impl Driver {
     }
 
     /// Tells the engine of a peer, and what it is to us by the plans of now.
-    fn introduce(&mut self, peer: PeerId) {
+    pub(super) fn introduce(&mut self, peer: PeerId) {
         let name = &self.peers[&peer].link.peer().name;
         let links = self.transfers.values();
         let links = links.filter_map(|it| it.edges.link(name));
@@ -704,7 +603,7 @@ impl Driver {
     }
 
     /// Opens a transfer with a peer that may have chunks of it for us.
-    fn open(&mut self, peer: PeerId, transfer: TransferId) {
+    pub(super) fn open(&mut self, peer: PeerId, transfer: TransferId) {
         let (Some(known), Some(active)) =
             (self.peers.get_mut(&peer), self.transfers.get(&transfer))
         else {
@@ -743,7 +642,7 @@ impl Driver {
 
     // Dialling.
 
-    fn wanted_dials(&self) -> BTreeMap<NodeId, Vec<SocketAddr>> {
+    pub(super) fn wanted_dials(&self) -> BTreeMap<NodeId, Vec<SocketAddr>> {
         let now = self.started.elapsed();
         let mut wanted = BTreeMap::new();
         for active in self.transfers.values() {
@@ -758,7 +657,7 @@ impl Driver {
     }
 
     /// Dials every peer that the plans want dialled and that there is no link to.
-    fn dial_missing(&mut self) {
+    pub(super) fn dial_missing(&mut self) {
         for (name, addresses) in self.wanted_dials() {
             if self.by_name.contains_key(&name) || self.dialling.contains_key(&name) {
                 continue;

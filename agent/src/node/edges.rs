@@ -94,6 +94,17 @@ impl Edges {
         edges
     }
 
+    /// The same edges for a delta. It has no lanes: it is small, and who stands on one may have no use for it.
+    pub(crate) fn of_delta(mut self) -> Self {
+        self.lanes_from.clear();
+        self.lanes_to.clear();
+        self.policy.lanes = 0;
+        if let Reveal::OneEach { eager } = &mut self.policy.reveal {
+            *eager = 0;
+        }
+        self
+    }
+
     /// As a seed, feeds a host from now on, whatever the plan says.
     pub(crate) fn lease(&mut self, host: &NodeId) {
         self.near.insert(host.clone());

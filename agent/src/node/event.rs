@@ -5,7 +5,7 @@ use std::sync::Arc;
 use scap_proto::{
     content::SnapshotRef,
     id::{NodeId, ReleaseId},
-    release::Plan,
+    release::{DeltaRef, Plan},
     transport::Link,
     wire::peer::PeerMessage,
 };
@@ -26,6 +26,9 @@ pub struct Job {
     /// How many of the first chunks are the descriptor and the chunk list, where that is known: 0 elsewhere. A
     /// node that starts out complete sends them first.
     pub list_end: u32,
+    /// Shorter ways to the snapshot, as the release lists them. Each has 1 to
+    /// [`DELTA_PARTS_MAX`](scap_proto::limits::DELTA_PARTS_MAX) parts.
+    pub deltas: Vec<DeltaRef>,
 }
 
 /// What tasks tell the driver.

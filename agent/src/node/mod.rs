@@ -7,6 +7,8 @@
 //!         │   (serves requests)   └─ events ─▶ driver ── Swarm (decides)
 //! ```
 
+mod attach;
+mod delta;
 mod driver;
 mod edges;
 mod event;
@@ -19,10 +21,15 @@ mod redial;
 mod serve;
 mod session;
 mod shunned;
+mod status;
 mod transfer;
 mod waiting;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use scap_proto::{
     id::{NodeId, ReleaseId},
@@ -136,6 +143,8 @@ pub(crate) struct Shared {
     store: Store,
     recent: Recent,
     uploads: Uploads,
+    /// Held by who decodes a delta.
+    making: Mutex<()>,
     events: mpsc::Sender<Event>,
     /// Where control streams go; a node that takes no orders has none.
     control: Option<mpsc::Sender<ControlStream>>,
@@ -172,6 +181,7 @@ impl Node {
             store,
             recent: Recent::default(),
             uploads: Uploads::new(),
+            making: Mutex::default(),
             events,
             control,
         });

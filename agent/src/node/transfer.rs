@@ -11,6 +11,7 @@ use scap_proto::{
     release::Plan,
 };
 
+use super::event::Job;
 use crate::{
     store::{Lookup, Store, StoreError, gc::Hold},
     swarm::TransferId,
@@ -20,6 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Transfer {
     pub(crate) id: TransferId,
+    /// What peers open: the release's id, or a delta's.
     pub(crate) release: ReleaseId,
     pub(crate) plan: Arc<Plan>,
     snapshot: SnapshotRef,
@@ -60,19 +62,20 @@ pub(crate) enum GrowError {
 }
 
 impl Transfer {
+    /// The transfer of a job's snapshot, or of one of its deltas, whose chunks are `known` at the start.
     pub(crate) fn new(
         id: TransferId,
         release: ReleaseId,
-        snapshot: SnapshotRef,
-        plan: Arc<Plan>,
+        job: &Job,
+        known: Layout,
         hold: Hold,
     ) -> Self {
         Self {
             id,
             release,
-            plan,
-            snapshot,
-            layout: Mutex::new(Layout::new(snapshot)),
+            plan: job.plan.clone(),
+            snapshot: job.snapshot,
+            layout: Mutex::new(known),
             hold,
         }
     }
@@ -84,6 +87,11 @@ impl Transfer {
 
     pub(crate) fn chunk(&self, index: u32) -> Option<ChunkRef> {
         self.layout().get(index)
+    }
+
+    /// The chunks that are known by now.
+    pub(crate) fn chunks(&self) -> Vec<ChunkRef> {
+        self.layout().refs().to_vec()
     }
 
     pub(crate) fn snapshot(&self) -> SnapshotRef {

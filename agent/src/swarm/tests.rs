@@ -638,7 +638,9 @@ fn a_transfer_completes_at_each_stage_and_waits_for_nothing_then() {
     assert_eq!(host.swarm.waiting(T), Some(Waiting::Unknown));
     host.grow(1);
     assert_eq!(host.swarm.waiting(T), Some(Waiting::NoPeers));
+    assert!(!host.swarm.is_offered(T));
     host.holder(1, 0..3);
+    assert!(host.swarm.is_offered(T));
     host.receive(1, 0);
     assert!(host.take().contains(&Output::Complete { transfer: T }));
     assert_eq!(host.swarm.waiting(T), None);

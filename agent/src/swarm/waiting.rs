@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     engine::Swarm,
     event::{PeerId, TransferId},
-    transfer::Transfer,
+    transfer::{Side, Transfer},
 };
 
 /// How long nothing may come, at least, before a host asks for the origin. By then lanes that stand still are given up.
@@ -113,6 +113,13 @@ impl Swarm {
             return Some(Waiting::Budget { in_flight_bytes });
         }
         Some(Waiting::PeersBusy)
+    }
+
+    /// Whether any peer that may be asked says that it holds chunks of a transfer, known here or not.
+    pub fn is_offered(&self, transfer: TransferId) -> bool {
+        let offers = |side: &Side| side.askable && side.has.iter().next().is_some();
+        let it = self.transfers.get(&transfer);
+        it.is_some_and(|it| it.sides.values().any(offers))
     }
 
     /// Whether a transfer lacks chunks and none came for so long that those who are to feed it must have failed: five

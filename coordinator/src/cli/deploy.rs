@@ -18,11 +18,12 @@ use scap_agent::{
 };
 use scap_proto::{
     content::{RelPath, SnapshotRef},
-    id::{GitOid, NodeId},
+    id::{GitOid, NodeId, SnapshotId},
+    identity::SecretKey,
     limits::SIGNATURES_MAX,
     release::{
         Authority, Environment, Grant, Plan, Release, RepoPath, SignedGrant, SignedRelease,
-        Standing, TopologyKind, UnixMillis, VerifiedRelease, signature::Signer,
+        Standing, TopologyKind, UnixMillis, VerifiedGrant, VerifiedRelease, signature::Signer,
     },
     transport::{Rate, RateCaps},
 };
@@ -30,7 +31,9 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
-    About, CliError, SourceArgs, StateArgs, exit, human_bytes,
+    About, CliError, SourceArgs, StateArgs,
+    deltas::{self, Deltas},
+    exit, human_bytes,
     progress::Progress,
     snapshot::{Tree, last_released, locked, open_store},
 };
@@ -195,11 +198,23 @@ pub(super) async fn deploy(
                 .hint("the same command again begins anew".to_owned()));
         }
     };
-    let built = built.expect("building does not panic")?;
+    let built = Arc::new(built.expect("building does not panic")?);
     let built_in = built.elapsed;
+    // One that cannot be read is told where the release is made.
+    let last = state.record(&about.0, &about.1).ok().flatten();
+    let bases = deltas::bases(greeted.live(), last.as_ref(), built.snapshot.id);
+    let deltas = Deltas::build(store.clone(), built.clone(), bases).await;
     progress.built(&built);
 
-    let session = begin(&state, &about, &tree, &built, &inventory, &greeted, &args).await?;
+    let (release, grant, key) = begin(&state, &about, &tree, &built, &deltas, &greeted, &args)?;
+    let seed_name = identity.own().name.clone();
+    let plan = plan(seed_name, &inventory, &greeted.away, args.topology, &about).await;
+    let session = Session {
+        release,
+        grant,
+        key,
+        plan: plan.encode(),
+    };
     confirm(&args, &inventory, &greeted, &session)?;
     let mut plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");
     // The same plan; only that we may reach hosts elsewhere than their peers do.
@@ -213,6 +228,7 @@ pub(super) async fn deploy(
         snapshot: built.snapshot,
         plan: Arc::new(plan),
         list_end: built.layout.list_pages().end,
+        deltas: session.release.release().deltas.clone(),
     })
     .await;
 
@@ -251,10 +267,12 @@ pub(super) async fn deploy(
     let seconds = Seconds {
         connect: connected_in,
         snapshot: built_in,
+        deltas: deltas.elapsed,
         rollout: rolled_in,
         total: started.elapsed(),
     };
-    let summary = summarize(&session, &built, &inventory, &ended, seed_bytes, &seconds);
+    let mut summary = summarize(&session, &built, &inventory, &ended, seed_bytes, &seconds);
+    summary.json["deltas"] = deltas.json();
     progress.ended(&ended, seed_bytes, seconds.total);
     Ok(summary)
 }
@@ -282,6 +300,7 @@ async fn clean(state: &StateDirectory, store: Store) {
 struct Seconds {
     connect: Duration,
     snapshot: Duration,
+    deltas: Duration,
     rollout: Duration,
     total: Duration,
 }
@@ -290,7 +309,15 @@ struct Seconds {
 struct Greeted {
     events: Vec<HubEvent>,
     standings: BTreeMap<NodeId, Standing>,
+    live: BTreeMap<NodeId, SnapshotId>,
     away: BTreeMap<NodeId, String>,
+}
+
+impl Greeted {
+    /// The snapshot that is live on each host that says so.
+    fn live(&self) -> impl Iterator<Item = SnapshotId> {
+        self.live.values().copied()
+    }
 }
 
 /// Waits until every host said where it stands, or `wait` passed.
@@ -298,6 +325,7 @@ async fn greet(hub: &mut Hub, inventory: &Inventory, wait: Duration) -> Greeted 
     let mut greeted = Greeted {
         events: Vec::new(),
         standings: BTreeMap::new(),
+        live: BTreeMap::new(),
         away: BTreeMap::new(),
     };
     let deadline = tokio::time::Instant::now() + wait;
@@ -310,6 +338,10 @@ async fn greet(hub: &mut Hub, inventory: &Inventory, wait: Duration) -> Greeted 
                 greeted
                     .standings
                     .insert(report.host.clone(), report.standing);
+                let live = report
+                    .live_snapshot()
+                    .map(|live| (report.host.clone(), live));
+                greeted.live.extend(live);
                 greeted.away.remove(&report.host);
             }
             HubEvent::Away { host, reason } => {
@@ -334,15 +366,15 @@ async fn greet(hub: &mut Hub, inventory: &Inventory, wait: Duration) -> Greeted 
 }
 
 /// Signs the release, or takes up the one that was signed for the same tree, and grants it to a new session.
-async fn begin(
+fn begin(
     state: &StateDirectory,
     about: &About,
     tree: &Tree,
     built: &Built,
-    inventory: &Inventory,
+    deltas: &Deltas,
     greeted: &Greeted,
     args: &DeployArgs,
-) -> Result<Session, CliError> {
+) -> Result<(VerifiedRelease, VerifiedGrant, SecretKey), CliError> {
     let failed =
         |error: StateError| CliError::failed("sign the release", &error).hint(error.hint());
     let (repo, environment) = about;
@@ -385,7 +417,7 @@ async fn begin(
                 snapshot: built.snapshot,
                 commit,
                 config: None,
-                deltas: Vec::new(),
+                deltas: deltas.all.iter().map(|it| it.reference.clone()).collect(),
                 previous: record.as_ref().map(|record| record.release.id()),
                 created: now,
                 expires: UnixMillis(now.0 + RELEASE_MILLIS),
@@ -423,14 +455,7 @@ async fn begin(
     state
         .save_record(repo, environment, &record)
         .map_err(failed)?;
-    let seed_name = state.identity().map_err(failed)?.own().name.clone();
-    let plan = plan(seed_name, inventory, &greeted.away, args.topology, about).await;
-    Ok(Session {
-        release,
-        grant,
-        key,
-        plan: plan.encode(),
-    })
+    Ok((release, grant, key))
 }
 
 /// The snapshot that is released now, and those before it, the latest first.
@@ -637,6 +662,7 @@ fn summarize(
         "seconds": {
             "connect": seconds.connect.as_secs_f64(),
             "snapshot": seconds.snapshot.as_secs_f64(),
+            "deltas": seconds.deltas.as_secs_f64(),
             "fetch": slowest(|host| host.fetch),
             "prepare": slowest(|host| host.prepare),
             "promote": slowest(|host| host.promote),

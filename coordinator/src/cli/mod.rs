@@ -4,6 +4,7 @@
 #[macro_use]
 mod print;
 
+mod deltas;
 mod demo;
 mod deploy;
 mod enroll;

@@ -37,6 +37,14 @@ impl ChunkSums {
     }
 }
 
+impl std::ops::AddAssign for ChunkSums {
+    fn add_assign(&mut self, other: Self) {
+        self.chunks += other.chunks;
+        self.plain_bytes += other.plain_bytes;
+        self.encoded_bytes += other.encoded_bytes;
+    }
+}
+
 /// A chunk to be encoded and stored.
 pub(super) type EncodeJob = (ChunkId, Vec<u8>);
 

@@ -46,7 +46,7 @@ pub(super) enum EarlierError {
     Changes(#[from] ChangesError),
     #[error("chunk {0} is not in the store any more")]
     Lost(ChunkId),
-    #[error("read the store")]
+    #[error("read or write the store")]
     Store(#[source] SinkError),
     #[error("read the descriptor")]
     Descriptor(#[from] DescriptorError),
@@ -86,6 +86,11 @@ impl Kept {
             layout,
             plain_lengths,
         })
+    }
+
+    /// Its chunks, in order.
+    pub(super) fn refs(&self) -> &[ChunkRef] {
+        self.layout.refs()
     }
 
     /// The plain length of one of its chunks.

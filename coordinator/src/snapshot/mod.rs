@@ -11,6 +11,7 @@
 mod assembly;
 mod chunks;
 mod commit;
+mod delta;
 mod directory;
 mod earlier;
 mod error;
@@ -40,7 +41,12 @@ use self::{
     earlier::{ChangedTree, EarlierError, Kept},
     listing::{Listing, Origin},
 };
-pub use self::{chunks::ChunkSums, earlier::Earlier, error::SnapshotError};
+pub use self::{
+    chunks::ChunkSums,
+    delta::{Delta, build_delta},
+    earlier::Earlier,
+    error::SnapshotError,
+};
 use crate::git::{GitError, Repo};
 
 /// Where chunks go. Called from several threads at once.

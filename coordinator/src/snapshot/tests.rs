@@ -26,6 +26,7 @@ use super::{
 };
 use crate::git::tests::TestRepo;
 
+mod delta;
 mod earlier;
 
 /// Keeps chunks, and counts how often each was put.

@@ -3,6 +3,8 @@
 //! The encoded form, in which chunks are stored and sent, is a codec byte (0 raw, 1 zstd) and the
 //! payload. It is never longer than the plain form and one byte.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::{
@@ -82,6 +84,15 @@ impl EncodedChunk {
     /// Never: that it decodes was proved when this value was made.
     pub fn plain(&self) -> Bytes {
         decode(&self.bytes, self.plain_length).expect("an encoded chunk was proved to decode")
+    }
+}
+
+impl fmt::Debug for EncodedChunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncodedChunk")
+            .field("id", &self.id)
+            .field("plain_length", &self.plain_length)
+            .finish_non_exhaustive()
     }
 }
 

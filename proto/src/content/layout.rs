@@ -7,7 +7,7 @@
 use crate::{
     codec::{self, CodecError},
     content::descriptor::{ChunkRef, Descriptor, SnapshotRef},
-    limits::CHUNK_BYTES_MAX,
+    limits::{CHUNK_BYTES_MAX, DELTA_PARTS_MAX},
 };
 
 /// What is known so far of a snapshot's chunks.
@@ -28,6 +28,22 @@ impl Layout {
             list_pages: 0,
             entry_pages: 0,
             content_chunks: None,
+        }
+    }
+
+    /// The parts of a delta: a sequence of chunks that is all known, and has no descriptor.
+    ///
+    /// # Panics
+    /// Where there are none, or more than [`DELTA_PARTS_MAX`].
+    pub fn of_parts(parts: Vec<ChunkRef>) -> Self {
+        assert!((1..=DELTA_PARTS_MAX).contains(&parts.len()));
+        // The first stands where a snapshot has its descriptor.
+        let others = u32::try_from(parts.len() - 1).expect("at most DELTA_PARTS_MAX");
+        Self {
+            refs: parts,
+            list_pages: 0,
+            entry_pages: 0,
+            content_chunks: Some(others),
         }
     }
 

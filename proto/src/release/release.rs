@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::{CodecError, Extensible},
-    content::{ChunkRef, SnapshotRef},
+    content::{ChunkRef, SnapshotRef, delta},
     extensions::Extensions,
     id::{GitOid, ReleaseId, SnapshotId},
-    limits::{DELTAS_MAX, DESCRIPTOR_BYTES_MAX, SIGNATURES_MAX},
+    limits::{CHUNK_BYTES_MAX, DELTA_PARTS_MAX, DELTAS_MAX, DESCRIPTOR_BYTES_MAX, SIGNATURES_MAX},
     release::{
         names::{Audience, Environment, RepoPath},
         signature::{AllowedSigners, Quorum, SignError, Signer, SshSignature, VerifiedSigner},
@@ -47,13 +47,26 @@ pub struct Release {
     pub extensions: Extensions,
 }
 
-/// A delta: an object that yields the missing chunks of a snapshot from those of its base.
+/// A delta: it makes chunks of the release's snapshot from those of its base.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeltaRef {
     /// What a host must have.
     pub base: SnapshotId,
-    /// The chunks of the object, in order.
+    /// Its parts (see [`crate::content::delta`]), 1 to [`DELTA_PARTS_MAX`].
     pub chunks: Vec<ChunkRef>,
+}
+
+impl DeltaRef {
+    /// What nodes open to fetch the parts from each other, in place of the id of `release`: the BLAKE3 of the magic of
+    /// deltas, the release's id and the base's.
+    pub fn id(&self, release: ReleaseId) -> ReleaseId {
+        let id = [
+            delta::MAGIC.as_bytes(),
+            release.as_bytes(),
+            self.base.as_bytes(),
+        ];
+        ReleaseId::of(&id.concat())
+    }
 }
 
 impl Extensible for Release {
@@ -81,7 +94,17 @@ impl Release {
                 1..=DESCRIPTOR_BYTES_MAX as usize,
             )?;
         }
-        AuthorityError::check_limit("deltas", self.deltas.len(), 0..=DELTAS_MAX)
+        AuthorityError::check_limit("deltas", self.deltas.len(), 0..=DELTAS_MAX)?;
+        for delta in &self.deltas {
+            let parts = delta.chunks.len();
+            AuthorityError::check_limit("parts of a delta", parts, 1..=DELTA_PARTS_MAX)?;
+            for part in &delta.chunks {
+                let bytes = part.plain_length as usize;
+                let allowed = 1..=CHUNK_BYTES_MAX as usize;
+                AuthorityError::check_limit("bytes in a part of a delta", bytes, allowed)?;
+            }
+        }
+        Ok(())
     }
 }
 

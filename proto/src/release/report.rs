@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     codec::Extensible,
     extensions::{Extension, Extensions},
-    id::{NodeId, ReleaseId},
+    id::{NodeId, ReleaseId, SnapshotId},
     identity::{Identity, PeerIdentity, Role, Trust},
     limits::REASON_BYTES_MAX,
     release::{
@@ -109,23 +109,39 @@ const REFUSED_RELEASE: u16 = 4;
 /// Nothing came for so long that the host asks to be fed by the seed; no bytes. Who does not know it feeds nobody for it.
 const WANTS_SEED: u16 = 2;
 
+/// The snapshot that is live: its id. Who does not know it makes no delta for it.
+const LIVE_SNAPSHOT: u16 = 6;
+
 impl Report {
     /// The same report, of a host that asks to be fed by the seed.
-    ///
-    /// It has no other extensions then.
     pub fn wanting_seed(self) -> Self {
         self.with(WANTS_SEED, Bytes::new())
     }
 
-    /// The same report, of a host that refuses an order about that release. It has no other extensions then.
+    /// The same report, of a host that refuses an order about that release.
     pub fn refusing(self, release: ReleaseId) -> Self {
         self.with(REFUSED_RELEASE, Bytes::copy_from_slice(release.as_bytes()))
     }
 
+    /// The same report, of a host on which that snapshot is live.
+    pub fn running(self, snapshot: SnapshotId) -> Self {
+        self.with(LIVE_SNAPSHOT, Bytes::copy_from_slice(snapshot.as_bytes()))
+    }
+
+    /// The same report with one extension more, or with another value of it.
     fn with(self, tag: u16, bytes: Bytes) -> Self {
-        let extensions = Extensions::try_from(vec![Extension { tag, bytes }]);
-        let extensions = extensions.expect("one short one is allowed");
+        let mut all = Vec::<Extension>::from(self.extensions);
+        all.retain(|extension| extension.tag != tag);
+        all.push(Extension { tag, bytes });
+        all.sort_by_key(|extension| extension.tag);
+        let extensions = Extensions::try_from(all).expect("a few short ones are allowed");
         Self { extensions, ..self }
+    }
+
+    /// The snapshot that is live; none where nothing is, or it does not say.
+    pub fn live_snapshot(&self) -> Option<SnapshotId> {
+        let bytes = self.extensions.get(LIVE_SNAPSHOT)?;
+        Some(SnapshotId::from_bytes(bytes.as_ref().try_into().ok()?))
     }
 
     /// The release of the order that was refused; none where it does not say.

@@ -40,12 +40,19 @@ fn sixteen_hosts_get_twenty_thousand_files_and_then_a_one_line_commit() {
     );
 
     let second = scene.commit_text("first\nand one line more\n");
+    let before = fleet.coordinator().station().counters();
     let report = fleet.coordinator().deploy(repo.dir(), &[]).expect_done();
+    let sent = fleet.coordinator().station().counters().since(before);
+    eprintln!(
+        "one line: {} bytes of chunks and {} in all left the seed; {:?}",
+        report.seed_bytes_sent, sent.sent_bytes, report.seconds
+    );
     scene.assert_all_run(&second);
+    assert!(report.seed_bytes_sent < 16 * 1024, "{report:#?}");
     for host in &report.hosts {
         let fetched = host.bytes.seed + host.bytes.peers;
         assert!(
-            fetched < 1024 * 1024,
+            fetched < 4 * 1024,
             "{} fetched {fetched} bytes for a line",
             host.name
         );

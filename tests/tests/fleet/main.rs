@@ -8,6 +8,7 @@
 mod activation;
 mod broken;
 mod caps;
+mod deltas;
 mod deploys;
 mod harness;
 mod relays;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod deltas;
 mod evil;
 mod rot;
 mod scene;

@@ -8,7 +8,7 @@ use super::*;
 
 /// What is at a path of a tree that a test makes up.
 #[derive(Debug, Clone)]
-enum Thing {
+pub(super) enum Thing {
     File {
         seed: usize,
         size: usize,
@@ -47,10 +47,10 @@ impl Thing {
     }
 }
 
-type Model = BTreeMap<Vec<u8>, Thing>;
+pub(super) type Model = BTreeMap<Vec<u8>, Thing>;
 
 #[derive(Debug, Clone)]
-enum Edit {
+pub(super) enum Edit {
     Put(Vec<u8>, Thing),
     Remove(Index),
     Rename(Index, Vec<u8>),
@@ -62,7 +62,7 @@ enum Edit {
 }
 
 /// Makes room for `path` as a work tree does: a file is no directory.
-fn put(model: &mut Model, path: Vec<u8>, thing: Thing) {
+pub(super) fn put(model: &mut Model, path: Vec<u8>, thing: Thing) {
     let is_below = |below: &[u8], above: &[u8]| {
         let rest = below.strip_prefix(above);
         rest.is_some_and(|rest| rest.first() == Some(&b'/'))
@@ -71,7 +71,7 @@ fn put(model: &mut Model, path: Vec<u8>, thing: Thing) {
     model.insert(path, thing);
 }
 
-fn apply(model: &mut Model, edit: Edit) {
+pub(super) fn apply(model: &mut Model, edit: Edit) {
     if model.is_empty() && !matches!(edit, Edit::Put(..)) {
         return;
     }
@@ -105,7 +105,7 @@ fn apply(model: &mut Model, edit: Edit) {
 }
 
 /// Names that sort before and after a slash, and names that are no text.
-fn any_path() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn any_path() -> impl Strategy<Value = Vec<u8>> {
     let names: Vec<&[u8]> = vec![
         b"a",
         b"a-b",
@@ -125,7 +125,7 @@ fn any_path() -> impl Strategy<Value = Vec<u8>> {
     vec(name, 1..4).prop_map(|names| names.join(&b'/'))
 }
 
-fn any_thing() -> impl Strategy<Value = Thing> {
+pub(super) fn any_thing() -> impl Strategy<Value = Thing> {
     let large = LARGE_FILE_BYTES;
     let size = prop_oneof![
         1 => Just(0),
@@ -147,7 +147,7 @@ fn any_thing() -> impl Strategy<Value = Thing> {
     ]
 }
 
-fn any_edit() -> impl Strategy<Value = Edit> {
+pub(super) fn any_edit() -> impl Strategy<Value = Edit> {
     prop_oneof![
         20 => (any_path(), any_thing()).prop_map(|(path, thing)| Edit::Put(path, thing)),
         10 => any::<Index>().prop_map(Edit::Remove),
@@ -160,7 +160,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
 }
 
 /// Commits these trees, one after the other.
-fn commit_all(test: &TestRepo, trees: &[Model], id_digits: usize) -> Vec<GitOid> {
+pub(super) fn commit_all(test: &TestRepo, trees: &[Model], id_digits: usize) -> Vec<GitOid> {
     let mut stream = Vec::new();
     for tree in trees {
         stream.extend_from_slice(b"commit refs/heads/main\ncommitter C <c@c> 1 +0000\ndata 0\n");
@@ -192,7 +192,7 @@ fn commit_all(test: &TestRepo, trees: &[Model], id_digits: usize) -> Vec<GitOid>
 }
 
 /// Builds a commit onto what an earlier build left in `sink`. Returns how many bytes of files were read, too.
-fn build_since(
+pub(super) fn build_since(
     repo: &Repo,
     commit: &GitOid,
     (earlier_commit, earlier): (&GitOid, &Built),
@@ -293,7 +293,7 @@ proptest! {
 }
 
 /// A repo of some bundles and large files, and a commit that changes one line.
-fn one_line_edit() -> (TestRepo, GitOid, GitOid) {
+pub(super) fn one_line_edit() -> (TestRepo, GitOid, GitOid) {
     let test = TestRepo::new(&[]);
     write_sample(&test);
     let before = test.commit("before");
