@@ -273,8 +273,10 @@ impl Driver {
             Event::Lease { release, host } => {
                 if let Some(id) = self.find(release) {
                     let active = self.transfers.get_mut(&id).expect("it was just found");
-                    active.edges.lease(&host);
-                    self.edges_changed(id, &host);
+                    if active.transfer.plan.reaches(&self.shared.name, &host) {
+                        active.edges.lease(&host);
+                        self.edges_changed(id, &host);
+                    }
                 }
             }
             Event::Find { name, reply } => {
@@ -504,11 +506,11 @@ impl Driver {
     fn status(&mut self, release: ReleaseId) -> Option<TransferStatus> {
         let id = self.find(release)?;
         let wants_seed = self.swarm.is_starving(id, self.started.elapsed());
-        let active = self.transfers.get_mut(&id)?;
-        let seed = active.transfer.plan.seed.clone();
-        if wants_seed && !active.edges.opens_with(&seed) {
-            active.edges.fetch_from_seed(&seed);
-            self.edges_changed(id, &seed);
+        if wants_seed {
+            let active = self.transfers.get_mut(&id)?;
+            for origin in active.edges.fetch_from_origins() {
+                self.edges_changed(id, &origin);
+            }
         }
         let active = &self.transfers[&id];
         let waiting = self.swarm.waiting(active.transfer.id);
