@@ -15,4 +15,5 @@ mod scene;
 mod sites;
 mod sizes;
 mod slow_peers;
+mod via;
 mod waves;
