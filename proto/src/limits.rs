@@ -64,6 +64,9 @@ pub const PLAN_HOSTS_MAX: usize = 16_384;
 /// Most addresses of one host: an address per family, network and interface is still fewer.
 pub const HOST_ADDRESSES_MAX: usize = 8;
 
+/// Most relays that a host may be reached through: more are no safer.
+pub const HOST_RELAYS_MAX: usize = 8;
+
 /// Most hosts in a page of a roster: so many share one signature and certificate of half a kilobyte, and a host that relays
 /// for a few gets not many more.
 pub const ROSTER_PAGE_HOSTS_MAX: usize = 64;
@@ -76,6 +79,11 @@ const _: () = assert!(BATCH_MAX * 2 * REASON_BYTES_MAX <= FRAME_BYTES_MAX as usi
 /// Most branches that a host is given in a control tree: far more than one is fed at first, since who takes another's place
 /// gets that one's beside its own.
 pub const BRANCHES_MAX: usize = 1024;
+
+/// Most different lists of relays that name one host. What is behind each it may have to cover in up to 16 branches: half of
+/// [`BRANCHES_MAX`].
+pub const RELAYED_LISTS_MAX: usize = 32;
+const _: () = assert!(RELAYED_LISTS_MAX * 16 * 2 <= BRANCHES_MAX);
 
 /// Most targets a directive names; without names it is for all.
 pub const DIRECTIVE_TARGETS_MAX: usize = PLAN_HOSTS_MAX;

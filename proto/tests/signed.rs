@@ -3,6 +3,8 @@
 
 mod any;
 mod objects;
+mod plans;
+mod rosters;
 
 use std::{
     fmt::Debug,
@@ -31,9 +33,9 @@ use scap_proto::{
     },
     release::{
         Authority, AuthorityError, BytesBySource, DeltaRef, Directive, Finalization, Grant,
-        LeafSigned, Outcome, Plan, PlanHost, Release, Report, Roster, RosterHost, SignedDirective,
-        SignedFinalization, SignedGrant, SignedRelease, SignedReport, SignedRoster, Stage,
-        Standing, Targets, TopologyKind, TreeId, UnixMillis,
+        LeafSigned, Lease, Outcome, Plan, PlanHost, Release, Report, Roster, RosterHost, Routes,
+        SignedDirective, SignedFinalization, SignedGrant, SignedLease, SignedRelease, SignedReport,
+        SignedRoster, Stage, Standing, Targets, TopologyKind, TreeId, UnixMillis,
         plan::PlanError,
         signature::{AllowedSigners, Signer, allowed_signers_line},
         signed::{SessionSigned, SignedObject},
@@ -71,6 +73,15 @@ fn release() -> Release {
         extensions: Extensions::default(),
     }
 }
+
+const LEASE: &str = "
+    736361702d6c656173652f310a              # scap-lease/1\\n
+    a275be35e70ecf2f8f90b8413fdea680 6936fd022444d0fc6c362df06102e41a
+    04 77656231                             # web1 feeds
+    03 646231                               # db1
+    fd 087be07c9b010000                     # expires with the release
+    00                                      # no extensions
+";
 
 fn release_id() -> ReleaseId {
     RELEASE_ID.parse().unwrap()
@@ -141,6 +152,16 @@ fn roster() -> Roster {
         tree: TreeId(0x0102_0304_0506_0708),
         first: 64,
         hosts: vec![host("db1", &["10.0.0.2:7227"]), host("web1", &[])],
+        expires: EXPIRES,
+        extensions: Extensions::default(),
+    }
+}
+
+fn lease() -> Lease {
+    Lease {
+        release: release_id(),
+        relay: "web1".parse().unwrap(),
+        host: "db1".parse().unwrap(),
         expires: EXPIRES,
         extensions: Extensions::default(),
     }
@@ -222,6 +243,7 @@ fn payloads_have_golden_bytes_and_grow_by_extensions() {
     check_payload(&plan(), PLAN);
     check_payload(&report(), REPORT);
     check_payload(&roster(), ROSTER);
+    check_payload(&lease(), LEASE);
     assert_eq!(ReleaseId::of(&golden(RELEASE)), release_id());
 }
 
@@ -329,6 +351,7 @@ fn a_signature_of_one_kind_never_passes_for_another() {
         PLAN,
         REPORT,
         ROSTER,
+        LEASE,
     ]
     .into_iter()
     .enumerate()
@@ -342,6 +365,7 @@ fn a_signature_of_one_kind_never_passes_for_another() {
             passes_for::<Plan>(&payload, &key),
             passes_for::<Report>(&payload, &key),
             passes_for::<Roster>(&payload, &key),
+            passes_for::<Lease>(&payload, &key),
         ];
         let only_its_own: Vec<bool> = (0..passes.len()).map(|other| other == kind).collect();
         assert_eq!(passes.as_slice(), only_its_own);
@@ -405,84 +429,6 @@ fn a_release_beyond_a_limit_is_refused_although_it_is_signed() {
     ] {
         assert_eq!(refused.unwrap_err().to_string(), text);
     }
-}
-
-/// The plan with a change, encoded and read back.
-fn changed(change: impl FnOnce(&mut Plan)) -> Result<Plan, PlanError> {
-    let mut plan = plan();
-    change(&mut plan);
-    let (id, bytes) = plan.encode();
-    Plan::decode(id, &bytes)
-}
-
-#[test]
-fn a_plan_says_whether_sites_count_and_where_the_seed_is() {
-    assert_eq!(plan().seed_site(), None);
-    let in_sites = plan().in_sites("west").unwrap();
-    assert_eq!(in_sites.seed_site(), Some("west"));
-    let (seed, web1, db1) = (name("deploy1"), name("web1"), name("db1"));
-    assert_eq!(in_sites.site_of(&seed), Some("west"));
-    assert_eq!(in_sites.site_of(&web1), Some("east"));
-    assert_eq!(in_sites.site_of(&name("web2")), None);
-    assert!(in_sites.are_apart(&seed, &web1) && in_sites.are_apart(&web1, &seed));
-    assert!(!in_sites.are_apart(&db1, &web1) && !in_sites.are_apart(&seed, &name("web2")));
-    assert!(!plan().are_apart(&seed, &web1));
-    let (id, bytes) = in_sites.encode();
-    assert_eq!(Plan::decode(id, &bytes).unwrap(), in_sites);
-    // The plan without its last byte, the number of its extensions: then one extension, tag 1, 4 bytes.
-    let plain = golden(PLAN);
-    let without = &plain[..plain.len() - 1];
-    assert_eq!(bytes, [without, b"\x01\x01\x04west"].concat());
-    assert_eq!(in_sites.in_sites("").unwrap().seed_site(), Some(""));
-    assert!(plan().in_sites(&"x".repeat(5000)).is_err());
-
-    let bytes = bytes::Bytes::from_static(b"\xff");
-    let no_text =
-        Extensions::try_from(vec![scap_proto::extensions::Extension { tag: 1, bytes }]).unwrap();
-    let refused = changed(|plan| plan.extensions = no_text);
-    assert!(matches!(refused, Err(PlanError::SeedSite)));
-}
-
-#[test]
-fn a_plan_is_sorted_bounded_and_the_one_that_is_named() {
-    assert_eq!(plan().host(&name("web1")), plan().hosts.last());
-    assert_eq!(plan().host(&name("web2")), None);
-    assert!(matches!(
-        Plan::decode(PlanId::of(b"another"), &golden(PLAN)),
-        Err(PlanError::OtherPlan)
-    ));
-    for reordered in [
-        changed(|plan| plan.hosts.reverse()),
-        changed(|plan| plan.hosts[1].name = plan.hosts[0].name.clone()),
-    ] {
-        assert!(matches!(reordered, Err(PlanError::Unsorted)));
-    }
-    for lonely in [
-        changed(|plan| plan.degree = 0),
-        changed(|plan| plan.fanout = 0),
-    ] {
-        assert!(matches!(lonely, Err(PlanError::Degree)));
-    }
-    let with_addresses =
-        |count| changed(|plan| plan.hosts[1].addresses = vec![plan.hosts[0].addresses[0]; count]);
-    assert!(with_addresses(HOST_ADDRESSES_MAX).is_ok());
-    assert!(matches!(
-        with_addresses(HOST_ADDRESSES_MAX + 1),
-        Err(PlanError::Addresses(host)) if host == name("web1")
-    ));
-    let with_hosts = |count| {
-        let host = |number| PlanHost {
-            name: name(&format!("h{number:05}")),
-            addresses: Vec::new(),
-            site: String::new(),
-            rack: String::new(),
-            wave: 0,
-        };
-        changed(|plan| plan.hosts = (0..count).map(host).collect())
-    };
-    assert!(with_hosts(PLAN_HOSTS_MAX).is_ok());
-    let more = with_hosts(PLAN_HOSTS_MAX + 1);
-    assert!(matches!(more, Err(PlanError::Hosts(count)) if count == PLAN_HOSTS_MAX + 1));
 }
 
 fn name(text: &str) -> NodeId {
@@ -555,76 +501,6 @@ fn a_report_is_the_word_of_the_agent_it_names_and_of_nobody_else() {
             "4097 bytes of reason, 0 to 4096 are allowed"
         );
     }
-}
-
-#[test]
-fn a_roster_is_the_word_of_a_coordinator_and_bounded_in_size_and_time() {
-    let directory = tempfile::tempdir().unwrap();
-    let fleet = |name: &str| CertificateAuthority::create(&name.parse().unwrap(), NOW.0).unwrap();
-    let (ours, theirs) = (fleet("prod"), fleet("prod"));
-    let enrol = |authority: &CertificateAuthority, role, folder: &str| {
-        let node = authority.node(role, name("deploy1"));
-        let folder = directory.path().join(folder);
-        Identity::create(&folder, authority, &node, Validity::leaf(NOW.0)).unwrap()
-    };
-    let deploy1 = enrol(&ours, Role::Coordinator, "deploy1");
-    let verify = |signed: &SignedRoster| signed.verify(deploy1.trust(), NOW);
-    let signed = SignedRoster::sign(&roster(), &deploy1);
-    assert_eq!(signed.0.payload.as_ref(), golden(ROSTER));
-    assert_eq!(verify(&signed).unwrap(), roster());
-
-    for identity in [
-        enrol(&ours, Role::Agent, "agent"),
-        enrol(&theirs, Role::Coordinator, "stranger"),
-    ] {
-        let refused = verify(&SignedRoster::sign(&roster(), &identity));
-        assert!(
-            matches!(refused, Err(AuthorityError::Roster)),
-            "{identity:?}"
-        );
-    }
-    for index in 0..signed.0.payload.len() {
-        let mut payload = signed.0.payload.to_vec();
-        payload[index] ^= 1;
-        let flipped = SignedRoster(LeafSigned {
-            payload: payload.into(),
-            ..signed.0.clone()
-        });
-        assert!(matches!(verify(&flipped), Err(AuthorityError::Roster)));
-    }
-    let late = signed.verify(deploy1.trust(), EXPIRES);
-    assert!(matches!(late, Err(AuthorityError::Expired { .. })));
-
-    let of = |count: usize, first: u32, addresses: usize| {
-        let host = RosterHost {
-            name: name("web1"),
-            addresses: vec!["10.0.0.2:7227".parse().unwrap(); addresses],
-        };
-        let roster = Roster {
-            first,
-            hosts: vec![host; count],
-            ..roster()
-        };
-        verify(&SignedRoster::sign(&roster, &deploy1)).map_err(|error| error.to_string())
-    };
-    assert!(of(64, 16_384 - 64, 8).is_ok());
-    assert_eq!(
-        of(0, 0, 1).unwrap_err(),
-        "0 hosts in a page of a roster, 1 to 64 are allowed"
-    );
-    assert_eq!(
-        of(65, 0, 1).unwrap_err(),
-        "65 hosts in a page of a roster, 1 to 64 are allowed"
-    );
-    assert_eq!(
-        of(64, 16_321, 1).unwrap_err(),
-        "16385 hosts in a roster, 1 to 16384 are allowed"
-    );
-    assert!(of(1, u32::MAX, 1).is_err());
-    assert_eq!(
-        of(1, 0, 9).unwrap_err(),
-        "9 addresses of a host, 0 to 8 are allowed"
-    );
 }
 
 #[test]

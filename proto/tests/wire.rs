@@ -20,8 +20,9 @@ use scap_proto::{
     identity::SecretKey,
     limits::{ENCODED_CHUNK_BYTES_MAX, FRAME_BYTES_MAX, SNAPSHOT_CHUNKS_MAX},
     release::{
-        Branch, Directive, LeafSigned, Plan, PlanHost, SignedDirective, SignedReport, SignedRoster,
-        Stage, Targets, TopologyKind, TreeId, signature::AllowedSigners, signed::SessionSigned,
+        Branch, Directive, LeafSigned, Plan, PlanHost, SignedDirective, SignedLease, SignedReport,
+        SignedRoster, Stage, Targets, TopologyKind, TreeId, signature::AllowedSigners,
+        signed::SessionSigned,
     },
     wire::{
         Envelope, Hello, Open,
@@ -286,8 +287,13 @@ fn the_messages_of_control_are_golden() {
     };
     check_frame(message, &framed(&body));
 
+    let (report, bytes) = report_as_sent();
+    let body = [vec![10], bytes, vec![0]].concat();
+    let lease = SignedLease(report.0);
+    check_frame(ControlMessage::Lease(lease.into()), &framed(&body));
+
     assert!(matches!(
-        read::<ControlMessage>(&golden("02000000 0a 00")),
+        read::<ControlMessage>(&golden("02000000 0b 00")),
         Err(FrameError::Codec(CodecError::Malformed(_)))
     ));
 }
@@ -489,9 +495,10 @@ fn any_control_message() -> impl Strategy<Value = ControlMessage> {
                 certificate,
                 signature,
             });
-            match report.0.payload.len() % 3 {
+            match report.0.payload.len() % 4 {
                 0 => ControlMessage::Report(report.into()),
                 1 => ControlMessage::Reports(vec![report.clone(), report]),
+                2 => ControlMessage::Lease(SignedLease(report.0).into()),
                 _ => ControlMessage::Roster(SignedRoster(report.0).into()),
             }
         }),

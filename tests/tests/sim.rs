@@ -422,3 +422,85 @@ fn a_site_whose_gateways_are_all_gone_is_fed_by_the_origin() {
     assert!(ratio < 4.0, "{ratio}");
     assert!(most_in(&outcome) < 1.6, "{:?}", outcome.border_copies);
 }
+
+/// A fleet with lanes, of which so many last hosts stand behind the given ones.
+fn behind(hosts: usize, count: usize, relays: &[usize]) -> Setup {
+    let mut setup = with_lanes(Setup::equal(seed_from_env(), hosts, 100, 512));
+    setup.quantum_bytes = 64 * 1024;
+    setup.detection = Duration::from_secs(2);
+    let last = hosts - count + 1..=hosts;
+    setup.relays = last.map(|host| (host, relays.to_vec())).collect();
+    setup
+}
+
+/// When the last of some hosts was complete, in bounds.
+fn last_of(outcome: &Outcome, hosts: impl Iterator<Item = usize>) -> f64 {
+    let last = hosts.map(|host| outcome.completed_at[host - 1]).max();
+    let last = last.flatten().expect("all are complete");
+    last.as_secs_f64() / outcome.bound.as_secs_f64()
+}
+
+#[test]
+fn hosts_behind_relays_are_hardly_later_than_those_in_the_open() {
+    for (hosts, count, relays, limit) in [
+        (16, 1, &[5][..], 1.25),
+        (15, 1, &[5], 1.25),
+        (16, 8, &[2, 7], 1.25),
+        (16, 8, &[2], 1.7),
+        (48, 40, &[1, 2], 1.35),
+    ] {
+        let outcome = run(behind(hosts, count, relays));
+        let open = last_of(&outcome, 1..=hosts - count);
+        let all = last_of(&outcome, 1..=hosts);
+        println!(
+            "{count} of {hosts} hosts behind {relays:?}: {open:.3} x bound in the open, {all:.3} x for all"
+        );
+        assert!(all <= limit, "{all}");
+        assert!(outcome.origin_copies <= 1.1, "{}", outcome.origin_copies);
+        assert!(outcome.duplicate_share < 0.01);
+    }
+    // Each behind the one before it.
+    let mut setup = behind(8, 3, &[]);
+    setup.relays = (6..=8).map(|host| (host, vec![host - 1])).collect();
+    let outcome = run(setup);
+    let ratio = last_of(&outcome, 8..=8) / last_of(&outcome, 1..=5);
+    println!("behind three in a row: {ratio:.3} x those in the open");
+    assert!(ratio < 1.1, "{ratio}");
+}
+
+#[test]
+fn whichever_relay_dies_those_behind_it_are_fed_by_the_other() {
+    for relay in [2, 7] {
+        let mut run = Run::new(behind(16, 6, &[2, 7]));
+        run.when(
+            |fleet| fleet.share_held() > 0.5,
+            move |fleet| fleet.crash(relay),
+        );
+        let outcome = run.to_completion(MINUTES);
+        let others = (1..=16).filter(|host| *host != relay);
+        let ratio = last_of(&outcome, others);
+        println!(
+            "relay {relay} dead: {ratio:.3} x bound, {:.3} copies",
+            outcome.origin_copies
+        );
+        assert!(ratio < 2.5, "{ratio}");
+    }
+}
+
+#[test]
+fn when_all_gateways_behind_a_relay_are_gone_it_feeds_others() {
+    let mut run = Run::new(behind(16, 8, &[3]));
+    for share in [0.55, 0.6, 0.65, 0.7] {
+        run.when(
+            move |fleet| fleet.share_held() > share,
+            |fleet| {
+                let held = |host: &usize| fleet.stored(*host).count();
+                let first = (9..=16).filter(|&host| fleet.is_running(host));
+                fleet.crash(first.max_by_key(held).expect("some run"));
+            },
+        );
+    }
+    let outcome = run.to_completion(MINUTES);
+    assert!(outcome.completed_at.iter().flatten().count() >= 12);
+    assert!(outcome.origin_copies < 1.1, "{}", outcome.origin_copies);
+}

@@ -323,7 +323,14 @@ impl Daemon {
             ControlMessage::Ask { .. }
             | ControlMessage::Order(_)
             | ControlMessage::Finalize(_)
-            | ControlMessage::FinalizeAt { .. } => self.pass_down(id, message.clone()),
+            | ControlMessage::FinalizeAt { .. }
+            | ControlMessage::Lease(_) => {
+                let is_new = self.pass_down(id, message.clone());
+                // Each who asks gets an answer.
+                if !is_new && !matches!(message, ControlMessage::Ask { .. }) {
+                    return;
+                }
+            }
             // What goes up is not passed down.
             _ => {}
         }
@@ -348,6 +355,7 @@ impl Daemon {
                     self.finalize(*finalize).await;
                 }
             }
+            ControlMessage::Lease(lease) => self.lease(&lease).await,
             ControlMessage::Roster(_) | ControlMessage::Relay { .. } => {}
             // These go up; who sends one down is of another mind than we.
             ControlMessage::Report(_)

@@ -7,7 +7,7 @@ use std::{
 
 use scap_proto::{
     limits::BRANCHES_MAX,
-    release::{Branch, SignedRoster, TreeId},
+    release::{Branch, SignedLease, SignedRoster, TreeId},
     wire::control::ControlMessage,
 };
 use tokio::sync::mpsc;
@@ -19,12 +19,16 @@ use super::{
 use crate::{
     clock,
     node::Node,
-    relay::{Command, Tree},
+    relay::{Command, Tree, engine},
 };
 
 /// How long those below are kept when who is above is lost: another one takes its place within two seconds or so, and has us
 /// keep them.
 const ORPHANED_MAX: Duration = Duration::from_secs(10);
+
+/// How long what came down is known again when it comes from another one above us: relays of the same hosts pass it on at
+/// about the same time, and what is told again on purpose, to who was not there, is not to be taken for that.
+const REPEAT_MAX: Duration = Duration::from_millis(250);
 
 /// Most trees that we relay in: a coordinator has one for each deployment under way.
 const TREES_MAX: usize = 64;
@@ -40,6 +44,8 @@ pub(super) struct Relaying {
 
 struct Part {
     tree: Tree,
+    /// What came down lately, when, and on which stream.
+    came: Vec<(Instant, ControlId, ControlMessage)>,
     /// Since when nobody is above us in it.
     orphaned: Option<Instant>,
 }
@@ -61,6 +67,7 @@ impl Relaying {
         }
         self.parts.entry(tree).or_insert_with(|| Part {
             tree: Tree::start(self.node.clone(), tree, 0, self.up.clone()),
+            came: Vec::new(),
             orphaned: Some(Instant::now()),
         });
         true
@@ -74,6 +81,27 @@ impl Relaying {
             self.parts.remove(&tree);
         }
         told
+    }
+
+    /// Whether another one above us in a tree said the same just now: who stands behind several relays hears all of them.
+    fn is_repeat(&mut self, tree: TreeId, id: ControlId, message: &ControlMessage) -> bool {
+        let Some(part) = self.parts.get_mut(&tree) else {
+            return false;
+        };
+        let now = Instant::now();
+        part.came.retain(|(at, ..)| now < *at + REPEAT_MAX);
+        let same = part.came.iter_mut().find(|(.., came)| came == message);
+        match same {
+            Some((_, of, _)) if *of != id => true,
+            Some((at, ..)) => {
+                *at = now;
+                false
+            }
+            None => {
+                part.came.push((now, id, message.clone()));
+                false
+            }
+        }
     }
 
     /// Lets go of all hosts below, in all trees.
@@ -153,31 +181,47 @@ impl Daemon {
         }
     }
 
-    /// Covers in a tree what those above us say; where they differ, what was said last.
+    /// Covers in a tree all that those above us say; where two speak of the same hosts, in the branches of who spoke last.
     fn cover(&mut self, tree: TreeId) {
         let parts = self.controls.values().filter_map(|it| it.part.as_ref());
         let mut parts: Vec<&control::Part> = parts.filter(|part| part.tree == tree).collect();
         parts.sort_by_key(|part| std::cmp::Reverse(part.number));
-        let mut branches: Vec<Branch> = Vec::new();
-        for branch in parts.iter().flat_map(|part| &part.branches) {
-            let overlaps = |it: &Branch| it.first < branch.end && branch.first < it.end;
-            if !branches.iter().any(overlaps) {
-                branches.push(*branch);
-            }
-        }
+        let branches = engine::merged(parts.iter().map(|part| part.branches.as_slice()));
         if self.relaying.parts.contains_key(&tree) {
             self.relaying.tell(tree, Command::Assign(branches));
         }
     }
 
-    /// Passes on what came from above.
-    pub(super) fn pass_down(&mut self, id: ControlId, message: ControlMessage) {
+    /// Passes on what came from above. Whether that is new, and not what another one above us said just now.
+    pub(super) fn pass_down(&mut self, id: ControlId, message: ControlMessage) -> bool {
         let tree = self.controls.get(&id).and_then(Above::tree);
-        if let Some(tree) = tree.filter(|tree| self.relaying.parts.contains_key(tree))
-            && !self.relaying.tell(tree, Command::Down(message))
-        {
+        let Some(tree) = tree.filter(|tree| self.relaying.parts.contains_key(tree)) else {
+            return true;
+        };
+        if self.relaying.is_repeat(tree, id, &message) {
+            return false;
+        }
+        if !self.relaying.tell(tree, Command::Down(message)) {
             tracing::warn!(%tree, "orders come faster than they can be passed on; not relaying");
             self.control_closed(id);
+        }
+        true
+    }
+
+    /// Feeds a host behind us, where that is for us to do.
+    pub(super) async fn lease(&self, lease: &SignedLease) {
+        if lease.relay_unverified().as_ref() != Some(&self.trust.addressee.host) {
+            return;
+        }
+        match lease.verify(self.trust.identity.trust(), clock::now()) {
+            Ok(lease) => {
+                tracing::info!(host = %lease.host, release = %lease.release.short(), "nobody feeds it; we do");
+                self.node.lease(lease.release, &lease.host).await;
+            }
+            Err(error) => {
+                let error = crate::error_chain(&error);
+                tracing::warn!(error, "a lease refused");
+            }
         }
     }
 

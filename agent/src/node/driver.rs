@@ -292,8 +292,10 @@ impl Driver {
             Event::Lease { release, host } => {
                 if let Some(id) = self.find(release) {
                     let active = self.transfers.get_mut(&id).expect("it was just found");
-                    active.edges.lease(&host);
-                    self.edges_changed(id, &host);
+                    if active.transfer.plan.reaches(&self.shared.name, &host) {
+                        active.edges.lease(&host);
+                        self.edges_changed(id, &host);
+                    }
                 }
             }
             Event::Find { name, reply } => {

@@ -21,6 +21,8 @@ pub(crate) struct Edges {
     sources: BTreeSet<NodeId>,
     /// Nodes that it asks whatever the topology.
     upstream: BTreeSet<NodeId>,
+    /// Who feeds it when nobody else does: the seed, or, where that does not reach it, those that it stands behind.
+    origins: Vec<NodeId>,
     /// Who pushes to it, and on which lanes.
     lanes_from: BTreeMap<NodeId, LaneSet>,
     /// To whom it pushes.
@@ -54,6 +56,7 @@ impl Edges {
             dial: Vec::new(),
             sources: BTreeSet::new(),
             upstream: BTreeSet::new(),
+            origins: Vec::new(),
             lanes_from: BTreeMap::new(),
             lanes_to: BTreeMap::new(),
             far: BTreeSet::new(),
@@ -82,8 +85,12 @@ impl Edges {
             if is_tree {
                 edges.upstream = edges.sources.clone();
             }
+            edges.origins = ours.relays;
+            if edges.origins.is_empty() {
+                edges.origins.push(plan.seed.clone());
+            }
             if ours.from_origin {
-                edges.fetch_from_seed(&plan.seed);
+                edges.fetch_from_origins();
             }
             if ours.lanes_from_origin != 0 {
                 edges
@@ -105,7 +112,7 @@ impl Edges {
         self
     }
 
-    /// As a seed, feeds a host from now on, whatever the plan says.
+    /// As a seed or a relay, feeds a host from now on, whatever the plan says.
     pub(crate) fn lease(&mut self, host: &NodeId) {
         self.near.insert(host.clone());
         if self.sources.insert(host.clone()) {
@@ -113,10 +120,15 @@ impl Edges {
         }
     }
 
-    /// As a host, fetches from the seed from now on, whatever the plan says, once it is linked to us.
-    pub(crate) fn fetch_from_seed(&mut self, seed: &NodeId) {
-        self.sources.insert(seed.clone());
-        self.upstream.insert(seed.clone());
+    /// As a host, fetches from the seed, or from those that it stands behind, from now on, whatever the plan says, once they are
+    /// linked to us. Those from which it did not before. What a gateway may ask of them it does in any case.
+    pub(crate) fn fetch_from_origins(&mut self) -> Vec<NodeId> {
+        let origins = self.origins.iter();
+        let new = origins.filter(|it| !self.far.contains(*it) && !self.sources.contains(*it));
+        let new: Vec<NodeId> = new.cloned().collect();
+        self.sources.extend(new.iter().cloned());
+        self.upstream.extend(new.iter().cloned());
+        new
     }
 
     /// Whether we open the release with that node, to hear what it has.

@@ -240,7 +240,8 @@ impl Node {
         Ok(link)
     }
 
-    /// As a seed, feeds a host of a release from now on, though its plan does not say so.
+    /// As a seed or a relay, feeds a host of a release from now on, though its plan does not say so; not one that it cannot
+    /// reach by the plan.
     pub async fn lease(&self, release: ReleaseId, host: &NodeId) {
         let host = host.clone();
         self.shared.tell(Event::Lease { release, host }).await;

@@ -5,7 +5,8 @@ use scap_proto::id::ReleaseId;
 use super::{TransferStatus, driver::Driver, waiting};
 
 impl Driver {
-    /// How far it is; and where nothing comes, it is fetched from the seed too from now on, once that is linked to us.
+    /// How far it is; and where nothing comes, it is fetched from the seed too from now on, or from those that it
+    /// stands behind, once they are linked to us.
     pub(super) fn status(&mut self, release: ReleaseId) -> Option<TransferStatus> {
         let id = self.find(release)?;
         let now = self.now();
@@ -14,13 +15,11 @@ impl Driver {
         let fetched = active.awaits.as_ref().map_or(id, |it| it.transfer);
         let wants_seed = self.swarm.is_starving(fetched, now);
         if wants_seed {
-            let seed = active.transfer.plan.seed.clone();
             for id in [id, fetched] {
-                if let Some(active) = self.transfers.get_mut(&id)
-                    && !active.edges.opens_with(&seed)
-                {
-                    active.edges.fetch_from_seed(&seed);
-                    self.edges_changed(id, &seed);
+                let active = self.transfers.get_mut(&id);
+                let origins = active.map(|it| it.edges.fetch_from_origins());
+                for origin in origins.unwrap_or_default() {
+                    self.edges_changed(id, &origin);
                 }
             }
         }

@@ -199,6 +199,7 @@ impl Driver {
 
     fn page(&mut self, signed: SignedRoster, roster: Roster, contacts: Option<Vec<Contact>>) {
         let first = roster.first;
+        let relays = roster.relays().expect("it was read when it was verified");
         let contacts = contacts.unwrap_or_else(|| {
             let hosts = roster.hosts.into_iter();
             let contact = hosts.map(|host| Contact {
@@ -213,7 +214,11 @@ impl Driver {
             self.contacts.insert(place, contact);
             end = place + 1;
         }
-        self.pages.insert(first, (signed, Branch { first, end }));
+        let branch = Branch { first, end };
+        self.pages.insert(first, (signed, branch));
+        if !relays.is_empty() {
+            self.input(Input::Behind { branch, relays });
+        }
     }
 
     fn input(&mut self, input: Input) {
@@ -230,9 +235,11 @@ impl Driver {
                     }
                 }
                 Output::Give(host, branches) => {
+                    // Those below may relay for more than they are given by us.
+                    let below = self.engine.below(&branches);
                     let is_in = |page: &Branch| {
                         let overlaps = |it: &Branch| it.first < page.end && page.first < it.end;
-                        branches.iter().any(overlaps)
+                        below.iter().any(overlaps)
                     };
                     let pages = self.pages.values().filter(|(_, page)| is_in(page));
                     let pages = pages.map(|(signed, _)| signed.clone());
@@ -341,6 +348,10 @@ impl Driver {
                 self.towards(order.directive.targets_unverified().as_ref())
             }
             ControlMessage::FinalizeAt { hosts, .. } => self.towards(Some(hosts)),
+            ControlMessage::Lease(lease) => {
+                let relay = lease.relay_unverified();
+                self.towards(relay.map(|relay| Targets::Only(vec![relay])).as_ref())
+            }
             _ => self.engine.towards(|_| true),
         };
         for host in to {

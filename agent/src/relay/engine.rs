@@ -4,6 +4,13 @@
 //! *head*, and covers the rest, which it is given split into branches of its own. So each node's part depends on what it was
 //! given alone, and is changed by giving it something else. When a head is lost, the first host of one of its branches takes
 //! its place: it is given the others beside its own, which stay as they are, so nobody else moves.
+//!
+//! Hosts that stand behind relays are in no branch of those who cannot reach them. Each of their relays covers all of them, beside
+//! what it is given else, so that none has to take over from another one, and each host may have several above it. Who is above
+//! whom among them is decided by several, who do not agree on it; so that nobody comes to be above itself, a head covers only what
+//! comes after it in the roster, and the hosts before it become a part of their own.
+
+mod enclaves;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -11,6 +18,8 @@ use std::{
 };
 
 use scap_proto::release::Branch;
+
+use self::enclaves::Enclaves;
 
 /// Into how many branches a host's part is split. With 16, three levels below the first few hosts are 10,000.
 pub const FANOUT: usize = 16;
@@ -31,6 +40,13 @@ pub type Place = u32;
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
+    /// Only those relays reach these hosts, as a page of the roster says. It comes before anything else about them.
+    Behind {
+        /// Who.
+        branch: Branch,
+        /// Their relays, at least one.
+        relays: Vec<Place>,
+    },
     /// These are to be covered from now on, and no others.
     Assigned(Vec<Branch>),
     /// A host that was dialled answered, or did so again.
@@ -74,8 +90,11 @@ pub enum Output {
 #[derive(Debug, Default)]
 pub struct Relay {
     limbs: Vec<Limb>,
+    enclaves: Enclaves,
     /// Hosts that those who should could not reach, dialled by us. Empty where we do not do that.
     direct: BTreeMap<Place, Direct>,
+    /// Who is reached behind those.
+    direct_live: BTreeSet<Place>,
     direct_max: usize,
     outputs: VecDeque<Output>,
 }
@@ -83,7 +102,12 @@ pub struct Relay {
 /// A branch, and who covers it.
 #[derive(Debug)]
 struct Limb {
+    /// What it was a part of when it was given to us.
     assigned: Branch,
+    /// It.
+    part: Branch,
+    /// Whether it stands behind relays, so that a head covers only what comes after it.
+    is_behind: bool,
     /// What the head was given; without a head, all that is to be covered, the likely heads first.
     pieces: Vec<Branch>,
     head: Option<Place>,
@@ -130,6 +154,7 @@ impl Relay {
     /// Takes one event in. Drain [`Self::poll_output`] before the next.
     pub fn handle_input(&mut self, now: Duration, input: Input) {
         match input {
+            Input::Behind { branch, relays } => self.enclaves.add(branch, relays),
             Input::Assigned(branches) => self.assign(branches),
             Input::Linked(host) => self.linked(host),
             Input::Failed(host, reason) => self.failed(now, host, reason),
@@ -140,7 +165,7 @@ impl Relay {
             } => self.heard(through, host, away),
             Input::Suspect(host) => {
                 let is_ours = self.limbs.iter().any(|limb| limb.head == Some(host));
-                if self.direct_max > 0 && !is_ours {
+                if self.direct_max > 0 && !is_ours && !self.enclaves.is_behind(host) {
                     self.direct.entry(host).or_insert(Direct::Waiting(None));
                 }
             }
@@ -174,23 +199,24 @@ impl Relay {
         let direct = direct.filter(|(_, it)| matches!(it, Direct::Linked));
         let direct = direct.map(|(host, _)| *host);
         let limbs = self.limbs.iter().flat_map(|limb| limb.live.iter().copied());
-        limbs.chain(direct)
+        limbs.chain(direct).chain(self.direct_live.iter().copied())
     }
 
     /// Those below us on the way to any host that `wanted` says.
     pub fn towards(&self, wanted: impl Fn(Branch) -> bool) -> Vec<Place> {
-        let limbs = self.limbs.iter().filter(|limb| wanted(limb.assigned));
+        let is_wanted = |branch: Branch| self.below(&[branch]).into_iter().any(&wanted);
+        let limbs = self.limbs.iter().filter(|limb| is_wanted(limb.part));
         let heads = limbs.filter_map(|limb| limb.head);
         let direct = self.direct.iter();
         let direct = direct.filter(|(_, it)| matches!(it, Direct::Linked));
-        let direct = direct.map(|(&first, _)| first);
-        let direct = direct.filter(|&first| {
-            wanted(Branch {
-                first,
-                end: first + 1,
-            })
-        });
+        let direct = direct.map(|(&host, _)| host);
+        let direct = direct.filter(|&host| is_wanted(only(host)));
         heads.chain(direct).collect()
+    }
+
+    /// These branches, and all that stand behind hosts in them, over any number of hops.
+    pub fn below(&self, branches: &[Branch]) -> Vec<Branch> {
+        self.enclaves.below(branches)
     }
 
     fn assign(&mut self, branches: Vec<Branch>) {
@@ -204,30 +230,41 @@ impl Relay {
         }
         for branch in branches {
             if !self.limbs.iter().any(|limb| limb.assigned == branch) {
-                self.limbs.push(Limb::new(branch));
+                let is_behind = self.enclaves.is_behind(branch.first);
+                self.limbs.push(Limb::new(branch, is_behind));
             }
         }
-        self.limbs.sort_by_key(|limb| limb.assigned);
+        self.limbs.sort_by_key(|limb| limb.part);
+    }
+
+    /// Gives a host its part, and what stands behind it.
+    fn give(&mut self, host: Place, mut branches: Vec<Branch>) {
+        branches.extend(self.enclaves.of_relay(host));
+        self.outputs.push_back(Output::Give(host, branches));
     }
 
     fn linked(&mut self, host: Place) {
         if let Some(direct) = self.direct.get_mut(&host) {
             *direct = Direct::Linked;
-            self.outputs.push_back(Output::Give(host, Vec::new()));
+            self.give(host, Vec::new());
             self.outputs.push_back(Output::News { host, away: None });
             return;
         }
         if let Some(limb) = self.limbs.iter().find(|limb| limb.head == Some(host)) {
             // Its link was replaced, so it has forgotten what it was given.
             let pieces = limb.pieces.clone();
-            self.outputs.push_back(Output::Give(host, pieces));
-            return;
+            return self.give(host, pieces);
         }
-        let limb = self.limbs.iter_mut().find(|it| it.trying.contains(&host));
-        let Some(limb) = limb else {
+        let limb = self.limbs.iter().position(|it| it.trying.contains(&host));
+        let Some(at) = limb else {
             self.outputs.push_back(Output::Close(host));
             return;
         };
+        if self.limbs[at].is_behind {
+            let before = self.limbs[at].cut_before(host);
+            self.limbs.extend(before);
+        }
+        let limb = &mut self.limbs[at];
         limb.trying.remove(&host);
         let others = std::mem::take(&mut limb.trying);
         self.outputs.extend(others.into_iter().map(Output::Close));
@@ -243,7 +280,7 @@ impl Relay {
         });
         limb.pieces = pieces.collect();
         let pieces = limb.pieces.clone();
-        self.outputs.push_back(Output::Give(host, pieces));
+        self.give(host, pieces);
         self.outputs.push_back(Output::News { host, away: None });
     }
 
@@ -256,37 +293,41 @@ impl Relay {
                 Direct::Linked => None,
             };
             *direct = Direct::Waiting(Some(Failure::again(before, now)));
+            self.prune_direct();
             self.outputs.push_back(Output::News { host, away });
             return;
         }
         for limb in &mut self.limbs {
             if limb.head == Some(host) {
                 limb.head = None;
-                limb.pieces.push(Branch {
-                    first: host,
-                    end: host + 1,
-                });
+                limb.pieces.push(only(host));
             } else if !limb.trying.remove(&host) {
                 continue;
             }
             limb.live.remove(&host);
+            self.enclaves.prune(limb.part, &mut limb.live);
             let before = limb.failed.get(&host).copied();
             limb.failed.insert(host, Failure::again(before, now));
-            self.outputs.push_back(Output::News { host, away });
+            self.tell_away(host, away);
             return;
         }
     }
 
     fn heard(&mut self, through: Place, host: Place, away: Option<String>) {
-        let limb = self.limbs.iter_mut();
-        let limb = limb
-            .filter(|limb| limb.head == Some(through))
-            .find(|limb| limb.assigned.hosts().contains(&host) && host != through);
-        let Some(limb) = limb else {
-            return;
+        let of_part = |part: Branch| {
+            let mut below = self.enclaves.below(&[part]).into_iter();
+            host != through && below.any(|it| it.hosts().contains(&host))
+        };
+        let of_limb = |limb: &Limb| limb.head == Some(through) && of_part(limb.part);
+        let is_direct = matches!(self.direct.get(&through), Some(Direct::Linked));
+        let limb = self.limbs.iter().position(of_limb);
+        let live = match limb {
+            Some(at) => &mut self.limbs[at].live,
+            None if is_direct && of_part(only(through)) => &mut self.direct_live,
+            None => return,
         };
         if away.is_none() {
-            let is_news = limb.live.insert(host);
+            let is_news = live.insert(host);
             // That it is reached is that relay's word. A link of our own is better than that.
             match self.direct.get(&host) {
                 Some(Direct::Linked) => return,
@@ -297,17 +338,39 @@ impl Relay {
                 None if !is_news => return,
                 None => {}
             }
-        } else {
-            limb.live.remove(&host);
-            if self.direct_max > 0 {
-                // Perhaps we reach it.
-                let direct = self.direct.entry(host).or_insert(Direct::Waiting(None));
-                if matches!(direct, Direct::Linked) {
-                    return;
-                }
+            self.outputs.push_back(Output::News { host, away });
+            return;
+        }
+        live.remove(&host);
+        match limb.map(|at| &mut self.limbs[at]) {
+            Some(limb) => self.enclaves.prune(limb.part, &mut limb.live),
+            None => self.prune_direct(),
+        }
+        if self.direct_max > 0 && !self.enclaves.is_behind(host) {
+            // Perhaps we reach it.
+            let direct = self.direct.entry(host).or_insert(Direct::Waiting(None));
+            if matches!(direct, Direct::Linked) {
+                return;
             }
         }
-        self.outputs.push_back(Output::News { host, away });
+        self.tell_away(host, away);
+    }
+
+    fn prune_direct(&mut self) {
+        let linked = self.direct.iter();
+        let linked = linked.filter(|(_, it)| matches!(it, Direct::Linked));
+        let mut live: BTreeSet<Place> = linked.map(|(host, _)| *host).collect();
+        live.extend(&self.direct_live);
+        // Of their parts, which are one host each, none stands behind relays.
+        self.enclaves.prune(Branch { first: 0, end: 0 }, &mut live);
+        self.direct_live.retain(|host| live.contains(host));
+    }
+
+    /// Says that a host is not reached, unless it is on another way: of several relays one may reach it.
+    fn tell_away(&mut self, host: Place, away: Option<String>) {
+        if !self.live().any(|it| it == host) {
+            self.outputs.push_back(Output::News { host, away });
+        }
     }
 
     /// How many more hosts we may dial that those below us cannot reach.
@@ -334,9 +397,11 @@ impl Relay {
 }
 
 impl Limb {
-    fn new(assigned: Branch) -> Self {
+    fn new(assigned: Branch, is_behind: bool) -> Self {
         Self {
             assigned,
+            part: assigned,
+            is_behind,
             pieces: vec![assigned],
             head: None,
             trying: BTreeSet::new(),
@@ -344,6 +409,35 @@ impl Limb {
             failed: BTreeMap::new(),
             live: BTreeSet::new(),
         }
+    }
+
+    /// What comes before a host, as a part of its own, if anything does.
+    fn cut_before(&mut self, host: Place) -> Option<Self> {
+        let before = Branch {
+            end: host,
+            ..self.part
+        };
+        self.part.first = host;
+        let pieces = std::mem::take(&mut self.pieces).into_iter();
+        let pieces = pieces.map(|piece| Branch {
+            first: piece.first.max(host),
+            ..piece
+        });
+        self.pieces = pieces.filter(|piece| piece.first < piece.end).collect();
+        let mut cut = Self {
+            part: before,
+            pieces: vec![before],
+            tried_at: self.tried_at,
+            ..Self::new(self.assigned, true)
+        };
+        let is_before = |place: &Place| before.hosts().contains(place);
+        cut.trying = self.trying.extract_if(.., is_before).collect();
+        cut.failed = self
+            .failed
+            .extract_if(.., |place, _| is_before(place))
+            .collect();
+        cut.live = self.live.extract_if(.., is_before).collect();
+        (before.first < before.end).then_some(cut)
     }
 
     fn try_more(
@@ -407,6 +501,14 @@ fn far_apart(branch: Branch) -> impl Iterator<Item = Place> {
         .map(move |offset| branch.first + offset)
 }
 
+/// The branch of one host.
+fn only(host: Place) -> Branch {
+    Branch {
+        first: host,
+        end: host + 1,
+    }
+}
+
 /// A branch without its head, split evenly.
 fn without(branch: Branch, head: Place) -> Vec<Branch> {
     let before = Branch {
@@ -420,6 +522,31 @@ fn without(branch: Branch, head: Place) -> Vec<Branch> {
     let mut pieces = split(before, FANOUT);
     pieces.extend(split(after, FANOUT));
     pieces
+}
+
+/// What one covers to whom several say what to: all of it, where two speak of the same hosts in the branches of the first.
+pub(crate) fn merged<'a>(parts: impl Iterator<Item = &'a [Branch]>) -> Vec<Branch> {
+    let mut all: Vec<Branch> = Vec::new();
+    for branch in parts.flatten() {
+        let mut left = vec![*branch];
+        for other in &all {
+            // Of one that does not overlap all is on one side.
+            let sides = left.into_iter().flat_map(|it| {
+                let before = Branch {
+                    end: it.end.min(other.first),
+                    ..it
+                };
+                let after = Branch {
+                    first: it.first.max(other.end),
+                    ..it
+                };
+                [before, after]
+            });
+            left = sides.filter(|it| it.first < it.end).collect();
+        }
+        all.extend(left);
+    }
+    all
 }
 
 /// A branch in up to `parts` of the same size, give or take one.

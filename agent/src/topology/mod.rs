@@ -11,9 +11,14 @@
 //!   hosts of other sites.
 //! - **Tree**: sites make no difference. The first of all are the roots, which the origin feeds, and each host has
 //!   the next as its children.
+//!
+//! Hosts that stand behind relays are linked to these and to those behind the same ones, and to nobody else; the relays are to
+//! them what the origin is to the others.
 
+mod enclaves;
 mod lanes;
 mod sites;
+mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,8 +27,10 @@ use scap_proto::{
     release::{Plan, PlanHost, TopologyKind},
 };
 
-use lanes::{Feeder, Lanes};
-use sites::{Sites, Source};
+use enclaves::Enclaves;
+use lanes::Feeder;
+use sites::{Sites, Source, Spot};
+use tree::Tree;
 
 /// The form of a fleet's links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +77,8 @@ pub struct Place {
     pub site: String,
     /// When it begins, relative to the others.
     pub wave: u32,
+    /// The hosts that it stands behind; none where it is in the open.
+    pub relays: BTreeSet<NodeId>,
 }
 
 /// What a topology depends on besides the hosts.
@@ -122,6 +131,8 @@ pub struct Edges {
     pub far_to: BTreeSet<NodeId>,
     /// Whether the origin dials it and it fetches from the origin.
     pub from_origin: bool,
+    /// The hosts that it stands behind, sorted; none where it is in the open.
+    pub relays: Vec<NodeId>,
     /// Which chunks it fetches from another site while all is well: it is number `.0` of `.1` hosts that do, and chunk
     /// `i` is for number `i` modulo `.1`. None where `.0` is not below `.1`.
     pub far_share: (u32, u32),
@@ -138,6 +149,7 @@ pub struct Edges {
 pub struct Topology {
     ring: Vec<NodeId>,
     positions: BTreeMap<NodeId, usize>,
+    enclaves: Enclaves,
     links: Links,
     /// The positions that the origin is linked to.
     origin_hosts: BTreeSet<usize>,
@@ -151,9 +163,7 @@ enum Links {
         distances: Vec<BTreeSet<usize>>,
         lanes: usize,
     },
-    Tree {
-        fanout: usize,
-    },
+    Tree(Tree),
 }
 
 impl Topology {
@@ -163,19 +173,42 @@ impl Topology {
         Self::over(&at_once.collect(), parameters)
     }
 
-    /// The links of hosts in their places. In a tree no host is below one of a later wave.
+    /// The links of hosts in their places. In a tree no host is below one of a later wave, unless that is its relay.
+    ///
+    /// # Panics
+    /// Where a relay is none of the hosts, or stands behind itself: a plan that was read has no such.
     pub fn over(hosts: &BTreeMap<NodeId, Place>, parameters: &Parameters) -> Self {
         let seed = parameters.seed;
+        let enclaves = Enclaves::new(hosts);
         let mut ring: Vec<NodeId> = hosts.keys().cloned().collect();
         let drawn = |host: &NodeId| draw(seed, host.as_str().as_bytes());
+        let enclave = |host: &NodeId| enclaves.of(host);
+        let order = order_sites(hosts, parameters);
+        let site = |host: &NodeId| order[hosts[host].site.as_str()];
+        match parameters.shape {
+            // Who relays comes last: those have the fewest below them.
+            Shape::Swarm { .. } => ring.sort_by_cached_key(|host| {
+                let place = (enclave(host), site(host), hosts[host].wave);
+                (place, enclaves.is_relay(host), drawn(host))
+            }),
+            Shape::Tree { .. } => {
+                ring.sort_by_cached_key(|host| (enclave(host), hosts[host].wave, drawn(host)));
+            }
+        }
+        let positions = (0..ring.len()).map(|at| (ring[at].clone(), at));
+        let positions: BTreeMap<NodeId, usize> = positions.collect();
+        let relays = enclaves.relay_positions(&positions);
         let links = match parameters.shape {
             Shape::Swarm { degree, lanes } => {
                 let lanes = lanes.min(LANES_MAX);
-                let (order, origin) = order_sites(hosts, parameters);
-                let site = |host: &NodeId| order[hosts[host].site.as_str()];
-                ring.sort_by_cached_key(|host| (site(host), hosts[host].wave, drawn(host)));
-                let places: Vec<_> = ring.iter().map(|it| (site(it), hosts[it].wave)).collect();
-                let sites = Sites::new(&places, origin, lanes);
+                let homes = enclaves.homes(hosts, &parameters.origin_site);
+                let spots = ring.iter().map(|host| Spot {
+                    enclave: enclave(host),
+                    site: site(host),
+                    wave: hosts[host].wave,
+                    has_origin: homes[enclave(host)].contains(hosts[host].site.as_str()),
+                });
+                let sites = Sites::new(&spots.collect::<Vec<_>>(), relays, lanes);
                 let sizes = sites.sites.iter().map(|site| site.hosts.len());
                 Links::Swarm {
                     distances: sizes.map(|size| distances(size, degree, seed)).collect(),
@@ -184,17 +217,17 @@ impl Topology {
                 }
             }
             Shape::Tree { fanout } => {
-                ring.sort_by_cached_key(|host| (hosts[host].wave, drawn(host)));
-                Links::Tree {
-                    fanout: fanout.max(1),
-                }
+                let spots = ring.iter().map(|host| (enclave(host), hosts[host].wave));
+                let spots: Vec<_> = spots.collect();
+                let roots = parameters.origin_links;
+                Links::Tree(Tree::new(&spots, &relays, fanout, roots))
             }
         };
-        let positions = (0..ring.len()).map(|at| (ring[at].clone(), at)).collect();
-        let origin_hosts = links.origin_hosts(parameters.origin_links.max(1), ring.len());
+        let origin_hosts = links.origin_hosts(parameters.origin_links.max(1));
         Self {
             ring,
             positions,
+            enclaves,
             links,
             origin_hosts,
         }
@@ -206,9 +239,18 @@ impl Topology {
             Some(_) => host.site.clone(),
             None => String::new(),
         };
-        let places = plan.hosts.iter().map(|host| {
-            let (site, wave) = (site(host), host.wave);
-            (host.name.clone(), Place { site, wave })
+        let routes = plan.routes();
+        let name = |at: &u32| {
+            let at = usize::try_from(*at).expect("a place among the hosts");
+            plan.hosts[at].name.clone()
+        };
+        let places = (0u32..).zip(&plan.hosts).map(|(at, host)| {
+            let place = Place {
+                site: site(host),
+                wave: host.wave,
+                relays: routes.relays(at).iter().map(name).collect(),
+            };
+            (host.name.clone(), place)
         });
         Self::over(&places.collect(), &Parameters::of_plan(plan))
     }
@@ -217,7 +259,7 @@ impl Topology {
     pub fn lane_count(&self) -> usize {
         match &self.links {
             Links::Swarm { lanes, .. } => *lanes,
-            Links::Tree { .. } => 0,
+            Links::Tree(_) => 0,
         }
     }
 
@@ -228,13 +270,13 @@ impl Topology {
             Links::Swarm {
                 sites, distances, ..
             } => swarm_edges(sites, distances, at),
-            Links::Tree { fanout } => self.tree_edges(at, *fanout),
+            Links::Tree(tree) => tree.edges(at),
         };
         let linked: BTreeSet<usize> = dial.iter().chain(&accept).copied().collect();
         let lanes = self.lane_edges(at);
         let (far_from, far_to, far_share) = match &self.links {
             Links::Swarm { sites, .. } => (sites.far_from(at), sites.far_to(at), sites.share(at)),
-            Links::Tree { .. } => (&[][..], &[][..], (0, 1)),
+            Links::Tree(_) => (&[][..], &[][..], (0, 1)),
         };
         let others = lanes.from.keys().chain(lanes.to.keys());
         let others: BTreeSet<usize> = others.chain(far_from).chain(far_to).copied().collect();
@@ -260,6 +302,7 @@ impl Topology {
             far_from: named(far_from),
             far_to: named(far_to),
             from_origin: self.origin_hosts.contains(&at),
+            relays: self.enclaves.behind(host).to_vec(),
             far_share,
             lanes_from_origin: lanes.from_origin,
             lanes_from: lanes.from.into_iter().map(name).collect(),
@@ -302,7 +345,7 @@ impl Topology {
         let first = group.hosts.start;
         for lane in 0..*lanes {
             let bit = 1 << lane;
-            let trees = Lanes::new(*lanes, group.hosts.len());
+            let trees = group.trees(*lanes);
             match (trees.feeder(lane, at - first), sites.exit_to(number, lane)) {
                 (Feeder::Host(parent), _) => {
                     *edges.from.entry(first + parent).or_default() |= bit;
@@ -323,18 +366,6 @@ impl Topology {
         edges
     }
 
-    fn tree_edges(&self, at: usize, fanout: usize) -> Positions {
-        let roots = self.origin_hosts.len();
-        let first = roots + at * fanout;
-        let last = (first + fanout).min(self.ring.len());
-        let parent: Vec<usize> = at
-            .checked_sub(roots)
-            .map(|below| below / fanout)
-            .into_iter()
-            .collect();
-        ((first..last).collect(), parent.clone(), parent)
-    }
-
     fn names(&self, positions: impl IntoIterator<Item = usize>) -> Vec<NodeId> {
         let mut names: Vec<NodeId> = positions
             .into_iter()
@@ -346,13 +377,15 @@ impl Topology {
 }
 
 impl Links {
-    /// Of `count` positions those that the origin is linked to.
-    fn origin_hosts(&self, links: usize, count: usize) -> BTreeSet<usize> {
-        let Self::Swarm { sites, .. } = self else {
-            return (0..links.min(count)).collect();
+    /// The positions that the origin is linked to.
+    fn origin_hosts(&self, links: usize) -> BTreeSet<usize> {
+        let sites = match self {
+            Self::Swarm { sites, .. } => sites,
+            Self::Tree(tree) => return tree.origin_roots().collect(),
         };
         let mut hosts = BTreeSet::new();
-        let mut near = sites.sites.iter().find(|site| site.has_origin);
+        let is_near = |site: &&sites::Site| site.has_origin && site.enclave == 0;
+        let mut near = sites.sites.iter().find(is_near);
         for group in &sites.groups {
             for lane in 0..sites.lanes {
                 if group.sources[lane] == Source::Origin {
@@ -387,19 +420,18 @@ struct LaneEdges {
 /// Positions to dial, to accept from, to fetch from.
 type Positions = (Vec<usize>, Vec<usize>, Vec<usize>);
 
-/// The places of the sites in the ring, by name, and which is the origin's: that first, then in a seeded order.
+/// The places of the sites in the ring, by name: the origin's first, then in a seeded order.
 fn order_sites<'a>(
     hosts: &'a BTreeMap<NodeId, Place>,
     parameters: &'a Parameters,
-) -> (BTreeMap<&'a str, usize>, Option<usize>) {
+) -> BTreeMap<&'a str, usize> {
     let names: BTreeSet<&str> = hosts.values().map(|place| place.site.as_str()).collect();
     let origin = parameters.origin_site.as_str();
     let drawn = |site: &&str| draw(parameters.seed, &[b"site ", site.as_bytes()].concat());
     let mut order: Vec<&str> = names.into_iter().collect();
     order.sort_by_cached_key(|site| (*site != origin, drawn(site)));
-    let has_origin = order.first() == Some(&origin);
     let order = order.into_iter().enumerate().map(|(at, site)| (site, at));
-    (order.collect(), has_origin.then_some(0))
+    order.collect()
 }
 
 /// Each position is linked to those at the given distances around the ring of its site.
@@ -471,7 +503,11 @@ mod tests {
             let site = format!("site{site}");
             (
                 format!("h{number:03}").parse().unwrap(),
-                Place { site, wave },
+                Place {
+                    site,
+                    wave,
+                    ..Place::default()
+                },
             )
         };
         places.into_iter().enumerate().map(place).collect()

@@ -4,6 +4,10 @@
 //! *entry*, and one that feeds other groups, its *exit*. A group is fed by the group before it in its own site; the first of
 //! a site by another site, along lanes over the sites, so that each passes on about what it takes in. The origin's own
 //! site is the root of all of them; where the origin stands alone, the origin is.
+//!
+//! Hosts that stand behind the same relays are an *enclave*, and those in the open are one too. Sites are within an enclave: a
+//! site of hosts of which some stand behind relays is several here. Each enclave is fed as the open one is, with its relays
+//! in the place of the origin; they are hosts of enclaves before it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,6 +27,19 @@ const SITE_LANES: usize = 2;
 pub(super) enum Source {
     Origin,
     Group(usize),
+    /// A relay, by its position.
+    Relay(usize),
+}
+
+/// Where and when a position takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spot {
+    /// Its enclave; 0 is in the open.
+    pub(super) enclave: usize,
+    pub(super) site: usize,
+    pub(super) wave: u32,
+    /// Whether its site is the origin's, or that of one of its relays.
+    pub(super) has_origin: bool,
 }
 
 /// Hosts of one site that begin together.
@@ -31,6 +48,8 @@ pub(super) struct Group {
     pub(super) hosts: Range<usize>,
     wave: u32,
     pub(super) site: usize,
+    /// Whether the last of its hosts is the only one that others stand behind.
+    is_last_busy: bool,
     /// By lane.
     pub(super) sources: Vec<Source>,
     /// The groups that it feeds, on which lane, and which of its hosts does.
@@ -46,8 +65,8 @@ pub(super) struct Fed {
 }
 
 impl Group {
-    fn trees(&self, lanes: usize) -> Lanes {
-        Lanes::new(lanes, self.hosts.len())
+    pub(super) fn trees(&self, lanes: usize) -> Lanes {
+        Lanes::new(lanes, self.hosts.len()).with_last_busy(self.is_last_busy)
     }
 
     /// Which host is fed from outside on a lane.
@@ -65,6 +84,7 @@ impl Group {
 #[derive(Debug, Clone)]
 pub(super) struct Site {
     pub(super) hosts: Range<usize>,
+    pub(super) enclave: usize,
     pub(super) has_origin: bool,
     /// How many of its hosts, from the first, may fetch from outside; and how many of these do so while all is well.
     pub(super) gateways: usize,
@@ -77,26 +97,33 @@ pub(super) struct Sites {
     pub(super) sites: Vec<Site>,
     pub(super) groups: Vec<Group>,
     pub(super) lanes: usize,
+    /// By enclave, the positions of its relays; none of the first, which is in the open.
+    relays: Vec<Vec<usize>>,
     /// Hosts that may fetch from hosts of another site, and from which.
     far_from: BTreeMap<usize, Vec<usize>>,
     far_to: BTreeMap<usize, Vec<usize>>,
 }
 
 impl Sites {
-    /// From the site and the wave of each position; sites are contiguous, and waves within them rise.
-    /// `origin` is the site that the origin is in.
-    pub(super) fn new(places: &[(usize, u32)], origin: Option<usize>, lanes: usize) -> Self {
+    /// From the spot of each position and the relays of each enclave. Enclaves are contiguous, sites are within them, and
+    /// waves within these rise; an enclave comes after those that its relays are in.
+    pub(super) fn new(spots: &[Spot], relays: Vec<Vec<usize>>, lanes: usize) -> Self {
         let lanes = if lanes == 0 { SITE_LANES } else { lanes };
         let (mut sites, mut groups) = (Vec::<Site>::new(), Vec::<Group>::new());
-        for (at, &(site, wave)) in places.iter().enumerate() {
-            if site == sites.len() {
+        let mut before: Option<Spot> = None;
+        for (at, &spot) in spots.iter().enumerate() {
+            let place = |spot: Spot| (spot.enclave, spot.site);
+            if before.map(place) != Some(place(spot)) {
                 sites.push(Site {
                     hosts: at..at,
-                    has_origin: origin == Some(site),
+                    enclave: spot.enclave,
+                    has_origin: spot.has_origin,
                     gateways: 0,
                     entries: 0,
                 });
             }
+            before = Some(spot);
+            let (site, wave) = (sites.len() - 1, spot.wave);
             sites[site].hosts.end = at + 1;
             match groups.last_mut() {
                 Some(group) if (group.site, group.wave) == (site, wave) => group.hosts.end = at + 1,
@@ -104,10 +131,16 @@ impl Sites {
                     hosts: at..at + 1,
                     wave,
                     site,
+                    is_last_busy: false,
                     sources: Vec::new(),
                     feeds: Vec::new(),
                 }),
             }
+        }
+        let busy: BTreeSet<usize> = relays.iter().flatten().copied().collect();
+        for group in &mut groups {
+            let busy: Vec<usize> = busy.range(group.hosts.clone()).copied().collect();
+            group.is_last_busy = busy == [group.hosts.end - 1];
         }
         for (number, site) in sites.iter_mut().enumerate() {
             let first = groups.iter().find(|group| group.site == number);
@@ -119,6 +152,7 @@ impl Sites {
             sites,
             groups,
             lanes,
+            relays,
             far_from: BTreeMap::new(),
             far_to: BTreeMap::new(),
         };
@@ -151,8 +185,10 @@ impl Sites {
 
     /// Which host feeds a group on a lane, where another group does.
     pub(super) fn exit_to(&self, group: usize, lane: usize) -> Option<usize> {
-        let Source::Group(feeder) = self.groups[group].sources[lane] else {
-            return None;
+        let feeder = match self.groups[group].sources[lane] {
+            Source::Origin => return None,
+            Source::Relay(relay) => return Some(relay),
+            Source::Group(feeder) => feeder,
         };
         let mut feeds = self.groups[feeder].feeds.iter();
         let fed = feeds.find(|fed| (fed.group, fed.lane) == (group, lane))?;
@@ -165,53 +201,64 @@ impl Sites {
                 .map(|lane| self.source(number, lane))
                 .collect();
             for (lane, source) in sources.iter().enumerate() {
-                if let Source::Group(feeder) = *source {
-                    // Each has room for one more below it: several on one lane are dealt to all of them.
-                    let feeds = &self.groups[feeder].feeds;
-                    let on_lane = feeds.iter().filter(|fed| fed.lane == lane).count();
-                    let exit = self.groups[feeder].exit(self.lanes, (lane + on_lane) % self.lanes);
-                    let fed = Fed {
-                        group: number,
-                        lane,
-                        exit,
-                    };
-                    self.groups[feeder].feeds.push(fed);
-                }
+                let (feeder, exit) = match *source {
+                    Source::Origin => continue,
+                    Source::Relay(relay) => (self.group_of(relay), relay),
+                    Source::Group(feeder) => {
+                        // Each has room for one more below it: several on one lane are dealt to all of them.
+                        let group = &self.groups[feeder];
+                        let on_lane = group.feeds.iter().filter(|fed| fed.lane == lane).count();
+                        (
+                            feeder,
+                            group.exit(self.lanes, (lane + on_lane) % self.lanes),
+                        )
+                    }
+                };
+                self.groups[feeder].feeds.push(Fed {
+                    group: number,
+                    lane,
+                    exit,
+                });
             }
             self.groups[number].sources = sources;
         }
     }
 
-    /// Where a group has a lane from. Every step leads to an earlier wave, to the origin's site, or up a tree, so
-    /// all end at the origin.
+    /// Where a group has a lane from. Every step leads to an earlier wave, to the origin's site, or up a tree, or, by a
+    /// relay, to an enclave before, so all end at the origin.
     fn source(&self, number: usize, lane: usize) -> Source {
         let group = &self.groups[number];
         let before = number.checked_sub(1);
         if let Some(before) = before.filter(|&before| self.groups[before].site == group.site) {
             return Source::Group(before);
         }
-        if self.sites[group.site].has_origin {
-            return Source::Origin;
+        let site = &self.sites[group.site];
+        if site.has_origin {
+            return self.origin(number, lane);
         }
         // The sites that begin with this one, beside the origin's.
         let begins = |&at: &usize| {
             let it = &self.groups[at];
             let is_first = at == 0 || self.groups[at - 1].site != it.site;
-            is_first && it.wave == group.wave && !self.sites[it.site].has_origin
+            let its = &self.sites[it.site];
+            is_first && it.wave == group.wave && !its.has_origin && its.enclave == site.enclave
         };
         let beside: Vec<usize> = (0..self.groups.len()).filter(begins).collect();
         let place = beside.iter().position(|&at| at == number);
         let place = place.expect("it begins with itself");
         match Lanes::new(self.lanes, beside.len()).feeder(lane, place) {
             Feeder::Host(parent) => Source::Group(beside[parent]),
-            Feeder::Root => self.root_source(group.wave, lane),
+            Feeder::Root => self.root_source(number, lane),
         }
     }
 
     /// What feeds the first of the sites that begin with a wave: the origin's site, where that has begun; or what began
     /// last before; or the origin.
-    fn root_source(&self, wave: u32, lane: usize) -> Source {
+    fn root_source(&self, number: usize, lane: usize) -> Source {
+        let wave = self.groups[number].wave;
+        let enclave = |group: &Group| self.sites[group.site].enclave;
         let groups = self.groups.iter().enumerate();
+        let groups = groups.filter(|(_, it)| enclave(it) == enclave(&self.groups[number]));
         let has_origin = |group: &Group| self.sites[group.site].has_origin;
         let mut home = groups
             .clone()
@@ -226,21 +273,40 @@ impl Sites {
             .map(|(at, _)| at)
             .collect();
         match last.len() {
-            0 => Source::Origin,
+            0 => self.origin(number, lane),
             count => Source::Group(last[lane % count]),
         }
     }
 
-    /// Each gateway may fetch from the exits that feed its site, and from the first host beside each.
+    /// What feeds a group that nothing of its enclave does: the origin, or a relay. Of several relays each feeds a part of the
+    /// lanes; those that begin later than the group only where all do.
+    fn origin(&self, number: usize, lane: usize) -> Source {
+        let group = &self.groups[number];
+        let relays = &self.relays[self.sites[group.site].enclave];
+        let wave = |relay: usize| self.groups[self.group_of(relay)].wave;
+        let in_time = relays.iter().filter(|&&relay| wave(relay) <= group.wave);
+        let in_time: Vec<usize> = in_time.copied().collect();
+        let able = if in_time.is_empty() { relays } else { &in_time };
+        match able.len() {
+            0 => Source::Origin,
+            count => Source::Relay(able[(number + lane) % count]),
+        }
+    }
+
+    /// Each gateway may fetch from the exits that feed its site, and from the first host beside each; or from all relays.
     fn find_far(&mut self) {
         for (number, site) in self.sites.iter().enumerate() {
             let first = self.groups.iter().position(|group| group.site == number);
             let first = first.expect("a site has hosts");
             let mut feeders = BTreeSet::new();
-            for lane in 0..self.lanes {
-                if let Some(exit) = self.exit_to(first, lane) {
-                    let feeder = &self.groups[self.group_of(exit)];
-                    feeders.extend([exit, feeder.hosts.start]);
+            for (lane, source) in self.groups[first].sources.iter().enumerate() {
+                match *source {
+                    Source::Origin => {}
+                    Source::Relay(_) => feeders.extend(&self.relays[site.enclave]),
+                    Source::Group(feeder) => {
+                        feeders.extend(self.exit_to(first, lane));
+                        feeders.insert(self.groups[feeder].hosts.start);
+                    }
                 }
             }
             for gateway in site.hosts.clone().take(site.gateways) {

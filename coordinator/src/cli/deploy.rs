@@ -39,8 +39,9 @@ use super::{
 };
 use crate::{
     fleet::{
-        Inventory, InventoryError,
+        Host, Inventory, InventoryError,
         hub::{Hub, HubEvent, resolve_all},
+        ways::Ways,
     },
     plan::planner,
     rollout::{self, Ended, HostState, Session, Verdict, Wave},
@@ -174,7 +175,7 @@ pub(super) async fn deploy(
     let seed = Seed::start(identity.clone(), store.clone(), caps)
         .map_err(|error| CliError::failed("start the seed", &error))?;
     let first = fed_by_us(&identity.own().name, &inventory, &args, &about);
-    let mut hub = Hub::start(seed.node(), &identity, &inventory.hosts, &first, &about).await;
+    let mut hub = Hub::start(seed.node(), &identity, &inventory, &first, &about).await;
     let mut progress = Progress::new(&about, tree.commit());
 
     // Hosts are dialled while the snapshot is built.
@@ -318,6 +319,30 @@ impl Greeted {
     fn live(&self) -> impl Iterator<Item = SnapshotId> {
         self.live.values().copied()
     }
+
+    /// Counts as away who said nothing in the time that it had, and with it who stands behind it.
+    fn miss(&mut self, inventory: &Inventory, waited: Duration) {
+        let mut ways = Ways::new(inventory);
+        for (host, reason) in &self.away {
+            ways.heard(host, Some(reason));
+        }
+        let reason = format!("no answer in {} s", waited.as_secs());
+        let (open, behind): (Vec<&Host>, Vec<&Host>) =
+            inventory.hosts.iter().partition(|host| host.via.is_empty());
+        for Host { name, .. } in open.into_iter().chain(behind) {
+            if self.standings.contains_key(name) || self.away.contains_key(name) {
+                continue;
+            }
+            let cut_off = ways.heard(name, Some(&reason));
+            for (host, reason) in std::iter::once((name.clone(), reason.clone())).chain(cut_off) {
+                if !self.standings.contains_key(&host) {
+                    self.away.insert(host.clone(), reason.clone());
+                    // The rollout tells the same reason.
+                    self.events.push(HubEvent::Away { host, reason });
+                }
+            }
+        }
+    }
 }
 
 /// Waits until every host said where it stands, or `wait` passed.
@@ -352,16 +377,7 @@ async fn greet(hub: &mut Hub, inventory: &Inventory, wait: Duration) -> Greeted 
         }
         greeted.events.push(event);
     }
-    for host in &inventory.hosts {
-        let name = &host.name;
-        if !greeted.standings.contains_key(name) && !greeted.away.contains_key(name) {
-            let reason = format!("no answer in {} s", wait.as_secs());
-            greeted.away.insert(name.clone(), reason.clone());
-            // The rollout tells the same reason.
-            let host = name.clone();
-            greeted.events.push(HubEvent::Away { host, reason });
-        }
-    }
+    greeted.miss(inventory, wait);
     greeted
 }
 

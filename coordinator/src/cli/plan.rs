@@ -10,6 +10,7 @@ use std::{
 
 use clap::Args;
 use scap_proto::{
+    id::NodeId,
     limits::PLAN_HOSTS_MAX,
     release::{Plan, TopologyKind},
 };
@@ -179,6 +180,12 @@ fn print_overview(plan: &Plan, overview: &Overview) {
     println!("links  {}", links_text(plan));
     for site in &overview.sites {
         print_site(plan, site);
+    }
+    for (relays, hosts) in &overview.behind {
+        let names = |hosts: &[NodeId]| -> String {
+            some(&hosts.iter().map(NodeId::as_str).collect::<Vec<_>>())
+        };
+        println!("behind {}: {}", names(relays), names(hosts));
     }
     for note in &overview.notes {
         println!("note   {note}");
@@ -410,6 +417,10 @@ fn overview_json(plan: &Plan, overview: &Overview) -> Value {
         "hosts": plan.hosts.len(),
         "waves": waves(&overview.waves),
         "sites": overview.sites.iter().map(site).collect::<Vec<_>>(),
+        "behind": overview.behind.iter().map(|(relays, hosts)| {
+            let names = |hosts: &[NodeId]| -> Vec<String> { hosts.iter().map(NodeId::to_string).collect() };
+            json!({ "relays": names(relays), "hosts": names(hosts) })
+        }).collect::<Vec<_>>(),
         "notes": overview.notes,
         "simulation": null,
     })

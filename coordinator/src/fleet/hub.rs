@@ -1,9 +1,10 @@
 //! The way to all hosts: the root of a control tree.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     hash::{BuildHasher, RandomState},
     net::SocketAddr,
+    ops::Range,
     sync::Arc,
     time::Duration,
 };
@@ -14,18 +15,18 @@ use scap_agent::{
     relay::{At, Command, Contact, Tree, engine, resolve},
 };
 use scap_proto::{
-    id::NodeId,
+    id::{NodeId, ReleaseId},
     identity::{Identity, Trust},
     limits::{HOST_ADDRESSES_MAX, ROSTER_PAGE_HOSTS_MAX},
     release::{
-        Branch, Environment, RepoPath, Report, Roster, RosterHost, SignedReport, SignedRoster,
-        TreeId, UnixMillis,
+        Branch, Environment, Lease, RepoPath, Report, Roster, RosterHost, SignedLease,
+        SignedReport, SignedRoster, TreeId, UnixMillis,
     },
     wire::control::{ControlMessage, HostNews},
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::Host;
+use super::{Host, Inventory, ways::Ways};
 
 /// Into how many branches the fleet is split, and so to how many hosts we have links while all are reached.
 pub const LINKS: usize = 4;
@@ -36,8 +37,14 @@ const DIRECT_MAX: usize = 8;
 /// How long the roster may be used: as long as a grant.
 const ROSTER_MILLIS: u64 = 24 * 3600 * 1000;
 
+/// How long a relay may begin to feed a host that it was told to: as long as clocks may differ, and a host asks again.
+const LEASE_MILLIS: u64 = 600 * 1000;
+
 /// How long names may take to be looked up for the roster. What is late is not in it, and so dialled by us alone.
 const RESOLVE_MAX: Duration = Duration::from_secs(2);
+
+/// Most reports that are known again. Of all of them the same comes within a second.
+const SEEN_MAX: usize = 16 * 1024;
 
 /// Most events of all hosts that wait for the rollout.
 const EVENTS_MAX: usize = 1024;
@@ -62,6 +69,7 @@ pub enum HubEvent {
 #[derive(Debug)]
 pub struct Hub {
     tree: Tree,
+    identity: Arc<Identity>,
     /// What happens.
     pub events: mpsc::Receiver<HubEvent>,
     _listening: JoinSet<()>,
@@ -73,11 +81,11 @@ impl Hub {
     pub async fn start(
         node: &Node,
         identity: &Arc<Identity>,
-        hosts: &[Host],
+        inventory: &Inventory,
         first: &[NodeId],
         about: &(RepoPath, Environment),
     ) -> Self {
-        let hosts = arrange(hosts, first);
+        let (parts, hosts) = arrange(&inventory.hosts, first);
         let id = TreeId(RandomState::new().hash_one(std::process::id()));
         let (up, heard) = mpsc::channel(EVENTS_MAX);
         let tree = Tree::start(node.clone(), id, DIRECT_MAX, up);
@@ -98,28 +106,33 @@ impl Hub {
                 at: At::Names(host.addresses.clone()),
             })
             .collect();
-        let pages = roster.chunks(ROSTER_PAGE_HOSTS_MAX);
+        let place = |name: &NodeId| hosts.iter().position(|host| host.name == *name);
+        let place = |name: &NodeId| small(place(name).expect("relays are in the fleet"));
         let mut commands = Vec::new();
-        let mut end = 0;
-        for (page, contacts) in pages.zip(contacts.chunks(ROSTER_PAGE_HOSTS_MAX)) {
-            let roster = Roster {
-                tree: id,
-                first: end,
-                hosts: page.to_vec(),
-                expires,
-                extensions: Default::default(),
-            };
-            end += u32::try_from(page.len()).expect("a page is small");
-            commands.push(Command::Page {
-                signed: Box::new(SignedRoster::sign(&roster, identity)),
-                roster,
-                contacts: Some(contacts.to_vec()),
-            });
+        for part in &parts {
+            let relays: Vec<u32> = hosts[part.start].via.iter().map(place).collect();
+            for first in part.clone().step_by(ROSTER_PAGE_HOSTS_MAX) {
+                let page = first..part.end.min(first + ROSTER_PAGE_HOSTS_MAX);
+                let roster = Roster {
+                    tree: id,
+                    first: small(first),
+                    hosts: roster[page.clone()].to_vec(),
+                    expires,
+                    extensions: Default::default(),
+                };
+                let roster = roster.behind(&relays);
+                commands.push(Command::Page {
+                    signed: Box::new(SignedRoster::sign(&roster, identity)),
+                    roster,
+                    contacts: Some(contacts[page].to_vec()),
+                });
+            }
         }
         let (repo, environment) = about.clone();
-        let all = Branch { first: 0, end };
         commands.push(Command::Down(ControlMessage::Ask { repo, environment }));
-        commands.push(Command::Assign(engine::split(all, LINKS)));
+        // Those behind relays are reached by these.
+        let open = parts.first().map_or(0, |part| part.len());
+        commands.push(Command::Assign(engine::split(first_hosts(open), LINKS)));
         for command in commands {
             let told = tree.tell(command);
             assert!(told, "there is room for the pages of the largest fleet");
@@ -129,12 +142,15 @@ impl Hub {
             names: hosts.iter().map(|host| host.name.clone()).collect(),
             trust: identity.trust().clone(),
             about: about.clone(),
+            ways: Ways::new(inventory),
+            seen: HashSet::new(),
             out,
         };
         let mut listening = JoinSet::new();
         listening.spawn(listener.run(heard));
         Self {
             tree,
+            identity: identity.clone(),
             events,
             _listening: listening,
         }
@@ -148,32 +164,69 @@ impl Hub {
         }
     }
 
+    /// Has a relay feed a host that stands behind it.
+    pub fn lease(&self, release: ReleaseId, relay: &NodeId, host: &NodeId) {
+        let lease = Lease {
+            release,
+            relay: relay.clone(),
+            host: host.clone(),
+            expires: UnixMillis(clock::now().0 + LEASE_MILLIS),
+            extensions: Default::default(),
+        };
+        let lease = SignedLease::sign(&lease, &self.identity);
+        self.send(ControlMessage::Lease(Box::new(lease)));
+    }
+
     /// Has a host dialled from here, which is said to be reached and does not answer.
     pub fn suspect(&self, host: &NodeId) {
         let _ = self.tree.tell(Command::Suspect(host.clone()));
     }
 }
 
-/// The hosts in the order of the roster: each branch begins with one of `first`, and is of one site as far as may be.
-fn arrange(hosts: &[Host], first: &[NodeId]) -> Vec<Host> {
-    let end = u32::try_from(hosts.len()).expect("fleets are smaller");
-    let starts = engine::split(Branch { first: 0, end }, LINKS);
+/// The hosts in the order of the roster, and its parts: those in the open, of which each branch begins with one of `first`, and
+/// is of one site as far as may be; then those behind each list of relays.
+fn arrange(hosts: &[Host], first: &[NodeId]) -> (Vec<Range<usize>>, Vec<Host>) {
+    let (open, mut behind): (Vec<&Host>, Vec<&Host>) =
+        hosts.iter().partition(|host| host.via.is_empty());
+    let starts = engine::split(first_hosts(open.len()), LINKS);
     let starts: BTreeSet<u32> = starts.into_iter().map(|branch| branch.first).collect();
-    let of_name = |name: &NodeId| hosts.iter().find(|host| host.name == *name);
+    let of_name = |name: &NodeId| open.iter().copied().find(|host| host.name == *name);
     let mut heads: Vec<&Host> = first
         .iter()
         .filter_map(of_name)
         .take(starts.len())
         .collect();
     let is_other = |host: &&Host| !heads.iter().any(|head| head.name == host.name);
-    let mut others: Vec<&Host> = hosts.iter().filter(is_other).collect();
+    let mut others: Vec<&Host> = open.iter().copied().filter(is_other).collect();
     others.sort_by(|a, b| (&b.site, &b.name).cmp(&(&a.site, &a.name)));
     heads.reverse();
     let mut next = |place: u32| {
         let head = starts.contains(&place).then(|| heads.pop()).flatten();
         head.or_else(|| others.pop()).expect("as many as places")
     };
-    (0..end).map(|place| next(place).clone()).collect()
+    let mut arranged: Vec<Host> = (0..small(open.len()))
+        .map(|place| next(place).clone())
+        .collect();
+    behind.sort_by_key(|host| (&host.via, &host.site, &host.name));
+    arranged.extend(behind.into_iter().cloned());
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    for same in arranged.chunk_by(|a, b| a.via == b.via) {
+        let start = parts.last().map_or(0, |part| part.end);
+        parts.push(start..start + same.len());
+    }
+    (parts, arranged)
+}
+
+/// The first so many hosts of the roster.
+fn first_hosts(count: usize) -> Branch {
+    Branch {
+        first: 0,
+        end: small(count),
+    }
+}
+
+fn small(place: usize) -> u32 {
+    u32::try_from(place).expect("fleets are smaller")
 }
 
 /// The addresses of each, as far as they can be looked up now and in a short time; at most [`HOST_ADDRESSES_MAX`].
@@ -200,11 +253,14 @@ struct Listener {
     names: Vec<NodeId>,
     trust: Trust,
     about: (RepoPath, Environment),
+    ways: Ways,
+    /// Reports that came lately: those of hosts behind several relays come on several ways.
+    seen: HashSet<blake3::Hash>,
     out: mpsc::Sender<HubEvent>,
 }
 
 impl Listener {
-    async fn run(self, mut heard: mpsc::Receiver<(TreeId, ControlMessage)>) {
+    async fn run(mut self, mut heard: mpsc::Receiver<(TreeId, ControlMessage)>) {
         while let Some((_, message)) = heard.recv().await {
             match message {
                 ControlMessage::Reports(reports) => {
@@ -218,11 +274,15 @@ impl Listener {
                         let Some(host) = self.names.get(place).cloned() else {
                             continue;
                         };
+                        let behind = self.ways.heard(&host, away.as_deref());
                         let event = match away {
                             None => HubEvent::Connected(host),
                             Some(reason) => HubEvent::Away { host, reason },
                         };
                         let _ = self.out.send(event).await;
+                        for (host, reason) in behind {
+                            let _ = self.out.send(HubEvent::Away { host, reason }).await;
+                        }
                     }
                 }
                 _ => {}
@@ -230,7 +290,14 @@ impl Listener {
         }
     }
 
-    async fn report(&self, report: &SignedReport) {
+    async fn report(&mut self, report: &SignedReport) {
+        let hash = blake3::hash(&[&report.0.payload[..], &report.0.signature].concat());
+        if self.seen.len() >= SEEN_MAX {
+            self.seen.clear();
+        }
+        if !self.seen.insert(hash) {
+            return;
+        }
         match report.verify(&self.trust, clock::now()) {
             // Of other repos another rollout is told at the same time.
             Ok(report) if (&report.repo, &report.environment) != (&self.about.0, &self.about.1) => {

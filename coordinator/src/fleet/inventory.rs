@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use scap_proto::{id::NodeId, limits::HOST_ADDRESSES_MAX};
+use scap_proto::{
+    id::NodeId,
+    limits::{EXTENSION_BYTES_MAX, HOST_ADDRESSES_MAX, HOST_RELAYS_MAX, RELAYED_LISTS_MAX},
+    release::{Routes, RoutesError},
+};
 use serde::Deserialize;
 
 /// The group whose hosts go first, and whose failure stops a rollout.
@@ -29,6 +33,7 @@ pub struct Inventory {
     seed_site: String,
     /// What the file says of sites, by name.
     sites: BTreeMap<String, Site>,
+    routes: Routes,
 }
 
 /// What joins a site to the others.
@@ -55,6 +60,9 @@ pub struct Host {
     pub site: String,
     /// Its failure domain.
     pub rack: String,
+    /// The hosts that it stands behind: only these, and others that stand behind the same ones, reach it. None where it
+    /// is in the open.
+    pub via: BTreeSet<NodeId>,
     /// The rate of its link each way, where the file says it, in Mbit/s.
     pub rate_mbit: Option<f64>,
 }
@@ -95,9 +103,35 @@ pub enum InventoryError {
     /// Too many addresses, or none.
     #[error("host {0}: 1 to {HOST_ADDRESSES_MAX} addresses are allowed")]
     AddressCount(NodeId),
-    /// A relay, which this version cannot do.
-    #[error("host {0}: `via` names a relay, which this version does not support yet")]
-    Via(NodeId),
+    /// A relay that is not in the file.
+    #[error("host {host}: `via` names {relay}, which the fleet file does not")]
+    UnknownRelay {
+        /// Who stands behind it.
+        host: NodeId,
+        /// Which.
+        relay: NodeId,
+    },
+    /// An empty list of relays, or a long one.
+    #[error("host {0}: `via` names 1 to {HOST_RELAYS_MAX} hosts, or is left out")]
+    RelayCount(NodeId),
+    /// A host that could be reached only through itself.
+    #[error("host {0} stands behind itself: its `via` leads back to it")]
+    RelayCycle(NodeId),
+    /// A relay with too much behind it.
+    #[error(
+        "host {0} is in more than {RELAYED_LISTS_MAX} different `via`: let hosts behind it name the same ones"
+    )]
+    RelayLists(NodeId),
+    /// A canary whose relays would have nothing to pass on yet.
+    #[error(
+        "host {0} is in group {CANARY_GROUP}, and none of its `via` is: it would have nobody to fetch from"
+    )]
+    CanaryRelay(NodeId),
+    /// More than a plan holds.
+    #[error(
+        "the hosts that stand behind others are too scattered among the names: a plan has {EXTENSION_BYTES_MAX} bytes for them"
+    )]
+    Scattered,
     /// A site whose name is too long.
     #[error("the site of {0}: a name of at most {SITE_BYTES_MAX} bytes is allowed")]
     Site(String),
@@ -148,27 +182,27 @@ struct FileSeed {
 #[serde(deny_unknown_fields)]
 struct FileHost {
     name: NodeId,
-    address: OneOrMany,
-    peer_address: Option<OneOrMany>,
+    address: OneOrMany<String>,
+    peer_address: Option<OneOrMany<String>>,
     #[serde(default)]
     groups: BTreeSet<String>,
     #[serde(default)]
     site: String,
     #[serde(default)]
     rack: String,
-    via: Option<String>,
+    via: Option<OneOrMany<NodeId>>,
     rate_mbit: Option<f64>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
+enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
 }
 
-impl From<OneOrMany> for Vec<String> {
-    fn from(value: OneOrMany) -> Self {
+impl<T> From<OneOrMany<T>> for Vec<T> {
+    fn from(value: OneOrMany<T>) -> Self {
         match value {
             OneOrMany::One(one) => vec![one],
             OneOrMany::Many(many) => many,
@@ -214,11 +248,13 @@ impl Inventory {
         let (seed_rate_mbit, seed_site) = (seed.rate_mbit, seed.site);
         check_rate(seed_rate_mbit, "the seed")?;
         check_site(&seed_site, "the seed")?;
+        let routes = find_routes(&hosts)?;
         let mut inventory = Self {
             hosts,
             seed_rate_mbit,
             seed_site,
             sites: BTreeMap::new(),
+            routes,
         };
         inventory.add_sites(file.sites)?;
         Ok(inventory)
@@ -250,6 +286,11 @@ impl Inventory {
             }
         }
         Ok(())
+    }
+
+    /// Which hosts stand behind others, by their places in [`Self::hosts`].
+    pub fn routes(&self) -> &Routes {
+        &self.routes
     }
 
     /// What the file says of a site.
@@ -313,8 +354,12 @@ impl Host {
             via,
             rate_mbit,
         } = file;
-        if via.is_some() {
-            return Err(InventoryError::Via(name));
+        let via: Option<Vec<NodeId>> = via.map(Vec::from);
+        if via
+            .as_ref()
+            .is_some_and(|via| via.is_empty() || via.len() > HOST_RELAYS_MAX)
+        {
+            return Err(InventoryError::RelayCount(name));
         }
         check_rate(rate_mbit, name.as_str())?;
         check_site(&site, name.as_str())?;
@@ -338,8 +383,51 @@ impl Host {
             groups,
             site,
             rack,
+            via: via.into_iter().flatten().collect(),
             rate_mbit,
         })
+    }
+}
+
+/// Checks who stands behind whom.
+fn find_routes(hosts: &[Host]) -> Result<Routes, InventoryError> {
+    let place = |name: &NodeId| hosts.binary_search_by(|host| host.name.cmp(name)).ok();
+    let is_canary = |host: &Host| host.groups.contains(CANARY_GROUP);
+    let mut relays = Vec::new();
+    let mut lists: BTreeMap<&NodeId, BTreeSet<&BTreeSet<NodeId>>> = BTreeMap::new();
+    for host in hosts {
+        let mut places = Vec::new();
+        for relay in &host.via {
+            let at = place(relay).ok_or_else(|| InventoryError::UnknownRelay {
+                host: host.name.clone(),
+                relay: relay.clone(),
+            })?;
+            places.push(at);
+            lists.entry(relay).or_default().insert(&host.via);
+        }
+        let has_canary = places.iter().any(|&at| is_canary(&hosts[at]));
+        if is_canary(host) && !host.via.is_empty() && !has_canary {
+            return Err(InventoryError::CanaryRelay(host.name.clone()));
+        }
+        let small = |at: usize| u32::try_from(at).expect("fleets are smaller");
+        relays.push(places.into_iter().map(small).collect());
+    }
+    if let Some((relay, _)) = lists
+        .iter()
+        .find(|(_, lists)| lists.len() > RELAYED_LISTS_MAX)
+    {
+        return Err(InventoryError::RelayLists((*relay).clone()));
+    }
+    let routes = Routes::new(relays).map_err(|error| {
+        let RoutesError::Cycle(host) = error else {
+            unreachable!("all else was checked: {error}");
+        };
+        let host = usize::try_from(host).expect("it is a place");
+        InventoryError::RelayCycle(hosts[host].name.clone())
+    })?;
+    match routes.fit_a_plan() {
+        true => Ok(routes),
+        false => Err(InventoryError::Scattered),
     }
 }
 
@@ -433,7 +521,25 @@ mod tests {
         for (text, says) in [
             (host("'nonsense'"), "not an address"),
             (host("[]"), "1 to 8 addresses"),
-            (host("'a:1'\nvia = 'b'"), "relay"),
+            (
+                host("'a:1'\nvia = 'b'"),
+                "host a: `via` names b, which the fleet file does not",
+            ),
+            (host("'a:1'\nvia = 'a'"), "host a stands behind itself"),
+            (host("'a:1'\nvia = []"), "host a: `via` names 1 to 8 hosts"),
+            (
+                host(
+                    "'a:1'\nvia = ['b', 'c']\n[[host]]\nname = 'b'\naddress = 'b:1'\nvia = 'a'\n\
+                     [[host]]\nname = 'c'\naddress = 'c:1'",
+                ),
+                "stands behind itself",
+            ),
+            (
+                host(
+                    "'a:1'\nvia = 'b'\ngroups = ['canary']\n[[host]]\nname = 'b'\naddress = 'b:1'",
+                ),
+                "host a is in group canary, and none of its `via` is",
+            ),
             (host("'a:1'\nrate_mbit = 0"), "above 0"),
             (
                 host(&format!("'a:1'\nsite = '{}'", "x".repeat(65))),
@@ -470,6 +576,52 @@ mod tests {
             let error = text.unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn hosts_may_stand_behind_others_over_any_number_of_hops() {
+        let host = |name: &str, rest: &str| {
+            format!("[[host]]\nname = '{name}'\naddress = 'h:1'\n{rest}\n")
+        };
+        let text = [
+            host("bastion1", "groups = ['canary']"),
+            host("bastion2", ""),
+            host("db1", "via = ['bastion2', 'bastion1']\ngroups = ['canary']"),
+            host("db2", "via = ['bastion1', 'bastion2']"),
+            host("vault", "via = 'db2'"),
+        ];
+        let inventory = parse(&text.concat()).unwrap();
+        let routes = inventory.routes();
+        assert_eq!(
+            (routes.relays(2), routes.relays(3)),
+            (&[0, 1][..], &[0, 1][..])
+        );
+        assert_eq!(routes.relays(4), [3]);
+        let lists = |count: usize| {
+            let mut text = host("hub", "") + &host("zz", "via = 'hub'");
+            for number in 1..count {
+                text += &host(&format!("x{number}"), "");
+                text += &host(
+                    &format!("y{number}"),
+                    &format!("via = ['hub', 'x{number}']"),
+                );
+            }
+            parse(&text)
+        };
+        assert!(lists(32).is_ok());
+        let refused = lists(33).unwrap_err().to_string();
+        assert!(
+            refused.starts_with("host hub is in more than 32 different `via`"),
+            "{refused}"
+        );
+        // Each name beside one that stands elsewhere, and more of them than a plan holds.
+        let scattered = |count: usize| {
+            let hosts =
+                (0..count).map(|at| host(&format!("h{at:05}"), ["", "via = 'hub'"][at % 2]));
+            parse(&(hosts.collect::<String>() + &host("hub", "")))
+        };
+        assert!(scattered(2000).is_ok());
+        assert!(matches!(scattered(2100), Err(InventoryError::Scattered)));
     }
 
     #[test]

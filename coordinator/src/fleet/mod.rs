@@ -3,5 +3,6 @@
 pub mod hub;
 mod inventory;
 pub mod leases;
+pub mod ways;
 
 pub use inventory::{CANARY_GROUP, Host, Inventory, InventoryError, Site};

@@ -18,6 +18,8 @@ pub struct Overview {
     pub waves: BTreeMap<u32, usize>,
     /// By name; the seed's is among them.
     pub sites: Vec<Site>,
+    /// By the hosts that they stand behind, those that nobody else reaches.
+    pub behind: BTreeMap<Vec<NodeId>, Vec<NodeId>>,
     /// What holds the fleet back, or may surprise.
     pub notes: Vec<String>,
 }
@@ -77,11 +79,26 @@ impl Overview {
         let mut overview = Self {
             waves,
             sites: sites(plan, &topology),
+            behind: behind(plan, &topology),
             notes: Vec::new(),
         };
         overview.notes = notes(plan, &overview);
         overview
     }
+}
+
+fn behind(plan: &Plan, topology: &Topology) -> BTreeMap<Vec<NodeId>, Vec<NodeId>> {
+    let mut behind: BTreeMap<Vec<NodeId>, Vec<NodeId>> = BTreeMap::new();
+    for host in &plan.hosts {
+        let edges = topology.edges(&host.name).expect("of the plan");
+        if !edges.relays.is_empty() {
+            behind
+                .entry(edges.relays)
+                .or_default()
+                .push(host.name.clone());
+        }
+    }
+    behind
 }
 
 /// The name of a host's site, where sites count.
@@ -107,7 +124,8 @@ fn sites(plan: &Plan, topology: &Topology) -> Vec<Site> {
         let site = sites.entry(name).or_insert_with(|| new(name));
         *site.waves.entry(host.wave).or_default() += 1;
         let edges = topology.edges(&host.name).expect("of the plan");
-        let is_gateway = !edges.far_from.is_empty() || edges.from_origin;
+        let is_far = |other: &NodeId| site_of(plan, other) != name;
+        let is_gateway = edges.far_from.iter().any(is_far) || edges.from_origin;
         if is_gateway && plan.topology != TopologyKind::Tree && !site.has_seed {
             site.gateways.push(host.name.clone());
             site.entries += usize::from(edges.far_share.0 < edges.far_share.1);
@@ -171,6 +189,22 @@ fn notes(plan: &Plan, overview: &Overview) -> Vec<String> {
             host.name,
             wave_name(wave)
         ));
+    }
+    for (relays, hosts) in &overview.behind {
+        if let [relay] = relays.as_slice() {
+            let count = hosts.len();
+            notes.push(format!(
+                "no other host reaches what is behind {relay} ({count}): that is lost with it"
+            ));
+        }
+        let wave = |host: &NodeId| plan.host(host).map_or(0, |host| host.wave);
+        let first = hosts.iter().map(wave).min().unwrap_or(0);
+        for relay in relays.iter().filter(|relay| wave(relay) > first) {
+            notes.push(format!(
+                "{relay} begins in wave {}, and hosts behind it before: it feeds none of these",
+                wave_name(wave(relay))
+            ));
+        }
     }
     let Some(home) = plan.seed_site() else {
         return notes;
@@ -297,6 +331,47 @@ mod tests {
             let from = |feed: &Feed| feed.lane.is_none() && feed.from != Source::Seed;
             assert!(site.feeds.iter().all(from), "{site:?}");
         }
+    }
+
+    #[test]
+    fn hosts_behind_others_are_listed_and_what_they_depend_on_is_told() {
+        let text = "
+            [[host]]
+            name = 'b1'
+            address = 'h:1'
+            groups = ['canary']
+            [[host]]
+            name = 'b2'
+            address = 'h:1'
+            [[host]]
+            name = 'db1'
+            address = 'h:1'
+            via = ['b1', 'b2']
+            groups = ['canary']
+            [[host]]
+            name = 'db2'
+            address = 'h:1'
+            via = 'db1'
+        ";
+        let inventory = Inventory::parse(text, Path::new("fleet.toml")).unwrap();
+        let seed = "seed".parse().unwrap();
+        let plan = planner::plan(seed, &inventory, |_| false, TopologyKind::Lanes, 7);
+        let overview = Overview::of(&plan);
+        let names = |names: &[&str]| -> Vec<NodeId> {
+            names.iter().map(|name| name.parse().unwrap()).collect()
+        };
+        let behind = [
+            (names(&["b1", "b2"]), names(&["db1"])),
+            (names(&["db1"]), names(&["db2"])),
+        ];
+        assert_eq!(overview.behind, BTreeMap::from(behind));
+        assert_eq!(
+            overview.notes,
+            [
+                "b2 begins in wave rest, and hosts behind it before: it feeds none of these",
+                "no other host reaches what is behind db1 (1): that is lost with it",
+            ]
+        );
     }
 
     #[test]

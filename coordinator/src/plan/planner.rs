@@ -65,6 +65,9 @@ pub fn plan(
         random_seed,
         extensions: Default::default(),
     };
+    let plan = plan
+        .with_routes(inventory.routes())
+        .expect("that they fit was checked");
     match inventory.seed_site() {
         Some(site) => plan.in_sites(site).expect("the name was checked"),
         None => plan,

@@ -1,11 +1,14 @@
 //! A deployment over a fleet, as the simulator takes it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use scap_agent::topology::Parameters;
 use scap_proto::release::Plan;
 
-use super::simulate::{Border, Conduct, Host, Setup};
+use super::simulate::{Border, Conduct, Host, NodeIndex, ORIGIN, Setup};
 use crate::fleet::Inventory;
 
 /// What a link, a host's or the seed's, or a border is taken to carry each way where the fleet file does not say it, in
@@ -105,6 +108,7 @@ impl Rehearsal {
             seed: plan.random_seed,
             origin: host(inventory.seed_rate_mbit, home.unwrap_or_default(), 0),
             hosts: hosts.collect(),
+            relays: relays(inventory),
             borders: sites.iter().map(border).collect(),
             shape: parameters.shape,
             origin_links: parameters.origin_links,
@@ -139,6 +143,18 @@ impl Rehearsal {
         let is_small = u64::from(self.setup.chunk_bytes) <= CHUNK_BYTES_MIN;
         !is_small && u64::from(chunks) < CHUNKS_MAX
     }
+}
+
+/// Who stands behind whom, as the simulator counts the hosts.
+fn relays(inventory: &Inventory) -> BTreeMap<NodeIndex, Vec<NodeIndex>> {
+    let index = |place: u32| ORIGIN + 1 + usize::try_from(place).expect("it is a place");
+    let routes = inventory.routes();
+    let hosts = (0u32..).zip(&inventory.hosts);
+    let behind = hosts.filter(|(_, host)| !host.via.is_empty());
+    let relays = |place: u32| routes.relays(place).iter().map(|&it| index(it)).collect();
+    behind
+        .map(|(place, _)| (index(place), relays(place)))
+        .collect()
 }
 
 fn count(inventory: &Inventory, is: impl Fn(&crate::fleet::Host) -> bool) -> usize {
@@ -255,6 +271,17 @@ mod tests {
         assert!(rehearsal(&text, 1 << 30).is_coarse());
         assert!(!rehearsal(&text, 1 << 20).is_coarse());
         assert!(!rehearsal(FLEET, 1 << 30).is_coarse());
+    }
+
+    #[test]
+    fn who_stands_behind_others_is_fed_through_these_in_a_rehearsal_too() {
+        let text = format!("{FLEET}[[host]]\nname = 'c'\naddress = 'c:1'\nvia = 'b'\n");
+        let rehearsal = rehearsal(&text, 1 << 20);
+        assert_eq!(rehearsal.setup.relays, BTreeMap::from([(3, vec![2])]));
+        let mut simulation = Simulation::new(rehearsal.setup);
+        simulation.start_all();
+        let outcome = simulation.run(Duration::from_secs(600));
+        assert!(outcome.last_completed_at().is_some());
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Runs a rollout: the engine between the hub and whoever watches.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use scap_agent::{node::Node, topology::Topology};
@@ -74,6 +77,7 @@ pub async fn run(
         hub,
         seed,
         leases: Leases::default(),
+        relayed: BTreeMap::new(),
         topology: Topology::of_plan(
             &Plan::decode(session.plan.0, &session.plan.1).expect("it is our own"),
         ),
@@ -105,6 +109,9 @@ pub async fn run(
                 let need = need(&event, session.release.id());
                 driver.engine.handle_input(started.elapsed(), input(event));
                 if let Some((host, need)) = need {
+                    if matches!(need, Need::Wait) {
+                        driver.end_leases_of(&host);
+                    }
                     driver.lease(&host, need, started.elapsed()).await;
                 }
                 continue;
@@ -124,6 +131,8 @@ struct Driver<'a> {
     hub: &'a mut Hub,
     seed: &'a Node,
     leases: Leases<NodeId>,
+    /// Who is fed by a relay in place of the seed, and by which.
+    relayed: BTreeMap<NodeId, NodeId>,
     topology: Topology,
     engine: Engine,
     is_finalized: bool,
@@ -144,8 +153,39 @@ impl Driver<'_> {
             Need::Seed(_) | Need::Nothing(_) => {}
         }
         while let Some(host) = self.leases.grant(now) {
+            self.feed(&host).await;
+        }
+    }
+
+    /// Feeds a host, or has one of its relays do so that is reached and has most: a host that is not reached asks for nothing.
+    async fn feed(&mut self, host: &NodeId) {
+        let release = self.session.release.id();
+        let relays = self.topology.edges(host).map(|edges| edges.relays);
+        let relays = relays.unwrap_or_default();
+        if relays.is_empty() {
             tracing::info!(%host, "nobody feeds it; the seed does");
-            self.seed.lease(self.session.release.id(), &host).await;
+            return self.seed.lease(release, host).await;
+        }
+        let hosts = self.engine.hosts();
+        let reached = relays.into_iter().filter(|it| hosts[it].away.is_none());
+        let Some(relay) = reached.max_by_key(|relay| hosts[relay].chunks.0) else {
+            return self.leases.end(host);
+        };
+        tracing::info!(%host, %relay, "nobody feeds it; its relay does");
+        self.hub.lease(release, &relay, host);
+        self.relayed.insert(host.clone(), relay);
+    }
+
+    /// Whom a lost relay fed may ask again.
+    fn end_leases_of(&mut self, relay: &NodeId) {
+        let is_lost = self
+            .engine
+            .hosts()
+            .get(relay)
+            .is_some_and(|it| it.away.is_some());
+        let of_it = self.relayed.extract_if(.., |_, by| is_lost && by == relay);
+        for (host, _) in of_it {
+            self.leases.end(&host);
         }
     }
 

@@ -9,6 +9,7 @@
 //! | [`Plan`] | these are the hosts and this is how they fetch | named by its id in a directive |
 //! | [`Report`] | what one host did and where it stands | that host's key, Ed25519 |
 //! | [`Roster`] | these hosts are reached there, for those that relay orders | the coordinator's key, Ed25519 |
+//! | [`Lease`] | this relay feeds that host, beside those of the plan | the coordinator's key, Ed25519 |
 //!
 //! Each is signed and hashed over its bytes as received, and each payload starts with a magic that
 //! names kind and version, so the signature of one kind never passes for another's.
@@ -16,6 +17,7 @@
 pub mod directive;
 pub mod finalization;
 pub mod grant;
+pub mod lease;
 pub mod names;
 pub mod plan;
 #[expect(
@@ -25,15 +27,18 @@ pub mod plan;
 pub mod release;
 pub mod report;
 pub mod roster;
+pub mod routes;
 pub mod signature;
 pub mod signed;
 
 pub use directive::{Directive, SignedDirective, Stage, Targets};
 pub use finalization::{Finalization, SignedFinalization};
 pub use grant::{Grant, SignedGrant, VerifiedGrant};
+pub use lease::{Lease, SignedLease};
 pub use names::{Audience, Environment, NameError, RepoPath};
 pub use plan::{Plan, PlanHost, TopologyKind};
 pub use release::{Authority, DeltaRef, Release, SignedRelease, VerifiedRelease};
 pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing};
 pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
+pub use routes::{Routes, RoutesError};
 pub use signed::{AuthorityError, LeafSigned, UnixMillis};

@@ -10,7 +10,10 @@ use crate::{
     extensions::{Extension, ExtensionError, Extensions},
     id::{NodeId, PlanId},
     limits::{HOST_ADDRESSES_MAX, PLAN_HOSTS_MAX},
-    release::signed::SignedObject,
+    release::{
+        routes::{Routes, RoutesError},
+        signed::SignedObject,
+    },
 };
 
 /// How chunks spread. Variants are only ever added at the end.
@@ -60,7 +63,7 @@ pub struct Plan {
 }
 
 impl Extensible for Plan {
-    const EXTENSIONS_KNOWN: &'static [u16] = &[SEED_SITE];
+    const EXTENSIONS_KNOWN: &'static [u16] = &[SEED_SITE, ROUTES];
 
     fn extensions(&self) -> &Extensions {
         &self.extensions
@@ -69,6 +72,9 @@ impl Extensible for Plan {
 
 /// The seed's site, in UTF-8: in plans in which sites count. Required: who does not know it would find other edges.
 const SEED_SITE: u16 = 1;
+
+/// Which hosts stand behind others, as [`Routes`] has it: in plans in which some do. Required, as above.
+const ROUTES: u16 = 3;
 
 impl SignedObject for Plan {
     const MAGIC: &'static str = "scap-plan/1\n";
@@ -110,6 +116,9 @@ impl Plan {
         if site.is_some_and(|site| std::str::from_utf8(site).is_err()) {
             return Err(PlanError::SeedSite);
         }
+        if let Some(routes) = plan.extensions.get(ROUTES) {
+            Routes::decode(routes, plan.hosts.len())?;
+        }
         Ok(plan)
     }
 
@@ -118,17 +127,49 @@ impl Plan {
     /// # Errors
     /// Where the name is too long.
     pub fn in_sites(self, site: &str) -> Result<Self, ExtensionError> {
+        self.extended(SEED_SITE, Bytes::copy_from_slice(site.as_bytes()))
+    }
+
+    /// The same plan, in which hosts stand behind others as `routes` says, by their places in [`Self::hosts`].
+    ///
+    /// # Errors
+    /// Where that is more than fits an extension: 4,096 bytes, in which hosts that follow each other by name and stand
+    /// behind the same ones take 2 to 6 together.
+    pub fn with_routes(self, routes: &Routes) -> Result<Self, ExtensionError> {
+        match routes.are_open() {
+            true => Ok(self),
+            false => self.extended(ROUTES, routes.encode()),
+        }
+    }
+
+    /// Which hosts stand behind others, by their places in [`Self::hosts`].
+    ///
+    /// # Panics
+    /// Where the plan says what [`Self::decode`] refuses.
+    pub fn routes(&self) -> Routes {
+        let routes = self.extensions.get(ROUTES);
+        let routes = routes.map(|bytes| Routes::decode(bytes, self.hosts.len()));
+        routes.map_or_else(Routes::default, |routes| {
+            routes.expect("a plan is checked when it is read")
+        })
+    }
+
+    /// Whether one node, the seed or a host, can dial another; not where the plan does not name both.
+    pub fn reaches(&self, from: &NodeId, to: &NodeId) -> bool {
+        let routes = self.routes();
+        let place = |node: &NodeId| u32::try_from(self.place(node)?).ok();
+        match (place(from), place(to)) {
+            (Some(from), Some(to)) => routes.reaches(from, to),
+            (None, Some(to)) => *from == self.seed && routes.relays(to).is_empty(),
+            _ => false,
+        }
+    }
+
+    fn extended(self, tag: u16, bytes: Bytes) -> Result<Self, ExtensionError> {
         let mut extensions = Vec::from(self.extensions);
-        extensions.retain(|extension| extension.tag != SEED_SITE);
-        let bytes = Bytes::copy_from_slice(site.as_bytes());
-        let at = extensions.partition_point(|extension| extension.tag < SEED_SITE);
-        extensions.insert(
-            at,
-            Extension {
-                tag: SEED_SITE,
-                bytes,
-            },
-        );
+        extensions.retain(|extension| extension.tag != tag);
+        let at = extensions.partition_point(|extension| extension.tag < tag);
+        extensions.insert(at, Extension { tag, bytes });
         let extensions = Extensions::try_from(extensions)?;
         Ok(Self { extensions, ..self })
     }
@@ -156,11 +197,11 @@ impl Plan {
 
     /// The host of that name.
     pub fn host(&self, name: &NodeId) -> Option<&PlanHost> {
-        let at = self
-            .hosts
-            .binary_search_by(|host| host.name.cmp(name))
-            .ok()?;
-        Some(&self.hosts[at])
+        self.place(name).map(|at| &self.hosts[at])
+    }
+
+    fn place(&self, name: &NodeId) -> Option<usize> {
+        self.hosts.binary_search_by(|host| host.name.cmp(name)).ok()
     }
 }
 
@@ -185,6 +226,9 @@ pub enum PlanError {
     /// A seed's site that is no text.
     #[error("the site of the seed is not UTF-8")]
     SeedSite,
+    /// Hosts that stand where they cannot.
+    #[error("the routes of a plan")]
+    Routes(#[from] RoutesError),
     /// No neighbours allowed.
     #[error("a plan with a degree or fan-out of 0")]
     Degree,

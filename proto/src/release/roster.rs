@@ -8,11 +8,11 @@ use std::{fmt, net::SocketAddr, ops::Range};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    codec::Extensible,
-    extensions::Extensions,
+    codec::{self, CodecError, Extensible},
+    extensions::{Extension, Extensions},
     id::NodeId,
     identity::{Identity, Role, Trust},
-    limits::{HOST_ADDRESSES_MAX, PLAN_HOSTS_MAX, ROSTER_PAGE_HOSTS_MAX},
+    limits::{HOST_ADDRESSES_MAX, HOST_RELAYS_MAX, PLAN_HOSTS_MAX, ROSTER_PAGE_HOSTS_MAX},
     release::signed::{AuthorityError, LeafSigned, SignedObject, UnixMillis},
 };
 
@@ -67,13 +67,47 @@ pub struct Roster {
 }
 
 impl Extensible for Roster {
+    const EXTENSIONS_KNOWN: &'static [u16] = &[RELAYS];
+
     fn extensions(&self) -> &Extensions {
         &self.extensions
     }
 }
 
+/// The places of the relays that all hosts of the page stand behind; absent where they are in the open. Required: who does
+/// not know it would dial in vain.
+const RELAYS: u16 = 1;
+
 impl SignedObject for Roster {
     const MAGIC: &'static str = "scap-roster/1\n";
+}
+
+impl Roster {
+    /// The same page, all hosts of which stand behind these relays, by their places in the roster; at most
+    /// [`HOST_RELAYS_MAX`], and none where they are in the open.
+    pub fn behind(self, relays: &[u32]) -> Self {
+        let extension = Extension {
+            tag: RELAYS,
+            bytes: codec::encode(&relays).into(),
+        };
+        let list = match relays.is_empty() {
+            true => Vec::new(),
+            false => vec![extension],
+        };
+        let extensions = Extensions::try_from(list).expect("one, of a few bytes");
+        Self { extensions, ..self }
+    }
+
+    /// The places of the relays that all hosts of the page stand behind.
+    ///
+    /// # Errors
+    /// Where there is something else.
+    pub fn relays(&self) -> Result<Vec<u32>, CodecError> {
+        match self.extensions.get(RELAYS) {
+            Some(bytes) => codec::decode(bytes),
+            None => Ok(Vec::new()),
+        }
+    }
 }
 
 /// A page of a roster with its signature, as it travels.
@@ -109,6 +143,8 @@ impl SignedRoster {
             let count = host.addresses.len();
             AuthorityError::check_limit("addresses of a host", count, 0..=HOST_ADDRESSES_MAX)?;
         }
+        let count = roster.relays()?.len();
+        AuthorityError::check_limit("relays of a host", count, 0..=HOST_RELAYS_MAX)?;
         if roster.expires <= now {
             return Err(AuthorityError::Expired {
                 what: "the roster",

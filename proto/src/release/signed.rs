@@ -189,6 +189,9 @@ pub enum AuthorityError {
     /// A roster that no coordinator signed.
     #[error("a roster that no coordinator of this fleet signed")]
     Roster,
+    /// A lease that no coordinator signed.
+    #[error("a lease that no coordinator of this fleet signed")]
+    Lease,
 }
 
 impl AuthorityError {

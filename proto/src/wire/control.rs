@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::release::{
-    Branch, Environment, RepoPath, SignedDirective, SignedFinalization, SignedGrant, SignedRelease,
-    SignedReport, SignedRoster, Targets, TreeId,
+    Branch, Environment, RepoPath, SignedDirective, SignedFinalization, SignedGrant, SignedLease,
+    SignedRelease, SignedReport, SignedRoster, Targets, TreeId,
 };
 
 /// One message of a control stream. Variants are only ever added at the end.
@@ -50,6 +50,8 @@ pub enum ControlMessage {
         /// That it is.
         finalize: Box<Finalize>,
     },
+    /// Down, to the relay that it names: feed a host.
+    Lease(Box<SignedLease>),
 }
 
 /// Whether a host of a control tree is reached.

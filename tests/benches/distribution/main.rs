@@ -1,9 +1,10 @@
 //! How fast, and at what cost, a release reaches a fleet; measured with the real programs.
 //!
 //! `cargo bench -p scap-tests --bench distribution -- [--quick] [--hosts N] [--rate-mbit R]
-//! [--seed-mbit R] [--sites N --border-mbit R] [--mib M] [--files N] [--topology lanes|swarm|tree]
+//! [--seed-mbit R] [--sites N --border-mbit R] [--in-a-row N] [--mib M] [--files N] [--topology lanes|swarm|tree]
 //! [--disk] [--cold-memory]`. All links have the one rate, unless the seed's own is said; with sites, the
-//! hosts are spread over so many, and what leaves or enters one is limited to the border's rate. Data is
+//! hosts are spread over so many, and what leaves or enters one is limited to the border's rate; with `--in-a-row` the last N hosts have a route to and
+//! from the one before them alone. Data is
 //! kept in memory, as the numbers of other tools were taken, unless `--disk` is said. The memory that it
 //! will take is made ready first (see [`WarmMemory`]), unless `--cold-memory` is said. A table goes to
 //! stderr, one JSON object to stdout. Needs root, for network namespaces.
@@ -61,6 +62,8 @@ struct Distribution {
     /// Fetch time of the hosts, as they report it.
     fetch_seconds_median: f64,
     fetch_seconds_max: f64,
+    /// The slowest fetch of those behind others over the slowest of those in the open.
+    behind_ratio: Option<f64>,
     seed_bytes_sent: u64,
     /// What the seed says it sent, in payloads.
     seed_copies: f64,
@@ -96,7 +99,7 @@ fn measure_distribution(options: &Options) -> Option<Distribution> {
     if let Some((count, border_mbit)) = options.sites() {
         builder = builder.sites(count, border_mbit);
     }
-    let fleet = options.place(builder).build()?;
+    let fleet = options.wall(options.place(builder)).build()?;
     let memory = (!options.cold_memory).then(|| WarmMemory::hold(options.memory_bytes()));
     let coordinator = fleet.coordinator();
     let repo = SourceRepo::create(&fleet.dir().join("payload"));
@@ -121,6 +124,14 @@ fn measure_distribution(options: &Options) -> Option<Distribution> {
     for host in fleet.hosts() {
         expected.assert_is(&host.live("payload"));
     }
+    let slowest = |hosts: &[Host]| {
+        let times = hosts
+            .iter()
+            .filter_map(|host| report.host(host.name()).fetch_seconds);
+        times.fold(0.0, f64::max)
+    };
+    let (open, behind) = fleet.hosts().split_at(options.in_the_open());
+    let behind_ratio = (!behind.is_empty()).then(|| slowest(behind) / slowest(open));
     let mut fetches: Vec<f64> = report
         .hosts
         .iter()
@@ -147,6 +158,7 @@ fn measure_distribution(options: &Options) -> Option<Distribution> {
         bound_ratio: seconds / options.bound_seconds(),
         fetch_seconds_median: fetches.get(fetches.len() / 2).copied().unwrap_or(f64::NAN),
         fetch_seconds_max: fetches.last().copied().unwrap_or(f64::NAN),
+        behind_ratio,
         seed_bytes_sent: report.seed_bytes_sent,
         seed_copies: report.seed_bytes_sent as f64 / payload,
         seed_copies_by_host,
@@ -339,6 +351,9 @@ fn print_table(options: &Options, machine: &Machine, d: &Distribution, a: &Activ
         ("snapshot, MiB/s", d.snapshot_mib_per_second, ""),
     ] {
         eprintln!("  {what:<28}{value:>10.2}  {target}");
+    }
+    if let Some(ratio) = d.behind_ratio {
+        eprintln!("  {:<28}{ratio:>10.2}  at most 1.3", "x those in the open");
     }
     if let Some((seed_site, others)) = d.border_copies.split_first() {
         let most = others.iter().map(|b| b.copies_in).fold(0.0, f64::max);

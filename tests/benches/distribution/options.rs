@@ -14,6 +14,8 @@ pub(crate) struct Options {
     sites: Option<u16>,
     /// What may leave a site, and what may enter one.
     border_mbit: Option<u32>,
+    /// So many last hosts stand behind the one before them each.
+    in_a_row: u16,
     pub(crate) mib: usize,
     pub(crate) files: usize,
     pub(crate) topology: String,
@@ -31,6 +33,7 @@ impl Options {
             seed_mbit: None,
             sites: None,
             border_mbit: None,
+            in_a_row: 0,
             mib: 256,
             files: 20_000,
             topology: "lanes".to_owned(),
@@ -46,6 +49,7 @@ impl Options {
                 "--seed-mbit" => options.seed_mbit = Some(number(&value()?)?),
                 "--sites" => options.sites = Some(number(&value()?)?),
                 "--border-mbit" => options.border_mbit = Some(number(&value()?)?),
+                "--in-a-row" => options.in_a_row = number(&value()?)?,
                 "--mib" => options.mib = number(&value()?)?,
                 "--files" => options.files = number(&value()?)?,
                 "--topology" => options.topology = value()?,
@@ -62,7 +66,21 @@ impl Options {
             let hosts = options.hosts;
             return Err(format!("{hosts} hosts cannot be spread over {sites} sites"));
         }
+        if options.in_a_row >= options.hosts {
+            return Err("--in-a-row leaves no host in the open".to_owned());
+        }
         Ok(options)
+    }
+
+    /// How many hosts, the first ones, stand behind no other.
+    pub(crate) fn in_the_open(&self) -> usize {
+        usize::from(self.hosts - self.in_a_row)
+    }
+
+    /// Puts hosts behind others, where that is said.
+    pub(crate) fn wall(&self, builder: Builder) -> Builder {
+        let behind = self.hosts - self.in_a_row + 1..=self.hosts;
+        behind.fold(builder, |builder, host| builder.behind(host, &[host - 1]))
     }
 
     pub(crate) fn place(&self, builder: Builder) -> Builder {
@@ -113,6 +131,9 @@ impl Options {
         }
         if let Some((count, mbit)) = self.sites() {
             text += &format!(", in {count} sites with borders of {mbit}");
+        }
+        if self.in_a_row > 0 {
+            text += &format!(", the last {} behind one another", self.in_a_row);
         }
         text
     }

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use super::logs::Logs;
 use super::netns::{self, Network, StationNumber};
 use super::sites::{SiteNumber, Sites};
+use super::walls::Walls;
 use super::{Coordinator, Fleet, Host, Rate, Shared, Station, UnderTest, mounts, support};
 
 /// A fleet to be.
@@ -21,6 +22,7 @@ pub struct Builder {
     rate: Rate,
     coordinator_rate: Option<Rate>,
     sites: Option<(SiteNumber, u32)>,
+    walls: Walls,
     tmpfs: bool,
 }
 
@@ -33,6 +35,7 @@ impl Builder {
             rate: Rate::default(),
             coordinator_rate: None,
             sites: None,
+            walls: Walls::default(),
             tmpfs: false,
         }
     }
@@ -66,6 +69,13 @@ impl Builder {
     /// to `border_mbit` each. One network for all unless said.
     pub fn sites(mut self, count: u16, border_mbit: u32) -> Self {
         self.sites = Some((count, border_mbit));
+        self
+    }
+
+    /// Puts `host{number}` behind others: only they, and hosts behind just the same ones, have a route to it, and the fleet
+    /// file says so.
+    pub fn behind(mut self, number: u16, relays: &[u16]) -> Self {
+        self.walls.add(number, relays);
         self
     }
 
@@ -126,7 +136,12 @@ impl Builder {
             logs: Logs::new(logs),
             home,
         });
-        let network = Network::create(&netns::prefix(number), &self.rates(), sites)?;
+        let network = Network::create(
+            &netns::prefix(number),
+            &self.rates(),
+            sites,
+            self.walls.clone(),
+        )?;
         let network = Rc::new(network);
         let station = |name: &str, number| {
             let place = dir.path().join(name);

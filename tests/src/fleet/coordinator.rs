@@ -168,10 +168,15 @@ impl Coordinator {
                 ""
             };
             let site = site_line(host.station()).unwrap_or_default();
+            let relays = host.station().relays();
+            let via = match relays.is_empty() {
+                true => String::new(),
+                false => format!("via = {relays:?}\n"),
+            };
             let (name, listen) = (host.name(), host.station().listen());
             let _ = writeln!(
                 text,
-                "[[host]]\nname = \"{name}\"\naddress = \"{listen}\"\n{groups}{site}"
+                "[[host]]\nname = \"{name}\"\naddress = \"{listen}\"\n{groups}{site}{via}"
             );
         }
         std::fs::write(self.fleet_file(), text).expect("the fleet's directory is writable");

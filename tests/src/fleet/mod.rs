@@ -30,6 +30,7 @@ mod station;
 mod support;
 mod usage;
 mod wait;
+mod walls;
 mod watch;
 
 use std::fs::File;

@@ -17,6 +17,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::link::tbf;
 use super::sites::{self, SiteNumber, Sites};
+use super::walls::Walls;
 use super::{Border, Rate};
 
 /// Station numbers: the coordinator is 0, the hosts follow.
@@ -27,18 +28,26 @@ pub(crate) struct Network {
     prefix: String,
     stations: StationNumber,
     sites: Option<Sites>,
+    walls: Walls,
 }
 
 impl Network {
-    /// Makes one station per rate, each reachable from all others: on one bridge, or spread over sites.
+    /// Makes one station per rate, each reachable from all others that the walls let through: on one bridge, or spread over
+    /// sites.
     ///
     /// # Errors
     /// When a command fails; what was made by then is removed again.
-    pub(crate) fn create(prefix: &str, rates: &[Rate], sites: Option<Sites>) -> Result<Self> {
+    pub(crate) fn create(
+        prefix: &str,
+        rates: &[Rate],
+        sites: Option<Sites>,
+        walls: Walls,
+    ) -> Result<Self> {
         let network = Self {
             prefix: prefix.to_owned(),
             stations: StationNumber::try_from(rates.len()).context("too many stations")?,
             sites,
+            walls,
         };
         network
             .add_namespaces()
@@ -60,6 +69,11 @@ impl Network {
     /// The site that a station is in; `None` in a fleet without.
     pub(crate) fn site(&self, station: StationNumber) -> Option<SiteNumber> {
         self.sites.map(|sites| sites.of(station))
+    }
+
+    /// The stations that a station stands behind.
+    pub(crate) fn relays(&self, station: StationNumber) -> impl Iterator<Item = StationNumber> {
+        self.walls.relays(station)
     }
 
     /// One per site, in order.
@@ -177,6 +191,9 @@ impl Network {
                 address(other),
                 mac(other)
             );
+            if !self.walls.let_through(station, other) {
+                let _ = writeln!(batch, "route add unreachable {}", address(other));
+            }
         }
         ip(&namespace, &batch)?;
         tc(

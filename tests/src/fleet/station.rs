@@ -62,6 +62,12 @@ impl Station {
         self.network.site(self.number).map(sites::name)
     }
 
+    /// The hosts that it stands behind; none where it is in the open.
+    pub fn relays(&self) -> Vec<String> {
+        let relays = self.network.relays(self.number);
+        relays.map(|number| format!("host{number}")).collect()
+    }
+
     /// What has passed its link so far.
     pub fn counters(&self) -> Counters {
         Counters::read(&self.network.namespace(self.number), netns::DEVICE)

@@ -37,10 +37,7 @@ fn what_is_wrong_with_a_fleet_file_is_told_with_where_it_is() {
         ),
         (&format!("{good}[[hosts]]\n"), &["line 4", "`hosts`"]),
         (&format!("{good}{good}"), &["host web1 twice"]),
-        (
-            &format!("{good}via = 'web2'"),
-            &["web1", "`via`", "not support"],
-        ),
+        (&format!("{good}via = 'web2'"), &["web1", "`via`", "web2"]),
         (&format!("{good}rate_mbit = -1.0"), &["web1", "above 0"]),
         (&format!("{good}groups = 'canary'"), &["line 4"]),
         ("[[host]\n", &["line 1"]),

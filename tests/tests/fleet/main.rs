@@ -16,4 +16,5 @@ mod scene;
 mod sites;
 mod sizes;
 mod slow_peers;
+mod via;
 mod waves;

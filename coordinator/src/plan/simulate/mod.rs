@@ -11,7 +11,8 @@
 //! - What crosses from one site to another passes the border of each, first in, first out, and nothing is lost there.
 //! - A node serves a few requests at a time, first come first served, at most half of them to one peer.
 //! - Messages (announcements, requests) take the delay of the path and no bandwidth; they are counted.
-//! - A host to which nothing comes is fed by the origin, if few enough are: that is heard of within a second.
+//! - A host to which nothing comes is fed by the origin, or by a relay that it stands behind, if few enough are: that is heard of
+//!   within a second.
 //! - Hosts crash without a word, and their peers notice after [`Setup::detection`]; they start again
 //!   with the chunks they had.
 //!
@@ -106,6 +107,8 @@ pub struct Setup {
     pub origin: Host,
     /// All others.
     pub hosts: Vec<Host>,
+    /// By host, those that it stands behind, which alone reach it; a host that is not here is in the open.
+    pub relays: BTreeMap<NodeIndex, Vec<NodeIndex>>,
     /// The sites' borders; none where there is only one site.
     pub borders: Vec<Border>,
     /// The form of the links.
@@ -136,6 +139,7 @@ impl Setup {
             seed,
             origin: host,
             hosts: vec![host; hosts],
+            relays: BTreeMap::new(),
             borders: Vec::new(),
             shape: Shape::SWARM,
             origin_links: ORIGIN_LINKS,
@@ -378,9 +382,12 @@ fn edges(setup: &Setup) -> (Vec<NodeEdges>, u32) {
         .map(|index| name(index).expect("letters and digits"))
         .collect();
     let site = |host: &Host| format!("{:04}", host.site);
-    let places = names.iter().zip(&setup.hosts).map(|(name, host)| {
+    let places = (ORIGIN + 1..).zip(&setup.hosts).map(|(at, host)| {
         let (site, wave) = (site(host), host.wave);
-        (name.clone(), Place { site, wave })
+        let name = |at: NodeIndex| names[at - 1].clone();
+        let relays = setup.relays.get(&at).into_iter().flatten();
+        let relays = relays.map(|&relay| name(relay)).collect();
+        (name(at), Place { site, wave, relays })
     });
     let parameters = Parameters {
         shape: setup.shape,

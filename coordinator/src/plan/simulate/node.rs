@@ -137,16 +137,32 @@ impl Simulation {
         }
     }
 
-    /// Links a host to the origin, which feeds it.
+    /// Links a host to the origin, or to a relay that it stands behind, which feeds it.
     pub(super) fn lease(&mut self, index: NodeIndex) {
-        self.edges[ORIGIN].linked.insert(index, Link::Neighbour);
-        self.edges[ORIGIN].fetches.insert(index);
-        self.edges[index].linked.insert(ORIGIN, Link::Upstream);
-        self.edges[index].fetches.insert(ORIGIN);
-        if self.nodes[ORIGIN].running && !self.nodes[ORIGIN].links.contains_key(&index) {
-            let handshake = 4 * self.network.path_delay(index, ORIGIN);
+        let feeder = match self.setup.relays.get(&index) {
+            None => ORIGIN,
+            Some(relays) => {
+                let running = relays.iter().filter(|relay| self.nodes[**relay].running);
+                match running.max_by_key(|relay| self.nodes[**relay].stored) {
+                    Some(relay) => *relay,
+                    None => return self.leases.end(&index),
+                }
+            }
+        };
+        self.edges[feeder]
+            .linked
+            .entry(index)
+            .or_insert(Link::Neighbour);
+        self.edges[feeder].fetches.insert(index);
+        self.edges[index]
+            .linked
+            .entry(feeder)
+            .or_insert(Link::Upstream);
+        self.edges[index].fetches.insert(feeder);
+        if self.nodes[feeder].running && !self.nodes[feeder].links.contains_key(&index) {
+            let handshake = 4 * self.network.path_delay(index, feeder);
             let at = self.network.now() + handshake;
-            self.network.schedule(at, Event::Connected(ORIGIN, index));
+            self.network.schedule(at, Event::Connected(feeder, index));
         }
     }
 
