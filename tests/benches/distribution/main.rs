@@ -1,7 +1,7 @@
 //! How fast, and at what cost, a release reaches a fleet; measured with the real programs.
 //!
 //! `cargo bench -p scap-tests --bench distribution -- [--quick] [--hosts N] [--rate-mbit R]
-//! [--seed-mbit R] [--sites N --border-mbit R] [--in-a-row N] [--mib M] [--files N] [--topology lanes|swarm|tree]
+//! [--seed-mbit R] [--sites N --border-mbit R] [--in-a-row N] [--mib M] [--files N] [--tree-files N] [--topology lanes|swarm|tree]
 //! [--disk] [--cold-memory]`. All links have the one rate, unless the seed's own is said; with sites, the
 //! hosts are spread over so many, and what leaves or enters one is limited to the border's rate; with `--in-a-row` the last N hosts have a route to and
 //! from the one before them alone. Data is
@@ -10,6 +10,7 @@
 //! stderr, one JSON object to stdout. Needs root, for network namespaces.
 
 mod options;
+mod small_change;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ use scap_tests::under_test;
 use serde::Serialize;
 
 use options::Options;
+use small_change::SmallChange;
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -36,14 +38,19 @@ fn main() -> ExitCode {
     let Some(activation) = measure_activation(&options) else {
         return ExitCode::SUCCESS;
     };
+    let small_change = small_change::measure(&options);
     let machine = Machine::read();
     print_table(&options, &machine, &distribution, &activation);
+    if let Some(small_change) = &small_change {
+        print_small_change(&options, small_change);
+    }
     let all = serde_json::json!({
         "schema": "scap.bench-distribution/1",
         "machine": machine,
         "options": options,
         "distribution": distribution,
         "activation": activation,
+        "small_change": small_change,
     });
     println!("{all}");
     ExitCode::SUCCESS
@@ -380,6 +387,32 @@ fn print_table(options: &Options, machine: &Machine, d: &Distribution, a: &Activ
         ),
     ] {
         eprintln!("  {what:<28}{value:>10.2}");
+    }
+}
+
+fn print_small_change(options: &Options, it: &SmallChange) {
+    eprintln!(
+        "{} files, {:.1} MiB, to {}, then one line of it; and by git",
+        it.files,
+        it.bytes as f64 / (1024.0 * 1024.0),
+        options.describe()
+    );
+    let (ours, git) = (&it.ours, &it.git);
+    for (what, ours, git) in [
+        ("all of it, s", ours.first_seconds, git.first_seconds),
+        (
+            "left the seed, KiB",
+            ours.first_seed_link_bytes as f64 / 1024.0,
+            git.first_seed_link_bytes as f64 / 1024.0,
+        ),
+        ("one line, s", ours.change_seconds, git.change_seconds),
+        (
+            "left the seed, KiB",
+            ours.change_seed_link_bytes as f64 / 1024.0,
+            git.change_seed_link_bytes as f64 / 1024.0,
+        ),
+    ] {
+        eprintln!("  {what:<28}{ours:>10.2}{git:>10.2}");
     }
 }
 

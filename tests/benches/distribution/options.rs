@@ -18,6 +18,8 @@ pub(crate) struct Options {
     in_a_row: u16,
     pub(crate) mib: usize,
     pub(crate) files: usize,
+    /// Files of the tree that goes to all hosts, before and after one line changed; 0 for none.
+    pub(crate) tree_files: usize,
     pub(crate) topology: String,
     disk: bool,
     pub(crate) cold_memory: bool,
@@ -36,6 +38,7 @@ impl Options {
             in_a_row: 0,
             mib: 256,
             files: 20_000,
+            tree_files: 13_000,
             topology: "lanes".to_owned(),
             disk: false,
             cold_memory: false,
@@ -43,7 +46,10 @@ impl Options {
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("{word} needs a value"));
             match word.as_str() {
-                "--quick" => (options.hosts, options.mib, options.files) = (4, 32, 2_000),
+                "--quick" => {
+                    (options.hosts, options.mib) = (4, 32);
+                    (options.files, options.tree_files) = (2_000, 2_000);
+                }
                 "--hosts" => options.hosts = number(&value()?)?,
                 "--rate-mbit" => options.rate_mbit = number(&value()?)?,
                 "--seed-mbit" => options.seed_mbit = Some(number(&value()?)?),
@@ -52,6 +58,7 @@ impl Options {
                 "--in-a-row" => options.in_a_row = number(&value()?)?,
                 "--mib" => options.mib = number(&value()?)?,
                 "--files" => options.files = number(&value()?)?,
+                "--tree-files" => options.tree_files = number(&value()?)?,
                 "--topology" => options.topology = value()?,
                 "--disk" => options.disk = true,
                 "--cold-memory" => options.cold_memory = true,
