@@ -104,6 +104,13 @@ impl Relaying {
         }
     }
 
+    /// A stream is closed: answers to what came on it find nobody, so what comes on another is no repeat of it.
+    fn forget_what_came(&mut self, id: ControlId) {
+        for part in self.parts.values_mut() {
+            part.came.retain(|(_, of, _)| *of != id);
+        }
+    }
+
     /// Lets go of all hosts below, in all trees.
     pub(super) fn end(&mut self) {
         self.parts.clear();
@@ -175,6 +182,7 @@ impl Daemon {
     pub(super) fn control_closed(&mut self, id: ControlId) {
         let above = self.controls.remove(&id);
         let tree = above.and_then(|above| above.tree());
+        self.relaying.forget_what_came(id);
         let is_shared = |tree: &TreeId| self.controls.values().any(|it| it.tree() == Some(*tree));
         if let Some(tree) = tree.filter(is_shared) {
             self.cover(tree);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use scap_proto::{
     content::{ChunkRef, DeltaError, delta::Part},
     id::ChunkId,
+    limits::DELTA_PARTS_MAX,
     release::DeltaRef,
 };
 
@@ -24,8 +25,13 @@ use crate::{
 pub(super) const LOOK_PERIOD: Duration = Duration::from_millis(100);
 
 /// How long peers may offer the release's own chunks and none the delta. Who fetched the delta tells of it before it tells of
-/// what it made; this is for news from several peers that arrive in another order.
-const PASSED_OVER_MAX: Duration = Duration::from_millis(300);
+/// what it made; this is for news from several peers that arrive in another order, and for a part that is on its way to
+/// the first of them: a part of a large change takes as long on a link of 10 Mbit/s.
+const PASSED_OVER_MAX: Duration = Duration::from_millis(800);
+
+/// How long a delta of which something is on its way is waited for after its last part, or the beginning. Of the largest parts
+/// one takes 17 s at 500 kbit/s; a peer that sends nothing is found out before.
+const COMING_MAX: Duration = Duration::from_secs(30);
 
 /// The delta that a release waits for.
 #[derive(Debug)]
@@ -69,9 +75,12 @@ pub(super) enum MakeError {
 pub(super) fn choose<'a>(job: &'a Job, store: &Store) -> Vec<(&'a DeltaRef, bool)> {
     let is_begun = store.contains(&job.snapshot.descriptor_chunk().id);
     let helps = |delta: &DeltaRef| !is_begun && store.contains(&delta.base.descriptor_chunk());
-    let helpful = job.deltas.iter().position(helps);
+    // A build that knew of no parts may have accepted one of any number.
+    let has_parts = |delta: &&DeltaRef| (1..=DELTA_PARTS_MAX).contains(&delta.chunks.len());
+    let deltas: Vec<&DeltaRef> = job.deltas.iter().filter(has_parts).collect();
+    let helpful = deltas.iter().position(|delta| helps(delta));
     let is_here = |delta: &DeltaRef| delta.chunks.iter().all(|part| store.contains(&part.id));
-    let all = job.deltas.iter().enumerate();
+    let all = deltas.into_iter().enumerate();
     all.map(|(number, delta)| (delta, helpful == Some(number)))
         .filter(|(delta, is_helpful)| *is_helpful || is_here(delta))
         .collect()
@@ -127,7 +136,8 @@ impl Driver {
             };
             let waiting = self.swarm.waiting(awaited.transfer);
             let has_nobody = matches!(waiting, Some(Waiting::NobodyHas { .. } | Waiting::NoPeers));
-            let is_starving = self.swarm.is_starving(awaited.transfer, now);
+            let is_coming = matches!(waiting, Some(Waiting::InFlight { oldest, .. }) if now < oldest + COMING_MAX);
+            let is_starving = !is_coming && self.swarm.is_starving(awaited.transfer, now);
             if !(self.swarm.is_offered(*id) && (has_nobody || is_starving)) {
                 awaited.passed_over_since = None;
                 continue;
@@ -140,16 +150,21 @@ impl Driver {
         for (id, delta) in given_up {
             let release = self.transfers[&id].transfer.release.short();
             tracing::info!(release, "no peer has the delta: chunks are fetched");
-            self.remove(delta);
-            self.fetch_itself(id);
+            self.drop_delta(delta);
         }
     }
 
-    /// A stored part turned out to be damaged: who wants it gets it elsewhere.
+    /// A delta is given up, or a stored part of it turned out to be damaged: who wants it gets it elsewhere.
     pub(super) fn drop_delta(&mut self, delta: TransferId) {
         let awaiting = self.who_awaits(delta);
+        let bytes = self.transfers.get(&delta).map(|active| active.bytes);
         self.remove(delta);
         if let Some(id) = awaiting {
+            // They came for it, to no use.
+            if let (Some(active), Some(bytes)) = (self.transfers.get_mut(&id), bytes) {
+                active.bytes.seed += bytes.seed;
+                active.bytes.peers += bytes.peers;
+            }
             self.fetch_itself(id);
         }
     }

@@ -106,6 +106,8 @@ impl Edges {
         self.lanes_from.clear();
         self.lanes_to.clear();
         self.policy.lanes = 0;
+        // Nor has it shares: the one gateway whose share it were may stand on another base, and all would wait for it.
+        self.policy.far_share = (0, 1);
         if let Reveal::OneEach { eager } = &mut self.policy.reveal {
             *eager = 0;
         }

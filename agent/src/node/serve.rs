@@ -134,8 +134,9 @@ impl Uploads {
         request: ChunkRequest,
         mut stream: SendStream,
     ) -> Option<(Arc<Transfer>, Served)> {
+        // We may have ended it just now, and whoever asks may still hear so: nothing of it is held any more.
         let Some(transfer) = handles.theirs.get(request.handle) else {
-            let _ = stream.reset(close::PROTOCOL.into());
+            let _ = answer(&mut stream, ReplyHeader::NotHeld, Bytes::new()).await;
             return None;
         };
         let Some(chunk) = transfer.chunk(request.index) else {

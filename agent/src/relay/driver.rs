@@ -27,7 +27,7 @@ pub use self::child::{At, Contact, resolve};
 /// How long what hosts say is gathered into one message, unless nothing was sent for as long.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// Most orders that wait to be read by one host. One that leaves so many is not reading, and counts as lost.
+/// Most orders that wait to be read by one host; what comes with its part, all pages that it needs, counts as one. One that leaves so many is not reading, and counts as lost.
 const ORDERS_MAX: usize = 64;
 
 /// Most messages from all hosts below that wait; each may be a frame.
@@ -144,7 +144,7 @@ struct Driver {
 
 struct Below {
     session: u64,
-    orders: mpsc::Sender<ControlMessage>,
+    orders: mpsc::Sender<Vec<ControlMessage>>,
     task: AbortHandle,
 }
 
@@ -248,9 +248,7 @@ impl Driver {
                     let mut messages: Vec<ControlMessage> = pages.collect();
                     messages.push(ControlMessage::Relay { tree, branches });
                     messages.extend(self.asks.iter().cloned());
-                    for message in messages {
-                        self.order(host, message);
-                    }
+                    self.order(host, messages);
                 }
                 Output::News { host, away } => {
                     let away = away.map(report::bounded_reason);
@@ -355,7 +353,7 @@ impl Driver {
             _ => self.engine.towards(|_| true),
         };
         for host in to {
-            self.order(host, message.clone());
+            self.order(host, vec![message.clone()]);
         }
     }
 
@@ -373,11 +371,11 @@ impl Driver {
         })
     }
 
-    fn order(&mut self, host: Place, message: ControlMessage) {
+    fn order(&mut self, host: Place, messages: Vec<ControlMessage>) {
         let Some(below) = self.children.get(&host) else {
             return;
         };
-        if below.orders.try_send(message).is_err() {
+        if below.orders.try_send(messages).is_err() {
             self.lost(host, "it does not read its orders".into());
         }
     }

@@ -93,8 +93,8 @@ pub struct Relay {
     enclaves: Enclaves,
     /// Hosts that those who should could not reach, dialled by us. Empty where we do not do that.
     direct: BTreeMap<Place, Direct>,
-    /// Who is reached behind those.
-    direct_live: BTreeSet<Place>,
+    /// Who is reached behind each of those.
+    direct_live: BTreeMap<Place, BTreeSet<Place>>,
     direct_max: usize,
     outputs: VecDeque<Output>,
 }
@@ -174,6 +174,9 @@ impl Relay {
         for limb in &mut self.limbs {
             limb.try_more(now, &mut self.direct, &mut self.outputs);
         }
+        if !self.direct_live.is_empty() {
+            self.prune_direct();
+        }
         self.try_direct(now);
     }
 
@@ -199,7 +202,8 @@ impl Relay {
         let direct = direct.filter(|(_, it)| matches!(it, Direct::Linked));
         let direct = direct.map(|(host, _)| *host);
         let limbs = self.limbs.iter().flat_map(|limb| limb.live.iter().copied());
-        limbs.chain(direct).chain(self.direct_live.iter().copied())
+        let behind = self.direct_live.values().flatten().copied();
+        limbs.chain(direct).chain(behind)
     }
 
     /// Those below us on the way to any host that `wanted` says.
@@ -323,7 +327,9 @@ impl Relay {
         let limb = self.limbs.iter().position(of_limb);
         let live = match limb {
             Some(at) => &mut self.limbs[at].live,
-            None if is_direct && of_part(only(through)) => &mut self.direct_live,
+            None if is_direct && of_part(only(through)) => {
+                self.direct_live.entry(through).or_default()
+            }
             None => return,
         };
         if away.is_none() {
@@ -359,11 +365,16 @@ impl Relay {
     fn prune_direct(&mut self) {
         let linked = self.direct.iter();
         let linked = linked.filter(|(_, it)| matches!(it, Direct::Linked));
-        let mut live: BTreeSet<Place> = linked.map(|(host, _)| *host).collect();
-        live.extend(&self.direct_live);
+        let linked: BTreeSet<Place> = linked.map(|(host, _)| *host).collect();
+        self.direct_live
+            .retain(|through, _| linked.contains(through));
+        let mut live: BTreeSet<Place> = self.direct_live.values().flatten().copied().collect();
+        live.extend(&linked);
         // Of their parts, which are one host each, none stands behind relays.
         self.enclaves.prune(Branch { first: 0, end: 0 }, &mut live);
-        self.direct_live.retain(|host| live.contains(host));
+        for behind in self.direct_live.values_mut() {
+            behind.retain(|host| live.contains(host));
+        }
     }
 
     /// Says that a host is not reached, unless it is on another way: of several relays one may reach it.

@@ -62,12 +62,13 @@ impl Deltas {
 }
 
 /// What deltas to the snapshot `now` are made from: what most of the hosts run, and what was released last, since hosts
-/// that cannot be asked now most likely run that. `live` are the hosts' words. Where the last release is of this snapshot
+/// that cannot be asked now most likely run that. `live` are the hosts' words, and count where the chunks are here, as `has` says. Where the last release is of this snapshot
 /// too, it is its bases again, since it may be gone on with.
 pub(super) fn bases(
     live: impl Iterator<Item = SnapshotId>,
     last: Option<&Record>,
     now: SnapshotId,
+    has: impl Fn(&SnapshotId) -> bool,
 ) -> Vec<SnapshotId> {
     let last_release = last.and_then(|record| record.release.read_unverified().ok());
     if let Some(again) = last_release.filter(|release| release.snapshot.id == now) {
@@ -82,7 +83,7 @@ pub(super) fn bases(
         hosts.entry(released.id).or_default();
     }
     hosts.remove(&now);
-    let mut bases: Vec<_> = hosts.into_iter().collect();
+    let mut bases: Vec<_> = hosts.into_iter().filter(|(base, _)| has(base)).collect();
     bases.sort_by_key(|(_, count)| Reverse(*count));
     bases.truncate(DELTAS_MAX);
     bases.into_iter().map(|(base, _)| base).collect()

@@ -203,7 +203,8 @@ pub(super) async fn deploy(
     let built_in = built.elapsed;
     // One that cannot be read is told where the release is made.
     let last = state.record(&about.0, &about.1).ok().flatten();
-    let bases = deltas::bases(greeted.live(), last.as_ref(), built.snapshot.id);
+    let has = |base: &SnapshotId| store.contains(&base.descriptor_chunk());
+    let bases = deltas::bases(greeted.live(), last.as_ref(), built.snapshot.id, has);
     let deltas = Deltas::build(store.clone(), built.clone(), bases).await;
     progress.built(&built);
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use scap_proto::id::NodeId;
+use scap_proto::{id::NodeId, release::report::bounded_reason};
 
 use super::Inventory;
 
@@ -11,6 +11,8 @@ use super::Inventory;
 pub struct Ways {
     /// By host that is not in the open, its relays.
     via: BTreeMap<NodeId, BTreeSet<NodeId>>,
+    /// By relay, who stands behind it.
+    behind: BTreeMap<NodeId, Vec<NodeId>>,
     /// Why each is lost that is.
     lost: BTreeMap<NodeId, String>,
 }
@@ -20,28 +22,38 @@ impl Ways {
     pub fn new(inventory: &Inventory) -> Self {
         let hosts = inventory.hosts.iter().filter(|host| !host.via.is_empty());
         let via = hosts.map(|host| (host.name.clone(), host.via.clone()));
+        let via: BTreeMap<NodeId, BTreeSet<NodeId>> = via.collect();
+        let mut behind: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
+        for (host, relays) in &via {
+            for relay in relays {
+                behind.entry(relay.clone()).or_default().push(host.clone());
+            }
+        }
         Self {
-            via: via.collect(),
+            via,
+            behind,
             lost: BTreeMap::new(),
         }
     }
 
-    /// A host is said to be reached, or to be lost and why. Who is lost with it, and why: those of whose relays none is left,
-    /// and those behind these.
+    /// A host is said to be reached, or to be lost and why. Who is lost with it that was not before, and why: those of whose
+    /// relays none is left, and those behind these.
     pub fn heard(&mut self, host: &NodeId, lost: Option<&str>) -> Vec<(NodeId, String)> {
         let Some(reason) = lost else {
             self.lost.remove(host);
             return Vec::new();
         };
-        self.lost.insert(host.clone(), reason.to_owned());
+        if self.lost.insert(host.clone(), reason.to_owned()).is_some() {
+            return Vec::new();
+        }
         let mut cut: Vec<(NodeId, String)> = Vec::new();
         let (mut relay, mut next) = (host.clone(), 0);
         loop {
-            let behind = self.via.iter().filter(|(_, via)| via.contains(&relay));
-            let behind: Vec<NodeId> = behind.map(|(host, _)| host.clone()).collect();
-            for host in behind {
-                let is_new = !cut.iter().any(|(it, _)| *it == host);
-                if let Some(reason) = self.cut_off(&host).filter(|_| is_new) {
+            for host in self.behind.get(&relay).cloned().unwrap_or_default() {
+                if self.lost.contains_key(&host) {
+                    continue;
+                }
+                if let Some(reason) = self.cut_off(&host) {
                     self.lost.insert(host.clone(), reason.clone());
                     cut.push((host, reason));
                 }
@@ -61,10 +73,11 @@ impl Ways {
             .iter()
             .map(|relay| Some(format!("{relay}: {}", self.lost.get(relay)?)))
             .collect();
-        Some(format!(
+        // Each hop names those of the hop before.
+        Some(bounded_reason(format!(
             "not reached through {}",
             lost?.join("; nor through ")
-        ))
+        )))
     }
 }
 
@@ -109,6 +122,8 @@ mod tests {
             lost,
             [(name("db1"), both.to_owned()), (name("inner"), inner)]
         );
+        let again = ways.heard(&name("b2"), Some("no answer"));
+        assert_eq!(again, [], "who is lost already");
         for host in ["b1", "db1"] {
             assert_eq!(ways.heard(&name(host), None), []);
         }

@@ -92,5 +92,6 @@ fn snapshot(fleet: &Fleet, repo: &SourceRepo) -> SnapshotId {
     report["snapshot"].as_str().unwrap().parse().unwrap()
 }
 
-/// Takes 24 seconds at 10 Mbit/s. A peer is dropped after three requests have run out, which takes some eight.
-const PAYLOAD_BYTES: usize = 30_000_000;
+/// Takes 48 seconds at 10 Mbit/s. Lanes from a peer that sends nothing are given up after eight or nine, and it is dropped after
+/// three requests have run out, which takes some eight more.
+const PAYLOAD_BYTES: usize = 60_000_000;

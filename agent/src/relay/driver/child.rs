@@ -86,7 +86,7 @@ pub(super) struct Child {
 
 impl Child {
     /// Runs until the host is lost, and says so.
-    pub(super) async fn run(self, mut orders: mpsc::Receiver<ControlMessage>) {
+    pub(super) async fn run(self, mut orders: mpsc::Receiver<Vec<ControlMessage>>) {
         let mut is_fresh = self.is_fresh;
         let mut replaced = 0;
         let (error, is_link_dead) = loop {
@@ -125,7 +125,11 @@ impl Child {
     }
 
     /// Keeps a control stream on a link until it ends.
-    async fn serve(&self, link: &Link, orders: &mut mpsc::Receiver<ControlMessage>) -> ChildError {
+    async fn serve(
+        &self,
+        link: &Link,
+        orders: &mut mpsc::Receiver<Vec<ControlMessage>>,
+    ) -> ChildError {
         let open = async {
             let (mut send, mut receive) = link.open_bi().await?;
             let open = Envelope::from(Open::Control(Hello::ours()));
@@ -163,10 +167,15 @@ impl Child {
     }
 }
 
-async fn write(mut send: SendStream, orders: &mut mpsc::Receiver<ControlMessage>) -> ChildError {
-    while let Some(message) = orders.recv().await {
-        if let Err(error) = frame::write_message(&mut send, &Envelope::from(message)).await {
-            return error.into();
+async fn write(
+    mut send: SendStream,
+    orders: &mut mpsc::Receiver<Vec<ControlMessage>>,
+) -> ChildError {
+    while let Some(messages) = orders.recv().await {
+        for message in messages {
+            if let Err(error) = frame::write_message(&mut send, &Envelope::from(message)).await {
+                return error.into();
+            }
         }
     }
     // Nobody orders any more: the task is about to be ended.
