@@ -108,9 +108,9 @@ impl Options {
     }
 
     /// What the measurement will fill: each host keeps chunks and tree, the seed the chunks, git its
-    /// objects, and the rest is room to check.
+    /// objects, and the rest is room to check, and for what else the machine reads and writes meanwhile.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        let copies = 2 * u64::from(self.hosts) + 6;
+        let copies = 2 * u64::from(self.hosts) + 16;
         copies * self.payload_bytes() as u64
     }
 
