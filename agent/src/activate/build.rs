@@ -130,7 +130,7 @@ impl<'a> Build<'a> {
             }
             return self.cursor.dir(path).map(drop).doing(doing);
         };
-        self.contents.add(content);
+        self.contents.add(entry);
         if self.reuse(entry, content)? {
             return Ok(());
         }

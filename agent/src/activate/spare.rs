@@ -29,14 +29,14 @@ pub(super) struct Spare {
     pub(super) until: Option<RelPath>,
     /// Whether no more of it is to be made.
     is_over: bool,
-    /// What its files hold.
+    /// Its files.
     contents: Contents,
     /// The kernel's name for its own run.
     boot: String,
 }
 
 impl Record for Spare {
-    const MAGIC: &'static [u8] = b"scap-spare/1\n";
+    const MAGIC: &'static [u8] = b"scap-spare/2\n";
 }
 
 /// What [`Deployment::upkeep`] came to.

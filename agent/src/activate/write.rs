@@ -52,7 +52,7 @@ pub(super) enum Purpose<'a> {
 pub(super) struct Written {
     /// What was made, and of what.
     pub(super) built: Built,
-    /// What the files that were made hold.
+    /// The files that were made.
     pub(super) contents: Contents,
     /// Where the writing was stopped: this entry and those behind it are missing.
     pub(super) until: Option<RelPath>,

@@ -167,6 +167,89 @@ fn an_edit_of_a_file_that_the_spare_shares_does_not_go_live() {
 }
 
 #[test]
+fn what_somebody_did_to_a_live_file_is_not_in_the_next_release_though_it_was_repaired_in_this() {
+    type Damage = fn(&World);
+    let damages: [Damage; 2] = [
+        |world| {
+            let mode = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(world.live().join("a/b/c/deep"), mode).unwrap();
+        },
+        |world| {
+            fs::write(world.live().join("README"), "deep\n").unwrap();
+            fs::write(world.live().join("a/b/c/deep"), "read me\n").unwrap();
+        },
+    ];
+    for damage in damages {
+        let (world, a) = with_spare();
+        let mut deployment = world.open();
+        damage(&world);
+        let_files_age(&world);
+        let live = deployment.live().unwrap().release;
+        let flipped = deployment.flip(&live, &world.chunks).unwrap();
+        assert!(flipped.repaired > 0);
+        deployment.finalize(&live).unwrap();
+        let_files_age(&world);
+        deploy(
+            &world,
+            &mut deployment,
+            2,
+            &changed(&a, "bin/new", file("b")),
+        );
+    }
+}
+
+#[test]
+fn what_somebody_did_while_a_spare_was_made_is_not_in_the_next_release() {
+    type Damage = fn(&World);
+    let damages: [Damage; 2] = [
+        |world| {
+            for name in ["y-1", "y-2"] {
+                let mode = fs::Permissions::from_mode(0o755);
+                fs::set_permissions(world.live().join(name), mode).unwrap();
+            }
+        },
+        |world| {
+            fs::write(world.live().join("y-1"), "two").unwrap();
+            fs::write(world.live().join("y-2"), "one").unwrap();
+        },
+    ];
+    for damage in damages {
+        let world = World::new();
+        let mut deployment = world.open();
+        let first = tree([("x-1", file("one")), ("x-2", file("two"))]);
+        deploy(&world, &mut deployment, 1, &first);
+        let_files_age(&world);
+        // Two names each for the files of the first.
+        let second = tree([
+            ("y-1", file("one")),
+            ("y-2", file("two")),
+            ("z", link("x-1")),
+        ]);
+        let mut second: Tree = first.into_iter().chain(second).collect();
+        deploy(&world, &mut deployment, 2, &second);
+        let inode = |name: &str| fs::metadata(world.live().join(name)).unwrap().ino();
+        assert_eq!(inode("x-1"), inode("y-1"));
+
+        // The spare has the first two names when somebody comes.
+        let asked = Cell::new(0);
+        let is_awaited = || asked.replace(asked.get() + 1) >= 3;
+        let stopped = deployment.upkeep(&world.chunks, &is_awaited).unwrap();
+        assert_eq!(stopped, Upkeep::Stopped);
+        assert_eq!(names(&spare(&world)), ["x-1", "x-2"]);
+        damage(&world);
+        // What takes the place of the others is written slowly enough to be known by its rows.
+        let is_slow = || {
+            let_files_age(&world);
+            false
+        };
+        let done = deployment.upkeep(&world.chunks, &is_slow).unwrap();
+        assert_eq!(done, Upkeep::Done);
+        second.insert(b"new".to_vec(), file("new"));
+        deploy(&world, &mut deployment, 3, &second);
+    }
+}
+
+#[test]
 fn a_check_of_the_spare_counts_for_a_moment_and_for_its_release_alone() {
     let b = changed(&small_tree(), "README", file("b"));
     for (age, repaired) in [(0, 0), (4, 0), (6, 1), (-6, 1)] {
