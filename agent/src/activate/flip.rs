@@ -136,12 +136,13 @@ impl Deployment {
             trash: &self.trash,
             repaired: 0,
         };
-        compare(&tree, listing.entries(), &mut repairer)?;
+        let compared = compare(&tree, listing.entries(), &mut repairer);
         let repaired = repairer.repaired;
         if repaired > 0 {
-            self.empty_trash(&mut inodes)?;
+            // Whatever comes next may fail, and the next time nothing of this is left to be repaired.
             self.sync()?;
         }
+        compared?;
         self.save_inodes(&mut inodes)?;
         Ok(repaired)
     }

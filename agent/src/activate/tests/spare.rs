@@ -250,6 +250,30 @@ fn what_somebody_did_while_a_spare_was_made_is_not_in_the_next_release() {
 }
 
 #[test]
+fn going_back_to_a_damaged_release_does_not_wait_for_what_is_in_the_trash() {
+    let (world, a) = with_spare();
+    let mut deployment = world.open();
+    let first = deployment.live().unwrap().clone();
+    let b = changed(&a, "README", file("b"));
+    deploy(&world, &mut deployment, 2, &b);
+    let trash = world.path("app-cache/.scap/trash");
+    fs::create_dir(trash.join("large")).unwrap();
+    let file = world.path(&format!("app-cache/revs/{}/bin/run", first.rev));
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    let back = deployment.revert(Some(&first.release), &world.chunks);
+    assert_eq!(back.unwrap().repaired, 1);
+    world.assert_live(&a);
+    assert_eq!(
+        names(&trash).len(),
+        2,
+        "what was there and what was removed"
+    );
+    upkeep(&world, &mut deployment);
+    assert_eq!(names(&trash), [""; 0]);
+}
+
+#[test]
 fn a_check_of_the_spare_counts_for_a_moment_and_for_its_release_alone() {
     let b = changed(&small_tree(), "README", file("b"));
     for (age, repaired) in [(0, 0), (4, 0), (6, 1), (-6, 1)] {
