@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ChunkSource,
     deployment::{Deployment, STAGING},
+    dir::DIRECTORY_MODE,
     error::{ActivateError, Doing},
     failpoint::Failpoints,
     inodes::Inodes,
@@ -115,11 +116,26 @@ impl Deployment {
             source,
             inodes: &mut inodes,
         });
-        self.save_inodes(&mut inodes)?;
-        let written = match written {
+        let saved = written.and_then(|written| {
+            self.save_inodes(&mut inodes)?;
+            Ok(written)
+        });
+        let written = match saved {
             Ok(written) => written,
             Err(error) => {
                 self.drop_staging()?;
+                // What was written of it goes first: the records need room. None of this may hide why there is no spare.
+                let emptied = self.trash.empty(&mut inodes, is_awaited);
+                let emptied = emptied.doing(|| "remove what was made of a spare".to_owned());
+                let saved = self.save_inodes(&mut inodes);
+                let noted = match error.is_no_space() {
+                    true => self.note_no_room(live, boot, source),
+                    false => Ok(()),
+                };
+                for error in [emptied.err(), saved.err(), noted.err()].iter().flatten() {
+                    let error = crate::error_chain(error);
+                    tracing::debug!(repo = %self.repo, error, "after a spare that was not made");
+                }
                 return Err(error);
             }
         };
@@ -148,6 +164,31 @@ impl Deployment {
             true => Upkeep::Done,
             false => Upkeep::Stopped,
         })
+    }
+
+    /// Puts a spare in place that has nothing yet and is not gone on with, so that a disk without room for one is not
+    /// filled again by each request until something else is live.
+    fn note_no_room(
+        &self,
+        live: &Installed,
+        boot: String,
+        source: &dyn ChunkSource,
+    ) -> Result<(), ActivateError> {
+        let listing = self.entries.open(live, source)?;
+        let Some(first) = listing.entries().next().transpose()? else {
+            return Ok(());
+        };
+        self.own
+            .make_dir(SPARE, DIRECTORY_MODE)
+            .doing(|| "put the spare in its place".to_owned())?;
+        let spare = Spare {
+            of: live.clone(),
+            until: Some(first.path),
+            is_over: true,
+            contents: Contents::default(),
+            boot,
+        };
+        record::note(&self.own, SPARE_OF, &spare)
     }
 
     /// Moves the spare to the staging folder, where there is one that can be used. What it had is to be known from what
