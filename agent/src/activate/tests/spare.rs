@@ -424,6 +424,24 @@ fn a_disk_that_has_no_room_for_a_spare_is_tried_once_for_each_release() {
 }
 
 #[test]
+fn a_copy_of_a_large_file_that_fits_as_a_further_name_fits_with_a_spare_too() {
+    let Some(mount) = Mount::new("size=5m,mode=755") else {
+        return;
+    };
+    let world = World::at(mount.path());
+    let mut deployment = world.open();
+    let large = Thing::File(vec![1; 3_000_000]);
+    let a = tree([("large", large.clone())]);
+    deploy(&world, &mut deployment, 1, &a);
+    let_files_age(&world);
+    upkeep(&world, &mut deployment);
+    assert_tree(&spare(&world), &a);
+    let b = changed(&a, "copy", large);
+    let built = deploy(&world, &mut deployment, 2, &b).built;
+    assert_eq!((built.files_linked, built.files_written), (2, 0));
+}
+
+#[test]
 fn a_spare_that_is_not_what_it_was_costs_time_and_nothing_else() {
     type Damage = fn(&World);
     let damages: [Damage; 7] = [
