@@ -165,7 +165,11 @@ impl Deployment {
             }
             Purpose::Release => {
                 if plan.check_room(room.bytes, room.files).is_err() {
-                    self.empty_trash(inodes)?;
+                    if let Err(error) = self.empty_trash(inodes) {
+                        // What could be removed is, and may be enough.
+                        let error = crate::error_chain(&error);
+                        tracing::warn!(repo = %self.repo, error, "something in the trash stays");
+                    }
                     let room = self.room()?;
                     plan.check_room(room.bytes, room.files)?;
                 }

@@ -4,10 +4,11 @@ use std::{
     cell::Cell,
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use proptest::{collection::btree_map, prelude::*};
+use rustix::fs::IFlags;
 
 use super::{
     hostile::{Filling, Mount},
@@ -439,6 +440,77 @@ fn a_copy_of_a_large_file_that_fits_as_a_further_name_fits_with_a_spare_too() {
     let b = changed(&a, "copy", large);
     let built = deploy(&world, &mut deployment, 2, &b).built;
     assert_eq!((built.files_linked, built.files_written), (2, 0));
+}
+
+/// A file that not even root can remove, until this is dropped.
+struct Immutable(fs::File);
+
+impl Immutable {
+    fn new(path: &Path) -> Option<Self> {
+        fs::write(path, "").unwrap();
+        let file = fs::File::open(path).unwrap();
+        match rustix::fs::ioctl_setflags(&file, IFlags::IMMUTABLE) {
+            Ok(()) => Some(Self(file)),
+            Err(error) => {
+                println!("skipped: making a file immutable: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let _ = rustix::fs::ioctl_setflags(&self.0, IFlags::empty());
+    }
+}
+
+#[test]
+fn something_that_cannot_be_removed_stays_alone_and_stops_nothing() {
+    let (world, a) = with_spare();
+    let mut deployment = world.open();
+    deploy(
+        &world,
+        &mut deployment,
+        2,
+        &changed(&a, "README", file("b")),
+    );
+    let trash = world.path("app-cache/.scap/trash");
+    for path in ["old/a/x", "old/z/x"] {
+        fs::create_dir_all(trash.join(path)).unwrap();
+    }
+    fs::write(trash.join("old/a/zz"), "").unwrap();
+    fs::write(trash.join("zz"), "").unwrap();
+    let Some(stuck) = Immutable::new(&trash.join("old/a/stuck")) else {
+        return;
+    };
+    deployment.upkeep(&world.chunks, &|| false).unwrap_err();
+    let [left] = &names(&trash)[..] else {
+        panic!("{:?}", names(&trash));
+    };
+    assert_eq!(names(&trash.join(left)), ["stuck"]);
+    assert!(spare(&world).exists());
+    deploy(&world, &mut deployment, 3, &a);
+    drop(stuck);
+    upkeep(&world, &mut deployment);
+    assert_eq!(names(&trash), [""; 0]);
+}
+
+#[test]
+fn a_release_fits_where_enough_of_the_trash_can_be_removed() {
+    let Some(mount) = Mount::new("size=5m,mode=755") else {
+        return;
+    };
+    let world = World::at(mount.path());
+    let mut deployment = world.open();
+    let trash = world.path("app-cache/.scap/trash");
+    let Some(_stuck) = Immutable::new(&trash.join("a")) else {
+        return;
+    };
+    fs::write(trash.join("b"), vec![1; 3_000_000]).unwrap();
+    let a = tree([("large", Thing::File(vec![1; 3_000_000]))]);
+    deploy(&world, &mut deployment, 1, &a);
+    assert_eq!(names(&trash), ["a"]);
 }
 
 #[test]
