@@ -65,12 +65,17 @@ impl Deployment {
         is_awaited: &dyn Fn() -> bool,
     ) -> Result<Upkeep, ActivateError> {
         self.settle()?;
+        // First, so that the room is there when the next release is admitted.
+        let emptied = self.take_out_trash(is_awaited);
+        if let Ok(Upkeep::Stopped) = emptied {
+            return emptied;
+        }
         let spare = self.make_spare(source, is_awaited);
         if let Ok(Upkeep::Stopped) = spare {
             return spare;
         }
-        // Also, and even more so, where there was no room for a spare.
-        let emptied = self.take_out_trash(is_awaited);
+        // A spare of what is no longer live is there by now.
+        let emptied = emptied.and_then(|_| self.take_out_trash(is_awaited));
         spare.and(emptied)
     }
 
