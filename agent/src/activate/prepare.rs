@@ -127,8 +127,12 @@ impl Deployment {
         };
         publish().doing(|| format!("make the directory of `{}`", installed.rev))?;
         prepared.sync_time = start.elapsed();
-        if let Some(at) = checked {
-            self.note_checked(installed, at)?;
+        if let Some(at) = checked
+            && let Err(error) = self.note_checked(installed, at)
+        {
+            // The release is there, and the switch checks it itself.
+            let error = crate::error_chain(&error);
+            tracing::warn!(repo = %self.repo, error, "the check of a release is made again");
         }
         self.clear_journal()
     }

@@ -13,7 +13,7 @@ use super::{
     compare::file_mode,
     deployment::Deployment,
     dir::{Cursor, Dir, kind, permissions},
-    error::{ActivateError, Doing},
+    error::ActivateError,
     inodes::Inodes,
     record::{self, Installed, Record, Rev},
 };
@@ -128,16 +128,16 @@ impl Deployment {
         record::note(&self.own, CHECKED, &checked)
     }
 
-    /// Whether a tree was found right a moment ago. It is told once.
-    pub(super) fn was_checked(&self, installed: &Installed) -> Result<bool, ActivateError> {
-        let Some(checked) = record::read::<Checked>(&self.own, CHECKED)?.record() else {
-            return Ok(false);
+    /// Whether a tree was found right a moment ago. It is told once; where it cannot be found out, or would be told again,
+    /// it was not.
+    pub(super) fn was_checked(&self, installed: &Installed) -> bool {
+        let Some(checked) = record::hint::<Checked>(&self.own, CHECKED) else {
+            return false;
         };
-        self.own
-            .unlink(CHECKED.as_bytes())
-            .doing(|| format!("remove the record `{CHECKED}`"))?;
-        let age = self.now()? - checked.at;
-        Ok(checked.rev == installed.rev && (0..=CHECK_AGE_MAX).contains(&age))
+        let (Ok(()), Ok(now)) = (self.own.unlink(CHECKED.as_bytes()), self.now()) else {
+            return false;
+        };
+        checked.rev == installed.rev && (0..=CHECK_AGE_MAX).contains(&(now - checked.at))
     }
 }
 

@@ -223,7 +223,8 @@ impl Deployment {
     pub(super) fn check_spare(&self) -> Result<(), ActivateError> {
         if self.spare()?.is_none() {
             let remove = || {
-                self.own.unlink(SPARE_OF.as_bytes())?;
+                // Whatever is in the record's place.
+                self.trash.take(&self.own, SPARE_OF.as_bytes())?;
                 self.trash.take(&self.own, SPARE)
             };
             remove().doing(|| "remove the spare".to_owned())?;
@@ -233,7 +234,7 @@ impl Deployment {
 
     /// The spare, where it can be used: it was made since the kernel started, and its release is still kept.
     fn spare(&self) -> Result<Option<Spare>, ActivateError> {
-        let found = record::read::<Spare>(&self.own, SPARE_OF)?.record();
+        let found = record::hint::<Spare>(&self.own, SPARE_OF);
         let Some(spare) = found.filter(|spare| Some(&spare.boot) == boot().as_ref()) else {
             return Ok(None);
         };

@@ -334,6 +334,20 @@ fn a_release_of_a_spare_that_nobody_touched_is_found_right_by_looking_at_the_spa
 }
 
 #[test]
+fn a_check_that_cannot_be_noted_is_made_by_the_switch() {
+    let (world, a) = with_spare();
+    fs::create_dir(world.path("app-cache/.scap/checked")).unwrap();
+    let mut deployment = world.open();
+    let b = changed(&a, "README", file("b"));
+    let target = world.target(2, &b);
+    deployment.prepare(&target, &world.chunks).unwrap();
+    fs::write(world.live().join("a/b/c/deep"), "evil\n").unwrap();
+    let flipped = deployment.flip(&target.release, &world.chunks).unwrap();
+    assert_eq!(flipped.repaired, 1);
+    world.assert_live(&b);
+}
+
+#[test]
 fn a_live_file_that_is_not_what_it_should_be_is_right_in_the_spare() {
     let world = World::new();
     let mut deployment = world.open();
@@ -516,7 +530,7 @@ fn a_release_fits_where_enough_of_the_trash_can_be_removed() {
 #[test]
 fn a_spare_that_is_not_what_it_was_costs_time_and_nothing_else() {
     type Damage = fn(&World);
-    let damages: [Damage; 7] = [
+    let damages: [Damage; 8] = [
         |world| fs::remove_dir_all(spare(world)).unwrap(),
         |world| fs::remove_dir_all(spare(world).join("bin")).unwrap(),
         |world| {
@@ -530,6 +544,10 @@ fn a_spare_that_is_not_what_it_was_costs_time_and_nothing_else() {
         |world| fs::write(spare(world).join("bin/new"), "planted").unwrap(),
         |world| fs::write(world.path("app-cache/.scap/spare-of"), "damaged").unwrap(),
         |world| fs::remove_file(world.path("app-cache/.scap/spare-of")).unwrap(),
+        |world| {
+            fs::remove_file(world.path("app-cache/.scap/spare-of")).unwrap();
+            fs::create_dir(world.path("app-cache/.scap/spare-of")).unwrap();
+        },
     ];
     for (n, damage) in damages.iter().enumerate() {
         let (world, a) = with_spare();
