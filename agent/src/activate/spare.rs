@@ -122,6 +122,10 @@ impl Deployment {
             inodes: &mut inodes,
         });
         let saved = written.and_then(|written| {
+            if written.built.files_written + written.built.files_cloned > 0 {
+                // Or nobody would hear of it if they could not be written out: the next release's sync is too late for them.
+                self.sync()?;
+            }
             self.save_inodes(&mut inodes)?;
             Ok(written)
         });
