@@ -280,7 +280,7 @@ fn going_back_to_a_damaged_release_does_not_wait_for_what_is_in_the_trash() {
 #[test]
 fn a_check_of_the_spare_counts_for_a_moment_and_for_its_release_alone() {
     let b = changed(&small_tree(), "README", file("b"));
-    for (age, repaired) in [(0, 0), (4, 0), (6, 1), (-6, 1)] {
+    for (age, repaired) in [(0, 0), (2, 0), (6, 1), (-6, 1)] {
         let (world, _) = with_spare();
         let mut deployment = world.open();
         let target = world.target(2, &b);
