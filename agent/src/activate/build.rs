@@ -21,7 +21,7 @@ use super::{
     plan::{Merge, Plan},
     proof::Contents,
     trash,
-    write::EntryStream,
+    write::{EntryStream, Purpose},
 };
 
 /// Most damaged paths that are named; the rest is counted.
@@ -78,6 +78,7 @@ pub(super) struct Build<'a> {
     owner: (u32, u32),
     base: Option<Base<'a>>,
     plan: &'a Plan,
+    purpose: Purpose<'a>,
     chunks: Chunks<'a>,
     inodes: &'a mut Inodes,
     /// The file system's time when this began.
@@ -95,6 +96,7 @@ impl<'a> Build<'a> {
         tree: &'a Dir,
         base: Option<Base<'a>>,
         plan: &'a Plan,
+        purpose: Purpose<'a>,
         chunks: Chunks<'a>,
         inodes: &'a mut Inodes,
         began: i128,
@@ -107,6 +109,7 @@ impl<'a> Build<'a> {
             owner: (top.st_uid, top.st_gid),
             base,
             plan,
+            purpose,
             chunks,
             inodes,
             began,
@@ -115,37 +118,43 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// Writes the next entry.
+    /// Makes the next entry. Returns whether it did: a file that would have to be written beyond what the purpose allows
+    /// is not begun.
     ///
     /// # Errors
     /// The tree is not complete then, and of no use.
-    pub(super) fn push(&mut self, entry: &Entry) -> Result<(), ActivateError> {
+    pub(super) fn push(&mut self, entry: &Entry) -> Result<bool, ActivateError> {
         let doing = || format!("write `{}`", entry.path);
         let path = entry.path.as_bytes();
         let Some(content) = entry.node.content() else {
             if matches!(entry.node, Node::Symlink(_)) {
                 let (parent, name) = split(path);
                 let dir = self.cursor.dir(parent).doing(doing)?;
-                return write_node(dir, name, entry, &mut self.chunks).map(drop);
+                return write_node(dir, name, entry, &mut self.chunks).map(|_| true);
             }
-            return self.cursor.dir(path).map(drop).doing(doing);
+            return self.cursor.dir(path).map(|_| true).doing(doing);
         };
-        self.contents.add(content);
         if self.reuse(entry, content)? {
-            return Ok(());
+            self.contents.add(entry);
+            return Ok(true);
+        }
+        let unshared_bytes = self.unshared_bytes().saturating_add(content.size);
+        if unshared_bytes > self.purpose.unshared_bytes_max() {
+            return Ok(false);
         }
         let (parent, name) = split(path);
         let dir = self.cursor.dir(parent).doing(doing)?;
         if let Some(stat) = write_node(dir, name, entry, &mut self.chunks)? {
             self.inodes.note_written(&stat, content.hash);
         }
+        self.contents.add(entry);
         self.built.files_written += 1;
         self.built.bytes_written += content.size;
-        Ok(())
+        Ok(true)
     }
 
     /// Bytes on disk of the files written so far, about: those that nothing was shared for.
-    pub(super) fn unshared_bytes(&self) -> u64 {
+    fn unshared_bytes(&self) -> u64 {
         self.built.bytes_written + self.built.files_written * BLOCK_BYTES
     }
 

@@ -120,7 +120,7 @@ impl Deployment {
     /// Names that are not in the snapshot stay: services leave files where they run. A tree that was made of a spare and
     /// checked with it a moment ago is not checked again.
     fn check(&self, installed: &Installed, source: &dyn ChunkSource) -> Result<u64, ActivateError> {
-        if self.was_checked(installed)? {
+        if self.was_checked(installed) {
             return Ok(0);
         }
         let tree = self.tree(installed)?;
@@ -136,12 +136,13 @@ impl Deployment {
             trash: &self.trash,
             repaired: 0,
         };
-        compare(&tree, listing.entries(), &mut repairer)?;
+        let compared = compare(&tree, listing.entries(), &mut repairer);
         let repaired = repairer.repaired;
         if repaired > 0 {
-            self.empty_trash(&mut inodes)?;
+            // Whatever comes next may fail, and the next time nothing of this is left to be repaired.
             self.sync()?;
         }
+        compared?;
         self.save_inodes(&mut inodes)?;
         Ok(repaired)
     }

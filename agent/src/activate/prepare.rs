@@ -127,8 +127,12 @@ impl Deployment {
         };
         publish().doing(|| format!("make the directory of `{}`", installed.rev))?;
         prepared.sync_time = start.elapsed();
-        if let Some(at) = checked {
-            self.note_checked(installed, at)?;
+        if let Some(at) = checked
+            && let Err(error) = self.note_checked(installed, at)
+        {
+            // The release is there, and the switch checks it itself.
+            let error = crate::error_chain(&error);
+            tracing::warn!(repo = %self.repo, error, "the check of a release is made again");
         }
         self.clear_journal()
     }
@@ -161,12 +165,15 @@ impl Deployment {
         };
         if let Some(spare) = spare {
             match write(Some(&spare)) {
-                // The whole tree would take no less room, and no other chunks.
-                Err(error)
-                    if !error.is_no_space() && !matches!(error, ActivateError::Source(_)) =>
-                {
-                    let error = crate::error_chain(&error);
-                    tracing::warn!(repo = %self.repo, error, "the spare is of no use: the whole tree is written");
+                // The whole tree would take no other chunks. It may take less room: copies of files that stay are further
+                // names there, and are not looked for here.
+                Err(error) if !matches!(error, ActivateError::Source(_)) => {
+                    let reason = crate::error_chain(&error);
+                    if error.is_no_space() {
+                        tracing::info!(repo = %self.repo, reason, "no room for what the spare lacks: the whole tree is written");
+                    } else {
+                        tracing::warn!(repo = %self.repo, reason, "the spare is of no use: the whole tree is written");
+                    }
                     self.drop_staging()?;
                 }
                 written => return Ok((written?, checked)),

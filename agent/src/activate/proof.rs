@@ -6,29 +6,33 @@
 use std::io;
 
 use rustix::fs::FileType;
-use scap_proto::{content::FileContent, id::ContentHash};
+use scap_proto::{content::Entry, id::ContentHash};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    compare::file_mode,
     deployment::Deployment,
-    dir::{Cursor, Dir, kind},
-    error::{ActivateError, Doing},
+    dir::{Cursor, Dir, kind, permissions},
+    error::ActivateError,
     inodes::Inodes,
     record::{self, Installed, Record, Rev},
 };
 
-/// What files hold, all together: equal for equal contents, in whatever order they are added.
+/// Files, all together: equal for the same paths, modes and contents, in whatever order they are added.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Contents {
     files: u64,
-    /// Of the first half of each hash, as a number, modulo 2^128.
+    /// Of the first half of each file's hash, as a number, modulo 2^128.
     sum: u128,
 }
 
 impl Contents {
-    /// Adds a file.
-    pub(super) fn add(&mut self, content: &FileContent) {
-        self.add_hash(&content.hash);
+    /// Adds the file of an entry; one that is of no file adds nothing.
+    pub(super) fn add(&mut self, entry: &Entry) {
+        if let Some(content) = entry.node.content() {
+            let mode = file_mode(&entry.node);
+            self.add_file(entry.path.as_bytes(), mode, &content.hash);
+        }
     }
 
     /// Adds all files of another sum.
@@ -37,14 +41,25 @@ impl Contents {
         self.sum = self.sum.wrapping_add(other.sum);
     }
 
-    fn add_hash(&mut self, hash: &ContentHash) {
-        let half = *hash.as_bytes().first_chunk().expect("16 of 32");
+    /// A row tells what an inode holds and follows whatever is read anew, so the path and the mode are in the sum: not
+    /// what a file holds is proved, but that it is the one that should be here.
+    fn add_file(&mut self, path: &[u8], mode: u32, hash: &ContentHash) {
+        let mut hasher = blake3::Hasher::new();
+        // The path is the last, and the rest of one length.
+        hasher.update(&mode.to_le_bytes());
+        hasher.update(hash.as_bytes());
+        hasher.update(path);
+        let half = *hasher
+            .finalize()
+            .as_bytes()
+            .first_chunk()
+            .expect("16 of 32");
         self.files += 1;
         self.sum = self.sum.wrapping_add(u128::from_le_bytes(half));
     }
 }
 
-/// What all files beneath `tree` hold, or `None` where one is not proved to hold anything.
+/// All files beneath `tree`, or `None` where one is not proved to hold anything.
 ///
 /// # Errors
 /// Where something cannot be read.
@@ -63,14 +78,15 @@ pub(super) fn contents_of(tree: &Dir, inodes: &Inodes) -> io::Result<Option<Cont
                 // Not every file system tells it in the listing.
                 found = kind(stat);
             }
+            let below = || {
+                let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+                [&path, slash, &name].concat()
+            };
             match (found, stat) {
-                (FileType::Directory, _) => {
-                    let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
-                    directories.push([&path, slash, &name].concat());
-                }
+                (FileType::Directory, _) => directories.push(below()),
                 (FileType::Symlink, _) => {}
                 (FileType::RegularFile, Some(stat)) => match inodes.content(&stat) {
-                    Some(hash) => contents.add_hash(hash),
+                    Some(hash) => contents.add_file(&below(), permissions(&stat), hash),
                     None => return Ok(None),
                 },
                 _ => return Ok(None),
@@ -112,23 +128,23 @@ impl Deployment {
         record::note(&self.own, CHECKED, &checked)
     }
 
-    /// Whether a tree was found right a moment ago. It is told once.
-    pub(super) fn was_checked(&self, installed: &Installed) -> Result<bool, ActivateError> {
-        let Some(checked) = record::read::<Checked>(&self.own, CHECKED)?.record() else {
-            return Ok(false);
+    /// Whether a tree was found right a moment ago. It is told once; where it cannot be found out, or would be told again,
+    /// it was not.
+    pub(super) fn was_checked(&self, installed: &Installed) -> bool {
+        let Some(checked) = record::hint::<Checked>(&self.own, CHECKED) else {
+            return false;
         };
-        self.own
-            .unlink(CHECKED.as_bytes())
-            .doing(|| format!("remove the record `{CHECKED}`"))?;
-        let age = self.now()? - checked.at;
-        Ok(checked.rev == installed.rev && (0..=CHECK_AGE_MAX).contains(&age))
+        let (Ok(()), Ok(now)) = (self.own.unlink(CHECKED.as_bytes()), self.now()) else {
+            return false;
+        };
+        checked.rev == installed.rev && (0..=CHECK_AGE_MAX).contains(&(now - checked.at))
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::fs;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
 
@@ -155,17 +171,35 @@ mod tests {
             let stat = write(path);
             assert_eq!(contents_of(&tree, &inodes).unwrap(), None, "{path}");
             inodes.note_written(&stat, hash(path));
-            expected.add_hash(&hash(path));
+            expected.add_file(path.as_bytes(), permissions(&stat), &hash(path));
         }
         tree.symlink(b"a", b"link").unwrap();
         let mut halves = [Contents::default(); 2];
         for (half, path) in [(0, "a"), (1, "b/e"), (0, "b/c/d")] {
-            halves[half].add_hash(&hash(path));
+            halves[half].add_file(path.as_bytes(), 0o644, &hash(path));
         }
         let mut joined = halves[1];
         joined.join(halves[0]);
         assert_eq!(joined, expected);
         assert_eq!(contents_of(&tree, &inodes).unwrap(), Some(expected));
+
+        // The same contents elsewhere, or in a file that everybody may run.
+        let mut hold = |contents: [&str; 2]| {
+            for (path, content) in [&b"b/c/d"[..], b"b/e"].into_iter().zip(contents) {
+                let stat = tree.stat(path).unwrap().unwrap();
+                inodes.note_written(&stat, hash(content));
+            }
+            contents_of(&tree, &inodes).unwrap()
+        };
+        assert_ne!(hold(["b/e", "b/c/d"]), Some(expected));
+        assert_eq!(hold(["b/c/d", "b/e"]), Some(expected));
+        for mode in [0o755, 0o644] {
+            let permissions = fs::Permissions::from_mode(mode);
+            fs::set_permissions(root.path().join("tree/a"), permissions).unwrap();
+            inodes.note_written(&tree.stat(b"a").unwrap().unwrap(), hash("a"));
+            let found = contents_of(&tree, &inodes).unwrap();
+            assert_eq!(found == Some(expected), mode == 0o644);
+        }
 
         let planted = write("planted");
         inodes.note_written(&planted, hash("planted"));

@@ -211,6 +211,11 @@ pub(super) fn read<T: Record>(dir: &Dir, name: &str) -> Result<Found<T>, Activat
     }
 }
 
+/// The record at `name` where it only helps: one that cannot be read is none.
+pub(super) fn hint<T: Record>(dir: &Dir, name: &str) -> Option<T> {
+    read(dir, name).ok().and_then(Found::record)
+}
+
 /// Replaces the record at `name`: a crash leaves the old one or the new one, and once this returns, the
 /// new one.
 ///

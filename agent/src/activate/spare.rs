@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ChunkSource,
     deployment::{Deployment, STAGING},
+    dir::DIRECTORY_MODE,
     error::{ActivateError, Doing},
     failpoint::Failpoints,
     inodes::Inodes,
@@ -29,14 +30,14 @@ pub(super) struct Spare {
     pub(super) until: Option<RelPath>,
     /// Whether no more of it is to be made.
     is_over: bool,
-    /// What its files hold.
+    /// Its files.
     contents: Contents,
     /// The kernel's name for its own run.
     boot: String,
 }
 
 impl Record for Spare {
-    const MAGIC: &'static [u8] = b"scap-spare/1\n";
+    const MAGIC: &'static [u8] = b"scap-spare/2\n";
 }
 
 /// What [`Deployment::upkeep`] came to.
@@ -64,12 +65,17 @@ impl Deployment {
         is_awaited: &dyn Fn() -> bool,
     ) -> Result<Upkeep, ActivateError> {
         self.settle()?;
+        // First, so that the room is there when the next release is admitted.
+        let emptied = self.take_out_trash(is_awaited);
+        if let Ok(Upkeep::Stopped) = emptied {
+            return emptied;
+        }
         let spare = self.make_spare(source, is_awaited);
         if let Ok(Upkeep::Stopped) = spare {
             return spare;
         }
-        // Also, and even more so, where there was no room for a spare.
-        let emptied = self.take_out_trash(is_awaited);
+        // A spare of what is no longer live is there by now.
+        let emptied = emptied.and_then(|_| self.take_out_trash(is_awaited));
         spare.and(emptied)
     }
 
@@ -115,11 +121,30 @@ impl Deployment {
             source,
             inodes: &mut inodes,
         });
-        self.save_inodes(&mut inodes)?;
-        let written = match written {
+        let saved = written.and_then(|written| {
+            if written.built.files_written + written.built.files_cloned > 0 {
+                // Or nobody would hear of it if they could not be written out: the next release's sync is too late for them.
+                self.sync()?;
+            }
+            self.save_inodes(&mut inodes)?;
+            Ok(written)
+        });
+        let written = match saved {
             Ok(written) => written,
             Err(error) => {
                 self.drop_staging()?;
+                // What was written of it goes first: the records need room. None of this may hide why there is no spare.
+                let emptied = self.trash.empty(&mut inodes, is_awaited);
+                let emptied = emptied.doing(|| "remove what was made of a spare".to_owned());
+                let saved = self.save_inodes(&mut inodes);
+                let noted = match error.is_no_space() {
+                    true => self.note_no_room(live, boot, source),
+                    false => Ok(()),
+                };
+                for error in [emptied.err(), saved.err(), noted.err()].iter().flatten() {
+                    let error = crate::error_chain(error);
+                    tracing::debug!(repo = %self.repo, error, "after a spare that was not made");
+                }
                 return Err(error);
             }
         };
@@ -150,6 +175,31 @@ impl Deployment {
         })
     }
 
+    /// Puts a spare in place that has nothing yet and is not gone on with, so that a disk without room for one is not
+    /// filled again by each request until something else is live.
+    fn note_no_room(
+        &self,
+        live: &Installed,
+        boot: String,
+        source: &dyn ChunkSource,
+    ) -> Result<(), ActivateError> {
+        let listing = self.entries.open(live, source)?;
+        let Some(first) = listing.entries().next().transpose()? else {
+            return Ok(());
+        };
+        self.own
+            .make_dir(SPARE, DIRECTORY_MODE)
+            .doing(|| "put the spare in its place".to_owned())?;
+        let spare = Spare {
+            of: live.clone(),
+            until: Some(first.path),
+            is_over: true,
+            contents: Contents::default(),
+            boot,
+        };
+        record::note(&self.own, SPARE_OF, &spare)
+    }
+
     /// Moves the spare to the staging folder, where there is one that can be used. What it had is to be known from what
     /// is returned alone.
     pub(super) fn take_spare(&self) -> Result<Option<Spare>, ActivateError> {
@@ -177,7 +227,8 @@ impl Deployment {
     pub(super) fn check_spare(&self) -> Result<(), ActivateError> {
         if self.spare()?.is_none() {
             let remove = || {
-                self.own.unlink(SPARE_OF.as_bytes())?;
+                // Whatever is in the record's place.
+                self.trash.take(&self.own, SPARE_OF.as_bytes())?;
                 self.trash.take(&self.own, SPARE)
             };
             remove().doing(|| "remove the spare".to_owned())?;
@@ -187,7 +238,7 @@ impl Deployment {
 
     /// The spare, where it can be used: it was made since the kernel started, and its release is still kept.
     fn spare(&self) -> Result<Option<Spare>, ActivateError> {
-        let found = record::read::<Spare>(&self.own, SPARE_OF)?.record();
+        let found = record::hint::<Spare>(&self.own, SPARE_OF);
         let Some(spare) = found.filter(|spare| Some(&spare.boot) == boot().as_ref()) else {
             return Ok(None);
         };

@@ -1,7 +1,7 @@
 //! Trees on their way out. A directory is first moved here, at one instant, and then taken apart; what a
 //! crash leaves is taken apart the next time.
 
-use std::io;
+use std::{collections::HashSet, io};
 
 use rustix::fs::FileType;
 
@@ -45,54 +45,72 @@ impl Trash {
     /// Directories are moved up and taken apart one by one, so that no depth costs memory or descriptors.
     ///
     /// # Errors
-    /// Where something cannot be removed; the rest waits for the next time.
+    /// Where something cannot be removed: the first of it. All else is gone.
     pub(super) fn empty(
         &self,
         inodes: &mut Inodes,
         is_awaited: &dyn Fn() -> bool,
     ) -> io::Result<Upkeep> {
         let mut last = 0;
+        let mut stays = HashSet::new();
+        let mut first_error = None;
         loop {
-            let names = self.0.names()?;
+            let mut names = self.0.names()?;
+            names.retain(|name| !stays.contains(name));
             if names.is_empty() {
-                return Ok(Upkeep::Done);
+                return first_error.map_or(Ok(Upkeep::Done), Err);
             }
             for name in names {
-                match self.0.stat(&name)?.map(|stat| kind(&stat)) {
-                    Some(FileType::Directory) => {
-                        if self.flatten(&name, &mut last, inodes, is_awaited)? == Upkeep::Stopped {
-                            return Ok(Upkeep::Stopped);
-                        }
-                        self.0.remove_dir(&name)?;
+                match self.remove(&name, &mut last, inodes, is_awaited) {
+                    Ok(Upkeep::Done) => {}
+                    Ok(Upkeep::Stopped) => return Ok(Upkeep::Stopped),
+                    Err(error) => {
+                        first_error.get_or_insert(error);
+                        stays.insert(name);
                     }
-                    _ => remove_file(&self.0, &name, inodes)?,
                 }
             }
         }
     }
 
-    fn flatten(
+    /// Removes what is at `name`; directories in it are left in the folder.
+    fn remove(
         &self,
         name: &[u8],
         last: &mut u64,
         inodes: &mut Inodes,
         is_awaited: &dyn Fn() -> bool,
     ) -> io::Result<Upkeep> {
+        if !is_directory(&self.0, name)? {
+            remove_file(&self.0, name, inodes)?;
+            return Ok(Upkeep::Done);
+        }
         let dir = self.0.dir(name)?;
         make_ours(&dir)?;
+        let mut removed = Ok(());
         for child in dir.names()? {
             if is_awaited() {
                 return Ok(Upkeep::Stopped);
             }
-            match dir.stat(&child)?.map(|stat| kind(&stat)) {
-                Some(FileType::Directory) => {
-                    make_ours(&dir.dir(&child)?)?;
-                    dir.rename(&child, &self.0, &self.free_name(last)?)?;
-                }
-                _ => remove_file(&dir, &child, inodes)?,
-            }
+            removed = removed.and(self.remove_child(&dir, &child, last, inodes));
         }
+        removed?;
+        self.0.remove_dir(name)?;
         Ok(Upkeep::Done)
+    }
+
+    fn remove_child(
+        &self,
+        dir: &Dir,
+        name: &[u8],
+        last: &mut u64,
+        inodes: &mut Inodes,
+    ) -> io::Result<()> {
+        if !is_directory(dir, name)? {
+            return remove_file(dir, name, inodes);
+        }
+        make_ours(&dir.dir(name)?)?;
+        dir.rename(name, &self.0, &self.free_name(last)?)
     }
 
     fn free_name(&self, last: &mut u64) -> io::Result<Vec<u8>> {
@@ -104,6 +122,11 @@ impl Trash {
             }
         }
     }
+}
+
+fn is_directory(dir: &Dir, name: &[u8]) -> io::Result<bool> {
+    let stat = dir.stat(name)?;
+    Ok(stat.is_some_and(|stat| kind(&stat) == FileType::Directory))
 }
 
 /// Gives us the right to take the directory apart and to move it, whoever took it away.

@@ -48,11 +48,21 @@ pub(super) enum Purpose<'a> {
     Spare(&'a dyn Fn() -> bool),
 }
 
+impl Purpose<'_> {
+    /// Most that may be written to disk for it, in bytes.
+    pub(super) fn unshared_bytes_max(self) -> u64 {
+        match self {
+            Self::Release => u64::MAX,
+            Self::Spare(_) => SPARE_COPIED_BYTES_MAX,
+        }
+    }
+}
+
 /// A tree that was written.
 pub(super) struct Written {
     /// What was made, and of what.
     pub(super) built: Built,
-    /// What the files that were made hold.
+    /// The files that were made.
     pub(super) contents: Contents,
     /// Where the writing was stopped: this entry and those behind it are missing.
     pub(super) until: Option<RelPath>,
@@ -107,7 +117,8 @@ impl Deployment {
             (Some((_, tree)), Some(entries)) => Some(Base::new(tree, entries)),
             _ => None,
         };
-        let mut build = Build::new(&staging, reuse, &plan, Chunks::new(source), inodes, began)?;
+        let chunks = Chunks::new(source);
+        let mut build = Build::new(&staging, reuse, &plan, purpose, chunks, inodes, began)?;
         let (mut until, mut has_copied) = (None, false);
         for (done, entry) in (0..).zip(work.made()) {
             let entry = entry?;
@@ -116,14 +127,15 @@ impl Deployment {
                 Purpose::Spare(_) if done == plan.entries / 2 => self.hit(Failpoints::MID_SPARE)?,
                 _ => {}
             }
-            if let Purpose::Spare(is_awaited) = purpose {
-                has_copied = build.unshared_bytes() > SPARE_COPIED_BYTES_MAX;
-                if has_copied || is_awaited() {
-                    until = Some(entry.path);
-                    break;
-                }
+            let is_stopped = match purpose {
+                Purpose::Release => false,
+                Purpose::Spare(is_awaited) => is_awaited(),
+            };
+            has_copied = !is_stopped && !build.push(&entry)?;
+            if is_stopped || has_copied {
+                until = Some(entry.path);
+                break;
             }
-            build.push(&entry)?;
         }
         let (mut built, contents) = build.finish();
         built.entries_touched = plan.entries + removed;
@@ -153,7 +165,11 @@ impl Deployment {
             }
             Purpose::Release => {
                 if plan.check_room(room.bytes, room.files).is_err() {
-                    self.empty_trash(inodes)?;
+                    if let Err(error) = self.empty_trash(inodes) {
+                        // What could be removed is, and may be enough.
+                        let error = crate::error_chain(&error);
+                        tracing::warn!(repo = %self.repo, error, "something in the trash stays");
+                    }
                     let room = self.room()?;
                     plan.check_room(room.bytes, room.files)?;
                 }

@@ -227,10 +227,10 @@ fn umask_child() {
 }
 
 /// A small file system, unmounted at the end.
-struct Mount(tempfile::TempDir);
+pub(super) struct Mount(tempfile::TempDir);
 
 impl Mount {
-    fn new(options: &str) -> Option<Self> {
+    pub(super) fn new(options: &str) -> Option<Self> {
         let at = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
         mount
@@ -243,6 +243,10 @@ impl Mount {
                 None
             }
         }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
     }
 
     fn remount(&self, options: &str) {
@@ -333,7 +337,7 @@ fn a_file_system_without_room_for_more_files_refuses_before_anything_is_written(
 }
 
 /// Fills the disk as soon as content is asked for.
-struct Filling<'a>(&'a Chunks, std::path::PathBuf);
+pub(super) struct Filling<'a>(pub(super) &'a Chunks, pub(super) std::path::PathBuf);
 
 impl ChunkSource for Filling<'_> {
     fn plain(&self, id: &ChunkId) -> Result<Bytes, SourceError> {

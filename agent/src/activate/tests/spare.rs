@@ -4,12 +4,16 @@ use std::{
     cell::Cell,
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use proptest::{collection::btree_map, prelude::*};
+use rustix::fs::IFlags;
 
-use super::world::*;
+use super::{
+    hostile::{Filling, Mount},
+    world::*,
+};
 use crate::activate::{Deployment, KEPT, Target, Upkeep, prepare::Prepared};
 
 /// Never stops.
@@ -167,9 +171,116 @@ fn an_edit_of_a_file_that_the_spare_shares_does_not_go_live() {
 }
 
 #[test]
+fn what_somebody_did_to_a_live_file_is_not_in_the_next_release_though_it_was_repaired_in_this() {
+    type Damage = fn(&World);
+    let damages: [Damage; 2] = [
+        |world| {
+            let mode = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(world.live().join("a/b/c/deep"), mode).unwrap();
+        },
+        |world| {
+            fs::write(world.live().join("README"), "deep\n").unwrap();
+            fs::write(world.live().join("a/b/c/deep"), "read me\n").unwrap();
+        },
+    ];
+    for damage in damages {
+        let (world, a) = with_spare();
+        let mut deployment = world.open();
+        damage(&world);
+        let_files_age(&world);
+        let live = deployment.live().unwrap().release;
+        let flipped = deployment.flip(&live, &world.chunks).unwrap();
+        assert!(flipped.repaired > 0);
+        deployment.finalize(&live).unwrap();
+        let_files_age(&world);
+        deploy(
+            &world,
+            &mut deployment,
+            2,
+            &changed(&a, "bin/new", file("b")),
+        );
+    }
+}
+
+#[test]
+fn what_somebody_did_while_a_spare_was_made_is_not_in_the_next_release() {
+    type Damage = fn(&World);
+    let damages: [Damage; 2] = [
+        |world| {
+            for name in ["y-1", "y-2"] {
+                let mode = fs::Permissions::from_mode(0o755);
+                fs::set_permissions(world.live().join(name), mode).unwrap();
+            }
+        },
+        |world| {
+            fs::write(world.live().join("y-1"), "two").unwrap();
+            fs::write(world.live().join("y-2"), "one").unwrap();
+        },
+    ];
+    for damage in damages {
+        let world = World::new();
+        let mut deployment = world.open();
+        let first = tree([("x-1", file("one")), ("x-2", file("two"))]);
+        deploy(&world, &mut deployment, 1, &first);
+        let_files_age(&world);
+        // Two names each for the files of the first.
+        let second = tree([
+            ("y-1", file("one")),
+            ("y-2", file("two")),
+            ("z", link("x-1")),
+        ]);
+        let mut second: Tree = first.into_iter().chain(second).collect();
+        deploy(&world, &mut deployment, 2, &second);
+        let inode = |name: &str| fs::metadata(world.live().join(name)).unwrap().ino();
+        assert_eq!(inode("x-1"), inode("y-1"));
+
+        // The spare has the first two names when somebody comes.
+        let asked = Cell::new(0);
+        let is_awaited = || asked.replace(asked.get() + 1) >= 3;
+        let stopped = deployment.upkeep(&world.chunks, &is_awaited).unwrap();
+        assert_eq!(stopped, Upkeep::Stopped);
+        assert_eq!(names(&spare(&world)), ["x-1", "x-2"]);
+        damage(&world);
+        // What takes the place of the others is written slowly enough to be known by its rows.
+        let is_slow = || {
+            let_files_age(&world);
+            false
+        };
+        let done = deployment.upkeep(&world.chunks, &is_slow).unwrap();
+        assert_eq!(done, Upkeep::Done);
+        second.insert(b"new".to_vec(), file("new"));
+        deploy(&world, &mut deployment, 3, &second);
+    }
+}
+
+#[test]
+fn going_back_to_a_damaged_release_does_not_wait_for_what_is_in_the_trash() {
+    let (world, a) = with_spare();
+    let mut deployment = world.open();
+    let first = deployment.live().unwrap().clone();
+    let b = changed(&a, "README", file("b"));
+    deploy(&world, &mut deployment, 2, &b);
+    let trash = world.path("app-cache/.scap/trash");
+    fs::create_dir(trash.join("large")).unwrap();
+    let file = world.path(&format!("app-cache/revs/{}/bin/run", first.rev));
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    let back = deployment.revert(Some(&first.release), &world.chunks);
+    assert_eq!(back.unwrap().repaired, 1);
+    world.assert_live(&a);
+    assert_eq!(
+        names(&trash).len(),
+        2,
+        "what was there and what was removed"
+    );
+    upkeep(&world, &mut deployment);
+    assert_eq!(names(&trash), [""; 0]);
+}
+
+#[test]
 fn a_check_of_the_spare_counts_for_a_moment_and_for_its_release_alone() {
     let b = changed(&small_tree(), "README", file("b"));
-    for (age, repaired) in [(0, 0), (4, 0), (6, 1), (-6, 1)] {
+    for (age, repaired) in [(0, 0), (2, 0), (6, 1), (-6, 1)] {
         let (world, _) = with_spare();
         let mut deployment = world.open();
         let target = world.target(2, &b);
@@ -223,6 +334,20 @@ fn a_release_of_a_spare_that_nobody_touched_is_found_right_by_looking_at_the_spa
 }
 
 #[test]
+fn a_check_that_cannot_be_noted_is_made_by_the_switch() {
+    let (world, a) = with_spare();
+    fs::create_dir(world.path("app-cache/.scap/checked")).unwrap();
+    let mut deployment = world.open();
+    let b = changed(&a, "README", file("b"));
+    let target = world.target(2, &b);
+    deployment.prepare(&target, &world.chunks).unwrap();
+    fs::write(world.live().join("a/b/c/deep"), "evil\n").unwrap();
+    let flipped = deployment.flip(&target.release, &world.chunks).unwrap();
+    assert_eq!(flipped.repaired, 1);
+    world.assert_live(&b);
+}
+
+#[test]
 fn a_live_file_that_is_not_what_it_should_be_is_right_in_the_spare() {
     let world = World::new();
     let mut deployment = world.open();
@@ -248,7 +373,7 @@ fn a_tree_that_shares_nothing_is_not_copied_for_a_spare_and_what_there_is_of_one
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     }
     upkeep(&world, &mut deployment);
-    let copied: Vec<String> = (0..6).map(|n| format!("large-{n}")).collect();
+    let copied: Vec<String> = (0..5).map(|n| format!("large-{n}")).collect();
     if names(&spare(&world)).len() == 10 {
         println!("not tested: the file system shares blocks");
         return;
@@ -258,13 +383,154 @@ fn a_tree_that_shares_nothing_is_not_copied_for_a_spare_and_what_there_is_of_one
     assert_eq!(names(&spare(&world)), copied, "once is enough");
     a.insert(b"large-1".to_vec(), file("small"));
     let built = deploy(&world, &mut deployment, 2, &a).built;
-    assert_eq!((built.entries_touched, built.files_written), (5, 5));
+    assert_eq!((built.entries_touched, built.files_written), (6, 6));
+}
+
+#[test]
+fn a_file_that_is_too_large_to_be_copied_is_not_begun() {
+    let world = World::new();
+    let mut deployment = world.open();
+    let large = Thing::File(vec![1; 17 * 1024 * 1024]);
+    let a = tree([("a", file("a")), ("large", large), ("z", file("z"))]);
+    deploy(&world, &mut deployment, 1, &a);
+    let mode = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(world.live().join("large"), mode).unwrap();
+    let_files_age(&world);
+    upkeep(&world, &mut deployment);
+    if spare(&world).join("large").exists() {
+        println!("not tested: the file system shares blocks");
+        return;
+    }
+    assert_eq!(names(&spare(&world)), ["a"]);
+    deploy(&world, &mut deployment, 2, &changed(&a, "a", file("b")));
+}
+
+#[test]
+fn a_disk_that_has_no_room_for_a_spare_is_tried_once_for_each_release() {
+    let Some(mount) = Mount::new("size=8m,mode=755") else {
+        return;
+    };
+    let world = World::at(mount.path());
+    let mut deployment = world.open();
+    let bytes = |count| Thing::File(vec![1; count]);
+    let a = tree([("a", bytes(120_000)), ("b", bytes(2_000_000))]);
+    let first = world.target(1, &a);
+    deployment.promote(&first, &world.chunks).unwrap();
+    // Another mode than the release's: such files get no further names.
+    for name in ["a", "b"] {
+        let mode = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(world.live().join(name), mode).unwrap();
+    }
+    deployment.finalize(&first.release).unwrap();
+    // Somebody else takes the room while it is made.
+    let source = Filling(&world.chunks, world.root().join("filler"));
+    let error = deployment.upkeep(&source, &|| false).unwrap_err();
+    assert!(error.is_no_space(), "{error}");
+    assert_eq!(names(&spare(&world)), [""; 0]);
+    upkeep(&world, &mut deployment);
+    fs::remove_file(world.root().join("filler")).unwrap();
+    upkeep(&world, &mut deployment);
+    assert_eq!(names(&spare(&world)), [""; 0], "once is enough");
+
+    let b = tree([("c", file("c"))]);
+    deploy(&world, &mut deployment, 2, &b);
+    upkeep(&world, &mut deployment);
+    assert_tree(&spare(&world), &b);
+}
+
+#[test]
+fn a_copy_of_a_large_file_that_fits_as_a_further_name_fits_with_a_spare_too() {
+    let Some(mount) = Mount::new("size=5m,mode=755") else {
+        return;
+    };
+    let world = World::at(mount.path());
+    let mut deployment = world.open();
+    let large = Thing::File(vec![1; 3_000_000]);
+    let a = tree([("large", large.clone())]);
+    deploy(&world, &mut deployment, 1, &a);
+    let_files_age(&world);
+    upkeep(&world, &mut deployment);
+    assert_tree(&spare(&world), &a);
+    let b = changed(&a, "copy", large);
+    let built = deploy(&world, &mut deployment, 2, &b).built;
+    assert_eq!((built.files_linked, built.files_written), (2, 0));
+}
+
+/// A file that not even root can remove, until this is dropped.
+struct Immutable(fs::File);
+
+impl Immutable {
+    fn new(path: &Path) -> Option<Self> {
+        fs::write(path, "").unwrap();
+        let file = fs::File::open(path).unwrap();
+        match rustix::fs::ioctl_setflags(&file, IFlags::IMMUTABLE) {
+            Ok(()) => Some(Self(file)),
+            Err(error) => {
+                println!("skipped: making a file immutable: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let _ = rustix::fs::ioctl_setflags(&self.0, IFlags::empty());
+    }
+}
+
+#[test]
+fn something_that_cannot_be_removed_stays_alone_and_stops_nothing() {
+    let (world, a) = with_spare();
+    let mut deployment = world.open();
+    deploy(
+        &world,
+        &mut deployment,
+        2,
+        &changed(&a, "README", file("b")),
+    );
+    let trash = world.path("app-cache/.scap/trash");
+    for path in ["old/a/x", "old/z/x"] {
+        fs::create_dir_all(trash.join(path)).unwrap();
+    }
+    fs::write(trash.join("old/a/zz"), "").unwrap();
+    fs::write(trash.join("zz"), "").unwrap();
+    let Some(stuck) = Immutable::new(&trash.join("old/a/stuck")) else {
+        return;
+    };
+    deployment.upkeep(&world.chunks, &|| false).unwrap_err();
+    let [left] = &names(&trash)[..] else {
+        panic!("{:?}", names(&trash));
+    };
+    assert_eq!(names(&trash.join(left)), ["stuck"]);
+    assert!(spare(&world).exists());
+    deploy(&world, &mut deployment, 3, &a);
+    drop(stuck);
+    upkeep(&world, &mut deployment);
+    assert_eq!(names(&trash), [""; 0]);
+}
+
+#[test]
+fn a_release_fits_where_enough_of_the_trash_can_be_removed() {
+    let Some(mount) = Mount::new("size=5m,mode=755") else {
+        return;
+    };
+    let world = World::at(mount.path());
+    let mut deployment = world.open();
+    let trash = world.path("app-cache/.scap/trash");
+    let Some(_stuck) = Immutable::new(&trash.join("a")) else {
+        return;
+    };
+    fs::write(trash.join("b"), vec![1; 3_000_000]).unwrap();
+    let a = tree([("large", Thing::File(vec![1; 3_000_000]))]);
+    deploy(&world, &mut deployment, 1, &a);
+    assert_eq!(names(&trash), ["a"]);
 }
 
 #[test]
 fn a_spare_that_is_not_what_it_was_costs_time_and_nothing_else() {
     type Damage = fn(&World);
-    let damages: [Damage; 7] = [
+    let damages: [Damage; 8] = [
         |world| fs::remove_dir_all(spare(world)).unwrap(),
         |world| fs::remove_dir_all(spare(world).join("bin")).unwrap(),
         |world| {
@@ -278,6 +544,10 @@ fn a_spare_that_is_not_what_it_was_costs_time_and_nothing_else() {
         |world| fs::write(spare(world).join("bin/new"), "planted").unwrap(),
         |world| fs::write(world.path("app-cache/.scap/spare-of"), "damaged").unwrap(),
         |world| fs::remove_file(world.path("app-cache/.scap/spare-of")).unwrap(),
+        |world| {
+            fs::remove_file(world.path("app-cache/.scap/spare-of")).unwrap();
+            fs::create_dir(world.path("app-cache/.scap/spare-of")).unwrap();
+        },
     ];
     for (n, damage) in damages.iter().enumerate() {
         let (world, a) = with_spare();
