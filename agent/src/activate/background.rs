@@ -97,10 +97,17 @@ impl Wanted {
     }
 }
 
+/// The niceness of the background: beside one busy thread it gets a quarter of a core. Whoever is awaited while it has a
+/// repo's turn cannot raise itself again without privilege, so at 19, with a seventieth of a core, a request would wait
+/// for what is left to be done as if it were nobody's.
+const NICENESS: i32 = 5;
+
 /// Lets the kernel prefer everything else to this thread. On Linux a niceness is a thread's own, and input and output
 /// follow it where the scheduler of the disk has priorities.
 pub(super) fn lower_priority() {
-    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+    let lowered = rustix::process::getpriority_process(None)
+        .and_then(|now| rustix::process::setpriority_process(None, now.max(NICENESS)));
+    if let Err(error) = lowered {
         tracing::debug!(%error, "the background runs at the usual priority");
     }
 }
@@ -154,7 +161,7 @@ mod tests {
             lower_priority();
             rustix::process::getpriority_process(None).unwrap()
         });
-        assert_eq!(within.join().unwrap(), 19);
+        assert_eq!(within.join().unwrap(), NICENESS.max(before));
         assert_eq!(rustix::process::getpriority_process(None).unwrap(), before);
     }
 }
