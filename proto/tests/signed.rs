@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod any;
+mod deltas;
 mod objects;
 mod plans;
 mod rosters;
@@ -471,13 +472,7 @@ fn a_report_is_the_word_of_the_agent_it_names_and_of_nobody_else() {
         ..signed.0.clone()
     });
     assert!(matches!(verify(&short), Err(AuthorityError::Report { .. })));
-    for index in 0..signed.0.payload.len() {
-        let mut payload = signed.0.payload.to_vec();
-        payload[index] ^= 1;
-        let flipped = SignedReport(LeafSigned {
-            payload: payload.into(),
-            ..signed.0.clone()
-        });
+    for (index, flipped) in each_flip(&signed.0).map(SignedReport).enumerate() {
         assert!(verify(&flipped).is_err(), "byte {index}");
     }
 
@@ -671,4 +666,16 @@ proptest! {
         let _ = codec::decode::<SignedGrant>(&bytes);
         let _ = codec::decode::<SignedReport>(&bytes);
     }
+}
+
+/// What a leaf signed, once for each byte that was changed after it was signed.
+fn each_flip(signed: &LeafSigned) -> impl Iterator<Item = LeafSigned> + '_ {
+    (0..signed.payload.len()).map(|index| {
+        let mut payload = signed.payload.to_vec();
+        payload[index] ^= 1;
+        LeafSigned {
+            payload: payload.into(),
+            ..signed.clone()
+        }
+    })
 }

@@ -37,7 +37,7 @@ const DIRECT_MAX: usize = 8;
 /// How long the roster may be used: as long as a grant.
 const ROSTER_MILLIS: u64 = 24 * 3600 * 1000;
 
-/// How long a relay may begin to feed a host that it was told to: as long as clocks may differ, and a host asks again.
+/// How long a relay may begin to feed a host that it was told to: as long as clocks may differ.
 const LEASE_MILLIS: u64 = 600 * 1000;
 
 /// How long names may take to be looked up for the roster. What is late is not in it, and so dialled by us alone.

@@ -59,13 +59,7 @@ fn a_roster_is_the_word_of_a_coordinator_and_bounded_in_size_and_time() {
             "{identity:?}"
         );
     }
-    for index in 0..signed.0.payload.len() {
-        let mut payload = signed.0.payload.to_vec();
-        payload[index] ^= 1;
-        let flipped = SignedRoster(LeafSigned {
-            payload: payload.into(),
-            ..signed.0.clone()
-        });
+    for flipped in each_flip(&signed.0).map(SignedRoster) {
         assert!(matches!(verify(&flipped), Err(AuthorityError::Roster)));
     }
     let late = signed.verify(deploy1.trust(), EXPIRES);

@@ -1,8 +1,4 @@
 //! Parts of deltas: golden bytes, there and back, and damaged ones.
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-#[allow(dead_code, reason = "other tests use the rest")]
-mod objects;
 
 use std::num::NonZeroUsize;
 
@@ -24,7 +20,7 @@ use scap_proto::{
     },
 };
 
-use objects::{EVEN, ODD, RELEASE, REPORT, any_damages, damage, golden, with_extensions};
+use super::objects::{EVEN, ODD, RELEASE, REPORT, any_damages, damage, golden, with_extensions};
 
 /// Its frame is one of the many that zstd may make.
 const PART: &str = "
