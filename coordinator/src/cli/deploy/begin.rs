@@ -1,0 +1,157 @@
+//! The release and the grant of one deployment: signed, checked, and saved before anything is sent.
+
+use std::num::NonZeroUsize;
+
+use scap_agent::clock;
+use scap_proto::{
+    content::SnapshotRef,
+    id::GitOid,
+    identity::SecretKey,
+    limits::SIGNATURES_MAX,
+    release::{
+        Authority, Grant, Release, SignedGrant, SignedRelease, UnixMillis, VerifiedGrant,
+        VerifiedRelease, signature::Signer,
+    },
+};
+
+use super::{DeployArgs, greet::Greeted};
+use crate::{
+    cli::{About, CliError, deltas::Deltas, snapshot::Tree},
+    snapshot::Built,
+    state::{Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
+};
+
+/// How long a release may be begun with after it was signed, in milliseconds: a rollout over a weekend,
+/// and not an old order found in a drawer.
+const RELEASE_MILLIS: u64 = 7 * 24 * 3600 * 1000;
+/// How long a grant may be used, in milliseconds: a long rollout.
+const GRANT_MILLIS: u64 = 24 * 3600 * 1000;
+
+/// Signs the release, or takes up the one that was signed for the same tree, and grants it to a new session.
+pub(super) fn begin(
+    state: &StateDirectory,
+    about: &About,
+    tree: &Tree,
+    built: &Built,
+    deltas: &Deltas,
+    greeted: &Greeted,
+    args: &DeployArgs,
+) -> Result<(VerifiedRelease, VerifiedGrant, SecretKey), CliError> {
+    let failed =
+        |error: StateError| CliError::failed("sign the release", &error).hint(error.hint());
+    let (repo, environment) = about;
+    let now = clock::now();
+    let record = state.record(repo, environment).map_err(failed)?;
+    let signer = state.signer(args.sign_with.as_deref()).map_err(failed)?;
+    let signers = state.allowed_signers().map_err(failed)?;
+    let authority = Authority {
+        signers: &signers,
+        threshold: NonZeroUsize::MIN,
+    };
+    let commit = tree.commit().map(|commit| commit.id.clone());
+
+    let highest = greeted
+        .standings
+        .values()
+        .map(|standing| standing.accepted_sequence)
+        .max();
+    let highest = highest.unwrap_or(0);
+    let again = record.as_ref().and_then(|record| {
+        take_up(
+            record,
+            built.snapshot,
+            commit.as_ref(),
+            highest,
+            &authority,
+            &signer,
+            now,
+        )
+    });
+    let (release, epoch) = match (again, &record) {
+        (Some(release), Some(record)) => (release, record.epoch + 1),
+        _ => {
+            let before = record.as_ref().map_or(0, |record| record.sequence);
+            let release = Release {
+                repo: repo.clone(),
+                environment: environment.clone(),
+                audience: Default::default(),
+                sequence: 1 + highest.max(before),
+                snapshot: built.snapshot,
+                commit,
+                config: None,
+                deltas: deltas.all.iter().map(|it| it.reference.clone()).collect(),
+                previous: record.as_ref().map(|record| record.release.id()),
+                created: now,
+                expires: UnixMillis(now.0 + RELEASE_MILLIS),
+                extensions: Default::default(),
+            };
+            let signed = SignedRelease::sign(&release, &signer)
+                .map_err(|error| CliError::failed("sign the release", &error))?;
+            let release = signed
+                .verify(&authority, now)
+                .map_err(|error| CliError::failed("check our own release", &error))?;
+            (release, 1)
+        }
+    };
+    let key = state.begin_session(repo, environment).map_err(failed)?;
+    let grant = Grant {
+        release: release.id(),
+        session_key: *key.public(),
+        epoch,
+        expires: UnixMillis(now.0 + GRANT_MILLIS),
+        extensions: Default::default(),
+    };
+    let grant = SignedGrant::sign(&grant, &release.release().namespace(), &signer)
+        .map_err(|error| CliError::failed("sign the grant", &error))?
+        .verify(&release, &authority, now)
+        .map_err(|error| CliError::failed("check our own grant", &error))?;
+    // Saved before anything is sent: no sequence or epoch is ever used for two things.
+    let record = Record {
+        sequence: release.release().sequence,
+        release: release.signed().clone(),
+        epoch,
+        grant: grant.signed().clone(),
+        is_finalized: false,
+        snapshots: worth_keeping(built.snapshot, record.as_ref()),
+    };
+    state
+        .save_record(repo, environment, &record)
+        .map_err(failed)?;
+    Ok((release, grant, key))
+}
+
+/// The snapshot that is released now, and those before it, the latest first.
+fn worth_keeping(now: SnapshotRef, before: Option<&Record>) -> Vec<SnapshotRef> {
+    let before = before
+        .map(|record| record.snapshots.as_slice())
+        .unwrap_or_default();
+    let others = before.iter().copied().filter(|snapshot| *snapshot != now);
+    std::iter::once(now)
+        .chain(others)
+        .take(SNAPSHOTS_KEPT)
+        .collect()
+}
+
+/// The release of a record, where it is of the same tree and commit, signed by this signer too, may still begin, and
+/// no host has accepted a later one.
+fn take_up(
+    record: &Record,
+    snapshot: SnapshotRef,
+    commit: Option<&GitOid>,
+    highest: u64,
+    authority: &Authority<'_>,
+    signer: &Signer,
+    now: UnixMillis,
+) -> Option<VerifiedRelease> {
+    const _: () = assert!(SIGNATURES_MAX >= 1);
+    let release = record.release.clone().verify(authority, now).ok()?;
+    let about = release.release();
+    let is_same = about.snapshot == snapshot && about.commit.as_ref() == commit;
+    // A grant must be by one who signed the release.
+    let is_ours = release
+        .signers()
+        .iter()
+        .any(|by| by.fingerprint == signer.fingerprint());
+    let may_go_on = highest <= about.sequence && release.check_time(now).is_ok();
+    (is_same && is_ours && may_go_on).then_some(release)
+}

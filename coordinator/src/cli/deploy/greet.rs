@@ -1,0 +1,89 @@
+//! Reaching the hosts, and what they say first.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use scap_proto::{
+    id::{NodeId, SnapshotId},
+    release::Standing,
+};
+
+use crate::fleet::{
+    Host, Inventory,
+    hub::{Hub, HubEvent},
+    ways::Ways,
+};
+
+/// What the hosts said when they were first reached.
+pub(super) struct Greeted {
+    pub(super) events: Vec<HubEvent>,
+    pub(super) standings: BTreeMap<NodeId, Standing>,
+    live: BTreeMap<NodeId, SnapshotId>,
+    pub(super) away: BTreeMap<NodeId, String>,
+}
+
+impl Greeted {
+    /// The snapshot that is live on each host that says so.
+    pub(super) fn live(&self) -> impl Iterator<Item = SnapshotId> {
+        self.live.values().copied()
+    }
+
+    /// Counts as away who said nothing in the time that it had, and with it who stands behind it.
+    fn miss(&mut self, inventory: &Inventory, waited: Duration) {
+        let mut ways = Ways::new(inventory);
+        for (host, reason) in &self.away {
+            ways.heard(host, Some(reason));
+        }
+        let reason = format!("no answer in {} s", waited.as_secs());
+        let (open, behind): (Vec<&Host>, Vec<&Host>) =
+            inventory.hosts.iter().partition(|host| host.via.is_empty());
+        for Host { name, .. } in open.into_iter().chain(behind) {
+            if self.standings.contains_key(name) || self.away.contains_key(name) {
+                continue;
+            }
+            let cut_off = ways.heard(name, Some(&reason));
+            for (host, reason) in std::iter::once((name.clone(), reason.clone())).chain(cut_off) {
+                if !self.standings.contains_key(&host) {
+                    self.away.insert(host.clone(), reason.clone());
+                    // The rollout tells the same reason.
+                    self.events.push(HubEvent::Away { host, reason });
+                }
+            }
+        }
+    }
+}
+
+/// Waits until every host said where it stands, or `wait` passed.
+pub(super) async fn greet(hub: &mut Hub, inventory: &Inventory, wait: Duration) -> Greeted {
+    let mut greeted = Greeted {
+        events: Vec::new(),
+        standings: BTreeMap::new(),
+        live: BTreeMap::new(),
+        away: BTreeMap::new(),
+    };
+    let deadline = tokio::time::Instant::now() + wait;
+    while greeted.standings.len() < inventory.hosts.len() {
+        let Ok(Some(event)) = tokio::time::timeout_at(deadline, hub.events.recv()).await else {
+            break;
+        };
+        match &event {
+            HubEvent::Report(report) => {
+                greeted
+                    .standings
+                    .insert(report.host.clone(), report.standing);
+                let live = report
+                    .live_snapshot()
+                    .map(|live| (report.host.clone(), live));
+                greeted.live.extend(live);
+                greeted.away.remove(&report.host);
+            }
+            HubEvent::Away { host, reason } => {
+                greeted.standings.remove(host);
+                greeted.away.insert(host.clone(), reason.clone());
+            }
+            HubEvent::Connected(_) => {}
+        }
+        greeted.events.push(event);
+    }
+    greeted.miss(inventory, wait);
+    greeted
+}

@@ -1,0 +1,64 @@
+//! How a release goes through a fleet: its plan, its waves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use scap_proto::{id::NodeId, release::Plan};
+
+use super::{DeployArgs, Topology};
+use crate::{
+    cli::About,
+    fleet::{Inventory, hub::resolve_all},
+    plan::planner,
+    rollout::Wave,
+};
+
+/// The hosts that the seed is linked to if all are reached: orders may as well go over the same links.
+pub(super) fn fed_by_us(
+    seed: &NodeId,
+    inventory: &Inventory,
+    args: &DeployArgs,
+    (repo, environment): &About,
+) -> Vec<NodeId> {
+    let random_seed = planner::random_seed(repo, environment);
+    let kind = args.topology.kind();
+    let plan = planner::plan(seed.clone(), inventory, |_| false, kind, random_seed);
+    let topology = scap_agent::topology::Topology::of_plan(&plan);
+    topology.origin_dials().cloned().collect()
+}
+
+/// The plan of a release, without those who are away, and with addresses looked up.
+pub(super) async fn plan(
+    seed: NodeId,
+    inventory: &Inventory,
+    away: &BTreeMap<NodeId, String>,
+    topology: Topology,
+    (repo, environment): &About,
+) -> Plan {
+    let random_seed = planner::random_seed(repo, environment);
+    let is_away = |host: &NodeId| away.contains_key(host);
+    let mut plan = planner::plan(seed, inventory, is_away, topology.kind(), random_seed);
+    // A name that cannot be looked up now: its peers reach it when it dials them.
+    let peers = inventory
+        .hosts
+        .iter()
+        .map(|host| host.peer_addresses.clone());
+    for (planned, addresses) in plan.hosts.iter_mut().zip(resolve_all(peers).await) {
+        planned.addresses = addresses;
+    }
+    plan
+}
+
+/// Who takes a stage together: the canary group, then the rest.
+pub(super) fn waves(inventory: &Inventory) -> Vec<Wave> {
+    let (canary, rest) = inventory.waves();
+    let wave = |name: &str, hosts: BTreeSet<NodeId>, is_gate| Wave {
+        name: name.into(),
+        hosts,
+        is_gate,
+    };
+    let waves = [wave("canary", canary, true), wave("rest", rest, false)];
+    waves
+        .into_iter()
+        .filter(|wave| !wave.hosts.is_empty())
+        .collect()
+}

@@ -1,0 +1,114 @@
+//! What was done, for programs.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli::exit,
+    fleet::Inventory,
+    rollout::{self, Ended, HostState, Session, Verdict},
+    snapshot::Built,
+};
+
+/// What was done, as `--json` shows it.
+pub(crate) struct Summary {
+    pub(crate) json: Value,
+    pub(crate) code: u8,
+    pub(crate) verdict: Verdict,
+}
+
+/// How long each phase took.
+pub(super) struct Seconds {
+    pub(super) connect: Duration,
+    pub(super) snapshot: Duration,
+    pub(super) deltas: Duration,
+    pub(super) rollout: Duration,
+    pub(super) total: Duration,
+}
+
+/// All of it.
+pub(super) fn summarize(
+    session: &Session,
+    built: &Built,
+    inventory: &Inventory,
+    ended: &Ended,
+    seed_bytes: u64,
+    seconds: &Seconds,
+) -> Summary {
+    let hosts: Vec<Value> = ended
+        .engine
+        .hosts()
+        .iter()
+        .map(|(name, host)| {
+            let (outcome, error) = match &host.state {
+                HostState::Promoted => ("promoted", None),
+                HostState::Failed(reason) => ("failed", Some(reason.clone())),
+                HostState::Unreachable(reason) => ("unreachable", Some(reason.clone())),
+                HostState::Fetched => ("fetched", None),
+                HostState::Waiting | HostState::Skipped => ("skipped", None),
+                HostState::Fetching | HostState::Promoting => ("unfinished", None),
+            };
+            json!({
+                "name": name.as_str(),
+                "outcome": outcome,
+                "bytes": {
+                    "seed": host.bytes.seed, "peers": host.bytes.peers, "reuse": host.bytes.reuse,
+                },
+                "fetch_seconds": host.fetch.as_secs_f64(),
+                "prepare_seconds": host.prepare.as_secs_f64(),
+                "promote_seconds": host.promote.as_secs_f64(),
+                "error": error,
+            })
+        })
+        .collect();
+    let total = seconds.total.as_secs_f64();
+    let bound = inventory.bound_seconds(built.all.encoded_bytes);
+    let code = match &ended.verdict {
+        Verdict::Done => exit::DONE,
+        Verdict::Incomplete => exit::FAILED,
+        Verdict::Stopped { .. } => exit::STOPPED,
+    };
+    let release = session.release.release();
+    let slowest = |time: fn(&rollout::HostProgress) -> Duration| {
+        let times = ended.engine.hosts().values().map(time);
+        times.max().unwrap_or_default().as_secs_f64()
+    };
+    let json = json!({
+        "schema": "scap.deploy/1",
+        "repo": release.repo.as_str(),
+        "environment": release.environment.as_str(),
+        "release": session.release.id().to_string(),
+        "sequence": release.sequence,
+        "snapshot": built.snapshot.id.to_string(),
+        "commit": release.commit.as_ref().map(ToString::to_string),
+        "outcome": match &ended.verdict {
+            Verdict::Done => "done",
+            Verdict::Incomplete => "incomplete",
+            Verdict::Stopped { .. } => "stopped",
+        },
+        "finalized": ended.is_finalized,
+        "hosts": hosts,
+        "seconds": {
+            "connect": seconds.connect.as_secs_f64(),
+            "snapshot": seconds.snapshot.as_secs_f64(),
+            "deltas": seconds.deltas.as_secs_f64(),
+            "fetch": slowest(|host| host.fetch),
+            "prepare": slowest(|host| host.prepare),
+            "promote": slowest(|host| host.promote),
+            "rollout": seconds.rollout.as_secs_f64(),
+            "total": total,
+        },
+        "snapshot_bytes": built.descriptor.totals.bytes,
+        "snapshot_encoded_bytes": built.all.encoded_bytes,
+        "snapshot_entries": built.descriptor.totals.entries,
+        "snapshot_entries_unchanged": built.kept_entries,
+        "seed_bytes_sent": seed_bytes,
+        "bound_ratio": bound.map(|bound| total / bound),
+    });
+    Summary {
+        json,
+        code,
+        verdict: ended.verdict.clone(),
+    }
+}
