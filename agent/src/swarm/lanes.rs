@@ -45,7 +45,7 @@ const FOLLOW_WAIT: Duration = Duration::from_secs(2);
 
 /// How far an origin runs ahead in one lane of what it has not sent in another, in chunks of all lanes. Lanes that end
 /// together keep all links busy to the end.
-const PUSH_SPAN: u32 = 64;
+const PUSH_SPAN: u32 = 8;
 
 /// How long nobody else may hold anything of what an origin pushed to the top of a lane before other hosts get it: what is
 /// passed on is heard of within two seconds or three.
