@@ -23,9 +23,20 @@ pub(super) struct ScapArgs {
     /// This machine's full name, whose domains name sections of scap.cfg [default: as the system has it]
     #[arg(long, value_name = "NAME")]
     host_name: Option<String>,
+    /// Whether whatever folder there is is left alone, as if there were none.
+    #[arg(skip)]
+    is_ignored: bool,
 }
 
 impl ScapArgs {
+    /// That no folder is looked for.
+    pub(super) fn ignoring() -> Self {
+        Self {
+            is_ignored: true,
+            ..Self::default()
+        }
+    }
+
     /// Finds the folder that belongs to `tree`, and reads it.
     pub(super) fn read(&self, source: &SourceArgs, tree: &Tree) -> Result<(Found, Scap), CliError> {
         let failed = |error: ScapError| {
@@ -33,6 +44,13 @@ impl ScapArgs {
                 .code(exit::USAGE)
                 .hint(error.hint())
         };
+        if self.is_ignored {
+            let scap = Scap::read(&Found::nothing(), &Overrides::default(), &|_| Ok(None));
+            return Ok((
+                Found::nothing(),
+                scap.expect("nothing is said, and nothing wrong"),
+            ));
+        }
         let found = match (&self.scap, tree) {
             (Some(path), _) => Found::named(path),
             (None, Tree::Directory(path)) => Found::of(Source::Directory(path)),

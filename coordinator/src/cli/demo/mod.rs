@@ -20,6 +20,7 @@ use super::{
     CliError, SourceArgs, StateArgs,
     deploy::{self, DeployArgs, Summary, Topology},
     exit, human_bytes,
+    scap::ScapArgs,
 };
 use crate::{rollout::Verdict, state::StateDirectory};
 
@@ -183,7 +184,8 @@ impl Demo<'_> {
             },
             rev: Some(commit.to_owned()),
             name: Some(repo_name()),
-            scap: Default::default(),
+            // Its agents are none of the hosts that a repo's folder names.
+            scap: ScapArgs::ignoring(),
             limit_hosts: None,
             message: Vec::new(),
             fleet: fleet.to_owned(),
