@@ -5,6 +5,7 @@ pub mod fleet;
 pub mod git;
 pub mod plan;
 pub mod rollout;
+pub mod scap;
 pub mod seed;
 pub mod snapshot;
 pub mod state;

@@ -35,6 +35,10 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// Longest target of a symbolic link, in bytes: `PATH_MAX` of Linux, less its NUL.
 pub const SYMLINK_BYTES_MAX: usize = 4095;
 
+/// Longest configuration of hosts in a release, in bytes: hundreds of config files and checks, and the names of a large fleet's
+/// groups. It is read whole, like a frame.
+pub const HOST_CONFIG_BYTES_MAX: usize = FRAME_BYTES_MAX as usize;
+
 /// Most signatures on a release: enough for any m of n that people can gather, few enough to check.
 pub const SIGNATURES_MAX: usize = 8;
 

@@ -3,6 +3,7 @@
 
 mod any;
 mod deltas;
+mod host_configs;
 mod objects;
 mod plans;
 mod rosters;

@@ -4,6 +4,7 @@
 #[macro_use]
 mod print;
 
+mod config;
 mod deltas;
 mod demo;
 mod deploy;
@@ -12,6 +13,7 @@ mod error;
 mod init;
 mod plan;
 mod progress;
+mod scap;
 mod snapshot;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
@@ -48,7 +50,9 @@ enum Command {
     Snapshot(snapshot::SnapshotArgs),
     /// Say how a release would go through a fleet, and how long it would take; contacts nobody
     Plan(plan::PlanArgs),
-    /// Deploy a commit or a directory to a fleet: the canary group first, then the rest
+    /// Say what the scap folder of a commit or a directory says, and where; contacts nobody
+    Config(config::ConfigArgs),
+    /// Deploy a commit or a directory to a fleet: one server group after the other, or the canaries and then the rest
     Deploy(deploy::DeployArgs),
     /// Run a fleet of local processes, deploy to it twice, verify it, and clean up
     Demo(demo::DemoArgs),
@@ -124,6 +128,7 @@ async fn execute(command: Command) -> Result<u8, CliError> {
         Command::Enroll(args) => enroll::run(&args),
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Plan(args) => plan::run(&args),
+        Command::Config(args) => config::run(&args),
         Command::Deploy(args) => deploy::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Agent { .. } => unreachable!("the agent's command line was run already"),

@@ -1,5 +1,7 @@
 //! The fleet file: which hosts there are and where.
 
+mod chosen;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -127,6 +129,16 @@ pub enum InventoryError {
         "host {0} is in group {CANARY_GROUP}, and none of its `via` is: it would have nobody to fetch from"
     )]
     CanaryRelay(NodeId),
+    /// A host whose relays are not deployed to.
+    #[error(
+        "host {0} stands behind others, and none of these is deployed to: it would have nobody to fetch from"
+    )]
+    RelayLeftOut(NodeId),
+    /// A host whose relays are in later waves.
+    #[error(
+        "host {0} is deployed to before all that it stands behind: it would have nobody to fetch from"
+    )]
+    RelayLater(NodeId),
     /// More than a plan holds.
     #[error(
         "the hosts that stand behind others are too scattered among the names: a plan has {EXTENSION_BYTES_MAX} bytes for them"

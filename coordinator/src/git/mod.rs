@@ -118,6 +118,14 @@ impl Repo {
         self.list(commit, None)
     }
 
+    /// What a commit has at `path`: a file, all files of a directory, or nothing.
+    ///
+    /// # Errors
+    /// As [`Self::tree`].
+    pub fn tree_below(&self, commit: &GitOid, path: &RelPath) -> Result<Tree, GitError> {
+        self.list(commit, Some(path))
+    }
+
     /// Starts a reader of blobs, a process of its own.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! | [`Directive`] | these hosts shall reach this stage | the session key, Ed25519 |
 //! | [`Finalization`] | this release is the stable one | the session key, Ed25519 |
 //! | [`Plan`] | these are the hosts and this is how they fetch | named by its id in a directive |
+//! | [`HostConfig`] | what a host renders, checks and restarts | named by its snapshot in a release |
 //! | [`Report`] | what one host did and where it stands | that host's key, Ed25519 |
 //! | [`Roster`] | these hosts are reached there, for those that relay orders | the coordinator's key, Ed25519 |
 //! | [`Lease`] | this relay feeds that host, beside those of the plan | the coordinator's key, Ed25519 |
@@ -17,6 +18,7 @@
 pub mod directive;
 pub mod finalization;
 pub mod grant;
+pub mod host_config;
 pub mod lease;
 pub mod names;
 pub mod plan;
@@ -34,6 +36,7 @@ pub mod signed;
 pub use directive::{Directive, SignedDirective, Stage, Targets};
 pub use finalization::{Finalization, SignedFinalization};
 pub use grant::{Grant, SignedGrant, VerifiedGrant};
+pub use host_config::{HostConfig, HostConfigError};
 pub use lease::{Lease, SignedLease};
 pub use names::{Audience, Environment, NameError, RepoPath};
 pub use plan::{Plan, PlanHost, TopologyKind};

@@ -73,7 +73,10 @@ fn the_demo_keeps_what_it_made_where_it_is_told_to() {
 #[test]
 fn the_demo_of_a_repo_only_reads_it() {
     let scene = Scene::empty();
-    let (repo, commit) = scene.repo();
+    let (repo, _) = scene.repo();
+    // It names hosts that are not there.
+    repo.write("scap/scap.cfg", "[global]\ndsh_targets: nowhere\n");
+    let commit = repo.commit("A scap folder");
     let before = Tree::read(repo.dir());
     let ended = scene
         .scap(&["demo", "--agents", "1", "--repo", "repo", "--json"])

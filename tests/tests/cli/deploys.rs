@@ -321,7 +321,9 @@ fn a_repo_is_named_by_its_own_configuration() {
     repo.write("scap/scap.cfg", "[global]\ngit_repo: ../out\n");
     repo.commit("A name that leads out");
     let ended = fleet.deploy(&["--repo", "repo"]);
-    ended.fails(2, "name the repo", "`../out`", "--name");
+    ended
+        .exits(2)
+        .says(&["error: read the scap folder: scap/scap.cfg:2: `git_repo`: `../out`"]);
 }
 
 #[test]

@@ -36,8 +36,17 @@ fn help_names_every_flag_of_every_command() {
         "--connect-timeout <SECS>",
         "--away-timeout <SECS>",
         "--stall-timeout <SECS>",
+        "--limit-hosts <HOSTS>",
+        "[MESSAGE]...",
     ];
-    let commands: [(&[&str], &[&[&str]]); 12] = [
+    let scap = [
+        "--scap <DIR>",
+        "-e, --environment <ENV>",
+        "-D, --define <KEY:VALUE>",
+        "--host-name <NAME>",
+    ];
+    let config = ["--repo <PATH>", "--dir <PATH>", "--rev <REV>", "--json"];
+    let commands: [(&[&str], &[&[&str]]); 13] = [
         (&["init"], &[&["--state <DIR>", "--fleet <NAME>"]]),
         (
             &["enroll"],
@@ -49,7 +58,8 @@ fn help_names_every_flag_of_every_command() {
             ]],
         ),
         (&["snapshot"], &[&source]),
-        (&["deploy"], &[&source, &deploy]),
+        (&["deploy"], &[&source, &deploy, &scap]),
+        (&["config"], &[&config, &scap]),
         (
             &["plan"],
             &[&[

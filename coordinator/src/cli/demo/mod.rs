@@ -20,6 +20,7 @@ use super::{
     CliError, SourceArgs, StateArgs,
     deploy::{self, DeployArgs, Summary, Topology},
     exit, human_bytes,
+    scap::ScapArgs,
 };
 use crate::{rollout::Verdict, state::StateDirectory};
 
@@ -181,9 +182,12 @@ impl Demo<'_> {
                 repo: Some(repo.to_owned()),
                 dir: None,
             },
-            rev: commit.to_owned(),
+            rev: Some(commit.to_owned()),
             name: Some(repo_name()),
-            environment: Default::default(),
+            // Its agents are none of the hosts that a repo's folder names.
+            scap: ScapArgs::ignoring(),
+            limit_hosts: None,
+            message: Vec::new(),
             fleet: fleet.to_owned(),
             topology: Topology::Lanes,
             sign_with: None,

@@ -14,7 +14,7 @@ use scap_proto::{
     },
 };
 
-use super::{DeployArgs, greet::Greeted};
+use super::{DeployArgs, greet::Greeted, not_acted_on};
 use crate::{
     cli::{About, CliError, deltas::Deltas, snapshot::Tree},
     snapshot::Built,
@@ -78,7 +78,7 @@ pub(super) fn begin(
                 sequence: 1 + highest.max(before),
                 snapshot: built.snapshot,
                 commit,
-                config: None,
+                config: not_acted_on::CONFIG_SNAPSHOT,
                 deltas: deltas.all.iter().map(|it| it.reference.clone()).collect(),
                 previous: record.as_ref().map(|record| record.release.id()),
                 created: now,
@@ -146,7 +146,9 @@ fn take_up(
     const _: () = assert!(SIGNATURES_MAX >= 1);
     let release = record.release.clone().verify(authority, now).ok()?;
     let about = release.release();
-    let is_same = about.snapshot == snapshot && about.commit.as_ref() == commit;
+    let is_same = about.snapshot == snapshot
+        && about.commit.as_ref() == commit
+        && about.config == not_acted_on::CONFIG_SNAPSHOT;
     // A grant must be by one who signed the release.
     let is_ours = release
         .signers()

@@ -1,6 +1,6 @@
-//! How a release goes through a fleet: its plan, its waves.
+//! How a release goes through a fleet: its plan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use scap_proto::{id::NodeId, release::Plan};
 
@@ -9,7 +9,6 @@ use crate::{
     cli::About,
     fleet::{Inventory, hub::resolve_all},
     plan::planner,
-    rollout::Wave,
 };
 
 /// The hosts that the seed is linked to if all are reached: orders may as well go over the same links.
@@ -46,19 +45,4 @@ pub(super) async fn plan(
         planned.addresses = addresses;
     }
     plan
-}
-
-/// Who takes a stage together: the canary group, then the rest.
-pub(super) fn waves(inventory: &Inventory) -> Vec<Wave> {
-    let (canary, rest) = inventory.waves();
-    let wave = |name: &str, hosts: BTreeSet<NodeId>, is_gate| Wave {
-        name: name.into(),
-        hosts,
-        is_gate,
-    };
-    let waves = [wave("canary", canary, true), wave("rest", rest, false)];
-    waves
-        .into_iter()
-        .filter(|wave| !wave.hosts.is_empty())
-        .collect()
 }

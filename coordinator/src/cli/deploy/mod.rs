@@ -4,7 +4,9 @@ mod begin;
 mod greet;
 mod how;
 mod name;
+mod not_acted_on;
 mod summary;
+mod targets;
 
 use std::{
     io::{IsTerminal, Write},
@@ -22,7 +24,7 @@ use scap_agent::{
 };
 use scap_proto::{
     id::SnapshotId,
-    release::{Environment, Plan, RepoPath, TopologyKind},
+    release::{Plan, RepoPath, TopologyKind},
     transport::{Rate, RateCaps},
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,15 +33,17 @@ pub(super) use self::summary::Summary;
 use self::{
     begin::begin,
     greet::{Greeted, greet},
-    how::{fed_by_us, plan, waves},
+    how::{fed_by_us, plan},
     name::repo_name,
     summary::{Seconds, summarize},
+    targets::Targets,
 };
 use super::{
     About, CliError, SourceArgs, StateArgs,
     deltas::{self, Deltas},
     exit, human_bytes,
     progress::Progress,
+    scap::ScapArgs,
     snapshot::{Tree, last_released, locked, open_store},
 };
 use crate::{
@@ -48,6 +52,7 @@ use crate::{
         hub::{Hub, resolve_all},
     },
     rollout::{self, Ended, Session},
+    scap::{Place, Scap, Selection},
     seed::Seed,
     snapshot::Built,
     state::{Record, StateDirectory, StateError},
@@ -62,15 +67,17 @@ pub(super) struct DeployArgs {
     pub(super) state: StateArgs,
     #[command(flatten)]
     pub(super) source: SourceArgs,
-    /// The revision to deploy
-    #[arg(long, value_name = "REV", default_value = "HEAD")]
-    pub(super) rev: String,
-    /// The repo's path below the deploy root [default: git_repo of scap/scap.cfg, else the directory's name]
+    /// The revision to deploy [default: git_rev of the scap folder, else HEAD]
+    #[arg(short, long, value_name = "REV")]
+    pub(super) rev: Option<String>,
+    /// The repo's path below the deploy root [default: git_repo of the scap folder, else the directory's name]
     #[arg(long, value_name = "REPO")]
     pub(super) name: Option<RepoPath>,
-    /// The environment
-    #[arg(long, value_name = "ENV", default_value_t)]
-    pub(super) environment: Environment,
+    #[command(flatten)]
+    pub(super) scap: ScapArgs,
+    /// Deploy to none but these hosts: a name, `web*`, `web[01:10]`, `~` and a regular expression; `!` first for all others
+    #[arg(short, long, value_name = "HOSTS")]
+    pub(super) limit_hosts: Option<Selection>,
     /// The fleet file
     #[arg(long, value_name = "FILE")]
     pub(super) fleet: PathBuf,
@@ -102,6 +109,9 @@ pub(super) struct DeployArgs {
     /// How long a host may make no progress before it is given up, in seconds
     #[arg(long, value_name = "SECS", default_value_t = 300)]
     pub(super) stall_timeout: u64,
+    /// What is deployed and why, in words
+    #[arg(value_name = "MESSAGE")]
+    pub(super) message: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -146,13 +156,16 @@ pub(super) async fn deploy(
 ) -> Result<Summary, CliError> {
     let started = Instant::now();
     let mut interrupt = pin!(interrupt);
-    let inventory = read_inventory(&args.fleet)?;
+    let fleet = read_inventory(&args.fleet)?;
     let state_error =
         |error: StateError| CliError::failed("read the state", &error).hint(error.hint());
     let state = StateDirectory::open(&args.state.state).map_err(state_error)?;
     let _lock = state.lock().map_err(|error| locked(&error))?;
-    let tree = Arc::new(Tree::find(&args.source, &args.rev)?);
-    let about: About = (repo_name(&args, &tree)?, args.environment.clone());
+    let (tree, scap) = find(&args)?;
+    let environment = scap.environment.clone().unwrap_or_default();
+    let about: About = (repo_name(&args, &scap)?, environment);
+    let targets = Targets::of(fleet, &args.fleet, &scap, args.limit_hosts.as_ref())?;
+    let inventory = &targets.inventory;
     let identity = state.identity().map_err(state_error)?;
     identity
         .check_time(clock::now().0)
@@ -165,8 +178,8 @@ pub(super) async fn deploy(
     };
     let seed = Seed::start(identity.clone(), store.clone(), caps)
         .map_err(|error| CliError::failed("start the seed", &error))?;
-    let first = fed_by_us(&identity.own().name, &inventory, &args, &about);
-    let mut hub = Hub::start(seed.node(), &identity, &inventory, &first, &about).await;
+    let first = fed_by_us(&identity.own().name, inventory, &args, &about);
+    let mut hub = Hub::start(seed.node(), &identity, inventory, &first, &about).await;
     let mut progress = Progress::new(&about, tree.commit());
 
     // Hosts are dialled while the snapshot is built.
@@ -177,7 +190,7 @@ pub(super) async fn deploy(
     };
     let wait = Duration::from_secs(args.connect_timeout);
     let reached = async {
-        let greeted = greet(&mut hub, &inventory, wait).await;
+        let greeted = greet(&mut hub, inventory, wait).await;
         let connected_in = started.elapsed();
         (greeted, connected_in, building.await)
     };
@@ -201,14 +214,14 @@ pub(super) async fn deploy(
 
     let (release, grant, key) = begin(&state, &about, &tree, &built, &deltas, &greeted, &args)?;
     let seed_name = identity.own().name.clone();
-    let plan = plan(seed_name, &inventory, &greeted.away, args.topology, &about).await;
+    let plan = plan(seed_name, inventory, &greeted.away, args.topology, &about).await;
     let session = Session {
         release,
         grant,
         key,
         plan: plan.encode(),
     };
-    confirm(&args, &inventory, &greeted, &session)?;
+    confirm(&args, &targets, &greeted, &session)?;
     let mut plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");
     // The same plan; only that we may reach hosts elsewhere than their peers do.
     let ours = inventory.hosts.iter().map(|host| host.addresses.clone());
@@ -229,7 +242,7 @@ pub(super) async fn deploy(
         release,
         sequence: session.release.release().sequence,
         epoch: session.grant.grant().epoch,
-        waves: waves(&inventory),
+        waves: targets.waves.clone(),
         away_max: Duration::from_secs(args.away_timeout),
         stall_max: Duration::from_secs(args.stall_timeout),
         finalize_max: FINALIZE_MAX,
@@ -264,10 +277,41 @@ pub(super) async fn deploy(
         rollout: rolled_in,
         total: started.elapsed(),
     };
-    let mut summary = summarize(&session, &built, &inventory, &ended, seed_bytes, &seconds);
+    let mut summary = summarize(&session, &built, inventory, &ended, seed_bytes, &seconds);
     summary.json["deltas"] = deltas.json();
+    summary.json["message"] = args.message.join(" ").into();
     progress.ended(&ended, seed_bytes, seconds.total);
     Ok(summary)
+}
+
+/// What is deployed, and what its scap folder says. What of that is not acted on is told on standard error.
+fn find(args: &DeployArgs) -> Result<(Arc<Tree>, Scap), CliError> {
+    let head = args.rev.as_deref().unwrap_or("HEAD");
+    let mut tree = Tree::find(&args.source, head)?;
+    let (found, scap) = args.scap.read(&args.source, &tree)?;
+    // The folder that names another revision is the one that holds.
+    if let (None, Some(_), Some(rev)) = (&args.rev, tree.commit(), &scap.rev) {
+        tree = Tree::find(&args.source, rev)?;
+    }
+    if let Some(at) = &scap.blocked {
+        let problem = format!("{at}: `block_deployments` is on: this machine is not to deploy");
+        return Err(CliError::usage(problem).hint(
+            "deploy from the active deployment host, or give -D block_deployments:false".to_owned(),
+        ));
+    }
+    if found.place != Place::Nowhere {
+        eprintln!("scap folder: {}", found.place);
+    }
+    // What the machine's own file says is for all that is deployed from it: `config` tells it.
+    for notice in scap
+        .notices
+        .iter()
+        .filter(|notice| !notice.at.is_of_machine())
+    {
+        eprintln!("warning: {notice}");
+    }
+    not_acted_on::warn(&scap);
+    Ok((Arc::new(tree), scap))
 }
 
 /// Removes chunks of releases that nobody goes back to. What cannot be removed now is the next time.
@@ -293,19 +337,17 @@ async fn clean(state: &StateDirectory, store: Store) {
 /// Shows what is about to happen and asks, on a terminal.
 fn confirm(
     args: &DeployArgs,
-    inventory: &Inventory,
+    targets: &Targets,
     greeted: &Greeted,
     session: &Session,
 ) -> Result<(), CliError> {
     let release = session.release.release();
-    let (canary, rest) = inventory.waves();
     eprintln!(
-        "release {} #{} to {} hosts ({} canary, {} rest)",
+        "release {} #{} to {} hosts ({})",
         session.release.id().short(),
         release.sequence,
-        inventory.hosts.len(),
-        canary.len(),
-        rest.len(),
+        targets.inventory.hosts.len(),
+        targets.sizes(),
     );
     for (host, reason) in &greeted.away {
         eprintln!("  unreachable now: {host}: {}", reason.escape_debug());

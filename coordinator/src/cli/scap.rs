@@ -1,0 +1,80 @@
+//! What commands are told of the scap folder, and how they find and read it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use scap_proto::release::Environment;
+
+use super::{CliError, SourceArgs, exit, snapshot::Tree};
+use crate::scap::{Found, Overrides, Scap, ScapError, Source, define, host_name, read_machine};
+
+/// Where the scap folder is and what stands above it.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct ScapArgs {
+    /// The scap folder [default: scap/ of the commit, else of its submodule, else of the work tree or the directory]
+    #[arg(long, value_name = "DIR")]
+    scap: Option<PathBuf>,
+    /// The environment [default: what the scap folder says, else production]
+    #[arg(short, long, value_name = "ENV")]
+    environment: Option<Environment>,
+    /// Set a key of scap.cfg; may be given several times
+    #[arg(short = 'D', long = "define", value_name = "KEY:VALUE", value_parser = define)]
+    defines: Vec<(String, String)>,
+    /// This machine's full name, whose domains name sections of scap.cfg [default: as the system has it]
+    #[arg(long, value_name = "NAME")]
+    host_name: Option<String>,
+    /// Whether whatever folder there is is left alone, as if there were none.
+    #[arg(skip)]
+    is_ignored: bool,
+}
+
+impl ScapArgs {
+    /// That no folder is looked for.
+    pub(super) fn ignoring() -> Self {
+        Self {
+            is_ignored: true,
+            ..Self::default()
+        }
+    }
+
+    /// Finds the folder that belongs to `tree`, and reads it.
+    pub(super) fn read(&self, source: &SourceArgs, tree: &Tree) -> Result<(Found, Scap), CliError> {
+        let failed = |error: ScapError| {
+            CliError::failed("read the scap folder", &error)
+                .code(exit::USAGE)
+                .hint(error.hint())
+        };
+        if self.is_ignored {
+            let scap = Scap::read(&Found::nothing(), &Overrides::default(), &|_| Ok(None));
+            return Ok((
+                Found::nothing(),
+                scap.expect("nothing is said, and nothing wrong"),
+            ));
+        }
+        let found = match (&self.scap, tree) {
+            (Some(path), _) => Found::named(path),
+            (None, Tree::Directory(path)) => Found::of(Source::Directory(path)),
+            (None, Tree::Commit { repo, commit }) => {
+                // Of a bare repo, or of a git directory, there is no work tree.
+                let top = source
+                    .repo
+                    .as_deref()
+                    .filter(|top| top.join(".git").exists());
+                let commit = &commit.id;
+                Found::of(Source::Commit { repo, commit, top })
+            }
+        };
+        let found = found.map_err(failed)?;
+        let scap = Scap::read(&found, &self.overrides(), &read_machine).map_err(failed)?;
+        Ok((found, scap))
+    }
+
+    /// What stands above the folder.
+    pub(super) fn overrides(&self) -> Overrides {
+        Overrides {
+            environment: self.environment.clone(),
+            defines: self.defines.clone(),
+            host_name: self.host_name.clone().unwrap_or_else(host_name),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The server groups: who is deployed to, in which order, and how many may fail.
+
+use std::{collections::BTreeSet, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use scap_proto::id::NodeId;
+
+use super::{
+    Outside,
+    error::{Origin, ScapError, did_you_mean},
+    files::Files,
+    ini,
+    select::Selection,
+    settings::{Settings, name, shown},
+};
+
+/// Where host lists are that the folder has not.
+const DSH_GROUPS: &str = "/etc/dsh/group";
+
+/// The group of those who name none.
+const DEFAULT_GROUP: &str = "default";
+
+/// Hosts that are deployed to before those of the next group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// What people call it.
+    pub name: String,
+    /// Who, in the order of the list; no host is in two groups.
+    pub targets: Vec<Target>,
+    /// Most hosts that take a stage together; all of the group where there is none.
+    pub group_size: Option<NonZeroU32>,
+    /// How many of the group may fail.
+    pub failure_limit: FailureLimit,
+    /// How long to wait after the group, before the next one.
+    pub soak: Duration,
+}
+
+/// One host of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its name.
+    pub host: NodeId,
+    /// Where the list names it.
+    pub at: Origin,
+}
+
+/// How many hosts may fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureLimit {
+    /// So many.
+    Count(u32),
+    /// So many of a hundred of the group's hosts, rounded down; 0 to 100.
+    Percent(u32),
+}
+
+impl Group {
+    /// Most hosts of the group that may fail.
+    pub fn failures_max(&self) -> usize {
+        match self.failure_limit {
+            FailureLimit::Count(count) => usize::try_from(count).unwrap_or(usize::MAX),
+            FailureLimit::Percent(percent) => {
+                let percent = usize::try_from(percent).expect("it is at most 100");
+                self.targets.len() * percent / 100
+            }
+        }
+    }
+
+    /// The hosts that take a stage together, one sub-group after the other; none is empty.
+    pub fn sub_groups(&self) -> impl Iterator<Item = &[Target]> {
+        let all = self.targets.len().max(1);
+        let size = self
+            .group_size
+            .map_or(all, |size| usize::try_from(size.get()).unwrap_or(all));
+        self.targets.chunks(size)
+    }
+}
+
+/// The groups that `settings` name, or `None` where they name no hosts at all.
+///
+/// A host that is in two of them goes with the first; a group whose list has only such hosts is left out, as is one
+/// whose key is blank.
+pub(super) fn groups(
+    settings: &Settings,
+    files: &Files,
+    outside: &Outside<'_>,
+) -> Result<Option<Vec<Group>>, ScapError> {
+    let (names, said_at) = match settings.list("server_groups") {
+        Some((names, at)) => (names, at.clone()),
+        None if settings.get("dsh_targets").is_some()
+            || settings.get("default_hosts").is_some() =>
+        {
+            (vec![DEFAULT_GROUP], Origin::Default)
+        }
+        None => return Ok(None),
+    };
+    let mut groups = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (at, group) in names.iter().enumerate() {
+        if names[..at].contains(group) {
+            let problem = format!("`server_groups` names `{}` twice", shown(group));
+            return Err(ScapError::invalid(&said_at, problem));
+        }
+        let mut targets = targets(settings, files, outside, group, &said_at)?;
+        targets.retain(|target| seen.insert(target.host.clone()));
+        if targets.is_empty() {
+            continue;
+        }
+        // Its own value, else the one for all groups.
+        let key = |key: &str| {
+            let own = format!("{group}_{key}");
+            if settings.get(&own).is_some() {
+                own
+            } else {
+                key.to_owned()
+            }
+        };
+        let limit = settings.parse(
+            &key("failure_limit"),
+            "a number of hosts, or 0% to 100%",
+            failure_limit,
+        )?;
+        groups.push(Group {
+            name: (*group).to_owned(),
+            targets,
+            group_size: settings.count(&key("group_size"))?,
+            failure_limit: limit.unwrap_or(FailureLimit::Percent(0)),
+            soak: settings.seconds(&key("soak"))?.unwrap_or_default(),
+        });
+    }
+    if groups.is_empty() {
+        return Err(ScapError::invalid(&said_at, "no server group has a host"));
+    }
+    Ok(Some(groups))
+}
+
+/// The groups with none but the hosts of a selection; those that have none left out.
+///
+/// # Errors
+/// [`ScapError::Invalid`] where nobody is left.
+pub fn select(groups: &[Group], selection: &Selection) -> Result<Vec<Group>, ScapError> {
+    let left = groups.iter().cloned().filter_map(|mut group| {
+        group.targets.retain(|target| selection.has(&target.host));
+        (!group.targets.is_empty()).then_some(group)
+    });
+    let left: Vec<Group> = left.collect();
+    if left.is_empty() {
+        let hosts = groups.iter().flat_map(|group| &group.targets).count();
+        let problem = format!("none of the {hosts} hosts is chosen");
+        return Err(ScapError::invalid(&Origin::Flag("--limit-hosts"), problem));
+    }
+    Ok(left)
+}
+
+fn failure_limit(text: &str) -> Option<FailureLimit> {
+    match text.strip_suffix('%') {
+        Some(percent) => {
+            let percent = percent.trim_end().parse().ok()?;
+            (percent <= 100).then_some(FailureLimit::Percent(percent))
+        }
+        None => text.parse().ok().map(FailureLimit::Count),
+    }
+}
+
+/// The hosts of one group; none where its key is blank.
+fn targets(
+    settings: &Settings,
+    files: &Files,
+    outside: &Outside<'_>,
+    group: &str,
+    said_at: &Origin,
+) -> Result<Vec<Target>, ScapError> {
+    let inline = format!("{group}_hosts");
+    let key = match group {
+        DEFAULT_GROUP => "dsh_targets".to_owned(),
+        group => format!("{group}_dsh_targets"),
+    };
+    if let Some((hosts, at)) = settings.list(&inline) {
+        if let Some(other) = settings.get(&key) {
+            let problem = format!(
+                "both `{inline}` and `{key}` ({}) name hosts; one of them was expected",
+                other.at
+            );
+            return Err(ScapError::invalid(at, problem));
+        }
+        return hosts
+            .into_iter()
+            .map(|host| target(host, at.clone()))
+            .collect();
+    }
+    let Some(list) = settings.get(&key) else {
+        if settings.has(&key) {
+            return Ok(Vec::new());
+        }
+        let names: Vec<&str> = settings.iter().map(|(key, _)| key).collect();
+        let hint = did_you_mean(&key, names);
+        let problem = format!(
+            "server group `{}` needs `{}`, the name of its host list{hint}",
+            shown(group),
+            shown(&key)
+        );
+        return Err(ScapError::invalid(said_at, problem));
+    };
+    let (file, bytes) = find(list.value.trim(), files, outside, &list.at)?;
+    let text = ini::text(&bytes, &file)?;
+    let mut targets = Vec::new();
+    for (line, text) in ini::lines(text) {
+        if text.trim().is_empty() || text.starts_with('#') {
+            continue;
+        }
+        let end = text.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.' | '-')));
+        let file = file.clone();
+        targets.push(target(
+            &text[..end.unwrap_or(text.len())],
+            Origin::File { file, line },
+        )?);
+    }
+    if targets.is_empty() {
+        let problem = format!("`{key}` names {file}, which has no host in it");
+        return Err(ScapError::invalid(&list.at, problem));
+    }
+    Ok(targets)
+}
+
+fn target(host: &str, at: Origin) -> Result<Target, ScapError> {
+    match host.parse() {
+        Ok(host) => Ok(Target { host, at }),
+        Err(_) if host.is_empty() => Err(ScapError::invalid(
+            &at,
+            "the name of a host was expected at the start of the line",
+        )),
+        Err(error) => Err(ScapError::invalid(&at, error.to_string())),
+    }
+}
+
+/// A host list by its name: absolute, of the environment, of the folder, or of the machine.
+fn find(
+    list: &str,
+    files: &Files,
+    outside: &Outside<'_>,
+    at: &Origin,
+) -> Result<(Arc<str>, Bytes), ScapError> {
+    let mut looked = Vec::new();
+    if !list.starts_with('/') {
+        if let Some((file, found)) = files.of_environment(list) {
+            return Ok((file, found.bytes.clone()));
+        }
+        looked.extend(files.places(list));
+    }
+    // An absolute name stands for itself.
+    let path = Path::new(DSH_GROUPS).join(list);
+    let is_plain = path
+        .components()
+        .all(|part| part != std::path::Component::ParentDir);
+    if is_plain && let Some(bytes) = outside(&path)? {
+        return Ok((name(path.to_string_lossy()), bytes.into()));
+    }
+    looked.push(path.display().to_string());
+    let problem = format!(
+        "no host list `{}`: looked for {}",
+        shown(list),
+        looked.join(", ")
+    );
+    Err(ScapError::invalid(at, problem))
+}

@@ -1,0 +1,316 @@
+//! Where the scap folder of a deployment is: in the commit, in a submodule, or beside it.
+
+use std::{
+    fmt, fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use scap_proto::{content::RelPath, id::GitOid};
+
+use super::{
+    error::{Notice, Origin, ScapError},
+    files::{Collector, FILE_BYTES_MAX, Files},
+    settings::name,
+};
+use crate::git::{GitError, Mode, Repo, TreeEntry};
+
+/// The folder's name in a repo.
+const FOLDER: &str = "scap";
+
+/// What is deployed, and where its scap folder may be.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// A commit.
+    Commit {
+        /// Of which repository.
+        repo: &'a Repo,
+        /// Its id.
+        commit: &'a GitOid,
+        /// The top of its work tree, where it has one.
+        top: Option<&'a Path>,
+    },
+    /// A directory.
+    Directory(&'a Path),
+}
+
+/// A scap folder, or that there is none.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Where it was.
+    pub place: Place,
+    pub(super) files: Files,
+    pub(super) notices: Vec<Notice>,
+}
+
+/// Where a scap folder was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// There is none.
+    Nowhere,
+    /// In the commit.
+    Commit(GitOid),
+    /// In the commit of a submodule that the commit names.
+    Submodule(GitOid),
+    /// In the work tree and not in the commit, or in the directory that is deployed.
+    Beside(PathBuf),
+    /// Where the command line says.
+    Named(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nowhere => f.write_str("none"),
+            Self::Commit(commit) => write!(f, "{FOLDER}/ of commit {commit}"),
+            Self::Submodule(commit) => write!(f, "submodule {FOLDER} at its commit {commit}"),
+            Self::Beside(path) => write!(f, "{}, which is in no commit", path.display()),
+            Self::Named(path) => write!(f, "{}, as --scap says", path.display()),
+        }
+    }
+}
+
+impl Found {
+    /// The folder of a source: that of the commit, else of the submodule that the commit has there, else the one beside it. A folder
+    /// with neither `scap.cfg` nor `scap.toml` is something else. Blocking.
+    ///
+    /// # Errors
+    /// [`ScapError`].
+    pub fn of(source: Source<'_>) -> Result<Self, ScapError> {
+        let (repo, commit, top) = match source {
+            Source::Directory(path) => return beside(path),
+            Source::Commit { repo, commit, top } => (repo, commit, top),
+        };
+        let folder = RelPath::new(FOLDER).expect("it is a plain name");
+        let entries = repo
+            .tree_below(commit, &folder)?
+            .collect::<Result<Vec<_>, _>>()?;
+        if let [
+            TreeEntry {
+                mode: Mode::Gitlink,
+                id,
+                path,
+                ..
+            },
+        ] = entries.as_slice()
+            && path == FOLDER.as_bytes()
+        {
+            let place = Place::Submodule(id.clone());
+            let (submodule, entries) = submodule(repo, top, id)?;
+            return of_entries(place, &submodule, entries, "");
+        }
+        let found = of_entries(Place::Commit(commit.clone()), repo, entries, "scap/")?;
+        match (&found.place, top) {
+            (Place::Nowhere, Some(top)) => beside(top),
+            _ => Ok(found),
+        }
+    }
+
+    /// The folder that somebody names. Blocking.
+    ///
+    /// # Errors
+    /// [`ScapError::NotAFolder`] and others.
+    pub fn named(path: &Path) -> Result<Self, ScapError> {
+        let (files, notices) = read_directory(path)?;
+        match files.is_scap() {
+            true => Ok(Self {
+                place: Place::Named(path.into()),
+                files,
+                notices,
+            }),
+            false => Err(ScapError::NotAFolder(path.into())),
+        }
+    }
+
+    /// That there is none.
+    pub fn nothing() -> Self {
+        Self {
+            place: Place::Nowhere,
+            files: Files::default(),
+            notices: Vec::new(),
+        }
+    }
+}
+
+/// The repository of the submodule, and its files at a commit.
+fn submodule(
+    repo: &Repo,
+    top: Option<&Path>,
+    commit: &GitOid,
+) -> Result<(Repo, Vec<TreeEntry>), ScapError> {
+    let kept = repo.git_dir().join("modules").join(FOLDER);
+    let mut places = top
+        .map(|top| top.join(FOLDER))
+        .into_iter()
+        .chain([kept])
+        .peekable();
+    loop {
+        let place = places.next().expect("the last one returns");
+        let found = Repo::open(&place).and_then(|repo| {
+            let entries = repo.tree(commit)?.collect::<Result<Vec<_>, GitError>>()?;
+            Ok((repo, entries))
+        });
+        match found {
+            Ok(found) => return Ok(found),
+            Err(_) if places.peek().is_some() => {}
+            Err(source) => {
+                let commit = commit.to_string();
+                return Err(ScapError::Submodule { commit, source });
+            }
+        }
+    }
+}
+
+/// The files of a tree, of which `prefix` is not part of their names.
+fn of_entries(
+    place: Place,
+    repo: &Repo,
+    entries: Vec<TreeEntry>,
+    prefix: &str,
+) -> Result<Found, ScapError> {
+    let is_config = |entry: &TreeEntry| {
+        let rest = entry.path.strip_prefix(prefix.as_bytes());
+        matches!(rest, Some(b"scap.cfg" | b"scap.toml"))
+    };
+    if !entries.iter().any(is_config) {
+        return Ok(Found::nothing());
+    }
+    let mut collector = Collector::default();
+    let mut wanted = Vec::new();
+    for entry in entries {
+        let path = path_of(&entry.path)?;
+        let path = path.strip_prefix(prefix).unwrap_or(&path).to_owned();
+        if Collector::wants(&path) && entry.mode != Mode::Gitlink {
+            collector.admit(&path, entry.size)?;
+            wanted.push((path, entry));
+        }
+    }
+    let ids: Vec<GitOid> = wanted.iter().map(|(_, entry)| entry.id.clone()).collect();
+    repo.blobs()?.read(&ids, |index, content: &mut dyn Read| {
+        let (path, entry) = &wanted[index];
+        let mut bytes = Vec::new();
+        content
+            .read_to_end(&mut bytes)
+            .map_err(|source| GitError::Run {
+                doing: "read the scap folder of the commit",
+                source,
+            })?;
+        match entry.mode {
+            Mode::Symlink => collector.add_link(path, &String::from_utf8_lossy(&bytes)),
+            mode => collector.add_file(path, bytes, mode == Mode::Executable),
+        }
+        Ok::<_, GitError>(())
+    })?;
+    let (files, notices) = collector.finish();
+    Ok(Found {
+        place,
+        files,
+        notices,
+    })
+}
+
+/// The folder in a directory, if there is one.
+fn beside(directory: &Path) -> Result<Found, ScapError> {
+    let path = directory.join(FOLDER);
+    let is_config = |file: &&str| path.join(file).is_file();
+    if !["scap.cfg", "scap.toml"].iter().any(is_config) {
+        return Ok(Found::nothing());
+    }
+    let (files, notices) = read_directory(&path)?;
+    Ok(Found {
+        place: Place::Beside(path),
+        files,
+        notices,
+    })
+}
+
+fn read_directory(top: &Path) -> Result<(Files, Vec<Notice>), ScapError> {
+    let mut collector = Collector::default();
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        let at = top.join(&folder);
+        let failed = |source| ScapError::Read {
+            path: at.clone(),
+            source,
+        };
+        for entry in fs::read_dir(&at).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = path_of(std::os::unix::ffi::OsStrExt::as_bytes(
+                entry.file_name().as_os_str(),
+            ))?;
+            let path = if folder.is_empty() {
+                name
+            } else {
+                format!("{folder}/{name}")
+            };
+            if !Collector::wants(&path) {
+                continue;
+            }
+            let at = entry.path();
+            let failed = |source| ScapError::Read {
+                path: at.clone(),
+                source,
+            };
+            let metadata = entry.metadata().map_err(failed)?;
+            if metadata.is_dir() {
+                folders.push(path);
+            } else if metadata.is_symlink() {
+                collector.admit(&path, 0)?;
+                let target = fs::read_link(&at).map_err(failed)?;
+                collector.add_link(&path, &target.to_string_lossy());
+            } else if metadata.is_file() {
+                collector.admit(&path, metadata.len())?;
+                let is_executable =
+                    std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o100 != 0;
+                collector.add_file(&path, read(&at).map_err(failed)?, is_executable);
+            }
+        }
+    }
+    Ok(collector.finish())
+}
+
+/// A file of this machine that may not be there, such as a host list: for [`super::Scap::read`]. Blocking.
+///
+/// # Errors
+/// [`ScapError::Read`].
+pub fn read_machine(path: &Path) -> Result<Option<Vec<u8>>, ScapError> {
+    match read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(source) => Err(ScapError::Read {
+            path: path.into(),
+            source,
+        }),
+    }
+}
+
+/// The bytes of a file, if they are not too many.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // A pipe would be waited for.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    fs::File::open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
+}
+
+/// A path as text.
+fn path_of(bytes: &[u8]) -> Result<String, ScapError> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| {
+        let file = name(bytes.escape_ascii().to_string());
+        ScapError::invalid(&Origin::File { file, line: 1 }, "a name that is not UTF-8")
+    })
+}

@@ -1,0 +1,411 @@
+//! Scap folders, as scap3's users have them, wherever they are.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::fleet::{Fleet, deployed, host};
+use super::process::Ended;
+use super::scene::Scene;
+
+const DOING: &str = "read the scap folder";
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy-examples")
+}
+
+/// Copies the example folder to `to`.
+fn copy_example(to: &Path) {
+    let from = examples().join("scap3-folder");
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    let copied = Command::new("cp").arg("-a").args([&from, to]).status();
+    assert!(copied.unwrap().success());
+}
+
+fn git(directory: &Path, arguments: &[&str]) {
+    let mut command = Command::new("git");
+    command.arg("-C").arg(directory).args([
+        "-c",
+        "user.name=Ada",
+        "-c",
+        "user.email=ada@example.org",
+    ]);
+    command
+        .args(["-c", "protocol.file.allow=always"])
+        .args(arguments);
+    let output = command
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "git {arguments:?}: {output:?}");
+}
+
+/// `config` of `repo`, on a machine that is in no domain of ours.
+fn config(scene: &Scene, more: &[&str]) -> Ended {
+    let common = ["config", "--repo", "repo", "--host-name", "d1.example.net"];
+    scene.scap(&[&common, more].concat())
+}
+
+fn config_json(scene: &Scene, more: &[&str]) -> Value {
+    let more = [more, &["--json"]].concat();
+    config(scene, &more).exits(0).json("scap.config/1")
+}
+
+#[test]
+fn the_example_folder_says_what_its_comments_say() {
+    let scene = Scene::empty();
+    let (repo, _) = scene.repo();
+    copy_example(&scene.path("repo/scap"));
+    let commit = repo.commit("The example");
+    let said = config_json(&scene, &[]);
+    assert_eq!(said["folder"], format!("scap/ of commit {commit}"));
+    assert_eq!(said["environment"], "production");
+    assert_eq!(
+        said["settings"]["git_repo"],
+        json!({ "value": "mobileapps/deploy", "from": "scap/scap.cfg:4" })
+    );
+    assert_eq!(said["settings"]["cache_revs"]["from"], "default");
+    let groups = said["groups"].as_array().unwrap();
+    assert_eq!(
+        groups[0]["hosts"],
+        json!([{ "name": "scb1001.example.org", "from": "scap/canaries:2" }])
+    );
+    assert_eq!(
+        (
+            &groups[1]["group_size"],
+            groups[1]["hosts"].as_array().unwrap().len()
+        ),
+        (&json!(4), 5)
+    );
+    let checks = said["checks"].as_array().unwrap();
+    assert_eq!(checks.len(), 3);
+    assert_eq!(checks[1]["command"], json!(["build.sh", "--production"]));
+    assert_eq!(checks[2]["when"], "after handle_service");
+    assert_eq!(
+        said["config_files"][0]["destination"],
+        "/etc/mobileapps/config.yaml"
+    );
+    assert_eq!(said["vars"]["log_level"], "warn");
+    assert_eq!(said["services"][0]["action"], "reload");
+    assert_eq!(said["notes"], json!([]));
+
+    // The environment, as it is said, and as the machine's name says it.
+    let host_name = ["--host-name", "deploy1.beta.example.org"];
+    let common = ["config", "--repo", "repo", "--json"];
+    let by_name = scene
+        .scap(&[&common[..], &host_name].concat())
+        .exits(0)
+        .json("scap.config/1");
+    let said = config_json(&scene, &["-e", "beta", "-D", "cache_revs:2"]);
+    for said in [&said, &by_name] {
+        assert_eq!(said["environment"], "beta");
+        assert_eq!(said["vars"]["log_level"], "debug");
+        assert_eq!(said["checks"].as_array().unwrap().len(), 1);
+        assert_eq!(said["groups"].as_array().unwrap().len(), 1);
+        assert_eq!(said["services"][0]["action"], "restart");
+    }
+    assert_eq!(
+        said["settings"]["cache_revs"],
+        json!({ "value": "2", "from": "-D" })
+    );
+    assert_eq!(said["settings"]["environment"]["from"], "--environment");
+    assert_eq!(
+        by_name["settings"]["environment"]["from"],
+        "scap/scap.cfg:23"
+    );
+
+    config(&scene, &[]).exits(0).prints(&[
+        "scap folder: scap/ of commit",
+        "mobileapps/deploy  (scap/scap.cfg:4)",
+        "canary: 1 hosts, at most 0 may fail",
+        "default: 5 hosts, 4 at a time, at most 0 may fail",
+        "config file /etc/mobileapps/config.yaml from templates/config.yaml.j2",
+        "check endpoints after handle_service, in group canary only",
+        "reload mobileapps",
+    ]);
+}
+
+#[test]
+fn the_native_example_says_the_same_and_more() {
+    let scene = Scene::empty();
+    let (repo, _) = scene.repo();
+    copy_example(&scene.path("repo/scap"));
+    for file in [
+        "scap.cfg",
+        "checks.yaml",
+        "config-files.yaml",
+        "vars.yaml",
+        "canaries",
+    ] {
+        std::fs::remove_file(scene.path("repo/scap").join(file)).unwrap();
+    }
+    std::fs::remove_dir_all(scene.path("repo/scap/environments")).unwrap();
+    std::fs::copy(
+        examples().join("scap.toml"),
+        scene.path("repo/scap/scap.toml"),
+    )
+    .unwrap();
+    repo.commit("The native example");
+    let said = config_json(&scene, &[]);
+    let groups = said["groups"].as_array().unwrap();
+    assert_eq!(
+        (&groups[0]["soak_seconds"], &groups[1]["group_size"]),
+        (&json!(300.0), &json!(4))
+    );
+    assert_eq!(said["checks"][0]["group"], "canary");
+    assert_eq!(said["notes"], json!([]));
+}
+
+#[test]
+fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
+    let scene = Scene::empty();
+    let (repo, _) = scene.repo();
+    let folder = |scene: &Scene, more: &[&str]| {
+        config_json(scene, more)["folder"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(folder(&scene, &[]), "none");
+
+    // Beside it, and not in the commit: a checkout of its own that git ignores.
+    copy_example(&scene.path("repo/scap"));
+    std::fs::write(scene.path("repo/.git/info/exclude"), "/scap\n").unwrap();
+    assert_eq!(folder(&scene, &[]), "repo/scap, which is in no commit");
+    // A bare repo has nothing beside it.
+    git(
+        scene.root(),
+        &["clone", "--quiet", "--bare", "repo", "bare"],
+    );
+    let bare = scene
+        .scap(&["config", "--repo", "bare", "--json"])
+        .exits(0)
+        .json("scap.config/1");
+    assert_eq!(bare["folder"], "none");
+    // Nor has a folder a meaning that is only called so.
+    std::fs::rename(scene.path("repo/scap"), scene.path("elsewhere")).unwrap();
+    scene.write("repo/scap/main.py", "print()\n");
+    assert_eq!(folder(&scene, &[]), "none");
+    assert_eq!(
+        folder(&scene, &["--scap", "elsewhere"]),
+        "elsewhere, as --scap says"
+    );
+    config(&scene, &["--scap", "repo/src"]).fails(
+        2,
+        DOING,
+        "repo/src has neither scap.cfg nor scap.toml",
+        "--scap",
+    );
+
+    // A submodule, at the commit that is named, whatever is checked out there.
+    git(&scene.path("elsewhere"), &["init", "--quiet"]);
+    git(&scene.path("elsewhere"), &["add", "--all"]);
+    git(
+        &scene.path("elsewhere"),
+        &["commit", "--quiet", "--message", "scap"],
+    );
+    std::fs::remove_dir_all(scene.path("repo/scap")).unwrap();
+    std::fs::write(scene.path("repo/.git/info/exclude"), "").unwrap();
+    let url = scene.path("elsewhere");
+    git(
+        &scene.path("repo"),
+        &["submodule", "--quiet", "add", url.to_str().unwrap(), "scap"],
+    );
+    repo.commit("A submodule");
+    std::fs::write(
+        scene.path("repo/scap/scap.cfg"),
+        "[global]\ngit_repo: not/committed\n",
+    )
+    .unwrap();
+    let said = config_json(&scene, &[]);
+    assert!(
+        said["folder"]
+            .as_str()
+            .unwrap()
+            .starts_with("submodule scap at its commit "),
+        "{said:#}"
+    );
+    assert_eq!(said["settings"]["git_repo"]["value"], "mobileapps/deploy");
+    // One that is nowhere here.
+    std::fs::remove_dir_all(scene.path("repo/scap")).unwrap();
+    std::fs::rename(scene.path("repo/.git/modules/scap"), scene.path("gone")).unwrap();
+    config(&scene, &[]).fails(
+        2,
+        DOING,
+        "is a submodule, at commit",
+        "git submodule update",
+    );
+
+    // In the commit, although something else is beside it.
+    let other = Scene::empty();
+    let (repo, _) = other.repo();
+    repo.write("scap/scap.cfg", "[global]\ngit_repo: in/commit\n");
+    let commit = repo.commit("scap.cfg");
+    repo.write("scap/scap.cfg", "[global]\ngit_repo: not/committed\n");
+    let said = config_json(&other, &[]);
+    assert_eq!(said["folder"], format!("scap/ of commit {commit}"));
+    assert_eq!(said["settings"]["git_repo"]["value"], "in/commit");
+    let said = other
+        .scap(&["config", "--dir", "repo", "--json"])
+        .exits(0)
+        .json("scap.config/1");
+    assert_eq!(said["settings"]["git_repo"]["value"], "not/committed");
+}
+
+/// Three agents, and a folder with two groups of them.
+fn fleet() -> (Fleet, scap_tests::repo::SourceRepo) {
+    let fleet = Fleet::start(&["web1", "web2", "web3"]);
+    let (repo, _) = fleet.scene.repo();
+    repo.write(
+        "scap/scap.cfg",
+        "[global]\ngit_repo: mw/app\nserver_groups: first, default\nfirst_dsh_targets: first\ndsh_targets: all\n\
+         group_size: 1\nbatch_size: 9\nservice_name: app\n",
+    );
+    repo.write("scap/first", "web3\n");
+    repo.write("scap/all", "web1\nweb2\nweb3\n");
+    (fleet, repo)
+}
+
+#[test]
+fn a_deployment_goes_through_the_server_groups() {
+    let (fleet, repo) = fleet();
+    let commit = repo.commit("A scap folder");
+    let ended = fleet
+        .deploy(&["--repo", "repo", "Fix", "the site"])
+        .exits(0);
+    let ended = ended.says(&[
+        &format!("scap folder: scap/ of commit {commit}"),
+        "warning: scap/scap.cfg:7: `batch_size` is not acted on: hosts are not reached by ssh",
+        "1 service of the scap folder are left out",
+        "3 hosts (1 first, 1 default 1/2, 1 default 2/2)",
+    ]);
+    let report = deployed(&ended);
+    assert_eq!(
+        (&report["repo"], &report["message"]),
+        (&json!("mw/app"), &json!("Fix the site"))
+    );
+    for agent in &fleet.agents {
+        repo.archived(&commit).assert_is(&agent.live("mw/app"));
+    }
+}
+
+#[test]
+fn a_group_that_fails_stops_the_rollout_before_the_next() {
+    let (mut fleet, repo) = fleet();
+    repo.commit("A scap folder");
+    fleet.agents.pop().unwrap().stop().exits(0);
+    let ended = fleet
+        .deploy(&["--repo", "repo", "--connect-timeout", "2"])
+        .exits(3);
+    let report = deployed(&ended);
+    assert_eq!(host(&report, "web3")["outcome"], "unreachable");
+    for name in ["web1", "web2"] {
+        assert_eq!(host(&report, name)["outcome"], "skipped");
+    }
+}
+
+#[test]
+fn a_deployment_may_be_for_some_hosts_only() {
+    let (fleet, repo) = fleet();
+    let commit = repo.commit("A scap folder");
+    let ended = fleet.deploy(&["--repo", "repo", "-l", "web[1:2]"]).exits(0);
+    let report = deployed(&ended.says(&["2 hosts (1 default 1/2, 1 default 2/2)"]));
+    assert_eq!(report["hosts"].as_array().unwrap().len(), 2);
+    assert!(!fleet.agents[2].live("mw/app").exists());
+    // Without a host list in the folder, of those of the fleet file.
+    repo.write(
+        "scap/scap.cfg",
+        "[global]\ngit_repo: mw/other\ngit_rev: HEAD~1\n",
+    );
+    repo.commit("No host list");
+    let ended = fleet.deploy(&["--repo", "repo", "-l", "!web1"]).exits(0);
+    let report = deployed(&ended.says(&["2 hosts (2 rest)"]));
+    assert_eq!(report["commit"], commit, "what git_rev names");
+    assert!(!fleet.agents[0].live("mw/other").exists());
+    let ended = fleet.deploy(&["--repo", "repo", "-l", "db*"]);
+    ended.fails(
+        2,
+        "choose who is deployed to",
+        "none of the 3 hosts is chosen",
+        "--limit-hosts",
+    );
+    let ended = fleet.deploy(&["--repo", "repo", "-l", "web[1"]);
+    ended.fails_as_misuse(&["--limit-hosts", "`]` was expected"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_folder_is_told_before_anybody_is_contacted() {
+    let scene = Scene::new();
+    let (repo, _) = scene.repo();
+    scene.write(
+        "fleet.toml",
+        "[[host]]\nname = 'web1'\naddress = '127.0.0.1:9'\n",
+    );
+    let cfg = "[global]\ndsh_targets: targets\n";
+    let common = [
+        "deploy",
+        "--state",
+        "st",
+        "--repo",
+        "repo",
+        "--fleet",
+        "fleet.toml",
+        "--yes",
+    ];
+    for (path, content, more, says) in [
+        (
+            "scap.cfg",
+            "dsh_targets: x\n",
+            &[][..],
+            "scap/scap.cfg:1: a line before any section",
+        ),
+        (
+            "scap.cfg",
+            "[global]\ndsh_targets: nowhere\n",
+            &[],
+            "scap/scap.cfg:2: no host list `nowhere`",
+        ),
+        (
+            "targets",
+            "\n",
+            &[],
+            "scap/scap.cfg:2: `dsh_targets` names scap/targets, which has no host in it",
+        ),
+        (
+            "targets",
+            "web1\nweb9\nweb8\n",
+            &[],
+            "scap/targets:2: host web9 is not in the fleet file fleet.toml, nor are 1 more",
+        ),
+        (
+            "checks.yaml",
+            "checks:\n  a: {command: x, after: lunch}\n",
+            &[],
+            "scap/checks.yaml:2: `lunch` of check `a` is no stage",
+        ),
+        ("vars.yaml", "a: {\n", &[], "scap/vars.yaml:1: not YAML"),
+        (
+            "environments/beta/vars.yaml",
+            "a: 1\n",
+            &["-e", "bet"],
+            "--environment: there is no environment `bet`: scap/environments has beta",
+        ),
+        (
+            "scap.cfg",
+            "[global]\nblock_deployments: yes\n",
+            &[],
+            "scap/scap.cfg:2: `block_deployments` is on",
+        ),
+    ] {
+        repo.write("scap/scap.cfg", cfg);
+        repo.write("scap/targets", "web1\n");
+        repo.write(format!("scap/{path}"), content);
+        repo.commit(path);
+        let arguments = [&common[..], more].concat();
+        scene.scap(&arguments).exits(2).says(&["error: ", says]);
+        std::fs::remove_dir_all(scene.path("repo/scap")).unwrap();
+        repo.commit("Without it");
+    }
+    assert!(!scene.path("st/records").exists(), "something was signed");
+}
