@@ -36,6 +36,7 @@ const ALLOWED_SIGNERS: &str = "allowed_signers";
 const STORE: &str = "store";
 const RECORDS: &str = "records";
 const LOCK: &str = "lock";
+const STATE_REPO: &str = "state.git";
 
 /// The first bytes of each record: kind and version. A record of another version is refused by name.
 const MAGIC: &[u8] = b"scap-coordinator-record/1\n";
@@ -463,6 +464,16 @@ impl StateDirectory {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Where it is remembered which commit of the state branch about a repo and environment was written last from here.
+    pub fn tip_path(&self, repo: &RepoPath, environment: &Environment) -> PathBuf {
+        self.record_path(repo, environment).with_extension("tip")
+    }
+
+    /// The bare repository that has the state branch of directories, which are in no repository.
+    pub fn state_repo(&self) -> PathBuf {
+        self.path(STATE_REPO)
     }
 
     fn record_path(&self, repo: &RepoPath, environment: &Environment) -> PathBuf {

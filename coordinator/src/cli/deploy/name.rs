@@ -6,7 +6,7 @@ use super::DeployArgs;
 use crate::cli::{CliError, exit, snapshot::Tree};
 
 /// `--name`, else `git_repo` of the commit's or directory's `scap/scap.cfg`, else the directory's name.
-pub(super) fn repo_name(args: &DeployArgs, tree: &Tree) -> Result<RepoPath, CliError> {
+pub(in crate::cli) fn repo_name(args: &DeployArgs, tree: &Tree) -> Result<RepoPath, CliError> {
     if let Some(name) = &args.name {
         return Ok(name.clone());
     }
@@ -19,6 +19,7 @@ pub(super) fn repo_name(args: &DeployArgs, tree: &Tree) -> Result<RepoPath, CliE
             )
             .map_err(|error| CliError::failed("read scap/scap.cfg", &error))?,
         Tree::Directory(path) => std::fs::read(path.join("scap/scap.cfg")).ok(),
+        Tree::Stored(_) => None,
     };
     let configured = config.as_deref().and_then(git_repo_of);
     let path = args.source.repo.as_ref().or(args.source.dir.as_ref());
