@@ -36,7 +36,10 @@ pub(super) fn run(args: &DiffArgs) -> Result<u8, CliError> {
     let to = named(&releases, &args.to)?;
     let (older, newer) = (commit_of(from)?, commit_of(to)?);
     let repo = args.read.repo()?;
-    let log = |from: &GitOid, to: &GitOid| repo.log(from, to, COMMITS_MAX).map_err(git_error);
+    let log = |from: &GitOid, to: &GitOid| {
+        repo.log(from, to, COMMITS_MAX)
+            .map_err(|error| git_error(&error))
+    };
     let added = log(older, newer)?;
     let removed = log(newer, older)?;
     let files = files(&repo, older, newer)?;
@@ -115,6 +118,6 @@ fn commit_json(commit: &Commit) -> Value {
     })
 }
 
-fn git_error(error: GitError) -> CliError {
-    CliError::failed("compare the commits", &error).hint(error.hint())
+fn git_error(error: &GitError) -> CliError {
+    CliError::failed("compare the commits", error).hint(error.hint())
 }

@@ -41,7 +41,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<u8, CliError> {
         json["schema"] = "scap.release/1".into();
         json["hosts"] = json!(present.hosts.groups);
         json["signed_by"] = json!(signers);
-        json["is_whole"] = is_whole.into();
+        json["whole"] = is_whole.into();
         println!("{json}");
         return Ok(exit::DONE);
     }

@@ -82,7 +82,7 @@ fn place_json(present: &Present, now: Timestamp) -> Value {
         "environment": environment.as_str(),
         "stable": stable.map(rollout_json),
         "latest": latest.map(rollout_json),
-        "is_under_way": latest.is_some_and(|latest| is_under_way(present, latest, now)),
+        "under_way": latest.is_some_and(|latest| is_under_way(present, latest, now)),
         "lock": lock,
         "hosts": present.hosts.groups,
     })

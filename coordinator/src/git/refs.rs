@@ -1,6 +1,13 @@
 //! A branch: its tip, what came before it, and moving it from one tip to the next.
 
-use std::{fmt, str::FromStr};
+use std::{
+    ffi::OsString,
+    fmt, io,
+    os::unix::{ffi::OsStringExt, fs::MetadataExt},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use scap_proto::id::{GitOid, is_plain_name};
 
@@ -9,6 +16,9 @@ use super::{
     command::{self, Running},
     objects::id_of,
 };
+
+/// How old a lock on a branch must be to be that of a git that was killed: git holds one for milliseconds.
+const LOCK_AGE_MIN: Duration = Duration::from_secs(60);
 
 /// The name of a branch, without `refs/heads/`: plain names with slashes between, which git takes as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +134,26 @@ impl Repo {
         new: &GitOid,
         why: &str,
     ) -> Result<bool, GitError> {
+        let moved = self.try_move(branch, old, new, why);
+        let Err(error @ GitError::Failed { .. }) = moved else {
+            return moved.map(|()| true);
+        };
+        if self.tip(branch)?.as_ref() != old {
+            return Ok(false);
+        }
+        if !self.clear_stale_lock(branch)? {
+            return Err(error);
+        }
+        self.try_move(branch, old, new, why).map(|()| true)
+    }
+
+    fn try_move(
+        &self,
+        branch: &BranchName,
+        old: Option<&GitOid>,
+        new: &GitOid,
+        why: &str,
+    ) -> Result<(), GitError> {
         let mut command = self.write_command();
         command
             .env("GIT_COMMITTER_NAME", "scap")
@@ -132,14 +162,32 @@ impl Repo {
             .arg(branch.full())
             .arg(new.to_string())
             .arg(old.map(ToString::to_string).unwrap_or_default());
-        match command::output(command, "move the branch") {
-            Ok(_) => Ok(true),
-            Err(error @ GitError::Failed { .. }) => match self.tip(branch)?.as_ref() != old {
-                true => Ok(false),
-                false => Err(error),
-            },
-            Err(error) => Err(error),
+        command::output(command, "move the branch").map(|_| ())
+    }
+
+    /// Removes the lock that a git which was killed has left on the branch: one of ours that is older than any git works on a
+    /// branch. Whether there was one.
+    fn clear_stale_lock(&self, branch: &BranchName) -> Result<bool, GitError> {
+        let doing = "look for a lock on the branch";
+        let run = |source| GitError::Run { doing, source };
+        let mut command = self.command();
+        command.args(["rev-parse", "--git-path"]);
+        command.arg(format!("{}.lock", branch.full()));
+        let mut path = command::output(command, doing)?;
+        path.pop_if(|last| *last == b'\n');
+        let path = PathBuf::from(OsString::from_vec(path));
+        let found = match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            found => found.map_err(run)?,
+        };
+        let age = found.modified().ok().and_then(|at| at.elapsed().ok());
+        let is_ours = found.uid() == rustix::process::geteuid().as_raw();
+        if !is_ours || age.is_none_or(|age| age < LOCK_AGE_MIN) {
+            return Ok(false);
         }
+        tracing::warn!(path = %path.display(), "removing the lock of a git that was killed");
+        std::fs::remove_file(&path).map_err(run)?;
+        Ok(true)
     }
 
     /// Whether `older` is `newer` or came before it. A commit that is not here came before nothing.

@@ -78,6 +78,13 @@ impl Repo {
 }
 
 impl Remote {
+    /// The same, with at most `limit` for each thing that is asked of it.
+    #[must_use]
+    pub fn within(self, limit: Duration) -> Self {
+        let limit = limit.min(self.limit);
+        Self { limit, ..self }
+    }
+
     /// What it is called here.
     pub fn name(&self) -> &str {
         &self.name

@@ -7,7 +7,7 @@
 //! What was committed here and is not yet at the upstream, since that was out of reach, is carried onto its tip by the next
 //! change, unless somebody changed the same folder there.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
 use scap_proto::id::GitOid;
@@ -22,8 +22,9 @@ use super::{
 };
 use crate::git::{Author, BranchName, GitError, Item, Objects, Pushed, Remote, Repo};
 
-/// The file at the top that says what the branch is; its first line is the version of the layout.
-pub(super) const FORMAT_FILE: &str = "scap-state";
+/// The file at the top that says what the branch is; its first line is the version of the layout. No environment can have
+/// its name.
+pub(super) const FORMAT_FILE: &str = ".scap-state";
 /// The first line of that file.
 pub(super) const FORMAT: &str = "scap-state/1";
 const FORMAT_TEXT: &str = "scap-state/1
@@ -31,6 +32,9 @@ const FORMAT_TEXT: &str = "scap-state/1
 What scap-coordinator deployed, a commit a step. <environment>/<repo>/record.json says what an environment is on;
 latest/ and stable/ beside it hold what was signed. Do not edit it, nor rewrite its history.
 ";
+
+/// How long the upstream may take for an answer where a change can go without it: who waits may have better things to do.
+const MAY_MAX: Duration = Duration::from_secs(5);
 
 /// How often a change is tried again because others were quicker. Each time somebody else got through, so this many in a row
 /// is no chance but something that undoes what is written.
@@ -305,10 +309,17 @@ impl Branch {
             now,
             upstream,
         } = change;
+        let remote = match &self.base {
+            Base::Upstream(remote) if upstream == Upstream::May => {
+                Some(remote.clone().within(MAY_MAX))
+            }
+            Base::Upstream(remote) => Some(remote.clone()),
+            Base::Here | Base::Offline => None,
+        };
         for _ in 0..ATTEMPTS_MAX {
             let local = self.repo.tip(&self.name)?;
             let mut problem = None;
-            let (base, there) = match self.base(local.as_ref()) {
+            let (base, there) = match self.base(remote.as_ref(), local.as_ref()) {
                 Err(error) if upstream == Upstream::May && error.is_upstreams() => {
                     problem = Some(error);
                     (local.clone(), None)
@@ -324,7 +335,7 @@ impl Branch {
             };
             let commit = self.commit(base.as_ref(), &opened, place, &author, &message)?;
             self.failpoint.hit(step, "written");
-            if let (Base::Upstream(remote), Some(there)) = (&self.base, &there) {
+            if let (Some(remote), Some(there)) = (&remote, &there) {
                 match self.push(remote, &commit, there.as_ref()) {
                     Ok(true) => {}
                     Ok(false) => continue,
@@ -356,15 +367,12 @@ impl Branch {
     }
 
     /// On what a change is to be made, and, where it was asked, the upstream's tip.
-    #[expect(
-        clippy::type_complexity,
-        reason = "two tips, either of which may be missing, the second unknown"
-    )]
     fn base(
         &self,
+        remote: Option<&Remote>,
         local: Option<&GitOid>,
     ) -> Result<(Option<GitOid>, Option<Option<GitOid>>), BranchError> {
-        let Base::Upstream(remote) = &self.base else {
+        let Some(remote) = remote else {
             self.check_known(local)?;
             return Ok((local.cloned(), None));
         };

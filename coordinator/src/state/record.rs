@@ -156,6 +156,7 @@ pub struct Rollout {
     /// The waves that are over, in order.
     pub waves: Vec<WaveEnd>,
     /// Whether it was recorded without asking the upstream who else deploys.
+    #[serde(rename = "offline")]
     pub is_offline: bool,
     /// The sequence of the release that it goes back to.
     pub rolls_back_to: Option<u64>,

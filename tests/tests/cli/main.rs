@@ -21,3 +21,4 @@ mod scene;
 mod sources;
 mod spare;
 mod state;
+mod state_branch;

@@ -193,15 +193,17 @@ impl Recording {
     async fn close(&self, end: End) -> Written {
         match self.ask(|reply| Note::End(Box::new(end), reply)).await {
             Ok(Updated { commit, problem }) => {
-                if let Some(problem) = &problem {
-                    let problem = scap_agent::error_chain(problem);
-                    eprintln!(
-                        "recorded here only, and at the upstream with the next change: {problem}"
-                    );
-                }
+                let elsewhere = match &problem {
+                    None => String::new(),
+                    Some(problem) => {
+                        let problem = scap_agent::error_chain(problem);
+                        format!(" here only, and at the upstream with the next change: {problem}")
+                    }
+                };
+                eprintln!("recorded as {:.10}{elsewhere}", commit.to_string());
                 let json = json!({
                     "commit": commit.to_string(),
-                    "is_upstream": problem.is_none() && !self.run.is_offline,
+                    "at_upstream": problem.is_none() && !self.run.is_offline,
                 });
                 let code = exit::DONE;
                 Written { json, code }
@@ -284,7 +286,7 @@ fn write(ledger: &Ledger, notes: &mpsc::Receiver<Note>) {
                 tracing::warn!(error, "recorded here only");
             }
             Err(error) => {
-                is_over = matches!(error, BranchError::Lost { .. });
+                is_over |= matches!(error, BranchError::Lost { .. });
                 let error = scap_agent::error_chain(&error);
                 tracing::warn!(error, "not recorded");
             }

@@ -23,7 +23,7 @@ fn put(test: &TestRepo, path: &str, content: &str) {
 #[test]
 fn a_branch_of_a_later_version_is_neither_read_nor_written() {
     for (path, content) in [
-        ("scap-state", "scap-state/2\n"),
+        (".scap-state", "scap-state/2\n"),
         (
             "production/mw+config/record.json",
             "{\"schema\": \"scap.record/2\"}",
@@ -88,6 +88,27 @@ fn a_missing_object_is_told_and_nothing_is_written() {
     let error = signing.deploy(&branch, "production", 2).unwrap_err();
     assert!(error.to_string().contains("missing"), "{error:?}");
     assert!(error.hint().unwrap().contains("fsck"));
+}
+
+#[test]
+fn a_lock_that_a_killed_git_left_on_the_branch_is_cleared_once_it_is_old() {
+    let test = repo(&[]);
+    let signing = Signing::new();
+    let branch = branch_of(&test.open(), false);
+    signing.deploy(&branch, "production", 1).unwrap();
+    let path = test.write(".git/refs/heads/scap/state.lock", b"");
+    let error = signing.deploy(&branch, "production", 2).unwrap_err();
+    assert!(error.to_string().contains("state.lock"), "{error}");
+    assert!(path.exists(), "whose it is was not known");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(61);
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_modified(old)
+        .unwrap();
+    signing.deploy(&branch, "production", 2).unwrap();
+    assert!(!path.exists());
 }
 
 #[test]
