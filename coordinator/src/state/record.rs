@@ -194,12 +194,18 @@ pub enum Outcome {
     Done,
     /// It went through, and some hosts did not get there.
     Incomplete,
+    /// It went through and is stable, and some hosts, no more than may be lost, did not get there.
+    Partial,
+    /// No host has it live.
+    Failed,
     /// A gate did not open.
     Stopped,
     /// Somebody stopped the coordinator.
     Interrupted,
     /// Hosts went back to what they ran before.
     RolledBack,
+    /// Hosts were to go back, and of some it is not known that they did.
+    RollbackIncomplete,
 }
 
 impl Outcome {
@@ -209,9 +215,12 @@ impl Outcome {
             Self::Running => "running",
             Self::Done => "done",
             Self::Incomplete => "incomplete",
+            Self::Partial => "partial",
+            Self::Failed => "failed",
             Self::Stopped => "stopped",
             Self::Interrupted => "interrupted",
             Self::RolledBack => "rolled-back",
+            Self::RollbackIncomplete => "rollback-incomplete",
         }
     }
 }
@@ -485,6 +494,24 @@ pub(super) mod tests {
                 Record::from_json(text.replacen(from, to, 1).as_bytes()).is_err(),
                 "{to}"
             );
+        }
+    }
+
+    #[test]
+    fn an_outcome_has_one_word_for_people_and_programs() {
+        for outcome in [
+            Outcome::Running,
+            Outcome::Done,
+            Outcome::Incomplete,
+            Outcome::Partial,
+            Outcome::Failed,
+            Outcome::Stopped,
+            Outcome::Interrupted,
+            Outcome::RolledBack,
+            Outcome::RollbackIncomplete,
+        ] {
+            let json = serde_json::to_value(outcome).unwrap();
+            assert_eq!(json, outcome.as_str());
         }
     }
 

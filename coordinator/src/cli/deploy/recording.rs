@@ -9,7 +9,7 @@ use std::{
 
 use scap_proto::{
     id::NodeId,
-    release::{Finalization, SignedFinalization, SignedRelease},
+    release::{Finalization, SignedFinalization, SignedRelease, Stage},
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -323,8 +323,12 @@ impl Recorded<'_> {
 impl Watcher for Recorded<'_> {
     fn output(&mut self, engine: &Engine, output: &Output) {
         match output {
-            Output::Began { wave, .. } if self.wave.as_ref() != Some(wave) => {
-                // The last one's end is the rollout's.
+            // A wave is through when the next may switch, which may have fetched before. The last one's end is the rollout's.
+            Output::Began {
+                wave,
+                stage: Stage::Promote,
+                ..
+            } if self.wave.as_ref() != Some(wave) => {
                 if let Some(over) = self.wave.replace(wave.clone())
                     && let Some(notes) = &self.recording.notes
                 {
