@@ -7,7 +7,10 @@
 //! What was committed here and is not yet at the upstream, since that was out of reach, is carried onto its tip by the next
 //! change, unless somebody changed the same folder there.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use scap_proto::id::GitOid;
@@ -302,6 +305,7 @@ impl Branch {
         change: Change<'_>,
         mut edit: impl FnMut(&mut Folder) -> Result<String, BranchError>,
     ) -> Result<Updated, BranchError> {
+        let started = Instant::now();
         let Change {
             place,
             step,
@@ -361,6 +365,8 @@ impl Branch {
             {
                 known.save(&commit)?;
             }
+            let millis = started.elapsed().as_millis();
+            tracing::debug!(step, %commit, millis, is_pushed, "state branch written");
             return Ok(Updated { commit, problem });
         }
         Err(BranchError::Busy)
