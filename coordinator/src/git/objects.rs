@@ -102,22 +102,38 @@ impl Objects {
     /// [`GitError::FileTooLarge`], and as [`Self::root`].
     pub fn file(&mut self, blob: &GitOid, bytes_max: u64) -> Result<Vec<u8>, GitError> {
         let mut content = Vec::new();
-        let each = |_, source: &mut dyn std::io::Read| -> Result<(), ChangesError> {
-            content = read_whole(blob, &mut std::io::Read::take(source, bytes_max + 1))?;
-            Ok(())
-        };
-        self.0
-            .read_objects("blob", std::slice::from_ref(blob), each)
-            .map_err(git)?;
-        let size = content.len() as u64;
-        if size > bytes_max {
-            return Err(GitError::FileTooLarge {
-                path: blob.to_string(),
-                size,
-                bytes_max,
-            });
-        }
+        self.files(std::slice::from_ref(blob), bytes_max, |_, read| {
+            content = read.to_vec();
+            Ok::<(), GitError>(())
+        })?;
         Ok(content)
+    }
+
+    /// Gives `each` the index and the content of each of `blobs`, in order. Many are read far quicker than one by one.
+    ///
+    /// # Errors
+    /// As [`Self::file`], and what `each` returns.
+    pub fn files<E: From<GitError>>(
+        &mut self,
+        blobs: &[GitOid],
+        bytes_max: u64,
+        mut each: impl FnMut(usize, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.0.read(blobs, |index, source| {
+            let blob = &blobs[index];
+            let mut source = std::io::Read::take(source, bytes_max + 1);
+            let content = read_whole(blob, &mut source).map_err(git)?;
+            let size = content.len() as u64;
+            if size > bytes_max {
+                let path = blob.to_string();
+                return Err(E::from(GitError::FileTooLarge {
+                    path,
+                    size,
+                    bytes_max,
+                }));
+            }
+            each(index, &content)
+        })
     }
 
     /// A commit as git stores it.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::git::{Item, Objects, Repo};
 
-const RECORD: &str = "record.json";
+pub(super) const RECORD: &str = "record.json";
 const LOCK: &str = "lock.json";
 const HOSTS: &str = "hosts.json";
 const RELEASE: &str = "release";
@@ -26,7 +26,7 @@ const FINALIZATION: &str = "finalization";
 
 /// Largest file that is read, in bytes: the outcome of ten thousand hosts is about 300 KiB, and a release with all its
 /// deltas and signatures 40 KiB.
-const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+pub(super) const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Where it is: the repo and the environment.
 pub type Place = (RepoPath, Environment);
@@ -119,10 +119,7 @@ impl Folder {
     pub fn hosts(&self, objects: &mut Objects) -> Result<Hosts, BranchError> {
         match self.others.get(HOSTS.as_bytes()) {
             Some(Part::Kept(item)) => document(objects, &item.id, HOSTS),
-            Some(Part::File(json)) => Hosts::from_json(json).map_err(|source| {
-                let file = HOSTS;
-                BranchError::Document { file, source }
-            }),
+            Some(Part::File(json)) => parse(json, HOSTS),
             _ => Ok(Hosts::default()),
         }
     }
@@ -262,11 +259,14 @@ fn signature_name(of: &str, number: usize) -> String {
     }
 }
 
-pub(super) fn document<T: Document>(
+fn document<T: Document>(
     objects: &mut Objects,
     id: &GitOid,
     file: &'static str,
 ) -> Result<T, BranchError> {
-    let json = objects.file(id, FILE_BYTES_MAX)?;
-    T::from_json(&json).map_err(|source| BranchError::Document { file, source })
+    parse(&objects.file(id, FILE_BYTES_MAX)?, file)
+}
+
+pub(super) fn parse<T: Document>(json: &[u8], file: &'static str) -> Result<T, BranchError> {
+    T::from_json(json).map_err(|source| BranchError::Document { file, source })
 }

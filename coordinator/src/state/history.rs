@@ -1,12 +1,14 @@
 //! Reading the state branch: what each environment is on, and everything that was ever released.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use scap_proto::{id::GitOid, release::Environment};
 
 use super::{
     branch::{BranchError, open_root},
-    folder::{Folder, Place, SignedObjects, Which, document, folder_name, repo_of},
+    folder::{
+        FILE_BYTES_MAX, Folder, Place, RECORD, SignedObjects, Which, folder_name, parse, repo_of,
+    },
     record::{BrokenLock, Hosts, Record, Rollout},
 };
 use crate::git::{BranchName, Objects, Repo};
@@ -192,36 +194,36 @@ impl History {
     /// [`BranchError`].
     pub fn past(&self, place: &Place) -> Result<Past, BranchError> {
         let (repo, environment) = place;
-        let path = format!("{environment}/{}/record.json", folder_name(repo));
+        let path = format!("{environment}/{}/{RECORD}", folder_name(repo));
         let mut objects = self.repo.objects()?;
         let mut past = Past::default();
-        let mut known = BTreeMap::new();
-        for written in self.repo.writings(&self.tip, &path)? {
-            let Some(file) = written.file else {
-                continue;
-            };
-            let record: Record = document(&mut objects, &file, "record.json")?;
+        let mut known = BTreeSet::new();
+        let written = self.repo.writings(&self.tip, &path)?.into_iter();
+        let (commits, files): (Vec<GitOid>, Vec<GitOid>) = written
+            .filter_map(|written| Some((written.commit, written.file?)))
+            .unzip();
+        objects.files(&files, FILE_BYTES_MAX, |index, json| {
+            let record = parse::<Record>(json, RECORD)?;
             if let Some(broken) = record.broken_lock
                 && past.broken_locks.last() != Some(&broken)
             {
                 past.broken_locks.push(broken);
             }
             let Some(rollout) = record.latest else {
-                continue;
+                return Ok(());
             };
             let stable = record.stable.map(|stable| stable.release);
             // Those before say less of the same.
-            known
-                .entry((rollout.sequence, rollout.release))
-                .or_insert_with(|| {
-                    past.releases.push(Recorded {
-                        place: place.clone(),
-                        is_finalized: stable == Some(rollout.release),
-                        rollout,
-                        state_commit: written.commit,
-                    });
+            if known.insert((rollout.sequence, rollout.release)) {
+                past.releases.push(Recorded {
+                    place: place.clone(),
+                    is_finalized: stable == Some(rollout.release),
+                    rollout,
+                    state_commit: commits[index].clone(),
                 });
-        }
+            }
+            Ok::<(), BranchError>(())
+        })?;
         Ok(past)
     }
 }
