@@ -236,6 +236,9 @@ pub(super) async fn deploy(
                 .hint("the same command again begins anew".to_owned()));
         }
     };
+    if let Some(line) = recording.taken_over() {
+        progress.line(&line);
+    }
     let built = Arc::new(built.expect("building does not panic")?);
     let built_in = built.elapsed;
     // One that cannot be read is told where the release is made.
@@ -294,7 +297,8 @@ pub(super) async fn deploy(
             progress.clear();
             drop(hub);
             seed.shutdown().await;
-            recording.interrupt(&session, &settled).await;
+            let written = recording.interrupt(&session, &settled).await;
+            progress.line(&written.line);
             return Err(CliError::usage(format!(
                 "interrupted: hosts keep what they were told last of release {}",
                 release.short()
@@ -327,6 +331,7 @@ pub(super) async fn deploy(
         code => code,
     };
     progress.ended(&ended, seed_bytes, seconds.total);
+    progress.line(&written.line);
     Ok(summary)
 }
 

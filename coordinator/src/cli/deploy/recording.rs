@@ -78,6 +78,8 @@ type Reply = oneshot::Sender<Result<Updated, BranchError>>;
 /// What was recorded, for the end of the command.
 pub(super) struct Written {
     pub(super) json: Value,
+    /// For people.
+    pub(super) line: String,
     /// The exit code, where this is the worst that happened.
     pub(super) code: u8,
 }
@@ -109,9 +111,6 @@ impl Recording {
         let found = ledger
             .lock(&reason, now())
             .map_err(|error| failed(&error))?;
-        if let Some(lock) = &found.taken_over {
-            eprintln!("took over the lock of {lock}");
-        }
         let run = Rollouts {
             rollout: ledger.holder().rollout.clone(),
             by: ledger.holder().name.clone(),
@@ -126,6 +125,12 @@ impl Recording {
             notes: Some(notes),
             thread: Some(thread::spawn(move || write(&ledger, &to_write))),
         })
+    }
+
+    /// That the lock was somebody's before, for people.
+    pub(super) fn taken_over(&self) -> Option<String> {
+        let lock = self.found.taken_over.as_ref()?;
+        Some(format!("took over the lock of {lock}"))
     }
 
     /// The release of the latest rollout on the branch. Whether anybody signed it is another question.
@@ -181,13 +186,13 @@ impl Recording {
     }
 
     /// Records that somebody stopped the coordinator.
-    pub(super) async fn interrupt(&self, session: &Session, hosts: &Settled) {
+    pub(super) async fn interrupt(&self, session: &Session, hosts: &Settled) -> Written {
         let end = End {
             outcome: Outcome::Interrupted,
             hosts: hosts.group(),
             signed: signed(session, false),
         };
-        self.close(end).await;
+        self.close(end).await
     }
 
     async fn close(&self, end: End) -> Written {
@@ -200,21 +205,19 @@ impl Recording {
                         format!(" here only, and at the upstream with the next change: {problem}")
                     }
                 };
-                eprintln!("recorded as {:.10}{elsewhere}", commit.to_string());
+                let line = format!("recorded as {:.10}{elsewhere}", commit.to_string());
                 let json = json!({
                     "commit": commit.to_string(),
                     "at_upstream": problem.is_none() && !self.run.is_offline,
                 });
                 let code = exit::DONE;
-                Written { json, code }
+                Written { json, line, code }
             }
             Err(error) => {
-                eprintln!(
-                    "how it ended is not recorded: {}",
-                    scap_agent::error_chain(&error)
-                );
+                let error = scap_agent::error_chain(&error);
                 Written {
                     json: Value::Null,
+                    line: format!("how it ended is not recorded: {error}"),
                     code: exit::STOPPED,
                 }
             }
