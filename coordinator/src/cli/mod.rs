@@ -4,17 +4,24 @@
 #[macro_use]
 mod print;
 
+mod branch;
 mod config;
 mod deltas;
 mod demo;
 mod deploy;
+mod diff;
 mod enroll;
 mod error;
+mod history;
 mod init;
 mod plan;
 mod progress;
+mod rollback;
 mod scap;
+mod show;
 mod snapshot;
+mod status;
+mod unlock;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -53,7 +60,19 @@ enum Command {
     /// Say what the scap folder of a commit or a directory says, and where; contacts nobody
     Config(config::ConfigArgs),
     /// Deploy a commit or a directory to a fleet: one server group after the other, or the canaries and then the rest
-    Deploy(deploy::DeployArgs),
+    Deploy(Box<deploy::DeployArgs>),
+    /// Release what an earlier release had: the last finalized one before the latest, or the one named
+    Rollback(Box<rollback::RollbackArgs>),
+    /// Say what each environment is on, who deploys, and what became of the hosts
+    Status(status::StatusArgs),
+    /// List what was released
+    History(history::HistoryArgs),
+    /// Say all that is recorded of one release
+    Show(show::ShowArgs),
+    /// Say which commits and files differ between two releases
+    Diff(diff::DiffArgs),
+    /// Break somebody's lock, which is recorded
+    Unlock(unlock::UnlockArgs),
     /// Run a fleet of local processes, deploy to it twice, verify it, and clean up
     Demo(demo::DemoArgs),
     /// Run the agent's command line
@@ -129,7 +148,13 @@ async fn execute(command: Command) -> Result<u8, CliError> {
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Plan(args) => plan::run(&args),
         Command::Config(args) => config::run(&args),
-        Command::Deploy(args) => deploy::run(args).await,
+        Command::Deploy(args) => deploy::run(*args).await,
+        Command::Rollback(args) => rollback::run(*args).await,
+        Command::Status(args) => status::run(&args),
+        Command::History(args) => history::run(&args),
+        Command::Show(args) => show::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Unlock(args) => unlock::run(&args),
         Command::Demo(args) => demo::run(args).await,
         Command::Agent { .. } => unreachable!("the agent's command line was run already"),
     }

@@ -127,7 +127,8 @@ impl Progress {
         self.line(&format!("{verdict}, in {:.2} s", total.as_secs_f64()));
     }
 
-    fn line(&mut self, text: &str) {
+    /// Says something that stays.
+    pub(super) fn line(&mut self, text: &str) {
         self.clear();
         eprintln!("{text}");
     }

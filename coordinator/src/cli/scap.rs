@@ -54,6 +54,11 @@ impl ScapArgs {
         let found = match (&self.scap, tree) {
             (Some(path), _) => Found::named(path),
             (None, Tree::Directory(path)) => Found::of(Source::Directory(path)),
+            // An earlier tree of a directory goes to whom the directory says now.
+            (None, Tree::Stored(_)) => match &source.dir {
+                Some(path) => Found::of(Source::Directory(path)),
+                None => Ok(Found::nothing()),
+            },
             (None, Tree::Commit { repo, commit }) => {
                 // Of a bare repo, or of a git directory, there is no work tree.
                 let top = source

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 use scap_agent::store::{Store, StoreConfig};
+use scap_proto::content::SnapshotRef;
 use serde_json::json;
 
 use super::{About, CliError, SourceArgs, StateArgs, exit, human_bytes};
@@ -83,6 +84,8 @@ pub(super) enum Tree {
     },
     /// A plain directory.
     Directory(std::path::PathBuf),
+    /// What a directory was when it was deployed, as far as the store still has it.
+    Stored(SnapshotRef),
 }
 
 impl Tree {
@@ -112,7 +115,15 @@ impl Tree {
     pub(super) fn commit(&self) -> Option<&Commit> {
         match self {
             Self::Commit { commit, .. } => Some(commit),
-            Self::Directory(_) => None,
+            Self::Directory(_) | Self::Stored(_) => None,
+        }
+    }
+
+    /// The repository that it is in.
+    pub(super) fn repo(&self) -> Option<&Repo> {
+        match self {
+            Self::Commit { repo, .. } => Some(repo),
+            Self::Directory(_) | Self::Stored(_) => None,
         }
     }
 
@@ -129,6 +140,13 @@ impl Tree {
                 commit: &commit.id,
             },
             Self::Directory(path) => Source::Directory(path),
+            Self::Stored(snapshot) => {
+                return snapshot::stored(*snapshot, store).map_err(|error| {
+                    CliError::failed("find the snapshot", &error)
+                        .code(exit::USAGE)
+                        .hint("deploy the directory as it was then with --dir".to_owned())
+                });
+            }
         };
         let options = Options {
             earlier,

@@ -88,7 +88,7 @@ pub(super) fn changes(
 }
 
 /// The tree of a commit, which its first line names.
-fn root(objects: &mut Blobs, commit: &GitOid) -> Result<GitOid, ChangesError> {
+pub(super) fn root(objects: &mut Blobs, commit: &GitOid) -> Result<GitOid, ChangesError> {
     let mut content = Vec::new();
     objects.read_objects("commit", std::slice::from_ref(commit), |_, source| {
         read_whole(commit, source).map(|read| content = read)
@@ -99,7 +99,7 @@ fn root(objects: &mut Blobs, commit: &GitOid) -> Result<GitOid, ChangesError> {
         .ok_or_else(|| ChangesError::Malformed(commit.clone()))
 }
 
-fn read_whole(id: &GitOid, source: &mut dyn Read) -> Result<Vec<u8>, ChangesError> {
+pub(super) fn read_whole(id: &GitOid, source: &mut dyn Read) -> Result<Vec<u8>, ChangesError> {
     let mut content = Vec::new();
     source
         .read_to_end(&mut content)
@@ -240,16 +240,16 @@ impl Comparison {
 
 /// One name in a tree.
 #[derive(PartialEq, Eq)]
-struct Item {
+pub(super) struct Item {
     /// The name; a directory's has a slash at its end, as which git sorts it.
-    key: Vec<u8>,
+    pub(super) key: Vec<u8>,
     /// `None` for a directory.
-    mode: Option<Mode>,
-    id: GitOid,
+    pub(super) mode: Option<Mode>,
+    pub(super) id: GitOid,
 }
 
 /// Reads a tree: `<octal mode> <name>\0<id>` for each name. `None` where git would not have written it so.
-fn parse(mut tree: &[u8], id_bytes: usize) -> Option<Vec<Item>> {
+pub(super) fn parse(mut tree: &[u8], id_bytes: usize) -> Option<Vec<Item>> {
     let mut items: Vec<Item> = Vec::new();
     while !tree.is_empty() {
         let space = tree.iter().position(|byte| *byte == b' ')?;

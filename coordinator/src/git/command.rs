@@ -2,7 +2,8 @@
 
 use std::{
     ffi::OsStr,
-    io::Read,
+    io::{Read, Write},
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -36,6 +37,66 @@ pub(super) fn read(program: &OsStr, git_dir: &Path) -> Command {
     command
 }
 
+/// A command on the repository at `git_dir` that writes objects and moves a ref of ours. As [`read`], and it runs no hooks. What
+/// it wrote is on the disk when it ends.
+pub(super) fn write(program: &OsStr, git_dir: &Path) -> Command {
+    let mut command = read(program, git_dir);
+    command
+        .args(["-c", "core.hooksPath=/dev/null"])
+        .args(["-c", "core.fsync=committed,loose-object,reference"])
+        .args(["-c", "i18n.commitEncoding=UTF-8"])
+        // Another git may be at the same ref for a moment.
+        .args(["-c", "core.filesRefLockTimeout=2000"]);
+    command
+}
+
+/// A command on the repository at `git_dir` that talks to a remote: it sees the user's configuration, keys and proxies, and may
+/// run what these and the repository's configuration name to reach it. It asks nobody anything, runs no hooks, and is in a process group of its
+/// own, so that all of it can be ended.
+pub(super) fn network(program: &OsStr, git_dir: &Path) -> Command {
+    let mut command = bare(program);
+    for name in NETWORK_ENVIRONMENT {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+        .env("GIT_NO_REPLACE_OBJECTS", "1")
+        .env("SSH_ASKPASS_REQUIRE", "never")
+        .process_group(0)
+        .arg("--git-dir")
+        .arg(git_dir)
+        .args(["-c", "core.askPass="])
+        .args(["-c", "core.hooksPath=/dev/null"])
+        .args(["-c", "core.fsync=committed,loose-object,reference"])
+        .args(["-c", "gc.auto=0", "-c", "maintenance.auto=false"]);
+    command
+}
+
+/// What a command that talks to a remote sees of the environment.
+const NETWORK_ENVIRONMENT: [&str; 20] = [
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "XDG_CONFIG_HOME",
+    "XDG_RUNTIME_DIR",
+    "SSH_AUTH_SOCK",
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "GIT_SSL_CAINFO",
+    "GIT_SSL_CAPATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "KRB5CCNAME",
+    "http_proxy",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+];
+
 /// A command that looks for a repository in `directory` and not above it. It alone sees the user's
 /// configuration, which says whose repositories are trusted (`safe.directory`).
 pub(super) fn discover(program: &OsStr, directory: &Path) -> Command {
@@ -55,7 +116,7 @@ pub(super) fn discover(program: &OsStr, directory: &Path) -> Command {
     command
 }
 
-fn bare(program: &OsStr) -> Command {
+pub(super) fn bare(program: &OsStr) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
@@ -84,6 +145,30 @@ pub(super) fn output(mut command: Command, doing: &'static str) -> Result<Vec<u8
         let said = said(&output.stderr);
         Err(GitError::Failed { doing, said })
     }
+}
+
+/// Runs a command with `input` to its end, and returns what it wrote: little, so that neither side waits for the other.
+///
+/// # Errors
+/// As [`output`].
+pub(super) fn output_of(
+    mut command: Command,
+    input: &[u8],
+    doing: &'static str,
+) -> Result<Vec<u8>, GitError> {
+    let run = |source| GitError::Run { doing, source };
+    command.stdin(Stdio::piped());
+    let mut child = command.spawn().map_err(run)?;
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    // One that ends before it has read everything says why.
+    let _ = stdin.write_all(input);
+    drop(stdin);
+    let output = child.wait_with_output().map_err(run)?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let said = said(&output.stderr);
+    Err(GitError::Failed { doing, said })
 }
 
 /// A command that runs while its output is read; dropping it ends it.
@@ -145,7 +230,7 @@ impl Drop for Running {
 }
 
 /// Standard error as one line that is inert on a terminal.
-fn said(stderr: &[u8]) -> String {
+pub(super) fn said(stderr: &[u8]) -> String {
     let end = stderr.len().min(SAID_BYTES_MAX);
     String::from_utf8_lossy(&stderr[..end])
         .trim()

@@ -1,6 +1,6 @@
 //! Why something could not be learnt from a repository, and what to do about it.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use scap_proto::id::GitOid;
 
@@ -58,6 +58,20 @@ pub enum GitError {
         /// What it should be: `blob`, `tree` or `commit`.
         expected: &'static str,
     },
+    /// A commit or a tree that is not as git writes it.
+    #[error("object {0} is not as git writes it")]
+    Malformed(GitOid),
+    /// A remote that is not configured.
+    #[error("the repository has no remote `{}`", .0.escape_debug())]
+    NoRemote(String),
+    /// A remote did not answer in time.
+    #[error("{doing}: no end after {} s", .limit.as_secs())]
+    TimedOut {
+        /// What for it was asked.
+        doing: &'static str,
+        /// How long it had.
+        limit: Duration,
+    },
     /// The git program could not be started or talked to.
     #[error("{doing}: run git")]
     Run {
@@ -105,7 +119,9 @@ impl GitError {
                 "the clone is partial or damaged: see `git fsck`, and fetch it with `git fetch --refetch`"
                     .into()
             }
-            Self::OtherKind { .. } => "the repository is damaged: see `git fsck`".into(),
+            Self::OtherKind { .. } | Self::Malformed(_) => {
+                "the repository is damaged: see `git fsck`".into()
+            }
             Self::Run { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 "install git, or add it to PATH".into()
             }

@@ -1,10 +1,14 @@
-//! Git repositories, read by the git program: revisions, trees and blobs straight from the object
-//! database. The work tree is not touched and nothing in the repository is executed.
+//! Git repositories, by the git program: revisions, trees and blobs straight from the object database, and what is
+//! written to a branch of ours straight into it. Index and work tree are not touched, and nothing in the repository is
+//! executed, but for what its configuration names to reach a remote.
 
 mod blobs;
 mod changes;
 mod command;
 mod error;
+mod objects;
+mod refs;
+mod remote;
 mod tree;
 
 use std::{
@@ -22,6 +26,9 @@ pub use self::{
     blobs::{Blobs, REQUESTS_AHEAD_MAX},
     changes::{CHANGES_MAX, Change, ChangesError},
     error::GitError,
+    objects::{Author, Item, Objects, Writer},
+    refs::{BranchName, BranchNameError, Written},
+    remote::{Pushed, Remote},
     tree::{Mode, Tree, TreeEntry},
 };
 
@@ -79,6 +86,22 @@ impl Repo {
             program: program.to_owned(),
             git_dir: OsString::from_vec(git_dir).into(),
         })
+    }
+
+    /// Makes an empty bare repository.
+    ///
+    /// # Errors
+    /// [`GitError::Open`], and those of git.
+    pub fn init_bare(path: &Path) -> Result<Self, GitError> {
+        let program = OsStr::new("git");
+        let mut command = command::bare(program);
+        command
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .args(["init", "--quiet", "--bare", "--template=", "--"])
+            .arg(path);
+        command::output(command, "make a repository")?;
+        Self::open_with(program, path)
     }
 
     /// Where its objects and refs are: an absolute path.
@@ -225,34 +248,60 @@ impl Repo {
         }
     }
 
+    /// The commits of `newer` that `older` has not, the latest first, `count_max` at most.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub fn log(
+        &self,
+        older: &GitOid,
+        newer: &GitOid,
+        count_max: usize,
+    ) -> Result<Vec<Commit>, GitError> {
+        self.describe_all(&[&newer.to_string(), &format!("^{older}")], count_max)
+    }
+
     fn describe(&self, id: GitOid) -> Result<Commit, GitError> {
+        let mut commits = self.describe_all(&[&id.to_string()], 1)?;
+        commits.pop().ok_or(GitError::MissingObject(id))
+    }
+
+    fn describe_all(&self, range: &[&str], count_max: usize) -> Result<Vec<Commit>, GitError> {
         let doing = "read the commit";
         let mut command = self.command();
         command
-            .args(["rev-list", "--max-count=1"])
-            .arg("--format=%ct%x00%an <%ae>%x00%s")
-            .arg(id.to_string());
+            .args(["rev-list", &format!("--max-count={count_max}")])
+            .arg("--format=%H%x00%ct%x00%an <%ae>%x00%s")
+            .args(range);
         let answer = command::output(command, doing)?;
         let answer = String::from_utf8_lossy(&answer);
-        // The first line is `commit <id>`.
-        let fields = answer.split_once('\n').and_then(|(_, fields)| {
-            let mut fields = fields.trim_end_matches('\n').splitn(3, '\0');
-            Some((fields.next()?.parse().ok()?, fields.next()?, fields.next()?))
-        });
-        let Some((time, author, subject)) = fields else {
-            let answer = answer.escape_debug().to_string();
-            return Err(GitError::Answer { doing, answer });
+        let parse = |line: &str| {
+            let mut fields = line.splitn(4, '\0');
+            Some(Commit {
+                id: fields.next()?.parse().ok()?,
+                time: fields.next()?.parse().ok()?,
+                author: fields.next()?.into(),
+                subject: fields.next()?.into(),
+            })
         };
-        Ok(Commit {
-            id,
-            subject: subject.into(),
-            author: author.into(),
-            time,
-        })
+        // Each comes after a line `commit <id>`.
+        let lines = answer.lines().skip(1).step_by(2);
+        lines
+            .map(|line| {
+                parse(line).ok_or_else(|| GitError::Answer {
+                    doing,
+                    answer: line.escape_debug().to_string(),
+                })
+            })
+            .collect()
     }
 
     fn command(&self) -> Command {
         command::read(&self.program, &self.git_dir)
+    }
+
+    fn write_command(&self) -> Command {
+        command::write(&self.program, &self.git_dir)
     }
 }
 

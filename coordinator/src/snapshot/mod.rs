@@ -30,7 +30,7 @@ use std::{
 use bytes::Bytes;
 use scap_proto::{
     content::{Descriptor, EncodedChunk, Layout, SnapshotRef},
-    id::{ChunkId, GitOid},
+    id::{ChunkId, GitOid, SnapshotId},
 };
 
 use self::{
@@ -182,6 +182,29 @@ pub fn build(
     })?;
     built.elapsed = started.elapsed();
     Ok(built)
+}
+
+/// A snapshot that was built before, if the sink still has all its chunks.
+///
+/// # Errors
+/// What it lacks, or what is wrong with it.
+pub fn stored(snapshot: SnapshotRef, sink: &dyn ChunkSink) -> Result<Built, StoredError> {
+    let started = Instant::now();
+    let built = Kept::read(snapshot, sink).and_then(|kept| kept.into_built(snapshot, sink));
+    let mut built = built.map_err(|source| StoredError {
+        snapshot: snapshot.id,
+        source: Box::new(source),
+    })?;
+    built.elapsed = started.elapsed();
+    Ok(built)
+}
+
+/// Why a snapshot is not there any more.
+#[derive(Debug, thiserror::Error)]
+#[error("snapshot {snapshot} is not whole in the store")]
+pub struct StoredError {
+    snapshot: SnapshotId,
+    source: Box<dyn Error + Send + Sync>,
 }
 
 /// What stops a part of the pipeline.

@@ -1,5 +1,6 @@
 //! The finalization: "this is the stable one".
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -65,6 +66,16 @@ impl SignedFinalization {
     /// Signs `finalization`.
     pub fn sign(finalization: &Finalization, key: &SecretKey) -> Self {
         Self(SessionSigned::sign(finalization, key))
+    }
+
+    /// Its payload and the signature over it, to be kept as files.
+    pub fn parts(&self) -> (&Bytes, &Bytes) {
+        (&self.0.payload, &self.0.signature)
+    }
+
+    /// One that was kept as files. Whether it is any, [`Self::verify`] tells.
+    pub fn from_parts(payload: Bytes, signature: Bytes) -> Self {
+        Self(SessionSigned { payload, signature })
     }
 
     /// Checks that the holder of the grant finalized exactly this release.

@@ -22,3 +22,4 @@ mod scene;
 mod sources;
 mod spare;
 mod state;
+mod state_branch;

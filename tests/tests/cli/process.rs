@@ -135,6 +135,11 @@ impl Ended {
         self
     }
 
+    /// Whether this signal ended it.
+    pub fn was_killed_by(&self, signal: Signal) -> bool {
+        self.status.signal() == Some(signal.as_raw())
+    }
+
     /// Whether its exit code is this one.
     pub fn is_code(&self, code: i32) -> bool {
         self.status.code() == Some(code)

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use self::agents::Agents;
 use super::{
     CliError, SourceArgs, StateArgs,
+    branch::{BranchArgs, RecordArgs},
     deploy::{self, DeployArgs, Summary, Topology},
     exit, human_bytes,
     scap::ScapArgs,
@@ -190,6 +191,15 @@ impl Demo<'_> {
             message: Vec::new(),
             fleet: fleet.to_owned(),
             topology: Topology::Lanes,
+            record: RecordArgs {
+                branch: BranchArgs {
+                    state_branch: "scap/state".parse().expect("a plain name"),
+                    // A copy of the user's repository has that for its origin.
+                    state_remote: Some("none".to_owned()),
+                },
+                offline: false,
+            },
+            back_to: None,
             sign_with: None,
             yes: true,
             json: false,

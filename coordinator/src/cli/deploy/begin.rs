@@ -27,6 +27,15 @@ const RELEASE_MILLIS: u64 = 7 * 24 * 3600 * 1000;
 /// How long a grant may be used, in milliseconds: a long rollout.
 const GRANT_MILLIS: u64 = 24 * 3600 * 1000;
 
+/// What others say was released before.
+#[derive(Clone, Copy)]
+pub(super) struct Said<'a> {
+    /// The hosts.
+    pub(super) greeted: &'a Greeted,
+    /// The state branch.
+    pub(super) recorded: Option<&'a SignedRelease>,
+}
+
 /// Signs the release, or takes up the one that was signed for the same tree, and grants it to a new session.
 pub(super) fn begin(
     state: &StateDirectory,
@@ -34,7 +43,7 @@ pub(super) fn begin(
     tree: &Tree,
     built: &Built,
     deltas: &Deltas,
-    greeted: &Greeted,
+    said: Said<'_>,
     args: &DeployArgs,
 ) -> Result<(VerifiedRelease, VerifiedGrant, SecretKey), CliError> {
     let failed =
@@ -50,23 +59,34 @@ pub(super) fn begin(
     };
     let commit = tree.commit().map(|commit| commit.id.clone());
 
-    let highest = greeted
+    let highest = said
+        .greeted
         .standings
         .values()
         .map(|standing| standing.accepted_sequence)
         .max();
-    let highest = highest.unwrap_or(0);
-    let again = record.as_ref().and_then(|record| {
-        take_up(
-            record,
-            built.snapshot,
-            commit.as_ref(),
-            highest,
-            &authority,
-            &signer,
-            now,
-        )
-    });
+    let recorded = said
+        .recorded
+        .and_then(|it| signed_for_us(it, about, &authority, now));
+    let (recorded, recorded_id) =
+        recorded.map_or((0, None), |it| (it.release().sequence, Some(it.id())));
+    let highest = highest.unwrap_or(0).max(recorded);
+    // Another one of the same sequence: going on with ours would be a second release with it.
+    let is_rival = |of: &Record| recorded >= of.sequence && recorded_id != Some(of.release.id());
+    let again = record
+        .as_ref()
+        .filter(|it| !is_rival(it))
+        .and_then(|record| {
+            take_up(
+                record,
+                built.snapshot,
+                commit.as_ref(),
+                highest,
+                &authority,
+                &signer,
+                now,
+            )
+        });
     let (release, epoch) = match (again, &record) {
         (Some(release), Some(record)) => (release, record.epoch + 1),
         _ => {
@@ -80,7 +100,10 @@ pub(super) fn begin(
                 commit,
                 config: not_acted_on::CONFIG_SNAPSHOT,
                 deltas: deltas.all.iter().map(|it| it.reference.clone()).collect(),
-                previous: record.as_ref().map(|record| record.release.id()),
+                previous: match &record {
+                    Some(record) if record.sequence >= recorded => Some(record.release.id()),
+                    _ => recorded_id,
+                },
                 created: now,
                 expires: UnixMillis(now.0 + RELEASE_MILLIS),
                 extensions: Default::default(),
@@ -118,6 +141,34 @@ pub(super) fn begin(
         .save_record(repo, environment, &record)
         .map_err(failed)?;
     Ok((release, grant, key))
+}
+
+/// The release that the state branch has, if it is one of this repo and environment that an allowed signer signed: who may
+/// write to the branch can else have any sequence skipped.
+fn signed_for_us(
+    recorded: &SignedRelease,
+    (repo, environment): &About,
+    authority: &Authority<'_>,
+    now: UnixMillis,
+) -> Option<VerifiedRelease> {
+    let verified = recorded.clone().verify(authority, now);
+    let is_ours = |it: &VerifiedRelease| {
+        (&it.release().repo, &it.release().environment) == (repo, environment)
+    };
+    match verified {
+        Ok(release) if is_ours(&release) => Some(release),
+        Ok(_) => {
+            tracing::warn!(
+                "the state branch has a release of something else: its sequence does not count"
+            );
+            None
+        }
+        Err(error) => {
+            let error = scap_agent::error_chain(&error);
+            tracing::warn!(error, "the state branch's release does not count");
+            None
+        }
+    }
 }
 
 /// The snapshot that is released now, and those before it, the latest first.

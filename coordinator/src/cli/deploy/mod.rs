@@ -5,6 +5,7 @@ mod greet;
 mod how;
 mod name;
 mod not_acted_on;
+mod recording;
 mod summary;
 mod targets;
 
@@ -23,23 +24,26 @@ use scap_agent::{
     store::Store,
 };
 use scap_proto::{
-    id::SnapshotId,
+    content::SnapshotRef,
+    id::{GitOid, SnapshotId},
     release::{Plan, RepoPath, TopologyKind},
     transport::{Rate, RateCaps},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-pub(super) use self::summary::Summary;
 use self::{
-    begin::begin,
+    begin::{Said, begin},
     greet::{Greeted, greet},
     how::{fed_by_us, plan},
     name::repo_name,
+    recording::Recording,
     summary::{Seconds, summarize},
     targets::Targets,
 };
+pub(super) use self::{recording::past, summary::Summary};
 use super::{
     About, CliError, SourceArgs, StateArgs,
+    branch::RecordArgs,
     deltas::{self, Deltas},
     exit, human_bytes,
     progress::Progress,
@@ -54,7 +58,7 @@ use crate::{
     rollout::{self, Ended, Session},
     scap::{Place, Scap, Selection},
     seed::Seed,
-    snapshot::Built,
+    snapshot::{Built, Earlier},
     state::{Record, StateDirectory, StateError},
 };
 
@@ -94,6 +98,11 @@ pub(super) struct DeployArgs {
     /// Cap what leaves the seed for other sites
     #[arg(long, value_name = "N")]
     pub(super) border_upload_mbit: Option<Rate>,
+    #[command(flatten)]
+    pub(super) record: RecordArgs,
+    /// What a rollback goes back to
+    #[arg(skip)]
+    pub(super) back_to: Option<BackTo>,
     /// Do not ask
     #[arg(long)]
     pub(super) yes: bool,
@@ -112,6 +121,37 @@ pub(super) struct DeployArgs {
     /// What is deployed and why, in words
     #[arg(value_name = "MESSAGE")]
     pub(super) message: Vec<String>,
+}
+
+/// An earlier release whose tree is released again.
+#[derive(Debug, Clone)]
+pub(super) struct BackTo {
+    pub(super) sequence: u64,
+    pub(super) snapshot: SnapshotRef,
+    /// The commit; `rev` names it too.
+    pub(super) commit: Option<GitOid>,
+}
+
+impl DeployArgs {
+    fn tree(&self) -> Result<Tree, CliError> {
+        match &self.back_to {
+            Some(BackTo {
+                snapshot,
+                commit: None,
+                ..
+            }) => Ok(Tree::Stored(*snapshot)),
+            _ => Tree::find(&self.source, self.rev.as_deref().unwrap_or("HEAD")),
+        }
+    }
+
+    /// What the snapshot is most like: where it is gone back to, itself.
+    fn earlier(&self, state: &StateDirectory, about: &About) -> Option<Earlier> {
+        let back = self.back_to.as_ref().and_then(|back| {
+            let (commit, snapshot) = (back.commit.clone()?, back.snapshot);
+            Some(Earlier { commit, snapshot })
+        });
+        back.or_else(|| last_released(state, about))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -162,8 +202,7 @@ pub(super) async fn deploy(
     let state = StateDirectory::open(&args.state.state).map_err(state_error)?;
     let _lock = state.lock().map_err(|error| locked(&error))?;
     let (tree, scap) = find(&args)?;
-    let environment = scap.environment.clone().unwrap_or_default();
-    let about: About = (repo_name(&args, &scap)?, environment);
+    let about = about(&args, &scap)?;
     let targets = Targets::of(fleet, &args.fleet, &scap, args.limit_hosts.as_ref())?;
     let inventory = &targets.inventory;
     let identity = state.identity().map_err(state_error)?;
@@ -182,20 +221,27 @@ pub(super) async fn deploy(
     let mut hub = Hub::start(seed.node(), &identity, inventory, &first, &about).await;
     let mut progress = Progress::new(&about, tree.commit());
 
-    // Hosts are dialled while the snapshot is built.
+    // Hosts are dialled, and the lock is taken, while the snapshot is built.
+    let locking = {
+        let (args, state, about, tree) = (args.clone(), state.clone(), about.clone(), tree.clone());
+        let lock = move || Recording::start(&args, &state, &about, &tree);
+        tokio::task::spawn_blocking(lock)
+    };
+    let locking = async { locking.await.expect("taking the lock does not panic") };
     let building = {
         let (tree, store, show) = (tree.clone(), store.clone(), progress.snapshot_line());
-        let earlier = last_released(&state, &about);
+        let earlier = args.earlier(&state, &about);
         tokio::task::spawn_blocking(move || tree.build(&store, earlier, show))
     };
     let wait = Duration::from_secs(args.connect_timeout);
     let reached = async {
         let greeted = greet(&mut hub, inventory, wait).await;
         let connected_in = started.elapsed();
-        (greeted, connected_in, building.await)
+        Ok((greeted, connected_in, building.await))
     };
-    let (greeted, connected_in, built) = tokio::select! {
-        reached = reached => reached,
+    let both = async { tokio::try_join!(locking, reached) };
+    let (recording, (greeted, connected_in, built)) = tokio::select! {
+        both = both => both?,
         () = &mut interrupt => {
             progress.clear();
             return Err(CliError::usage("interrupted: no host was told anything")
@@ -203,6 +249,9 @@ pub(super) async fn deploy(
                 .hint("the same command again begins anew".to_owned()));
         }
     };
+    if let Some(line) = recording.taken_over() {
+        progress.line(&line);
+    }
     let built = Arc::new(built.expect("building does not panic")?);
     let built_in = built.elapsed;
     // One that cannot be read is told where the release is made.
@@ -212,7 +261,11 @@ pub(super) async fn deploy(
     let deltas = Deltas::build(store.clone(), built.clone(), bases).await;
     progress.built(&built);
 
-    let (release, grant, key) = begin(&state, &about, &tree, &built, &deltas, &greeted, &args)?;
+    let said = Said {
+        greeted: &greeted,
+        recorded: recording.latest(),
+    };
+    let (release, grant, key) = begin(&state, &about, &tree, &built, &deltas, said, &args)?;
     let seed_name = identity.own().name.clone();
     let plan = plan(seed_name, inventory, &greeted.away, args.topology, &about).await;
     let session = Session {
@@ -222,6 +275,7 @@ pub(super) async fn deploy(
         plan: plan.encode(),
     };
     confirm(&args, &targets, &greeted, &session)?;
+    recording.begin(&session).await?;
     let mut plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");
     // The same plan; only that we may reach hosts elsewhere than their peers do.
     let ours = inventory.hosts.iter().map(|host| host.addresses.clone());
@@ -248,12 +302,16 @@ pub(super) async fn deploy(
         finalize_max: FINALIZE_MAX,
     };
     let rolling = Instant::now();
+    let mut watcher = recording.watch(&mut progress);
     let ended = tokio::select! {
-        ended = rollout::run(config, &session, &mut hub, seed.node(), greeted.events, &mut progress) => ended,
+        ended = rollout::run(config, &session, &mut hub, seed.node(), greeted.events, &mut watcher) => ended,
         () = interrupt => {
+            let settled = watcher.into_settled();
             progress.clear();
             drop(hub);
             seed.shutdown().await;
+            let written = recording.interrupt(&session, &settled).await;
+            progress.line(&written.line);
             return Err(CliError::usage(format!(
                 "interrupted: hosts keep what they were told last of release {}",
                 release.short()
@@ -264,6 +322,7 @@ pub(super) async fn deploy(
     };
     let rolled_in = rolling.elapsed();
     finish(&state, &about, &session, &ended).map_err(state_error)?;
+    let written = recording.end(&session, &ended).await;
     let seed_bytes = seed.node().sent_bytes();
     // Before the links, so that nothing dials again what is being closed.
     drop(hub);
@@ -280,14 +339,19 @@ pub(super) async fn deploy(
     let mut summary = summarize(&session, &built, inventory, &ended, seed_bytes, &seconds);
     summary.json["deltas"] = deltas.json();
     summary.json["message"] = args.message.join(" ").into();
+    summary.json["state"] = written.json;
+    summary.code = match summary.code {
+        exit::DONE => written.code,
+        code => code,
+    };
     progress.ended(&ended, seed_bytes, seconds.total);
+    progress.line(&written.line);
     Ok(summary)
 }
 
 /// What is deployed, and what its scap folder says. What of that is not acted on is told on standard error.
 fn find(args: &DeployArgs) -> Result<(Arc<Tree>, Scap), CliError> {
-    let head = args.rev.as_deref().unwrap_or("HEAD");
-    let mut tree = Tree::find(&args.source, head)?;
+    let mut tree = args.tree()?;
     let (found, scap) = args.scap.read(&args.source, &tree)?;
     // The folder that names another revision is the one that holds.
     if let (None, Some(_), Some(rev)) = (&args.rev, tree.commit(), &scap.rev) {
@@ -312,6 +376,12 @@ fn find(args: &DeployArgs) -> Result<(Arc<Tree>, Scap), CliError> {
     }
     not_acted_on::warn(&scap);
     Ok((Arc::new(tree), scap))
+}
+
+/// The repo and environment that are deployed to.
+pub(super) fn about(args: &DeployArgs, scap: &Scap) -> Result<About, CliError> {
+    let environment = scap.environment.clone().unwrap_or_default();
+    Ok((repo_name(args, scap)?, environment))
 }
 
 /// Removes chunks of releases that nobody goes back to. What cannot be removed now is the next time.

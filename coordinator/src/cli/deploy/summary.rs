@@ -27,6 +27,18 @@ pub(super) struct Seconds {
     pub(super) total: Duration,
 }
 
+/// What became of a host, in a word, and why.
+pub(super) fn outcome_of(state: &HostState) -> (&'static str, Option<&str>) {
+    match state {
+        HostState::Promoted => ("promoted", None),
+        HostState::Failed(reason) => ("failed", Some(reason)),
+        HostState::Unreachable(reason) => ("unreachable", Some(reason)),
+        HostState::Fetched => ("fetched", None),
+        HostState::Waiting | HostState::Skipped => ("skipped", None),
+        HostState::Fetching | HostState::Promoting => ("unfinished", None),
+    }
+}
+
 /// All of it.
 pub(super) fn summarize(
     session: &Session,
@@ -41,14 +53,7 @@ pub(super) fn summarize(
         .hosts()
         .iter()
         .map(|(name, host)| {
-            let (outcome, error) = match &host.state {
-                HostState::Promoted => ("promoted", None),
-                HostState::Failed(reason) => ("failed", Some(reason.clone())),
-                HostState::Unreachable(reason) => ("unreachable", Some(reason.clone())),
-                HostState::Fetched => ("fetched", None),
-                HostState::Waiting | HostState::Skipped => ("skipped", None),
-                HostState::Fetching | HostState::Promoting => ("unfinished", None),
-            };
+            let (outcome, error) = outcome_of(&host.state);
             json!({
                 "name": name.as_str(),
                 "outcome": outcome,

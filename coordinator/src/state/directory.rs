@@ -36,6 +36,8 @@ const ALLOWED_SIGNERS: &str = "allowed_signers";
 const STORE: &str = "store";
 const RECORDS: &str = "records";
 const LOCK: &str = "lock";
+const TIPS: &str = "tips";
+const STATE_REPO: &str = "state.git";
 
 /// The first bytes of each record: kind and version. A record of another version is refused by name.
 const MAGIC: &[u8] = b"scap-coordinator-record/1\n";
@@ -465,16 +467,31 @@ impl StateDirectory {
         }
     }
 
+    /// Where it is remembered which commit of the state branch about a repo and environment was written last from here.
+    pub fn tip_path(&self, repo: &RepoPath, environment: &Environment) -> PathBuf {
+        let name = file_name(repo, environment);
+        self.path(TIPS).join(format!("{name}.tip"))
+    }
+
+    /// The bare repository that has the state branch of directories, which are in no repository.
+    pub fn state_repo(&self) -> PathBuf {
+        self.path(STATE_REPO)
+    }
+
     fn record_path(&self, repo: &RepoPath, environment: &Environment) -> PathBuf {
-        // Names hold neither `+` nor `@`.
-        let repo = repo.as_str().replace('/', "+");
-        self.path(RECORDS)
-            .join(format!("{repo}@{environment}.record"))
+        let name = file_name(repo, environment);
+        self.path(RECORDS).join(format!("{name}.record"))
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
+}
+
+/// What files about a repo and an environment are called. Names hold neither `+` nor `@`.
+fn file_name(repo: &RepoPath, environment: &Environment) -> String {
+    let repo = repo.as_str().replace('/', "+");
+    format!("{repo}@{environment}")
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, StateError> {

@@ -1,0 +1,366 @@
+//! What a deployment writes to the state branch while it goes on: by a thread of its own, in order, so that the rollout waits
+//! for none of it.
+
+use std::{
+    collections::BTreeMap,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread::{self, JoinHandle},
+};
+
+use scap_proto::{
+    id::NodeId,
+    release::{Finalization, SignedFinalization, SignedRelease, Stage},
+};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::{DeployArgs, summary::outcome_of};
+use crate::{
+    cli::{
+        About, CliError,
+        branch::{failed, now, repo_of},
+        exit,
+        progress::Progress,
+        snapshot::Tree,
+    },
+    rollout::{Ended, Engine, Output, Session, Verdict, Watcher},
+    state::{
+        BranchError, End, Found, Hosts, Ledger, Outcome, Place, RENEWAL, Recorded as Release,
+        Rollout, SignedObjects, StateDirectory, Updated,
+    },
+};
+
+/// A deployment that holds the lock. Dropped before its end, it gives the lock back.
+pub(super) struct Recording {
+    found: Found,
+    run: Rollouts,
+    notes: Option<mpsc::Sender<Note>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What was released of one repo to one environment, the latest first, as the branch says once the upstream was asked.
+pub(in crate::cli) fn past(
+    args: &DeployArgs,
+    tree: &Tree,
+    state: &StateDirectory,
+    place: &Place,
+) -> Result<Vec<Release>, CliError> {
+    let repo = repo_of(tree.repo(), state)?;
+    let branch = &args.record.branch;
+    let fetch = !args.record.offline && branch.has_remote(&repo)?;
+    let history = branch.history(&repo, fetch)?;
+    match history {
+        Some(history) => Ok(history
+            .past(place)
+            .map_err(|error| failed(&error))?
+            .releases),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// What goes into the record of each rollout of this run.
+struct Rollouts {
+    rollout: String,
+    by: String,
+    is_offline: bool,
+    subject: Option<String>,
+    rolls_back_to: Option<u64>,
+}
+
+enum Note {
+    Begin(Box<(Rollout, SignedObjects)>, Reply),
+    Wave(String, Hosts),
+    End(Box<End>, Reply),
+}
+
+type Reply = oneshot::Sender<Result<Updated, BranchError>>;
+
+/// What was recorded, for the end of the command.
+pub(super) struct Written {
+    pub(super) json: Value,
+    /// For people.
+    pub(super) line: String,
+    /// The exit code, where this is the worst that happened.
+    pub(super) code: u8,
+}
+
+impl Recording {
+    /// Takes the lock. Blocking: it may ask the upstream.
+    pub(super) fn start(
+        args: &DeployArgs,
+        state: &StateDirectory,
+        about: &About,
+        tree: &Tree,
+    ) -> Result<Self, CliError> {
+        let repo = repo_of(tree.repo(), state)?;
+        let branch = args
+            .record
+            .open(repo, about, Some(state))
+            .map_err(|error| failed(&error))?;
+        let ledger = Ledger::new(branch, about.clone(), now());
+        let subject = tree.commit().map(|commit| commit.subject.clone());
+        let rolls_back_to = args.back_to.as_ref().map(|back| back.sequence);
+        let reason = match (rolls_back_to, tree.commit()) {
+            (Some(sequence), _) => format!("rollback to #{sequence}"),
+            (None, Some(commit)) => {
+                let subject: String = commit.subject.chars().take(60).collect();
+                format!("deploy {:.10} \"{subject}\"", commit.id.to_string())
+            }
+            (None, None) => "deploy a directory".to_owned(),
+        };
+        let found = ledger
+            .lock(&reason, now())
+            .map_err(|error| failed(&error))?;
+        let run = Rollouts {
+            rollout: ledger.holder().rollout.clone(),
+            by: ledger.holder().name.clone(),
+            is_offline: ledger.is_offline(),
+            subject,
+            rolls_back_to,
+        };
+        let (notes, to_write) = mpsc::channel();
+        Ok(Self {
+            found,
+            run,
+            notes: Some(notes),
+            thread: Some(thread::spawn(move || write(&ledger, &to_write))),
+        })
+    }
+
+    /// That the lock was somebody's before, for people.
+    pub(super) fn taken_over(&self) -> Option<String> {
+        let lock = self.found.taken_over.as_ref()?;
+        Some(format!("took over the lock of {lock}"))
+    }
+
+    /// The release of the latest rollout on the branch. Whether anybody signed it is another question.
+    pub(super) fn latest(&self) -> Option<&SignedRelease> {
+        self.found.release.as_ref()
+    }
+
+    /// Records what hosts are about to be told.
+    pub(super) async fn begin(&self, session: &Session) -> Result<(), CliError> {
+        let release = session.release.release();
+        let rollout = Rollout {
+            release: session.release.id(),
+            sequence: release.sequence,
+            snapshot: release.snapshot.id,
+            descriptor_length: release.snapshot.descriptor_length,
+            commit: release.commit.clone(),
+            subject: self.run.subject.clone(),
+            rollout: self.run.rollout.clone(),
+            by: self.run.by.clone(),
+            started: now(),
+            ended: None,
+            outcome: Outcome::Running,
+            waves: Vec::new(),
+            is_offline: self.run.is_offline,
+            rolls_back_to: self.run.rolls_back_to,
+        };
+        let signed = signed(session, false);
+        let begun = self
+            .ask(|reply| Note::Begin(Box::new((rollout, signed)), reply))
+            .await;
+        begun.map(|_| ()).map_err(|error| failed(&error))
+    }
+
+    /// Records the end.
+    pub(super) async fn end(&self, session: &Session, ended: &Ended) -> Written {
+        let hosts = ended.engine.hosts().iter();
+        let hosts = Hosts::group(hosts.map(|(name, host)| {
+            let (outcome, reason) = outcome_of(&host.state);
+            (name, outcome, reason.unwrap_or_default())
+        }));
+        let outcome = match ended.verdict {
+            Verdict::Done => Outcome::Done,
+            Verdict::Incomplete => Outcome::Incomplete,
+            Verdict::Stopped { .. } => Outcome::Stopped,
+        };
+        let signed = signed(session, ended.is_finalized);
+        self.close(End {
+            outcome,
+            hosts,
+            signed,
+        })
+        .await
+    }
+
+    /// Records that somebody stopped the coordinator.
+    pub(super) async fn interrupt(&self, session: &Session, hosts: &Settled) -> Written {
+        let end = End {
+            outcome: Outcome::Interrupted,
+            hosts: hosts.group(),
+            signed: signed(session, false),
+        };
+        self.close(end).await
+    }
+
+    async fn close(&self, end: End) -> Written {
+        match self.ask(|reply| Note::End(Box::new(end), reply)).await {
+            Ok(Updated { commit, problem }) => {
+                let elsewhere = match &problem {
+                    None => String::new(),
+                    Some(problem) => {
+                        let problem = scap_agent::error_chain(problem);
+                        format!(" here only, and at the upstream with the next change: {problem}")
+                    }
+                };
+                let line = format!("recorded as {:.10}{elsewhere}", commit.to_string());
+                let json = json!({
+                    "commit": commit.to_string(),
+                    "at_upstream": problem.is_none() && !self.run.is_offline,
+                });
+                let code = exit::DONE;
+                Written { json, line, code }
+            }
+            Err(error) => {
+                let error = scap_agent::error_chain(&error);
+                Written {
+                    json: Value::Null,
+                    line: format!("how it ended is not recorded: {error}"),
+                    code: exit::STOPPED,
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, note: impl FnOnce(Reply) -> Note) -> Result<Updated, BranchError> {
+        let (reply, answer) = oneshot::channel();
+        let notes = self.notes.as_ref().expect("it is dropped last");
+        notes
+            .send(note(reply))
+            .expect("the thread lives until the notes end");
+        answer.await.expect("each note is answered")
+    }
+
+    /// Tells of the ends of waves, beside whoever shows progress.
+    pub(super) fn watch<'a>(&'a self, progress: &'a mut Progress) -> Recorded<'a> {
+        Recorded {
+            progress,
+            recording: self,
+            wave: None,
+            settled: Settled::default(),
+        }
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        drop(self.notes.take());
+        if let Some(thread) = self.thread.take() {
+            // What it could not write it said.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread: writes one note after the other, and that it is still there while there is none.
+fn write(ledger: &Ledger, notes: &mpsc::Receiver<Note>) {
+    let mut is_over = false;
+    let renewal = RENEWAL.unsigned_abs();
+    loop {
+        let written = match notes.recv_timeout(renewal) {
+            Ok(Note::Begin(begin, reply)) => {
+                let (rollout, signed) = *begin;
+                let _ = reply.send(ledger.begin(&rollout, &signed, now()));
+                continue;
+            }
+            Ok(Note::End(end, reply)) => {
+                is_over = true;
+                let _ = reply.send(ledger.end(&end, now()));
+                continue;
+            }
+            Ok(Note::Wave(..)) | Err(RecvTimeoutError::Timeout) if is_over => continue,
+            Ok(Note::Wave(name, hosts)) => ledger.end_wave(&name, &hosts, now()),
+            Err(RecvTimeoutError::Timeout) => ledger.renew(now()),
+            Err(RecvTimeoutError::Disconnected) if is_over => return,
+            Err(RecvTimeoutError::Disconnected) => {
+                is_over = true;
+                ledger.unlock(now())
+            }
+        };
+        match written {
+            Ok(Updated { problem: None, .. }) => {}
+            Ok(Updated {
+                problem: Some(problem),
+                ..
+            }) => {
+                let error = scap_agent::error_chain(&problem);
+                tracing::warn!(error, "recorded here only");
+            }
+            Err(error) => {
+                is_over |= matches!(error, BranchError::Lost { .. });
+                let error = scap_agent::error_chain(&error);
+                tracing::warn!(error, "not recorded");
+            }
+        }
+    }
+}
+
+/// What became of hosts so far.
+#[derive(Default)]
+pub(super) struct Settled(BTreeMap<NodeId, (&'static str, String)>);
+
+impl Settled {
+    fn group(&self) -> Hosts {
+        let hosts = self.0.iter();
+        Hosts::group(hosts.map(|(name, (outcome, reason))| (name, *outcome, reason.as_str())))
+    }
+}
+
+/// A watcher that also has the ends of waves recorded.
+pub(super) struct Recorded<'a> {
+    progress: &'a mut Progress,
+    recording: &'a Recording,
+    wave: Option<String>,
+    settled: Settled,
+}
+
+impl Recorded<'_> {
+    /// What became of hosts so far.
+    pub(super) fn into_settled(self) -> Settled {
+        self.settled
+    }
+}
+
+impl Watcher for Recorded<'_> {
+    fn output(&mut self, engine: &Engine, output: &Output) {
+        match output {
+            // A wave is through when the next may switch, which may have fetched before. The last one's end is the rollout's.
+            Output::Began {
+                wave,
+                stage: Stage::Promote,
+                ..
+            } if self.wave.as_ref() != Some(wave) => {
+                if let Some(over) = self.wave.replace(wave.clone())
+                    && let Some(notes) = &self.recording.notes
+                {
+                    let _ = notes.send(Note::Wave(over, self.settled.group()));
+                }
+            }
+            Output::Settled { host, state } => {
+                let (outcome, reason) = outcome_of(state);
+                let reason = reason.unwrap_or_default().to_owned();
+                self.settled.0.insert(host.clone(), (outcome, reason));
+            }
+            _ => {}
+        }
+        self.progress.output(engine, output);
+    }
+
+    fn tick(&mut self, engine: &Engine) {
+        self.progress.tick(engine);
+    }
+}
+
+fn signed(session: &Session, is_finalized: bool) -> SignedObjects {
+    let finalization = || {
+        // Just what the hosts got: an Ed25519 signature of the same is the same.
+        SignedFinalization::sign(&Finalization::of(&session.release), &session.key)
+    };
+    SignedObjects {
+        release: session.release.signed().clone(),
+        grant: session.grant.signed().clone(),
+        finalization: is_finalized.then(finalization),
+    }
+}

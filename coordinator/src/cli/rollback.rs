@@ -1,0 +1,79 @@
+//! `rollback`: a new release of what an earlier one had.
+
+use clap::Args;
+
+use super::{
+    CliError,
+    deploy::{self, BackTo, DeployArgs, about},
+    exit,
+    history::named,
+    snapshot::Tree,
+};
+use crate::state::{Recorded, StateDirectory, before_latest};
+
+#[derive(Debug, Args)]
+#[command(mut_arg("rev", |arg| arg.hide(true)))]
+pub(super) struct RollbackArgs {
+    /// What to go back to, as `show` takes it [default: the last finalized release before the latest, of another tree]
+    #[arg(value_name = "RELEASE")]
+    release: Option<String>,
+    #[command(flatten)]
+    deploy: DeployArgs,
+}
+
+pub(super) async fn run(args: RollbackArgs) -> Result<u8, CliError> {
+    let RollbackArgs { release, deploy } = args;
+    deploy::run(back_to(release.as_deref(), deploy)?).await
+}
+
+/// The deployment that goes back.
+fn back_to(release: Option<&str>, args: DeployArgs) -> Result<DeployArgs, CliError> {
+    if args.rev.is_some() {
+        return Err(
+            CliError::usage("rollback takes the name of a release, not --rev").hint(
+                "`scap-coordinator history` lists releases; `deploy --rev` takes a revision"
+                    .to_owned(),
+            ),
+        );
+    }
+    let state = StateDirectory::open(&args.state.state)
+        .map_err(|error| CliError::failed("read the state", &error).hint(error.hint()))?;
+    // It is the commit's repository and name that count, not its content.
+    let tree = Tree::find(&args.source, "HEAD")?;
+    let (_, scap) = args.scap.read(&args.source, &tree)?;
+    let place = about(&args, &scap)?;
+    let past = deploy::past(&args, &tree, &state, &place)?;
+    let back = match release {
+        Some(name) => finalized(named(&past, name)?)?,
+        None => before_latest(&past).ok_or_else(|| {
+            CliError::usage("no finalized release of another tree was recorded before the latest")
+                .hint(
+                    "`scap-coordinator history` lists what there is; a name says which".to_owned(),
+                )
+        })?,
+    };
+    let rollout = &back.rollout;
+    eprintln!("back to {} {}", back.describe(), rollout.title());
+    let rev = rollout.commit.as_ref().map(ToString::to_string);
+    Ok(DeployArgs {
+        name: Some(place.0),
+        rev,
+        back_to: Some(BackTo {
+            sequence: rollout.sequence,
+            snapshot: rollout.snapshot_ref(),
+            commit: rollout.commit.clone(),
+        }),
+        ..args
+    })
+}
+
+fn finalized(recorded: &Recorded) -> Result<&Recorded, CliError> {
+    match recorded.is_finalized {
+        true => Ok(recorded),
+        false => Err(
+            CliError::usage(format!("{} was never finalized", recorded.describe()))
+                .code(exit::USAGE)
+                .hint("go back to one that was; or deploy its commit with --rev".to_owned()),
+        ),
+    }
+}

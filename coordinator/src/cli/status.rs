@@ -1,0 +1,161 @@
+//! `status`: what each environment is on, who deploys, and what became of the hosts, as the state branch says.
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{
+    CliError,
+    branch::{ReadArgs, failed, now},
+    exit,
+    history::rollout_json,
+    progress::some,
+};
+use crate::state::{Lock, Outcome, Present, ProcessMark, Rollout, age};
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+pub(super) fn run(args: &StatusArgs) -> Result<u8, CliError> {
+    let (_, history) = args.read.open()?;
+    let present = match &history {
+        Some(history) => history.present().map_err(|error| failed(&error))?,
+        None => Vec::new(),
+    };
+    let present: Vec<_> = present
+        .into_iter()
+        .filter(|it| args.read.is_wanted(&it.place))
+        .collect();
+    let now = now();
+    if args.read.json {
+        let places: Vec<Value> = present.iter().map(|it| place_json(it, now)).collect();
+        let tip = history.map(|history| history.tip().to_string());
+        println!(
+            "{}",
+            json!({"schema": "scap.status/1", "state_commit": tip, "places": places})
+        );
+        return Ok(exit::DONE);
+    }
+    if present.is_empty() {
+        println!("nothing was deployed, as far as the state branch here says");
+    }
+    for present in &present {
+        print(present, now);
+    }
+    Ok(exit::DONE)
+}
+
+/// The lock, and why it is nobody's any more, if so.
+fn lock_of(present: &Present, now: Timestamp) -> Option<(&Lock, Option<&'static str>)> {
+    let lock = present.folder.lock.as_ref()?;
+    let stale = lock.stale(now, &ProcessMark::here(), ProcessMark::runs);
+    Some((lock, stale.map(|it| it.as_str())))
+}
+
+/// Whether somebody is at it.
+fn is_under_way(present: &Present, latest: &Rollout, now: Timestamp) -> bool {
+    matches!(lock_of(present, now), Some((lock, None)) if lock.holder.rollout == latest.rollout)
+        && latest.outcome == Outcome::Running
+}
+
+fn place_json(present: &Present, now: Timestamp) -> Value {
+    let (repo, environment) = &present.place;
+    let record = present.folder.record.as_ref();
+    let latest = record.and_then(|record| record.latest.as_ref());
+    let stable = record.and_then(|record| record.stable.as_ref());
+    let lock = lock_of(present, now).map(|(lock, stale)| {
+        json!({
+            "holder": lock.holder.name,
+            "rollout": lock.holder.rollout,
+            "reason": lock.reason,
+            "since": lock.since,
+            "until": lock.until,
+            "age_seconds": now.duration_since(lock.since).as_secs(),
+            "stale": stale,
+        })
+    });
+    json!({
+        "repo": repo.as_str(),
+        "environment": environment.as_str(),
+        "stable": stable.map(rollout_json),
+        "latest": latest.map(rollout_json),
+        "under_way": latest.is_some_and(|latest| is_under_way(present, latest, now)),
+        "lock": lock,
+        "hosts": present.hosts.groups,
+    })
+}
+
+fn print(present: &Present, now: Timestamp) {
+    let (repo, environment) = &present.place;
+    println!("{environment} {repo}");
+    let record = present.folder.record.as_ref();
+    let latest = record.and_then(|record| record.latest.as_ref());
+    match record.and_then(|record| record.stable.as_ref()) {
+        Some(stable) => println!("  on      {}", line(stable, now)),
+        None => println!("  on      nothing: no release was finalized"),
+    }
+    let mut is_settled = true;
+    if let Some(latest) = latest {
+        let stable = record.and_then(|record| record.stable.as_ref());
+        if stable.map(|stable| stable.release) != Some(latest.release) {
+            is_settled = false;
+            println!("  latest  {}", line(latest, now));
+        }
+        let waves: Vec<&str> = latest.waves.iter().map(|wave| wave.name.as_str()).collect();
+        if latest.outcome == Outcome::Running {
+            let through = match waves.is_empty() {
+                true => "no wave is through yet".to_owned(),
+                false => format!("through: {}", waves.join(", ").escape_debug()),
+            };
+            match is_under_way(present, latest, now) {
+                true => println!("          under way; {through}"),
+                false => println!("          its coordinator ended without a word; {through}"),
+            }
+        }
+    }
+    if let Some((lock, stale)) = lock_of(present, now) {
+        let stale = stale.map_or(String::new(), |why| format!("; {why}"));
+        println!("  lock    {}{stale}", lock.describe(now));
+    }
+    for group in &present.hosts.groups {
+        let names: Vec<&str> = group.hosts.iter().map(|host| host.as_str()).collect();
+        let reason = match group.reason.as_str() {
+            "" => String::new(),
+            reason => format!(": {}", reason.escape_debug()),
+        };
+        println!(
+            "  hosts   {} {} ({}){reason}",
+            group.outcome.escape_debug(),
+            names.len(),
+            some(&names)
+        );
+    }
+    let free = !matches!(lock_of(present, now), Some((_, None)));
+    if let (Some(latest), false, true) = (latest, is_settled, free) {
+        println!(
+            "  next    the same deploy again goes on with #{}; `rollback` releases what is stable again",
+            latest.sequence
+        );
+    }
+}
+
+/// One release on a line.
+pub(super) fn line(rollout: &Rollout, now: Timestamp) -> String {
+    let back = match rollout.rolls_back_to {
+        Some(sequence) => format!(", back to #{sequence}"),
+        None => String::new(),
+    };
+    let offline = if rollout.is_offline { ", offline" } else { "" };
+    format!(
+        "#{} {}  {}  {}{back}{offline}, {} ago by {}",
+        rollout.sequence,
+        rollout.release.short(),
+        rollout.title(),
+        rollout.outcome.as_str(),
+        age(rollout.started, now),
+        rollout.by.escape_debug(),
+    )
+}

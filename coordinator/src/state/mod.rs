@@ -1,0 +1,32 @@
+//! What is kept between deployments: the state directory of this machine, and the state branch, which everybody has who
+//! has the repo.
+
+mod branch;
+mod carry;
+mod directory;
+mod failpoint;
+mod folder;
+mod history;
+mod ledger;
+mod lock;
+mod record;
+mod tip;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;
+
+pub use self::{
+    branch::{Base, Branch, BranchError, Change, Updated, Upstream},
+    directory::{Lock as DirectoryLock, Made, Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
+    failpoint::Failpoint,
+    folder::{Folder, Place, SignedObjects, Which},
+    history::{FindError, History, Past, Present, Recorded, before_latest, find},
+    ledger::{End, Found, Ledger, break_lock, what},
+    lock::{Holder, LEASE, Lock, ProcessMark, RENEWAL, Stale, age},
+    record::{
+        BrokenLock, Document, DocumentError, HostGroup, Hosts, Message, Outcome,
+        Record as BranchRecord, Rollout, WaveEnd,
+    },
+    tip::{KnownTip, TipError},
+};

@@ -1,0 +1,263 @@
+//! The state branch over real git.
+
+mod races;
+mod refusals;
+mod world;
+
+use std::process::Command;
+
+use self::world::*;
+use super::*;
+use crate::git::{Repo, tests::TestRepo};
+
+/// Deploys twice, and looks at everything.
+fn deploys_and_reads_back(test: &TestRepo, repo: &Repo) {
+    let before = files(test.path());
+    let signing = Signing::new();
+    let branch = branch_of(repo, false);
+    let first = signing.deploy(&branch, "production", 1).unwrap();
+    let second = signing.deploy(&branch, "production", 2).unwrap();
+    let staging = signing.deploy(&branch, "staging", 1).unwrap();
+    assert_eq!(before, files(test.path()), "something else was touched");
+    test.git(&["fsck", "--strict", "--no-dangling"]);
+
+    let history = history(repo);
+    let past = history.past(&place("production")).unwrap();
+    let ids: Vec<_> = past.releases.iter().map(|it| it.rollout.release).collect();
+    assert_eq!(ids, [second, first]);
+    assert!(past.releases.iter().all(|it| it.is_finalized));
+    let present = history.present().unwrap();
+    let stable = |at: usize| present[at].folder.record.clone().unwrap().stable.unwrap();
+    assert_eq!(present.len(), 2);
+    assert_eq!((stable(0).release, stable(1).release), (second, staging));
+    assert!(present.iter().all(|it| it.folder.lock.is_none()));
+    assert_eq!(present[0].hosts, hosts("promoted"));
+
+    // What was signed is there to be verified, that of the release before too.
+    let signers = signing.allowed_signers();
+    let authority = scap_proto::release::Authority {
+        signers: &signers,
+        threshold: std::num::NonZeroUsize::MIN,
+    };
+    for recorded in &past.releases {
+        let (_, signed) = history
+            .signed_at(&recorded.state_commit, &place("production"))
+            .unwrap()
+            .unwrap();
+        let signed = signed.unwrap();
+        let now = scap_proto::release::UnixMillis(1);
+        let release = signed.release.verify(&authority, now).unwrap();
+        let grant = signed.grant.verify(&release, &authority, now).unwrap();
+        assert_eq!(release.id(), recorded.rollout.release);
+        signed
+            .finalization
+            .unwrap()
+            .verify(&release, &grant)
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_work_tree_its_index_and_all_other_refs_are_left_alone() {
+    let test = repo(&[]);
+    test.write("a", b"changed, not added");
+    test.write("b", b"added");
+    test.git(&["add", "b"]);
+    test.git(&["branch", "other"]);
+    test.git(&["tag", "v1"]);
+    deploys_and_reads_back(&test, &test.open());
+}
+
+#[test]
+fn a_bare_repository_has_a_state_branch() {
+    let test = TestRepo::new(&["--bare"]);
+    deploys_and_reads_back(&test, &test.open());
+}
+
+#[test]
+fn a_repository_of_sha256_has_a_state_branch_of_sha256() {
+    let test = repo(&["--object-format=sha256"]);
+    deploys_and_reads_back(&test, &test.open());
+    assert_eq!(test.git(&["rev-parse", "scap/state"]).len(), 64);
+}
+
+#[test]
+fn a_linked_work_tree_writes_to_the_branch_of_its_repository() {
+    let test = repo(&[]);
+    let beside = tempfile::tempdir().unwrap();
+    let linked = beside.path().join("linked");
+    test.git(&["worktree", "add", "-q", linked.to_str().unwrap()]);
+    deploys_and_reads_back(&test, &Repo::open(&linked).unwrap());
+    test.git(&["rev-parse", "--verify", "refs/heads/scap/state"]);
+}
+
+#[test]
+fn hooks_of_the_repository_are_not_run() {
+    let test = repo(&[]);
+    for hook in ["reference-transaction", "pre-push", "post-commit", "update"] {
+        let path = test.write(
+            format!(".git/hooks/{hook}"),
+            format!("#!/bin/sh\ntouch {}/ran\n", test.path().display()).as_bytes(),
+        );
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(path, mode).unwrap();
+    }
+    Signing::new()
+        .deploy(&branch_of(&test.open(), false), "production", 1)
+        .unwrap();
+    assert!(!test.path().join("ran").exists());
+}
+
+#[test]
+fn commits_say_in_words_and_trailers_what_happened() {
+    let test = repo(&[]);
+    let release = Signing::new()
+        .deploy(&branch_of(&test.open(), false), "production", 1)
+        .unwrap();
+    let subjects = test.git(&["log", "--format=%s", "scap/state"]);
+    let lines: Vec<&str> = subjects.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "production mw/config: release #1 done, finalized",
+            "production mw/config: release #1: wave canary is through",
+            "production mw/config: release #1 begins",
+            "production mw/config: locked",
+        ]
+    );
+    let trailer = |key: &str| {
+        let format = format!("--format=%(trailers:key={key},valueonly)");
+        test.git(&["log", "-1", &format, "scap/state"])
+    };
+    assert_eq!(trailer("Scap-Release"), release.to_string());
+    assert_eq!(trailer("Scap-Sequence"), "1");
+    assert_eq!(trailer("Scap-Outcome"), "done");
+    assert_eq!(trailer("Scap-Environment"), "production");
+}
+
+#[test]
+fn stock_tools_verify_a_release_from_any_clone() {
+    let test = repo(&[]);
+    let signing = Signing::new();
+    signing
+        .deploy(&branch_of(&test.open(), false), "production", 1)
+        .unwrap();
+    signing.allowed_signers();
+    let clone = tempfile::tempdir().unwrap();
+    let script = format!(
+        "set -e; cd {}; git clone -q --bare {} c; \
+         git -C c show scap/state:production/mw+config/stable/release.sig > release.sig; \
+         git -C c show scap/state:production/mw+config/stable/release | \
+         ssh-keygen -Y verify -f {}/allowed_signers -I deployer \
+         -n scap-release:production:mw/config -s release.sig",
+        clone.path().display(),
+        test.path().display(),
+        signing.folder.path().display(),
+    );
+    let status = Command::new("sh").args(["-c", &script]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn what_a_later_version_keeps_beside_is_kept() {
+    let test = repo(&[]);
+    let signing = Signing::new();
+    let branch = branch_of(&test.open(), false);
+    signing.deploy(&branch, "production", 1).unwrap();
+    let repo = test.open();
+    // A file more, in each folder.
+    let index = test.path().join("index-of-test");
+    let script = format!(
+        "export GIT_INDEX_FILE={}; cd {}; git read-tree scap/state; \
+         id=$(echo more | git hash-object -w --stdin); \
+         for at in more production/more production/mw+config/more; do \
+         git update-index --add --cacheinfo 100644,$id,$at; done; \
+         git -c user.name=a -c user.email=a commit-tree -p scap/state -m more $(git write-tree)",
+        index.display(),
+        test.path().display(),
+    );
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let commit = String::from_utf8(output.stdout).unwrap();
+    test.git(&["update-ref", "refs/heads/scap/state", commit.trim()]);
+    signing.deploy(&branch, "production", 2).unwrap();
+    for at in ["more", "production/more", "production/mw+config/more"] {
+        assert_eq!(test.git(&["show", &format!("scap/state:{at}")]), "more");
+    }
+    assert_eq!(
+        history(&repo)
+            .past(&place("production"))
+            .unwrap()
+            .releases
+            .len(),
+        2
+    );
+}
+
+#[test]
+fn a_release_is_found_by_its_sequence_or_the_start_of_its_id() {
+    let test = repo(&[]);
+    let signing = Signing::new();
+    let branch = branch_of(&test.open(), false);
+    let ids: Vec<_> = (1..=3)
+        .map(|sequence| signing.deploy(&branch, "production", sequence).unwrap())
+        .collect();
+    signing.deploy(&branch, "staging", 3).unwrap();
+    let history = history(&test.open());
+    let mut all = history.past(&place("production")).unwrap().releases;
+    for name in ["#2", "2", &ids[1].to_string()[..8]] {
+        assert_eq!(find(&all, name).unwrap().rollout.release, ids[1], "{name}");
+    }
+    for name in ["#4", "4", "", "zzzz", &ids[1].to_string()[..3]] {
+        assert!(
+            matches!(find(&all, name), Err(FindError::Unknown(_))),
+            "{name}"
+        );
+    }
+    all.extend(history.past(&place("staging")).unwrap().releases);
+    assert!(matches!(find(&all, "#3"), Err(FindError::Ambiguous { .. })));
+}
+
+#[test]
+fn going_back_is_to_the_last_finalized_release_of_another_tree() {
+    let releases = |what: &[(u64, u8, bool, Option<u64>)]| -> Vec<Recorded> {
+        let recorded = |(sequence, tree, is_finalized, back): &(u64, u8, bool, Option<u64>)| {
+            let mut rollout = record::tests::rollout(*sequence);
+            rollout.snapshot = scap_proto::id::SnapshotId::of(&[*tree]);
+            rollout.rolls_back_to = *back;
+            Recorded {
+                place: place("production"),
+                rollout,
+                is_finalized: *is_finalized,
+                state_commit: vec![0; 20].try_into().unwrap(),
+            }
+        };
+        what.iter().rev().map(recorded).collect()
+    };
+    let to = |what: &[_]| before_latest(&releases(what)).map(|it| it.rollout.sequence);
+    assert_eq!(to(&[]), None);
+    assert_eq!(to(&[(1, 1, true, None)]), None);
+    assert_eq!(to(&[(1, 1, true, None), (2, 2, true, None)]), Some(1));
+    // Of the same tree it would change nothing.
+    assert_eq!(
+        to(&[(1, 1, true, None), (2, 2, true, None), (3, 2, true, None)]),
+        Some(1)
+    );
+    // One that never became stable is nothing to go back to.
+    assert_eq!(
+        to(&[(1, 1, true, None), (2, 2, false, None), (3, 3, true, None)]),
+        Some(1)
+    );
+    assert_eq!(
+        to(&[(1, 1, true, None), (2, 2, true, None), (3, 3, false, None)]),
+        Some(2)
+    );
+    // A rollback that was interrupted goes on.
+    assert_eq!(
+        to(&[
+            (1, 1, true, None),
+            (2, 2, true, None),
+            (3, 1, false, Some(1))
+        ]),
+        Some(1)
+    );
+}

@@ -1,0 +1,184 @@
+//! Two clones and one upstream: who comes second is told, and nobody else is in the way.
+
+use std::thread;
+
+use super::world::*;
+use crate::state::{BranchError, before_latest};
+
+#[test]
+fn of_two_clones_that_race_for_one_environment_exactly_one_wins() {
+    for _ in 0..5 {
+        let shared = Shared::new();
+        let results: Vec<_> = thread::scope(|scope| {
+            let racers: Vec<_> = [0, 1]
+                .map(|clone| {
+                    let branch = shared.branch(clone);
+                    scope.spawn(move || {
+                        let ledger = ledger(&branch, "production", clone as i64);
+                        ledger
+                            .lock("race", at(0))
+                            .map(|_| ledger.holder().rollout.clone())
+                    })
+                })
+                .into();
+            racers
+                .into_iter()
+                .map(|racer| racer.join().unwrap())
+                .collect()
+        });
+        let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        assert_eq!((won.len(), lost.len()), (1, 1), "{won:?} {lost:?}");
+        let (winner, loser) = (won[0].as_ref().unwrap(), lost[0].as_ref().unwrap_err());
+        assert!(loser.is_held(), "{loser:?}");
+        let said = loser.to_string();
+        assert!(said.contains(winner) && said.contains("race"), "{said}");
+        shared.upstream.git(&["fsck", "--strict"]);
+    }
+}
+
+#[test]
+fn two_environments_never_block_each_other() {
+    let shared = Shared::new();
+    let signing = Signing::new();
+    thread::scope(|scope| {
+        for clone in [0, 1] {
+            let branch = shared.branch(clone);
+            let signing = &signing;
+            scope.spawn(move || {
+                for sequence in 1..=4 {
+                    let environment = ["production", "staging"][clone];
+                    signing.deploy(&branch, environment, sequence).unwrap();
+                }
+            });
+        }
+    });
+    let repo = shared.upstream.open();
+    for environment in ["production", "staging"] {
+        let past = history(&repo).past(&place(environment)).unwrap();
+        assert_eq!(past.releases.len(), 4, "{environment}");
+    }
+}
+
+#[test]
+fn many_of_one_clone_take_turns() {
+    let test = repo(&[]);
+    let signing = Signing::new();
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let branch = branch_of(&test.open(), false);
+            let signing = &signing;
+            scope.spawn(move || signing.deploy(&branch, &format!("env{number}"), 1).unwrap());
+        }
+    });
+    assert_eq!(history(&test.open()).present().unwrap().len(), 4);
+}
+
+#[test]
+fn an_end_that_the_upstream_did_not_get_gets_there_with_the_next_change() {
+    let shared = Shared::new();
+    let signing = Signing::new();
+    let branch = shared.branch(0);
+    let ours = ledger(&branch, "production", 0);
+    ours.lock("test", at(0)).unwrap();
+    let (rollout, signed) = signing.release(&ours, &place("production"), 1);
+    ours.begin(&rollout, &signed, at(1)).unwrap();
+    shared.cut(0, true);
+    // Its address was read when it was opened.
+    let cut = shared.branch(0);
+    let cut_ledger = cut_off(&cut, &ours);
+    let end = crate::state::End {
+        outcome: crate::state::Outcome::Done,
+        hosts: hosts("promoted"),
+        signed,
+    };
+    let updated = cut_ledger.end(&end, at(2)).unwrap();
+    let problem = updated.problem.unwrap();
+    assert!(
+        matches!(problem, BranchError::Unreachable { .. }),
+        "{problem:?}"
+    );
+
+    // Meanwhile somebody deploys elsewhere, and cannot here.
+    signing.deploy(&shared.branch(1), "staging", 1).unwrap();
+    let held = ledger(&shared.branch(1), "production", 5)
+        .lock("x", at(5))
+        .unwrap_err();
+    assert!(held.is_held(), "{held:?}");
+
+    shared.cut(0, false);
+    signing.deploy(&shared.branch(0), "testing", 1).unwrap();
+    let repo = shared.upstream.open();
+    let past = history(&repo).past(&place("production")).unwrap();
+    assert_eq!(
+        past.releases[0].rollout.outcome,
+        crate::state::Outcome::Done
+    );
+    assert!(
+        history(&repo)
+            .present()
+            .unwrap()
+            .iter()
+            .all(|it| it.folder.lock.is_none())
+    );
+    assert!(before_latest(&past.releases).is_none());
+    shared.upstream.git(&["fsck", "--strict"]);
+    // The other clone goes on from there.
+    signing.deploy(&shared.branch(1), "production", 2).unwrap();
+}
+
+#[test]
+fn where_both_have_changed_the_same_a_person_is_asked() {
+    let shared = Shared::new();
+    let signing = Signing::new();
+    signing.deploy(&shared.branch(0), "production", 1).unwrap();
+    signing.deploy(&shared.branch(1), "production", 2).unwrap();
+    // Offline, clone 0 does not know of that.
+    let repo = shared.clones[0].open();
+    let offline = crate::state::Branch::new(
+        repo,
+        name(),
+        crate::state::Base::Offline,
+        None,
+        Default::default(),
+    );
+    signing.deploy(&offline, "production", 2).unwrap();
+    let tip = shared.tip();
+    let error = signing.deploy(&shared.branch(0), "staging", 1).unwrap_err();
+    assert!(matches!(&error, BranchError::Diverged { what, .. } if what == "production mw/config"));
+    assert!(error.needs_a_person());
+    assert_eq!(tip, shared.tip(), "nothing is forced");
+
+    // What the hint says.
+    let hint = error.hint().unwrap();
+    let command = hint
+        .split_once("git ")
+        .unwrap()
+        .1
+        .split_once(" (")
+        .unwrap()
+        .0;
+    let words: Vec<&str> = command.split(' ').collect();
+    shared.clones[0].git(&words);
+    signing.deploy(&shared.branch(0), "staging", 1).unwrap();
+}
+
+#[test]
+fn an_upstream_out_of_reach_lets_nothing_begin() {
+    let shared = Shared::new();
+    shared.cut(0, true);
+    let error = Signing::new()
+        .deploy(&shared.branch(0), "production", 1)
+        .unwrap_err();
+    assert!(
+        matches!(error, BranchError::Unreachable { .. }),
+        "{error:?}"
+    );
+    assert!(error.hint().unwrap().contains("--offline"));
+    let repo = shared.clones[0].open();
+    assert_eq!(repo.tip(&name()).unwrap(), None, "nothing was written");
+}
+
+/// The same run, through another look at the repository.
+fn cut_off(branch: &crate::state::Branch, ledger: &crate::state::Ledger) -> crate::state::Ledger {
+    ledger.through(branch.clone())
+}
