@@ -36,6 +36,7 @@ const ALLOWED_SIGNERS: &str = "allowed_signers";
 const STORE: &str = "store";
 const RECORDS: &str = "records";
 const LOCK: &str = "lock";
+const CONTROL: &str = "control";
 
 /// The first bytes of each record: kind and version. A record of another version is refused by name.
 const MAGIC: &[u8] = b"scap-coordinator-record/1\n";
@@ -375,6 +376,11 @@ impl StateDirectory {
     /// Where the seed's chunks are.
     pub fn store(&self) -> PathBuf {
         self.path(STORE)
+    }
+
+    /// The folder of the sockets by which running deployments are told what to do.
+    pub fn control(&self) -> PathBuf {
+        self.path(CONTROL)
     }
 
     /// What was last released of a repo to an environment.

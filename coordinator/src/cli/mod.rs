@@ -4,6 +4,7 @@
 #[macro_use]
 mod print;
 
+mod control;
 mod deltas;
 mod demo;
 mod deploy;
@@ -12,6 +13,7 @@ mod error;
 mod init;
 mod plan;
 mod progress;
+mod rollout_status;
 mod snapshot;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
@@ -30,8 +32,9 @@ const AGENT_COMMAND: &str = "agent";
     name = "scap-coordinator",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done and healthy, 1 failed or incomplete, 2 bad usage or configuration, \
-                  3 stopped by a gate (a person is needed), 75 the lock is held (try later)"
+    after_help = "Exit codes: 0 done and healthy, 1 failed, 2 bad usage or configuration, 3 stopped by a gate or paused \
+                  (a person is needed), 4 rolled back, 5 done with failed hosts within the budget, 75 the lock is held \
+                  (try later)"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -48,8 +51,22 @@ enum Command {
     Snapshot(snapshot::SnapshotArgs),
     /// Say how a release would go through a fleet, and how long it would take; contacts nobody
     Plan(plan::PlanArgs),
-    /// Deploy a commit or a directory to a fleet: the canary group first, then the rest
-    Deploy(deploy::DeployArgs),
+    /// Deploy a commit or a directory to a fleet, in waves: the canary group first, then the rest, unless it says otherwise
+    Deploy(Box<deploy::DeployArgs>),
+    /// Say where a running deployment is, what it waits for, and what may be done
+    Status(rollout_status::StatusArgs),
+    /// Stop a running deployment from advancing; hosts finish what they were told
+    Pause(control::ControlArgs),
+    /// Let a paused deployment go on, or one that lost more hosts than it may go on without them
+    Resume(control::ControlArgs),
+    /// Let the next wave go now: end the soak, or approve it
+    Promote(control::ControlArgs),
+    /// Take every host that a running deployment switched back to what it ran
+    Abort(control::ControlArgs),
+    /// Try hosts again that failed or were not reached
+    Retry(control::RetryArgs),
+    /// Go on without a host
+    Skip(control::SkipArgs),
     /// Run a fleet of local processes, deploy to it twice, verify it, and clean up
     Demo(demo::DemoArgs),
     /// Run the agent's command line
@@ -124,7 +141,14 @@ async fn execute(command: Command) -> Result<u8, CliError> {
         Command::Enroll(args) => enroll::run(&args),
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Plan(args) => plan::run(&args),
-        Command::Deploy(args) => deploy::run(args).await,
+        Command::Deploy(args) => deploy::run(*args).await,
+        Command::Status(args) => rollout_status::run(args).await,
+        Command::Pause(args) => control::pause(args).await,
+        Command::Resume(args) => control::resume(args).await,
+        Command::Promote(args) => control::promote(args).await,
+        Command::Abort(args) => control::abort(args).await,
+        Command::Retry(args) => control::retry(args).await,
+        Command::Skip(args) => control::skip(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Agent { .. } => unreachable!("the agent's command line was run already"),
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{About, CliError, SourceArgs, StateArgs, exit, human_bytes};
 use crate::{
     git::{Commit, Repo},
-    snapshot::{self, Built, Earlier, Options, Progress, Source},
+    snapshot::{self, Built, ChunkSink, Earlier, Options, Progress, Source},
     state::StateDirectory,
 };
 
@@ -123,6 +123,24 @@ impl Tree {
         earlier: Option<Earlier>,
         progress: impl FnMut(Progress),
     ) -> Result<Built, CliError> {
+        let built = self.build_into(store, earlier, progress)?;
+        store
+            .sync()
+            .map_err(|error| CliError::failed("sync the chunk store", &error))?;
+        Ok(built)
+    }
+
+    /// Builds its snapshot into a sink that need not keep anything. Blocking.
+    pub(super) fn measure(&self, sink: &dyn ChunkSink) -> Result<Built, CliError> {
+        self.build_into(sink, None, |_| {})
+    }
+
+    fn build_into(
+        &self,
+        sink: &dyn ChunkSink,
+        earlier: Option<Earlier>,
+        progress: impl FnMut(Progress),
+    ) -> Result<Built, CliError> {
         let source = match self {
             Self::Commit { repo, commit } => Source::Commit {
                 repo,
@@ -134,12 +152,8 @@ impl Tree {
             earlier,
             ..Options::default()
         };
-        let built = snapshot::build(source, store, options, progress)
-            .map_err(|error| CliError::failed("build the snapshot", &error).hint(error.hint()))?;
-        store
-            .sync()
-            .map_err(|error| CliError::failed("sync the chunk store", &error))?;
-        Ok(built)
+        snapshot::build(source, sink, options, progress)
+            .map_err(|error| CliError::failed("build the snapshot", &error).hint(error.hint()))
     }
 }
 

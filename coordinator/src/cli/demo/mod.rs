@@ -191,12 +191,19 @@ impl Demo<'_> {
             json: false,
             connect_timeout: 20,
             away_timeout: 20,
-            stall_timeout: 60,
+            stall_timeout: Some(60),
+            soak: None,
+            budget: None,
+            prefetch: None,
+            hold: None,
+            dry_run: false,
+            progress: Default::default(),
             upload_mbit: None,
             border_upload_mbit: None,
         };
         // An interrupt ends the demo as a whole.
-        let summary = deploy::deploy(args, std::future::pending()).await?;
+        let (people, requests) = deploy::people();
+        let summary = deploy::deploy(args, people, requests).await?;
         match summary.verdict {
             Verdict::Done => Ok(summary),
             _ => Err(

@@ -1,27 +1,31 @@
 //! How a release goes through a fleet: its plan, its waves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use scap_proto::{id::NodeId, release::Plan};
+use scap_proto::{
+    id::NodeId,
+    release::{Plan, TopologyKind},
+};
 
-use super::{DeployArgs, Topology};
+use super::DeployArgs;
 use crate::{
-    cli::About,
+    cli::{About, CliError, exit},
     fleet::{Inventory, hub::resolve_all},
     plan::planner,
-    rollout::Wave,
+    rollout::Policy,
 };
 
 /// The hosts that the seed is linked to if all are reached: orders may as well go over the same links.
 pub(super) fn fed_by_us(
     seed: &NodeId,
     inventory: &Inventory,
-    args: &DeployArgs,
+    policy: &Policy,
+    kind: TopologyKind,
     (repo, environment): &About,
 ) -> Vec<NodeId> {
     let random_seed = planner::random_seed(repo, environment);
-    let kind = args.topology.kind();
-    let plan = planner::plan(seed.clone(), inventory, |_| false, kind, random_seed);
+    let mut plan = planner::plan(seed.clone(), inventory, |_| false, kind, random_seed);
+    arrange(&mut plan, policy, |_| false);
     let topology = scap_agent::topology::Topology::of_plan(&plan);
     topology.origin_dials().cloned().collect()
 }
@@ -30,13 +34,15 @@ pub(super) fn fed_by_us(
 pub(super) async fn plan(
     seed: NodeId,
     inventory: &Inventory,
+    policy: &Policy,
     away: &BTreeMap<NodeId, String>,
-    topology: Topology,
+    kind: TopologyKind,
     (repo, environment): &About,
 ) -> Plan {
     let random_seed = planner::random_seed(repo, environment);
     let is_away = |host: &NodeId| away.contains_key(host);
-    let mut plan = planner::plan(seed, inventory, is_away, topology.kind(), random_seed);
+    let mut plan = planner::plan(seed, inventory, is_away, kind, random_seed);
+    arrange(&mut plan, policy, is_away);
     // A name that cannot be looked up now: its peers reach it when it dials them.
     let peers = inventory
         .hosts
@@ -48,17 +54,33 @@ pub(super) async fn plan(
     plan
 }
 
-/// Who takes a stage together: the canary group, then the rest.
-pub(super) fn waves(inventory: &Inventory) -> Vec<Wave> {
-    let (canary, rest) = inventory.waves();
-    let wave = |name: &str, hosts: BTreeSet<NodeId>, is_gate| Wave {
-        name: name.into(),
-        hosts,
-        is_gate,
-    };
-    let waves = [wave("canary", canary, true), wave("rest", rest, false)];
-    waves
-        .into_iter()
-        .filter(|wave| !wave.hosts.is_empty())
-        .collect()
+/// The policy of the fleet file, with what the flags say over it.
+pub(super) fn policy(inventory: &Inventory, args: &DeployArgs) -> Result<Policy, CliError> {
+    let mut table = inventory.rollout.clone();
+    if let Some(prefetch) = args.prefetch {
+        table.prefetch = prefetch;
+    }
+    if let Some(soak) = args.soak {
+        table.soak = soak;
+        table.waves.iter_mut().for_each(|wave| wave.soak = None);
+    }
+    if let Some(budget) = args.budget {
+        table.budget = Some(budget);
+        let later = table.waves.iter_mut().skip(1);
+        later.for_each(|wave| wave.budget = None);
+    }
+    let policy = table.policy(&inventory.hosts);
+    policy.map_err(|error| CliError::failed("plan the waves", &error).code(exit::USAGE))
+}
+
+/// Has hosts of a plan stand in the rounds in which they fetch, and who is away last.
+fn arrange(plan: &mut Plan, policy: &Policy, is_away: impl Fn(&NodeId) -> bool) {
+    let (rounds, count) = policy.rounds();
+    let number = |round: usize| u32::try_from(round).expect("fleets are smaller");
+    for host in &mut plan.hosts {
+        host.wave = match is_away(&host.name) {
+            true => number(count),
+            false => number(rounds[&host.name]),
+        };
+    }
 }

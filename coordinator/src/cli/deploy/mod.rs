@@ -1,6 +1,7 @@
 //! `deploy`: from a commit to a fleet that runs it.
 
 mod begin;
+mod dry_run;
 mod greet;
 mod how;
 mod name;
@@ -9,7 +10,6 @@ mod summary;
 use std::{
     io::{IsTerminal, Write},
     path::{Path, PathBuf},
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,21 +25,25 @@ use scap_proto::{
     release::{Environment, Plan, RepoPath, TopologyKind},
     transport::{Rate, RateCaps},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
 pub(super) use self::summary::Summary;
 use self::{
     begin::begin,
     greet::{Greeted, greet},
-    how::{fed_by_us, plan, waves},
+    how::{fed_by_us, plan, policy},
     name::repo_name,
     summary::{Seconds, summarize},
 };
 use super::{
     About, CliError, SourceArgs, StateArgs,
+    control::{Control, Subject},
     deltas::{self, Deltas},
     exit, human_bytes,
-    progress::Progress,
+    progress::{Progress, Style},
     snapshot::{Tree, last_released, locked, open_store},
 };
 use crate::{
@@ -47,7 +51,7 @@ use crate::{
         Inventory, InventoryError,
         hub::{Hub, resolve_all},
     },
-    rollout::{self, Ended, Session},
+    rollout::{self, Budget, Desk, Ended, Policy, Prefetch, Request, Session},
     seed::Seed,
     snapshot::Built,
     state::{Record, StateDirectory, StateError},
@@ -87,9 +91,29 @@ pub(super) struct DeployArgs {
     /// Cap what leaves the seed for other sites
     #[arg(long, value_name = "N")]
     pub(super) border_upload_mbit: Option<Rate>,
+    /// How long each wave soaks before the next, in seconds [default: the fleet file's, else 0]
+    #[arg(long, value_name = "SECS")]
+    pub(super) soak: Option<u64>,
+    /// How many hosts each wave after the first may lose, as N or N% [default: the fleet file's, else 0]
+    #[arg(long, value_name = "N")]
+    pub(super) budget: Option<Budget>,
+    /// Who fetches before its turn to promote: canary (the first wave, then all others), wave (nobody), or all [default: the fleet
+    /// file's, else canary]
+    #[arg(long, value_name = "WHO")]
+    pub(super) prefetch: Option<Prefetch>,
+    /// How long to wait for a person where one is needed, in seconds [default: for an approval as long as it takes; when too many
+    /// hosts are unreachable so too on a terminal, and elsewhere not at all]
+    #[arg(long, value_name = "SECS")]
+    pub(super) hold: Option<u64>,
+    /// Say what would be done; write nothing and contact nobody
+    #[arg(long)]
+    pub(super) dry_run: bool,
     /// Do not ask
     #[arg(long)]
     pub(super) yes: bool,
+    /// How progress is shown
+    #[arg(long, value_enum, value_name = "STYLE", default_value_t)]
+    pub(super) progress: Style,
     /// End with one JSON object on standard output
     #[arg(long)]
     pub(super) json: bool,
@@ -99,9 +123,10 @@ pub(super) struct DeployArgs {
     /// How long a host may be away, once reached, before it is given up, in seconds
     #[arg(long, value_name = "SECS", default_value_t = 60)]
     pub(super) away_timeout: u64,
-    /// How long a host may make no progress before it is given up, in seconds
-    #[arg(long, value_name = "SECS", default_value_t = 300)]
-    pub(super) stall_timeout: u64,
+    /// How long a host may make no progress before it counts as failed, in seconds [default: `deadline` of the fleet file, else
+    /// 300]
+    #[arg(long, value_name = "SECS")]
+    pub(super) stall_timeout: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -124,29 +149,50 @@ impl Topology {
     }
 }
 
+/// How long a host may make no progress, in seconds, unless it is said.
+const STALL_SECONDS: u64 = 300;
+
+/// Requests of people that wait: they come one at a time.
+const REQUESTS_MAX: usize = 16;
+
 pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
+    if args.dry_run {
+        return dry_run::run(args).await;
+    }
     let as_json = args.json;
+    let (people, requests) = people();
     // From here on an interrupt is taken where it leaves nothing half-done.
     let mut interrupts = signal(SignalKind::interrupt())
         .map_err(|error| CliError::failed("listen for interrupts", &error))?;
-    let interrupt = async {
-        interrupts.recv().await;
-    };
-    let summary = deploy(args, interrupt).await?;
+    let interrupted = people.clone();
+    tokio::spawn(async move {
+        while interrupts.recv().await.is_some() {
+            let _ = interrupted.send(Request::Interrupt).await;
+        }
+    });
+    let summary = deploy(args, people, requests).await?;
     if as_json {
         println!("{}", summary.json);
     }
     Ok(summary.code)
 }
 
-/// Deploys, with progress on standard error, until `interrupt`.
+/// A way for people to a deployment.
+pub(super) fn people() -> (mpsc::Sender<Request>, mpsc::Receiver<Request>) {
+    mpsc::channel(REQUESTS_MAX)
+}
+
+/// Deploys, with progress on standard error, and does what people ask for meanwhile: whoever has `people`, and whoever may
+/// connect to the control socket.
 pub(super) async fn deploy(
     args: DeployArgs,
-    interrupt: impl Future<Output = ()>,
+    people: mpsc::Sender<Request>,
+    mut requests: mpsc::Receiver<Request>,
 ) -> Result<Summary, CliError> {
     let started = Instant::now();
-    let mut interrupt = pin!(interrupt);
     let inventory = read_inventory(&args.fleet)?;
+    let policy = policy(&inventory, &args)?;
+    let topology = args.topology.kind();
     let state_error =
         |error: StateError| CliError::failed("read the state", &error).hint(error.hint());
     let state = StateDirectory::open(&args.state.state).map_err(state_error)?;
@@ -165,9 +211,9 @@ pub(super) async fn deploy(
     };
     let seed = Seed::start(identity.clone(), store.clone(), caps)
         .map_err(|error| CliError::failed("start the seed", &error))?;
-    let first = fed_by_us(&identity.own().name, &inventory, &args, &about);
+    let first = fed_by_us(&identity.own().name, &inventory, &policy, topology, &about);
     let mut hub = Hub::start(seed.node(), &identity, &inventory, &first, &about).await;
-    let mut progress = Progress::new(&about, tree.commit());
+    let mut progress = Progress::new(&about, tree.commit(), args.progress);
 
     // Hosts are dialled while the snapshot is built.
     let building = {
@@ -183,7 +229,7 @@ pub(super) async fn deploy(
     };
     let (greeted, connected_in, built) = tokio::select! {
         reached = reached => reached,
-        () = &mut interrupt => {
+        Some(_) = requests.recv() => {
             progress.clear();
             return Err(CliError::usage("interrupted: no host was told anything")
                 .code(exit::STOPPED)
@@ -201,14 +247,22 @@ pub(super) async fn deploy(
 
     let (release, grant, key) = begin(&state, &about, &tree, &built, &deltas, &greeted, &args)?;
     let seed_name = identity.own().name.clone();
-    let plan = plan(seed_name, &inventory, &greeted.away, args.topology, &about).await;
+    let plan = plan(
+        seed_name,
+        &inventory,
+        &policy,
+        &greeted.away,
+        topology,
+        &about,
+    )
+    .await;
     let session = Session {
         release,
         grant,
         key,
         plan: plan.encode(),
     };
-    confirm(&args, &inventory, &greeted, &session)?;
+    confirm(&args, &inventory, &policy, &greeted, &session)?;
     let mut plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");
     // The same plan; only that we may reach hosts elsewhere than their peers do.
     let ours = inventory.hosts.iter().map(|host| host.addresses.clone());
@@ -225,30 +279,48 @@ pub(super) async fn deploy(
     })
     .await;
 
+    let subject = Subject {
+        about: about.clone(),
+        release: release.to_string(),
+        sequence: session.release.release().sequence,
+        commit: tree.commit().map(|commit| commit.id.to_string()),
+    };
+    let control = Control::listen(&state, subject, people).inspect_err(|error| {
+        progress.note(&format!(
+            "this deployment takes no commands but Ctrl-C: {error}"
+        ));
+    });
+    let stall = args.stall_timeout.or(inventory.rollout.deadline);
     let config = rollout::Config {
         release,
         sequence: session.release.release().sequence,
         epoch: session.grant.grant().epoch,
-        waves: waves(&inventory),
+        policy,
         away_max: Duration::from_secs(args.away_timeout),
-        stall_max: Duration::from_secs(args.stall_timeout),
+        stall_max: Duration::from_secs(stall.unwrap_or(STALL_SECONDS)),
         finalize_max: FINALIZE_MAX,
     };
-    let rolling = Instant::now();
-    let ended = tokio::select! {
-        ended = rollout::run(config, &session, &mut hub, seed.node(), greeted.events, &mut progress) => ended,
-        () = interrupt => {
-            progress.clear();
-            drop(hub);
-            seed.shutdown().await;
-            return Err(CliError::usage(format!(
-                "interrupted: hosts keep what they were told last of release {}",
-                release.short()
-            ))
-            .code(exit::STOPPED)
-            .hint("the same command again goes on where this one stopped".to_owned()));
-        }
+    let hold = args.hold.map(Duration::from_secs);
+    // Where nobody looks, nobody comes.
+    let nobody = (!std::io::stderr().is_terminal()).then_some(Duration::ZERO);
+    let desk = Desk {
+        requests,
+        budget_hold: hold.or(nobody),
+        approval_hold: hold,
     };
+    let rolling = Instant::now();
+    let known = greeted.events;
+    let ended = rollout::run(
+        config,
+        &session,
+        &mut hub,
+        seed.node(),
+        known,
+        &mut progress,
+        desk,
+    )
+    .await;
+    drop(control);
     let rolled_in = rolling.elapsed();
     finish(&state, &about, &session, &ended).map_err(state_error)?;
     let seed_bytes = seed.node().sent_bytes();
@@ -294,20 +366,22 @@ async fn clean(state: &StateDirectory, store: Store) {
 fn confirm(
     args: &DeployArgs,
     inventory: &Inventory,
+    policy: &Policy,
     greeted: &Greeted,
     session: &Session,
 ) -> Result<(), CliError> {
     let release = session.release.release();
-    let (canary, rest) = inventory.waves();
-    eprintln!(
-        "release {} #{} to {} hosts ({} canary, {} rest)",
-        session.release.id().short(),
-        release.sequence,
-        inventory.hosts.len(),
-        canary.len(),
-        rest.len(),
-    );
-    for (host, reason) in &greeted.away {
+    if args.progress != Style::Json {
+        eprintln!(
+            "release {} #{}",
+            session.release.id().short(),
+            release.sequence
+        );
+        for line in dry_run::plan_lines(inventory, policy) {
+            eprintln!("{line}");
+        }
+    }
+    for (host, reason) in greeted.away.iter().filter(|_| args.progress != Style::Json) {
         eprintln!("  unreachable now: {host}: {}", reason.escape_debug());
     }
     if args.yes || !std::io::stdin().is_terminal() {

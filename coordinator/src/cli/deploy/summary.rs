@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::exit,
+    cli::{exit, progress::outcome, rollout_status},
     fleet::Inventory,
-    rollout::{self, Ended, HostState, Session, Verdict},
+    rollout::{self, Ended, HostState, Session, Verdict, WaitingOn},
     snapshot::Built,
 };
 
@@ -41,13 +41,11 @@ pub(super) fn summarize(
         .hosts()
         .iter()
         .map(|(name, host)| {
-            let (outcome, error) = match &host.state {
-                HostState::Promoted => ("promoted", None),
-                HostState::Failed(reason) => ("failed", Some(reason.clone())),
-                HostState::Unreachable(reason) => ("unreachable", Some(reason.clone())),
-                HostState::Fetched => ("fetched", None),
-                HostState::Waiting | HostState::Skipped => ("skipped", None),
-                HostState::Fetching | HostState::Promoting => ("unfinished", None),
+            let outcome = match &host.state {
+                // It was never told; who is skipped by a person has a reason.
+                HostState::Waiting => "skipped",
+                HostState::Fetching | HostState::Promoting | HostState::Reverting => "unfinished",
+                state => state.code(),
             };
             json!({
                 "name": name.as_str(),
@@ -58,7 +56,8 @@ pub(super) fn summarize(
                 "fetch_seconds": host.fetch.as_secs_f64(),
                 "prepare_seconds": host.prepare.as_secs_f64(),
                 "promote_seconds": host.promote.as_secs_f64(),
-                "error": error,
+                "error": rollout_status::reason(host),
+                "touched": host.is_touched,
             })
         })
         .collect();
@@ -66,8 +65,14 @@ pub(super) fn summarize(
     let bound = inventory.bound_seconds(built.all.encoded_bytes);
     let code = match &ended.verdict {
         Verdict::Done => exit::DONE,
-        Verdict::Incomplete => exit::FAILED,
-        Verdict::Stopped { .. } => exit::STOPPED,
+        Verdict::Partial => exit::PARTIAL,
+        Verdict::Failed | Verdict::RollbackIncomplete(_) => exit::FAILED,
+        Verdict::Stopped(_) => exit::STOPPED,
+        Verdict::RolledBack(_) => exit::ROLLED_BACK,
+    };
+    let waits = match &ended.verdict {
+        Verdict::Stopped(on) => on.map(WaitingOn::code),
+        _ => None,
     };
     let release = session.release.release();
     let slowest = |time: fn(&rollout::HostProgress) -> Duration| {
@@ -82,11 +87,9 @@ pub(super) fn summarize(
         "sequence": release.sequence,
         "snapshot": built.snapshot.id.to_string(),
         "commit": release.commit.as_ref().map(ToString::to_string),
-        "outcome": match &ended.verdict {
-            Verdict::Done => "done",
-            Verdict::Incomplete => "incomplete",
-            Verdict::Stopped { .. } => "stopped",
-        },
+        "outcome": outcome(&ended.verdict),
+        "stopped_on": waits,
+        "waves": rollout_status::waves(&ended.engine),
         "finalized": ended.is_finalized,
         "hosts": hosts,
         "seconds": {
