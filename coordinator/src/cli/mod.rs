@@ -67,7 +67,7 @@ enum Command {
     Retry(control::RetryArgs),
     /// Go on without a host
     Skip(control::SkipArgs),
-    /// Run a fleet of local processes, deploy to it twice, verify it, and clean up
+    /// Run a fleet of local processes, deploy to it twice, verify it, break a canary, show the rollback, and clean up
     Demo(demo::DemoArgs),
     /// Run the agent's command line
     #[command(hide = true, disable_help_flag = true)]

@@ -288,7 +288,10 @@ fn why(cause: &Cause) -> String {
             of,
             failed,
             allowed,
-        } => format!("{failed} hosts of {of} failed, and {allowed} may be lost"),
+        } => {
+            let hosts = if *failed == 1 { "host" } else { "hosts" };
+            format!("{failed} {hosts} of {of} failed, and {allowed} may be lost")
+        }
     }
 }
 

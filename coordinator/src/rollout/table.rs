@@ -22,7 +22,7 @@ pub struct Table {
     /// How long each wave soaks, in seconds; 0 unless said.
     #[serde(default)]
     pub soak: u64,
-    /// How many hosts each wave after the first may lose; none unless said.
+    /// How many hosts each wave may lose, but the first of several; none unless said.
     pub budget: Option<Budget>,
     /// How many hosts each wave may lose in each site; any number unless said.
     pub site_budget: Option<Budget>,
@@ -100,7 +100,8 @@ impl Table {
             if taken.is_empty() {
                 return Err(PolicyError::Empty(name.clone()));
             }
-            waves.push(self.wave(&table, taken, waves.is_empty(), hosts));
+            let is_canary = waves.is_empty() && !left.is_empty();
+            waves.push(self.wave(&table, taken, is_canary, hosts));
         }
         if !left.is_empty() {
             let rest = WaveTable {
@@ -108,7 +109,7 @@ impl Table {
                 ..WaveTable::default()
             };
             let left = left.into_iter().cloned().collect();
-            waves.push(self.wave(&rest, left, waves.is_empty(), hosts));
+            waves.push(self.wave(&rest, left, false, hosts));
         }
         let policy = Policy {
             waves,
@@ -135,10 +136,10 @@ impl Table {
         &self,
         table: &WaveTable,
         members: BTreeSet<NodeId>,
-        is_first: bool,
+        is_canary: bool,
         hosts: &[Host],
     ) -> Wave {
-        let later = self.budget.filter(|_| !is_first);
+        let later = self.budget.filter(|_| !is_canary);
         let budget = table.budget.or(later).unwrap_or(Budget::Count(0));
         let by_name: BTreeMap<&NodeId, &Host> =
             hosts.iter().map(|host| (&host.name, host)).collect();
@@ -289,6 +290,19 @@ mod tests {
             ("site east of wave rest", 1)
         );
         assert_eq!(policy.prefetch, Prefetch::All);
+    }
+
+    #[test]
+    fn the_first_of_several_waves_may_lose_nobody_unless_it_says_so_itself() {
+        let budget = "[rollout]\nbudget = 1\n";
+        let canary =
+            |more: &str| format!("{budget}[[rollout.wave]]\nname = 'w'\ngroup = 'canary'\n{more}");
+        assert_eq!(shape(&policy(3, 0, budget).unwrap()), [("rest", 3, 1)]);
+        let two = policy(3, 1, budget).unwrap();
+        assert_eq!(shape(&two), [("canary", 1, 0), ("rest", 2, 1)]);
+        let own = policy(4, 2, &canary("budget = 2\n")).unwrap();
+        assert_eq!(shape(&own), [("w", 2, 2), ("rest", 2, 1)]);
+        assert_eq!(shape(&policy(2, 2, &canary("")).unwrap()), [("w", 2, 1)]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod output;
 mod plan;
 mod process;
 mod refusals;
+mod rollout;
 mod scene;
 mod sources;
 mod spare;

@@ -36,8 +36,15 @@ fn help_names_every_flag_of_every_command() {
         "--connect-timeout <SECS>",
         "--away-timeout <SECS>",
         "--stall-timeout <SECS>",
+        "--soak <SECS>",
+        "--budget <N>",
+        "--prefetch <WHO>",
+        "--hold <SECS>",
+        "--dry-run",
+        "--progress <STYLE>",
     ];
-    let commands: [(&[&str], &[&[&str]]); 12] = [
+    let control = ["--state <DIR>", "--name <REPO>", "--environment <ENV>"];
+    let commands: [(&[&str], &[&[&str]]); 19] = [
         (&["init"], &[&["--state <DIR>", "--fleet <NAME>"]]),
         (
             &["enroll"],
@@ -50,6 +57,13 @@ fn help_names_every_flag_of_every_command() {
         ),
         (&["snapshot"], &[&source]),
         (&["deploy"], &[&source, &deploy]),
+        (&["status"], &[&control, &["--json"]]),
+        (&["pause"], &[&control]),
+        (&["resume"], &[&control]),
+        (&["promote"], &[&control]),
+        (&["abort"], &[&control]),
+        (&["retry"], &[&control, &["--failed"]]),
+        (&["skip"], &[&control, &["<HOST>", "--reason <TEXT>"]]),
         (
             &["plan"],
             &[&[
@@ -107,6 +121,8 @@ fn help_lists_the_commands_and_the_exit_codes() {
         "1 failed",
         "2 bad usage",
         "3 stopped",
+        "4 rolled back",
+        "5 done with failed hosts",
         "75 the lock",
     ] {
         assert!(codes.contains(code), "{codes}");

@@ -94,7 +94,7 @@ pub(super) struct DeployArgs {
     /// How long each wave soaks before the next, in seconds [default: the fleet file's, else 0]
     #[arg(long, value_name = "SECS")]
     pub(super) soak: Option<u64>,
-    /// How many hosts each wave after the first may lose, as N or N% [default: the fleet file's, else 0]
+    /// How many hosts each wave may lose, but the first of several, as N or N% [default: the fleet file's, else 0]
     #[arg(long, value_name = "N")]
     pub(super) budget: Option<Budget>,
     /// Who fetches before its turn to promote: canary (the first wave, then all others), wave (nobody), or all [default: the fleet
