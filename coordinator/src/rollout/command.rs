@@ -5,8 +5,9 @@ use std::time::Duration;
 use scap_proto::id::NodeId;
 
 use super::{
-    engine::{Cause, Engine, Phase, Soak, Turn},
+    engine::{Cause, Engine, Phase},
     host::{HostProgress, HostState},
+    waves::{Soak, Turn},
 };
 
 /// What a person wants.

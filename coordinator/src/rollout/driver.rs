@@ -75,9 +75,12 @@ pub enum Request {
         /// Whether it was followed.
         answer: oneshot::Sender<Result<(), CommandError>>,
     },
-    /// Look at the engine; the time is since the rollout began.
-    Look(Box<dyn FnOnce(&Engine, Duration) + Send>),
+    /// Have somebody look.
+    Look(Look),
 }
+
+/// Something that looks at the engine, so long after the rollout began.
+pub type Look = Box<dyn FnOnce(&Engine, Duration) + Send>;
 
 impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

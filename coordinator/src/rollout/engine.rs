@@ -22,13 +22,14 @@ use scap_proto::{
 };
 
 use super::{
-    host::{HostProgress, HostState, Told, Unheard},
-    policy::{Limit, Policy, Prefetch},
+    host::{HostProgress, HostState, Told},
+    policy::Policy,
     wait::{Wait, WaitingOn},
+    waves::{Soak, Turn},
 };
 
 /// How often hosts are told of the finalization that have not confirmed it.
-const REFINALIZE: Duration = Duration::from_secs(2);
+pub(super) const REFINALIZE: Duration = Duration::from_secs(2);
 
 /// What differs between one rollout and another.
 #[derive(Debug, Clone)]
@@ -160,7 +161,7 @@ pub struct Engine {
     pub(super) paused: Option<Duration>,
     /// What it waited for when it was looked at last.
     waits: Option<(WaitingOn, Option<String>, Duration)>,
-    next_number: u64,
+    pub(super) next_number: u64,
     pub(super) outputs: VecDeque<Output>,
 }
 
@@ -171,23 +172,6 @@ pub(super) enum Phase {
     RollingBack(Cause),
     Finalizing { until: Duration, again_at: Duration },
     Ended,
-}
-
-/// Whose turn it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Turn {
-    /// The wave, counted from 0.
-    pub(super) wave: usize,
-    pub(super) is_approved: bool,
-    pub(super) soak: Soak,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Soak {
-    #[default]
-    Before,
-    Until(Duration),
-    Over,
 }
 
 impl Engine {
@@ -301,24 +285,6 @@ impl Engine {
         Some(Wait { since, ..on })
     }
 
-    /// Whether a host may be given up where it is.
-    fn is_watched(&self, progress: &HostProgress) -> bool {
-        match &self.phase {
-            Phase::Waves(turn) => {
-                let is_held_for = match progress.state {
-                    HostState::Promoted => {
-                        progress.place.0 == turn.wave && turn.soak != Soak::Before
-                    }
-                    HostState::Fetched => progress.place.0 <= turn.wave,
-                    _ => false,
-                };
-                progress.is_busy() || (is_held_for && progress.away.is_some())
-            }
-            Phase::RollingBack(_) => progress.state == HostState::Reverting,
-            _ => false,
-        }
-    }
-
     fn report(&mut self, now: Duration, report: Report) {
         let Config {
             release,
@@ -345,85 +311,6 @@ impl Engine {
             progress.gave_up = false;
             progress.is_excused = false;
             self.settle(&host, HostState::Waiting);
-        }
-    }
-
-    pub(super) fn settle(&mut self, host: &NodeId, state: HostState) {
-        let is_rolling_back = matches!(self.phase, Phase::RollingBack(_));
-        let progress = self
-            .hosts
-            .get_mut(host)
-            .expect("only hosts of the rollout settle");
-        progress.state = state.clone();
-        if let HostState::Failed(reason) | HostState::Unreachable(reason) = &state {
-            progress.failure.get_or_insert_with(|| reason.clone());
-            progress.gave_up = is_rolling_back;
-        }
-        self.outputs.push_back(Output::Settled {
-            host: host.clone(),
-            state,
-        });
-    }
-
-    fn expire(&mut self, now: Duration) {
-        let is_late = |it: &&HostProgress| self.is_watched(it) && it.deadline(&self.config) <= now;
-        let late: Vec<(NodeId, HostState)> = self
-            .hosts
-            .iter()
-            .filter(|(_, progress)| is_late(progress))
-            .map(|(host, progress)| (host.clone(), progress.given_up(&self.config)))
-            .collect();
-        for (host, state) in late {
-            self.settle(&host, state);
-        }
-    }
-
-    /// Tells again who did not say that it follows what it was told.
-    fn tell_again(&mut self, now: Duration) {
-        let mut orders: BTreeMap<(u64, u8), (Stage, Vec<NodeId>)> = BTreeMap::new();
-        let mut refused = Vec::new();
-        let is_rolling_back = matches!(self.phase, Phase::RollingBack(_));
-        for (host, progress) in &mut self.hosts {
-            // Whoever still fetches while others go back may do so or not.
-            let is_awaited = match is_rolling_back {
-                true => progress.state == HostState::Reverting,
-                false => progress.is_busy(),
-            };
-            let Some(told) = progress.order.as_mut().filter(|_| is_awaited) else {
-                continue;
-            };
-            match told.take_due(now) {
-                Unheard::Nothing => continue,
-                Unheard::Refused(reason) => {
-                    refused.push((host.clone(), HostState::Failed(reason)));
-                    continue;
-                }
-                Unheard::Tell { is_suspect: true } => {
-                    let host = host.clone();
-                    self.outputs.push_back(Output::Suspect { host });
-                }
-                Unheard::Tell { is_suspect: false } => {}
-            }
-            let order = orders.entry((told.number, told.stage as u8));
-            let (_, hosts) = order.or_insert((told.stage, Vec::new()));
-            hosts.push(host.clone());
-        }
-        for ((number, _), (stage, hosts)) in orders {
-            self.outputs.push_back(Output::Order {
-                number,
-                hosts,
-                stage,
-            });
-        }
-        for (host, state) in refused {
-            self.settle(&host, state);
-        }
-        let again: Vec<NodeId> = self.unfinalized().cloned().collect();
-        if let Phase::Finalizing { again_at, .. } = &mut self.phase
-            && *again_at <= now
-        {
-            *again_at = now + REFINALIZE;
-            self.outputs.push_back(Output::Finalize { hosts: again });
         }
     }
 
@@ -462,198 +349,8 @@ impl Engine {
         }
     }
 
-    /// Takes one step in the waves, if one may be taken.
-    fn advance_waves(&mut self, now: Duration, mut turn: Turn) -> bool {
-        if let Some((limit, failed)) = self.exceeded_by_failures(turn) {
-            let cause = Cause::Budget {
-                of: limit.of.clone(),
-                failed,
-                allowed: limit.allowed,
-            };
-            self.roll_back(cause);
-            return true;
-        }
-        if matches!(turn.soak, Soak::Until(until) if until <= now) {
-            turn.soak = Soak::Over;
-            self.phase = Phase::Waves(turn);
-        }
-        if self.paused.is_some() {
-            return false;
-        }
-        if self.begin_fetch(now, turn) {
-            return true;
-        }
-        if self.exceeded(turn).is_some() {
-            return false;
-        }
-        let wave = &self.config.policy.waves[turn.wave];
-        let is_approved = turn.is_approved || !wave.needs_approval;
-        // Also hosts of earlier waves that came back.
-        let waves = turn.wave + usize::from(is_approved);
-        if (0..waves).any(|at| self.begin_promote(now, at)) {
-            return true;
-        }
-        is_approved && self.end_turn(now, turn)
-    }
-
-    /// Has all hosts fetch that may and were not told to, wave by wave.
-    fn begin_fetch(&mut self, now: Duration, turn: Turn) -> bool {
-        let is_canary_live = turn.wave > 0 || turn.soak != Soak::Before;
-        let may_fetch = |wave: usize| match self.config.policy.prefetch {
-            Prefetch::All => true,
-            Prefetch::Canary => wave == 0 || is_canary_live,
-            Prefetch::Wave => wave <= turn.wave,
-        };
-        let is_due = |progress: &HostProgress| {
-            progress.state == HostState::Waiting && may_fetch(progress.place.0)
-        };
-        let due = self.hosts.iter().filter(|(_, it)| is_due(it));
-        let due: Vec<NodeId> = due.map(|(host, _)| host.clone()).collect();
-        let mut waves: BTreeMap<usize, Vec<NodeId>> = BTreeMap::new();
-        for host in &due {
-            let progress = &self.hosts[host];
-            match &progress.away {
-                // It had its time to be reached before the rollout began, or has had it since.
-                Some((since, reason))
-                    if progress.counter == 0 || *since + self.config.away_max <= now =>
-                {
-                    let state = HostState::Unreachable(reason.clone());
-                    self.settle(host, state);
-                }
-                _ => waves
-                    .entry(progress.place.0)
-                    .or_default()
-                    .push(host.clone()),
-            }
-        }
-        self.order(now, Stage::Fetch, waves);
-        !due.is_empty()
-    }
-
-    /// Has the next group of a wave promote, once nobody of the wave is still fetching, none that has fetched is away, and the group
-    /// before it is through.
-    fn begin_promote(&mut self, now: Duration, at: usize) -> bool {
-        use HostState::{Fetched, Fetching, Promoting, Waiting};
-        let of_wave = || self.hosts.iter().filter(|(_, it)| it.place.0 == at);
-        let holds = |it: &HostProgress| match it.state {
-            Fetching | Waiting | Promoting => true,
-            Fetched => it.away.is_some(),
-            _ => false,
-        };
-        if of_wave().any(|(_, it)| holds(it)) {
-            return false;
-        }
-        let ready = || of_wave().filter(|(_, it)| it.state == Fetched);
-        let Some(group) = ready().map(|(_, it)| it.place.1).min() else {
-            return false;
-        };
-        let hosts = ready().filter(|(_, it)| it.place.1 == group);
-        let hosts = hosts.map(|(host, _)| host.clone()).collect();
-        self.order(now, Stage::Promote, BTreeMap::from([(at, hosts)]));
-        true
-    }
-
-    /// Begins to soak, or ends the turn, once all hosts of the wave are settled.
-    fn end_turn(&mut self, now: Duration, turn: Turn) -> bool {
-        use HostState::{Fetched, Promoted, Waiting};
-        let of_wave = || self.hosts.values().filter(|it| it.place.0 == turn.wave);
-        if of_wave().any(|it| it.is_busy() || matches!(it.state, Fetched | Waiting)) {
-            return false;
-        }
-        let wave = &self.config.policy.waves[turn.wave];
-        let promoted = || of_wave().filter(|it| it.state == Promoted);
-        if turn.soak == Soak::Before && promoted().next().is_some() && !wave.soak.is_zero() {
-            let soak = Soak::Until(now + wave.soak);
-            self.phase = Phase::Waves(Turn { soak, ..turn });
-            return true;
-        }
-        // Who is away has not been seen to bear it.
-        let is_away = || turn.soak == Soak::Over && promoted().any(|it| it.away.is_some());
-        if matches!(turn.soak, Soak::Until(_)) || is_away() {
-            return false;
-        }
-        if turn.wave + 1 < self.config.policy.waves.len() {
-            let wave = turn.wave + 1;
-            self.phase = Phase::Waves(Turn {
-                wave,
-                ..Turn::default()
-            });
-            return true;
-        }
-        if self.hosts.values().any(HostProgress::is_busy) {
-            return false;
-        }
-        self.finalize(now);
-        true
-    }
-
-    /// Gives hosts of these waves one order.
-    pub(super) fn order(
-        &mut self,
-        now: Duration,
-        stage: Stage,
-        waves: BTreeMap<usize, Vec<NodeId>>,
-    ) {
-        let mut hosts: Vec<NodeId> = waves.values().flatten().cloned().collect();
-        if hosts.is_empty() {
-            return;
-        }
-        hosts.sort();
-        let number = self.next_number;
-        self.next_number += 1;
-        for (at, hosts) in &waves {
-            self.outputs.push_back(Output::Began {
-                wave: self.config.policy.waves[*at].name.clone(),
-                stage,
-                hosts: hosts.len(),
-            });
-        }
-        for host in &hosts {
-            let progress = self.hosts.get_mut(host).expect("a wave's hosts are known");
-            progress.order = Some(Told::new(now, number, stage));
-            progress.moved_at = now;
-            progress.state = match stage {
-                Stage::Fetch => HostState::Fetching,
-                Stage::Promote => HostState::Promoting,
-                Stage::Revert => HostState::Reverting,
-            };
-            progress.is_touched |= stage == Stage::Promote && !progress.is_finalized;
-        }
-        self.outputs.push_back(Output::Order {
-            number,
-            hosts,
-            stage,
-        });
-    }
-
-    /// The first limit, of a wave whose turn has come, that failed hosts alone exceed, and how many failed.
-    fn exceeded_by_failures(&self, turn: Turn) -> Option<(&Limit, usize)> {
-        let is_failed =
-            |it: &HostProgress| matches!(it.state, HostState::Failed(_)) && it.is_lost();
-        self.first_exceeded(turn, is_failed)
-    }
-
-    /// The first limit, of a wave whose turn has come, that all lost hosts together exceed, and how many are lost.
-    pub(super) fn exceeded(&self, turn: Turn) -> Option<(&Limit, usize)> {
-        self.first_exceeded(turn, HostProgress::is_lost)
-    }
-
-    fn first_exceeded(
-        &self,
-        turn: Turn,
-        counts: impl Fn(&HostProgress) -> bool,
-    ) -> Option<(&Limit, usize)> {
-        let waves = &self.config.policy.waves[..=turn.wave];
-        let mut limits = waves.iter().flat_map(|wave| &wave.limits);
-        limits.find_map(|limit| {
-            let lost = limit.hosts.iter().filter(|host| counts(&self.hosts[*host]));
-            let lost = lost.count();
-            (lost > limit.allowed).then_some((limit, lost))
-        })
-    }
-
     /// All waves went through: who was lost is no more than may be, and catches up.
-    fn finalize(&mut self, now: Duration) {
+    pub(super) fn finalize(&mut self, now: Duration) {
         let promoted = self.promoted().cloned().collect::<Vec<_>>();
         if promoted.is_empty() {
             return self.end(Verdict::Failed);

@@ -7,13 +7,15 @@ mod host;
 mod policy;
 mod rollback;
 mod table;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod wait;
 mod waiting;
+mod waves;
 
 pub use command::{Command, CommandError};
-pub use driver::{Desk, Ended, Request, Session, Watcher, run};
+pub use driver::{Desk, Ended, Look, Request, Session, Watcher, run};
 pub use engine::{Cause, Config, Engine, Input, Output, Verdict};
 pub use host::{HostProgress, HostState};
 pub use policy::{Budget, BudgetError, Limit, Policy, Prefetch, PrefetchError, Wave};

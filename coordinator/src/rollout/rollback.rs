@@ -34,7 +34,7 @@ impl Engine {
         let hosts = of_wave.filter(|(_, it)| must_go_back(it));
         let hosts: Vec<NodeId> = hosts.map(|(host, _)| host.clone()).collect();
         let has_any = !hosts.is_empty();
-        self.order(now, Stage::Revert, BTreeMap::from([(newest, hosts)]));
+        self.order(now, Stage::Revert, &BTreeMap::from([(newest, hosts)]));
         has_any
     }
 }

@@ -5,9 +5,10 @@ use std::{collections::BTreeSet, time::Duration};
 use scap_proto::id::NodeId;
 
 use super::{
-    engine::{Engine, Phase, Soak, Turn},
+    engine::{Engine, Phase},
     host::{HostProgress, HostState},
     wait::{Wait, WaitingOn},
+    waves::{Soak, Turn},
 };
 
 impl Engine {

@@ -364,7 +364,7 @@ proptest! {
             }
             Verdict::RollbackIncomplete(_) => {
                 let named = |name: &&String| world.bench.engine.hosts()[&super::name(name)].is_touched;
-                prop_assert!(live.iter().all(|name| named(name)), "live and not named: {live:?}");
+                prop_assert!(live.iter().all(named), "live and not named: {live:?}");
             }
             Verdict::Partial | Verdict::Failed | Verdict::Stopped(_) => {}
         }
