@@ -79,7 +79,7 @@ impl WaitingOn {
             Self::Promotion => "pause, or abort",
             Self::Soak => "promote (go on now), pause, or abort",
             Self::Approval => "promote (let it go), or abort",
-            Self::Paused => "resume, or abort",
+            Self::Paused => "resume, retry --failed, skip HOST, or abort",
             Self::Budget => "retry --failed, skip HOST, resume (go on without them), or abort",
             Self::Rollback | Self::Finalization => "",
         }

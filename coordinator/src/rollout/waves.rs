@@ -30,6 +30,14 @@ pub(super) enum Soak {
 impl Engine {
     /// Takes one step in the waves, if one may be taken.
     pub(super) fn advance_waves(&mut self, now: Duration, mut turn: Turn) -> bool {
+        if matches!(turn.soak, Soak::Until(until) if until <= now) {
+            turn.soak = Soak::Over;
+            self.phase = Phase::Waves(turn);
+        }
+        // Not even back: whoever paused it has the say.
+        if self.paused.is_some() {
+            return false;
+        }
         if let Some((limit, failed)) = self.exceeded_by_failures(turn) {
             let cause = Cause::Budget {
                 of: limit.of.clone(),
@@ -38,13 +46,6 @@ impl Engine {
             };
             self.roll_back(cause);
             return true;
-        }
-        if matches!(turn.soak, Soak::Until(until) if until <= now) {
-            turn.soak = Soak::Over;
-            self.phase = Phase::Waves(turn);
-        }
-        if self.paused.is_some() {
-            return false;
         }
         if self.begin_fetch(now, turn) {
             return true;

@@ -197,6 +197,29 @@ fn an_abort_takes_the_canary_back_whatever_it_waits_for() {
 }
 
 #[test]
+fn a_host_that_cannot_be_told_to_go_back_is_named() {
+    let mut fleet = fleet(SOAK);
+    let (repo, first, second) = two_commits(&fleet);
+    let mut deploy = fleet.start_deploy(&["--repo", "repo", "--away-timeout", "2"]);
+    wait_for(&fleet, &mut deploy, "soak");
+    fleet.agents.remove(0).stop().exits(0);
+    say(&fleet, &["abort"]).exits(0);
+    let ended = deploy.end().exits(1).says(&["and may still run it: web1"]);
+    let report = deployed(&ended);
+    assert_eq!(report["outcome"], "rollback-incomplete");
+    let lost = host(&report, "web1");
+    assert_eq!(
+        (&lost["outcome"], &lost["touched"]),
+        (&json!("unreachable"), &json!(true))
+    );
+    assert_eq!(host(&report, "web2")["touched"], false);
+    repo.archived(&second)
+        .assert_is(&fleet.scene.path("web1/srv/repo"));
+    repo.archived(&first)
+        .assert_is(&fleet.agents[0].live("repo"));
+}
+
+#[test]
 fn lost_hosts_hold_a_wave_until_a_person_tries_or_skips_them() {
     let mut fleet = fleet("");
     let (repo, first, second) = two_commits(&fleet);

@@ -262,7 +262,15 @@ pub(super) async fn deploy(
         key,
         plan: plan.encode(),
     };
-    confirm(&args, &inventory, &policy, &greeted, &session)?;
+    confirm(
+        &args,
+        &inventory,
+        &policy,
+        &greeted,
+        &session,
+        &mut requests,
+    )
+    .await?;
     let mut plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");
     // The same plan; only that we may reach hosts elsewhere than their peers do.
     let ours = inventory.hosts.iter().map(|host| host.addresses.clone());
@@ -363,12 +371,13 @@ async fn clean(state: &StateDirectory, store: Store) {
 }
 
 /// Shows what is about to happen and asks, on a terminal.
-fn confirm(
+async fn confirm(
     args: &DeployArgs,
     inventory: &Inventory,
     policy: &Policy,
     greeted: &Greeted,
     session: &Session,
+    requests: &mut mpsc::Receiver<Request>,
 ) -> Result<(), CliError> {
     let release = session.release.release();
     if args.progress != Style::Json {
@@ -389,8 +398,16 @@ fn confirm(
     }
     eprint!("deploy? [y/N] ");
     let _ = std::io::stderr().flush();
-    let mut answer = String::new();
-    let _ = std::io::stdin().read_line(&mut answer);
+    let reading = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        let _ = std::io::stdin().read_line(&mut answer);
+        answer
+    });
+    let answer = tokio::select! {
+        answer = reading => answer.expect("reading a line does not panic"),
+        // Who interrupts does not say yes.
+        Some(_) = requests.recv() => String::new(),
+    };
     if matches!(answer.trim(), "y" | "Y" | "yes") {
         return Ok(());
     }

@@ -42,6 +42,34 @@ fn a_soak_that_is_over_while_it_is_paused_is_over_when_it_goes_on() {
 }
 
 #[test]
+fn what_fails_while_it_is_paused_may_be_skipped_or_tried_again_before_it_counts() {
+    let paused = || {
+        let mut bench = Bench::new("a b", "c").start();
+        bench.done("a b");
+        bench.tell(Command::Pause).unwrap();
+        bench.done("a");
+        bench.fails("b");
+        assert_eq!(bench.waits(), Some((WaitingOn::Paused, String::new())));
+        bench
+    };
+    let mut bench = paused();
+    bench.tell(Command::Resume).unwrap();
+    assert_eq!(bench.told_to(Stage::Revert), ["a b"]);
+
+    let mut bench = paused();
+    bench.tell(skip("b")).unwrap();
+    bench.tell(Command::Resume).unwrap();
+    assert_eq!(bench.told_to(Stage::Fetch), ["a b", "c"]);
+
+    let mut bench = paused();
+    bench.tell(Command::RetryFailed).unwrap();
+    bench.tell(Command::Resume).unwrap();
+    bench.done("b");
+    bench.done("b");
+    assert_eq!(bench.told_to(Stage::Fetch), ["a b", "b", "c"]);
+}
+
+#[test]
 fn promote_ends_the_soak_and_nothing_else() {
     let mut bench =
         Bench::of([wave("canary", "a").soaking(900 * SECOND), wave("rest", "b")]).start();

@@ -247,6 +247,7 @@ impl World {
         self.highest = self.highest.max(number);
         if stage == Stage::Promote && is_new {
             self.assert_within_budgets();
+            self.assert_nobody_fetches_beside(&hosts[0]);
         }
     }
 
@@ -271,6 +272,15 @@ impl World {
             let lost = lost.count();
             assert!(lost <= limit.allowed, "{lost} lost, of {}", limit.of);
         }
+    }
+
+    /// Nobody of a wave promotes while another one of it has not fetched yet.
+    fn assert_nobody_fetches_beside(&self, host: &NodeId) {
+        let hosts = self.bench.engine.hosts();
+        let wave = hosts[host].place.0;
+        let mut others = hosts.values().filter(|other| other.place.0 == wave);
+        use HostState::{Fetching, Waiting};
+        assert!(!others.any(|other| matches!(other.state, Fetching | Waiting)));
     }
 
     /// From here on everybody does what they should, and a person lets it go on. Returns how it ended.
