@@ -134,12 +134,12 @@ deploy 0
 check HEAD "${hosts[@]}"
 run "${agent[@]}" status --data web2/data
 
-say "A canary that cannot go live stops the rollout (exit code 3); everybody keeps version 2"
+say "A canary that cannot go live ends the rollout (exit code 4); everybody keeps version 2"
 printf 'Version 3\n' >repo/index.html
 commit "Version 3"
 # An agent refuses a deploy root that others may write to.
 chmod o+w web1/srv
-deploy 3
+deploy 4
 chmod o-w web1/srv
 check HEAD~1 "${hosts[@]}"
 

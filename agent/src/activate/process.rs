@@ -273,7 +273,8 @@ impl Activator {
             Err(error) => return Ok(Answer::Refused(crate::error_chain(&error))),
         };
         let about = order.release.release();
-        self.with(&about.repo, |deployment| {
+        let is_revert = order.directive.stage == Stage::Revert;
+        let followed = self.with(&about.repo, |deployment| {
             let granted = authorise::order(deployment, &self.trust.addressee, &order, now)?;
             if let Err(refusal) = granted {
                 return Ok(Answer::Refused(refusal));
@@ -301,7 +302,22 @@ impl Activator {
             done.standing = standing(deployment)?;
             done.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             Ok(Answer::Done(Box::new(done)))
-        })
+        });
+        match followed {
+            // Where nothing can be written there may still be nothing to go back from.
+            Err(error @ ActivateError::ReadOnly(_)) if is_revert => {
+                self.look(&about.repo, |deployment| {
+                    if is_live(deployment, &order.release.id()) {
+                        return Err(error);
+                    }
+                    Ok(Answer::Done(Box::new(Activated {
+                        standing: standing(deployment)?,
+                        ..Activated::default()
+                    })))
+                })
+            }
+            followed => followed,
+        }
     }
 
     fn finalize(&self, finalize: Finalize) -> Result<Answer, ActivateError> {
@@ -401,11 +417,16 @@ fn revert(
     from: &ReleaseId,
     source: &dyn ChunkSource,
 ) -> Result<(), ActivateError> {
-    if deployment.live().is_some_and(|live| live.release == *from) {
+    if is_live(deployment, from) {
         let before = deployment.previous().map(|previous| previous.release);
         deployment.revert(before.as_ref(), source)?;
     }
     Ok(())
+}
+
+fn is_live(deployment: &Deployment, release: &ReleaseId) -> bool {
+    let live = deployment.live();
+    live.is_some_and(|live| live.release == *release)
 }
 
 fn standing(deployment: &Deployment) -> Result<RepoStanding, ActivateError> {

@@ -181,6 +181,11 @@ impl ReadArgs {
         Ok((repo, history))
     }
 
+    /// Whether only a state directory was named, in which nothing was deployed with `--dir` yet.
+    pub(super) fn is_of_state_alone(&self) -> bool {
+        self.repo.is_none() && self.state.is_some()
+    }
+
     /// Whether a place was asked for.
     pub(super) fn is_wanted(&self, (repo, environment): &Place) -> bool {
         self.name.as_ref().is_none_or(|name| name == repo)

@@ -8,12 +8,16 @@ use scap_agent::error_chain;
 pub mod exit {
     /// Done and healthy.
     pub const DONE: u8 = 0;
-    /// Failed.
+    /// Failed; or rolled back, but for hosts that may still run the release.
     pub const FAILED: u8 = 1;
     /// Bad usage or configuration.
     pub const USAGE: u8 = 2;
-    /// Stopped by a gate; a person is needed.
+    /// Stopped by a gate or paused; a person is needed.
     pub const STOPPED: u8 = 3;
+    /// Rolled back: every host runs what it ran before.
+    pub const ROLLED_BACK: u8 = 4;
+    /// Done, with lost or skipped hosts within the budget.
+    pub const PARTIAL: u8 = 5;
     /// The lock is held; try later.
     pub const LOCKED: u8 = 75;
 }

@@ -6,6 +6,7 @@ mod print;
 
 mod branch;
 mod config;
+mod control;
 mod deltas;
 mod demo;
 mod deploy;
@@ -17,6 +18,7 @@ mod init;
 mod plan;
 mod progress;
 mod rollback;
+mod rollout_status;
 mod scap;
 mod show;
 mod snapshot;
@@ -39,8 +41,9 @@ const AGENT_COMMAND: &str = "agent";
     name = "scap-coordinator",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done and healthy, 1 failed or incomplete, 2 bad usage or configuration, \
-                  3 stopped by a gate (a person is needed), 75 the lock is held (try later)"
+    after_help = "Exit codes: 0 done and healthy, 1 failed, 2 bad usage or configuration, 3 stopped by a gate or paused \
+                  (a person is needed), 4 rolled back, 5 done with failed hosts within the budget, 75 the lock is held \
+                  (try later)"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -59,12 +62,26 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Say what the scap folder of a commit or a directory says, and where; contacts nobody
     Config(config::ConfigArgs),
-    /// Deploy a commit or a directory to a fleet: one server group after the other, or the canaries and then the rest
+    /// Deploy a commit or a directory to a fleet, in waves: the canary group first, then the rest, unless it or the scap folder says
+    /// otherwise
     Deploy(Box<deploy::DeployArgs>),
     /// Release what an earlier release had: the last finalized one before the latest, or the one named
     Rollback(Box<rollback::RollbackArgs>),
-    /// Say what each environment is on, who deploys, and what became of the hosts
+    /// Say what each environment is on, who deploys, and what became of the hosts; and where a deployment that runs here is, what it
+    /// waits for, and what may be done
     Status(status::StatusArgs),
+    /// Stop a running deployment from advancing; hosts finish what they were told
+    Pause(control::ControlArgs),
+    /// Let a paused deployment go on, or one that lost more hosts than it may go on without them
+    Resume(control::ControlArgs),
+    /// Let the next wave go now: end the soak, or approve it
+    Promote(control::ControlArgs),
+    /// Take every host that a running deployment switched back to what it ran
+    Abort(control::ControlArgs),
+    /// Try hosts again that failed or were not reached
+    Retry(control::RetryArgs),
+    /// Go on without a host
+    Skip(control::SkipArgs),
     /// List what was released
     History(history::HistoryArgs),
     /// Say all that is recorded of one release
@@ -73,7 +90,7 @@ enum Command {
     Diff(diff::DiffArgs),
     /// Break somebody's lock, which is recorded
     Unlock(unlock::UnlockArgs),
-    /// Run a fleet of local processes, deploy to it twice, verify it, and clean up
+    /// Run a fleet of local processes, deploy to it twice, verify it, break a canary, show the rollback, and clean up
     Demo(demo::DemoArgs),
     /// Run the agent's command line
     #[command(hide = true, disable_help_flag = true)]
@@ -150,7 +167,13 @@ async fn execute(command: Command) -> Result<u8, CliError> {
         Command::Config(args) => config::run(&args),
         Command::Deploy(args) => deploy::run(*args).await,
         Command::Rollback(args) => rollback::run(*args).await,
-        Command::Status(args) => status::run(&args),
+        Command::Status(args) => status::run(&args).await,
+        Command::Pause(args) => control::pause(args).await,
+        Command::Resume(args) => control::resume(args).await,
+        Command::Promote(args) => control::promote(args).await,
+        Command::Abort(args) => control::abort(args).await,
+        Command::Retry(args) => control::retry(args).await,
+        Command::Skip(args) => control::skip(args).await,
         Command::History(args) => history::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Diff(args) => diff::run(&args),

@@ -1,17 +1,25 @@
-//! What a person sees while a deployment goes on, on standard error.
+//! What a person, or a program, sees while a deployment goes on, on standard error.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     io::{IsTerminal, Write},
     time::{Duration, Instant},
 };
 
-use scap_proto::release::{BytesBySource, Stage};
+use clap::ValueEnum;
+use scap_agent::clock;
+use scap_proto::{
+    id::NodeId,
+    release::{BytesBySource, Stage},
+};
+use serde_json::{Value, json};
 
-use super::{About, deploy::size_of, human_bytes};
+use super::{About, deploy::size_of, human_bytes, rollout_status};
 use crate::{
     git::Commit,
-    rollout::{Ended, Engine, HostState, Output, Verdict, WaitingOn, Watcher},
+    rollout::{
+        Cause, CommandError, Ended, Engine, HostState, Output, Verdict, Wait, WaitingOn, Watcher,
+    },
     snapshot::{self, Built},
 };
 
@@ -20,34 +28,59 @@ const SUMMARY_PERIOD: Duration = Duration::from_secs(30);
 /// Most hosts named in a line.
 const HOSTS_SHOWN_MAX: usize = 5;
 
-/// Shows progress: a line an event, and on a terminal one more that is redrawn.
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(super) enum Style {
+    /// A line an event, and on a terminal one more that is redrawn
+    #[default]
+    Auto,
+    /// A line an event
+    Plain,
+    /// One JSON object a line
+    Json,
+}
+
+/// Shows progress.
 pub(super) struct Progress {
+    style: Style,
+    /// Whether a line is redrawn.
     is_terminal: bool,
+    /// Objects written.
+    written: u64,
     started: Instant,
     summarized: Instant,
     is_drawn: bool,
 }
 
 impl Progress {
-    pub(super) fn new((repo, environment): &About, commit: Option<&Commit>) -> Self {
-        let commit = commit.map(|commit| {
-            let oid = commit.id.to_string();
-            let subject: String = commit.subject.chars().take(60).collect();
-            format!("  {} \"{}\"", &oid[..10], subject.escape_debug())
-        });
-        eprintln!(
-            "deploy {repo} to {environment}{}",
-            commit.unwrap_or_default()
-        );
+    pub(super) fn new((repo, environment): &About, commit: Option<&Commit>, style: Style) -> Self {
         let now = Instant::now();
-        let is_terminal = std::io::stderr().is_terminal()
+        let is_terminal = style == Style::Auto
+            && std::io::stderr().is_terminal()
             && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        Self {
+        let mut progress = Self {
+            style,
             is_terminal,
+            written: 0,
             started: now,
             summarized: now,
             is_drawn: false,
-        }
+        };
+        let subject = commit.map(|it| it.subject.chars().take(60).collect::<String>());
+        let oid = commit.map(|commit| commit.id.to_string());
+        let fields = json!({
+            "repo": repo.as_str(), "environment": environment.as_str(), "commit": oid, "subject": subject,
+        });
+        progress.tell("deploy", fields, || {
+            let commit = oid.zip(subject);
+            let commit = commit
+                .map(|(oid, subject)| format!("  {} \"{}\"", &oid[..10], subject.escape_debug()));
+            format!(
+                "deploy {repo} to {environment}{}",
+                commit.unwrap_or_default()
+            )
+        });
+        progress
     }
 
     /// Shows how far building the snapshot is.
@@ -68,12 +101,26 @@ impl Progress {
 
     pub(super) fn built(&mut self, built: &Built) {
         self.is_drawn = self.is_terminal;
-        self.line(&format!(
-            "snapshot {:.8}  {}, built in {:.2} s",
-            built.snapshot.id.to_string(),
-            size_of(built),
-            built.elapsed.as_secs_f64()
-        ));
+        let seconds = built.elapsed.as_secs_f64();
+        let fields = json!({
+            "snapshot": built.snapshot.id.to_string(),
+            "bytes": built.descriptor.totals.bytes,
+            "encoded_bytes": built.all.encoded_bytes,
+            "new_encoded_bytes": built.new.encoded_bytes,
+            "seconds": seconds,
+        });
+        self.tell("snapshot", fields, || {
+            format!(
+                "snapshot {:.8}  {}, built in {seconds:.2} s",
+                built.snapshot.id.to_string(),
+                size_of(built),
+            )
+        });
+    }
+
+    /// One more line, about something that no event tells.
+    pub(super) fn note(&mut self, text: &str) {
+        self.tell("note", json!({ "text": text }), || text.to_owned());
     }
 
     /// Removes the line that is redrawn.
@@ -86,51 +133,165 @@ impl Progress {
     pub(super) fn ended(&mut self, ended: &Ended, seed_bytes: u64, total: Duration) {
         let hosts = ended.engine.hosts();
         let count = |is: fn(&HostState) -> bool| hosts.values().filter(|h| is(&h.state)).count();
-        self.line(&format!(
-            "ok {}  failed {}  unreachable {}  skipped {}",
-            count(|state| *state == HostState::Promoted),
-            count(|state| matches!(state, HostState::Failed(_))),
-            count(|state| matches!(state, HostState::Unreachable(_))),
-            count(|state| *state == HostState::Skipped),
-        ));
-        let mut reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-        for (name, host) in hosts {
-            if let HostState::Failed(reason) | HostState::Unreachable(reason) = &host.state {
-                reasons
-                    .entry(reason.escape_debug().to_string())
-                    .or_default()
-                    .push(name.as_str());
+        let counts = [
+            ("ok", count(|state| *state == HostState::Promoted)),
+            (
+                "failed",
+                count(|state| matches!(state, HostState::Failed(_))),
+            ),
+            (
+                "unreachable",
+                count(|state| matches!(state, HostState::Unreachable(_))),
+            ),
+            ("skipped", count(is_skipped)),
+            ("rolled-back", count(|state| *state == HostState::Reverted)),
+            ("unfinished", count(is_unfinished)),
+        ];
+        let is_shown = |at: usize, count: usize| at < 4 || count > 0;
+        let shown = counts.iter().enumerate();
+        let shown = shown.filter(|(at, (_, count))| is_shown(*at, *count));
+        let shown: Vec<String> = shown.map(|(_, (what, n))| format!("{what} {n}")).collect();
+        let recap: serde_json::Map<String, Value> = counts
+            .iter()
+            .map(|(what, n)| ((*what).to_owned(), json!(n)))
+            .collect();
+        let lost = rollout_status::lost(&ended.engine);
+        let verdict = verdict(ended);
+        let seconds = total.as_secs_f64();
+        let bytes = sum(hosts.values().map(|host| host.bytes));
+        let fields = json!({
+            "outcome": outcome(&ended.verdict),
+            "recap": recap,
+            "lost": lost,
+            "waves": rollout_status::waves(&ended.engine),
+            "seconds": seconds,
+        });
+        self.tell("end", fields, || {
+            let mut text = shown.join("  ");
+            for group in &lost {
+                let reason = group["reason"].as_str().unwrap_or_default().escape_debug();
+                let names = group["hosts"].as_array().into_iter().flatten();
+                let names: Vec<&str> = names.filter_map(Value::as_str).collect();
+                text += &format!("\n  {}: {reason}", some(&names));
             }
-        }
-        for (reason, names) in reasons {
-            self.line(&format!("  {}: {reason}", some(&names)));
-        }
-        let bytes = sum(ended.engine.hosts().values().map(|host| host.bytes));
-        self.line(&format!(
-            "data  seed {}  peers {}  reuse {}  (the seed sent {} on the wire)",
-            human_bytes(bytes.seed),
-            human_bytes(bytes.peers),
-            human_bytes(bytes.reuse),
-            human_bytes(seed_bytes),
-        ));
-        let verdict = match &ended.verdict {
-            Verdict::Done => "done".to_owned(),
-            Verdict::Incomplete => {
-                "incomplete: run the same command again for the hosts left".into()
-            }
-            Verdict::Stopped { wave } => {
-                format!(
-                    "stopped: a host of wave {wave} did not get there; later waves were not touched"
-                )
-            }
-        };
-        self.line(&format!("{verdict}, in {:.2} s", total.as_secs_f64()));
+            text += &format!(
+                "\ndata  seed {}  peers {}  reuse {}  (the seed sent {} on the wire)",
+                human_bytes(bytes.seed),
+                human_bytes(bytes.peers),
+                human_bytes(bytes.reuse),
+                human_bytes(seed_bytes),
+            );
+            text + &format!("\n{verdict}, in {seconds:.2} s")
+        });
     }
 
-    /// Says something that stays.
-    pub(super) fn line(&mut self, text: &str) {
-        self.clear();
-        eprintln!("{text}");
+    /// One event: an object for programs, a line or more for people.
+    fn tell(&mut self, kind: &str, fields: Value, line: impl FnOnce() -> String) {
+        if self.style != Style::Json {
+            self.clear();
+            return eprintln!("{}", line());
+        }
+        self.written += 1;
+        let millis = i64::try_from(clock::now().0).unwrap_or(i64::MAX);
+        let time = jiff::Timestamp::from_millisecond(millis).unwrap_or_default();
+        let mut object = json!({
+            "schema": "scap.progress/1", "seq": self.written, "ts": time.to_string(), "kind": kind,
+        });
+        if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), fields) {
+            object.extend(fields);
+        }
+        eprintln!("{object}");
+    }
+
+    fn waits(&mut self, wait: &Wait) {
+        let fields = json!({ "wait": rollout_status::wait_json(wait, wait.since) });
+        let is_told =
+            self.style == Style::Json || wait.on == WaitingOn::Soak || wait.on.needs_a_person();
+        if !is_told {
+            return;
+        }
+        self.tell("wait", fields, || {
+            let wave = wait.wave.as_ref().map(|wave| format!(" of wave {wave}"));
+            let left = wait.until.map(|until| until.saturating_sub(wait.since));
+            let left = left.map(|left| format!(", {} s", left.as_secs()));
+            let hosts = match wait.hosts.is_empty() {
+                true => String::new(),
+                false => format!(": {}", some_nodes(&wait.hosts)),
+            };
+            format!(
+                "wait {}{}{}{hosts}; {}",
+                wait.on,
+                wave.unwrap_or_default(),
+                left.unwrap_or_default(),
+                wait.on.moves(),
+            )
+        });
+    }
+}
+
+fn is_skipped(state: &HostState) -> bool {
+    matches!(state, HostState::Waiting | HostState::Skipped(_))
+}
+
+fn is_unfinished(state: &HostState) -> bool {
+    use HostState::{Fetched, Fetching, Promoting, Reverting};
+    matches!(state, Fetching | Fetched | Promoting | Reverting)
+}
+
+/// The word for how it ended, as JSON has it.
+pub(super) fn outcome(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Done => "done",
+        Verdict::Partial => "partial",
+        Verdict::Failed => "failed",
+        Verdict::Stopped(_) => "stopped",
+        Verdict::RolledBack(_) => "rolled-back",
+        Verdict::RollbackIncomplete(_) => "rollback-incomplete",
+    }
+}
+
+/// How it ended, in words, and what to do now.
+fn verdict(ended: &Ended) -> String {
+    let again = "the same command again goes on";
+    match &ended.verdict {
+        Verdict::Done => "done".to_owned(),
+        Verdict::Partial => {
+            "done, with hosts lost or skipped: the same command again is for those".into()
+        }
+        Verdict::Failed => "failed: no host has it live".into(),
+        Verdict::Stopped(None) => format!("stopped; {again}"),
+        Verdict::Stopped(Some(on)) => {
+            format!("stopped, waiting for {on}: hosts keep what they were told last; {again}")
+        }
+        Verdict::RolledBack(cause) => {
+            format!(
+                "rolled back, since {}: every host runs what it ran before",
+                why(cause)
+            )
+        }
+        Verdict::RollbackIncomplete(cause) => {
+            let hosts = ended.engine.hosts().iter().filter(|(_, it)| it.is_touched);
+            let hosts: Vec<&str> = hosts.map(|(host, _)| host.as_str()).collect();
+            format!(
+                "rolled back, since {}, and may still run it: {}; deploy the older revision once these are reached",
+                why(cause),
+                some(&hosts)
+            )
+        }
+    }
+}
+
+fn why(cause: &Cause) -> String {
+    match cause {
+        Cause::Abort => "a person said so".into(),
+        Cause::Budget {
+            of,
+            failed,
+            allowed,
+        } => {
+            let hosts = if *failed == 1 { "host" } else { "hosts" };
+            format!("{failed} {hosts} of {of} failed, and {allowed} may be lost")
+        }
     }
 }
 
@@ -143,63 +304,106 @@ impl Watcher for Progress {
                     Stage::Promote => "promote",
                     Stage::Revert => "revert",
                 };
-                self.line(&format!("wave {wave}: {stage} on {hosts} hosts"));
+                let fields = json!({ "wave": wave, "stage": stage, "hosts": hosts });
+                self.tell("stage", fields, || {
+                    format!("wave {wave}: {stage} on {hosts} hosts")
+                });
             }
-            Output::Settled { host, state } => match state {
-                HostState::Failed(reason) => {
-                    self.line(&format!("failed {host}: {}", reason.escape_debug()));
-                }
-                HostState::Unreachable(reason) => {
-                    self.line(&format!("unreachable {host}: {}", reason.escape_debug()));
-                }
-                _ => {}
-            },
+            Output::Settled { host, state } => self.settled(host, state),
             Output::Suspect { host } => {
-                self.line(&format!("{host} does not answer over others: dialling it"));
+                let fields = json!({ "host": host.as_str() });
+                self.tell("suspect", fields, || {
+                    format!("{host} does not answer over others: dialling it")
+                });
+            }
+            Output::Waits(wait) => self.waits(wait),
+            Output::RollsBack(cause) => {
+                let fields = json!({ "why": why(cause) });
+                self.tell("rolls-back", fields, || {
+                    format!("rolling back: {}", why(cause))
+                });
             }
             Output::Order { .. } | Output::Finalize { .. } | Output::Ended(_) => {}
         }
     }
 
-    fn tick(&mut self, engine: &Engine) {
+    fn tick(&mut self, engine: &Engine, now: Duration) {
         if self.is_terminal {
             // One line, so that nothing but it is ever redrawn.
-            eprint!("\r\x1b[K{}", summary(engine, self.started.elapsed()));
+            eprint!("\r\x1b[K{}", summary(engine, self.started.elapsed(), now));
             let _ = std::io::stderr().flush();
             self.is_drawn = true;
         } else if self.summarized.elapsed() >= SUMMARY_PERIOD {
             self.summarized = Instant::now();
-            eprintln!("{}", summary(engine, self.started.elapsed()));
+            let wait = engine
+                .wait()
+                .map(|wait| rollout_status::wait_json(&wait, now));
+            let fields = json!({ "waves": rollout_status::waves(engine), "wait": wait });
+            let elapsed = self.started.elapsed();
+            self.tell("summary", fields, || summary(engine, elapsed, now));
         }
+    }
+
+    fn interrupted(&mut self, paused: Result<(), CommandError>) {
+        let fields = json!({ "is_paused": paused.is_ok() });
+        self.tell("interrupted", fields, || match paused {
+            Ok(()) => "paused: `scap-coordinator resume` goes on, `scap-coordinator abort` takes every switched host \
+                       back; Ctrl-C again ends this and leaves hosts as they are"
+                .to_owned(),
+            Err(why) => format!("not paused: {why}; Ctrl-C again ends this and leaves hosts as they are"),
+        });
+    }
+}
+
+impl Progress {
+    fn settled(&mut self, host: &NodeId, state: &HostState) {
+        let (HostState::Failed(reason)
+        | HostState::Unreachable(reason)
+        | HostState::Skipped(reason)) = state
+        else {
+            if self.style == Style::Json {
+                let fields = json!({ "host": host.as_str(), "state": state.code() });
+                self.tell("host", fields, String::new);
+            } else if *state == HostState::Waiting {
+                self.tell("host", Value::Null, || format!("{host} is tried again"));
+            }
+            return;
+        };
+        let fields = json!({ "host": host.as_str(), "state": state.code(), "reason": reason });
+        self.tell("host", fields, || {
+            format!("{} {host}: {}", state.code(), reason.escape_debug())
+        });
     }
 }
 
 /// Where it is and what it waits for, in a line.
-fn summary(engine: &Engine, elapsed: Duration) -> String {
+fn summary(engine: &Engine, elapsed: Duration, now: Duration) -> String {
     let hosts = engine.hosts();
     let live = hosts
         .values()
         .filter(|host| host.state == HostState::Promoted)
         .count();
     let bytes = sum(hosts.values().map(|host| host.bytes));
-    let waiting = match engine.waiting_on() {
-        Some(WaitingOn::Chunks { hosts: waiting, .. }) => {
-            let (held, known) = waiting
-                .iter()
-                .map(|host| hosts[host].chunks)
-                .fold((0u64, 0u64), |(h, k), (held, known)| {
+    let waiting = engine
+        .wait()
+        .map_or("nothing".into(), |wait| match wait.on {
+            WaitingOn::Chunks => {
+                let chunks = wait.hosts.iter().map(|host| hosts[host].chunks);
+                let (held, known) = chunks.fold((0u64, 0u64), |(h, k), (held, known)| {
                     (h + u64::from(held), k + u64::from(known))
                 });
-            format!("chunks {held}/{known} on {}", some_nodes(&waiting))
-        }
-        Some(WaitingOn::Promotion { hosts: waiting, .. }) => {
-            format!("promotion on {}", some_nodes(&waiting))
-        }
-        Some(WaitingOn::Finalization { hosts: waiting }) => {
-            format!("the finalization on {}", some_nodes(&waiting))
-        }
-        None => "nothing".into(),
-    };
+                format!("chunks {held}/{known} on {}", some_nodes(&wait.hosts))
+            }
+            on => {
+                let hosts = match wait.hosts.is_empty() {
+                    true => String::new(),
+                    false => format!(" on {}", some_nodes(&wait.hosts)),
+                };
+                let left = wait.until.map(|until| until.saturating_sub(now));
+                let left = left.map(|left| format!(", {} s left", left.as_secs()));
+                format!("{on}{hosts}{}", left.unwrap_or_default())
+            }
+        });
     format!(
         "live {live}/{}  seed {}  peers {}  reuse {}  {:.0} s  wait {waiting}",
         hosts.len(),
@@ -218,7 +422,7 @@ fn sum(all: impl Iterator<Item = BytesBySource>) -> BytesBySource {
     })
 }
 
-fn some_nodes(hosts: &std::collections::BTreeSet<scap_proto::id::NodeId>) -> String {
+fn some_nodes(hosts: &BTreeSet<NodeId>) -> String {
     some(&hosts.iter().map(|host| host.as_str()).collect::<Vec<_>>())
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{About, CliError, SourceArgs, StateArgs, exit, human_bytes};
 use crate::{
     git::{Commit, Repo},
-    snapshot::{self, Built, Earlier, Options, Progress, Source},
+    snapshot::{self, Built, ChunkSink, Earlier, Options, Progress, Source},
     state::StateDirectory,
 };
 
@@ -134,30 +134,49 @@ impl Tree {
         earlier: Option<Earlier>,
         progress: impl FnMut(Progress),
     ) -> Result<Built, CliError> {
+        if let Self::Stored(snapshot) = self {
+            return snapshot::stored(*snapshot, store).map_err(|error| {
+                CliError::failed("find the snapshot", &error)
+                    .code(exit::USAGE)
+                    .hint("deploy the directory as it was then with --dir".to_owned())
+            });
+        }
+        let built = self.build_into(store, earlier, progress)?;
+        store
+            .sync()
+            .map_err(|error| CliError::failed("sync the chunk store", &error))?;
+        Ok(built)
+    }
+
+    /// Builds its snapshot into a sink that need not keep anything. Blocking.
+    pub(super) fn measure(&self, sink: &dyn ChunkSink) -> Result<Built, CliError> {
+        self.build_into(sink, None, |_| {})
+    }
+
+    fn build_into(
+        &self,
+        sink: &dyn ChunkSink,
+        earlier: Option<Earlier>,
+        progress: impl FnMut(Progress),
+    ) -> Result<Built, CliError> {
         let source = match self {
             Self::Commit { repo, commit } => Source::Commit {
                 repo,
                 commit: &commit.id,
             },
             Self::Directory(path) => Source::Directory(path),
-            Self::Stored(snapshot) => {
-                return snapshot::stored(*snapshot, store).map_err(|error| {
-                    CliError::failed("find the snapshot", &error)
-                        .code(exit::USAGE)
-                        .hint("deploy the directory as it was then with --dir".to_owned())
-                });
+            Self::Stored(_) => {
+                let problem = "build the snapshot: only the chunk store has that tree";
+                return Err(CliError::usage(problem)
+                    .hint("leave out --dry-run, or deploy the directory with --dir".to_owned()));
             }
         };
         let options = Options {
             earlier,
             ..Options::default()
         };
-        let built = snapshot::build(source, store, options, progress)
-            .map_err(|error| CliError::failed("build the snapshot", &error).hint(error.hint()))?;
-        store
-            .sync()
-            .map_err(|error| CliError::failed("sync the chunk store", &error))?;
-        Ok(built)
+        snapshot::build(source, sink, options, progress)
+            .map_err(|error| CliError::failed("build the snapshot", &error).hint(error.hint()))
     }
 }
 

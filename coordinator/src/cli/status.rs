@@ -1,4 +1,5 @@
-//! `status`: what each environment is on, who deploys, and what became of the hosts, as the state branch says.
+//! `status`: what each environment is on, who deploys, and what became of the hosts, as the state branch says; and where a
+//! deployment that runs here is, in its own word.
 
 use clap::Args;
 use jiff::Timestamp;
@@ -7,9 +8,10 @@ use serde_json::{Value, json};
 use super::{
     CliError,
     branch::{ReadArgs, failed, now},
-    exit,
+    control, exit,
     history::rollout_json,
     progress::some,
+    rollout_status,
 };
 use crate::state::{Lock, Outcome, Present, ProcessMark, Rollout, age};
 
@@ -19,8 +21,18 @@ pub(super) struct StatusArgs {
     read: ReadArgs,
 }
 
-pub(super) fn run(args: &StatusArgs) -> Result<u8, CliError> {
-    let (_, history) = args.read.open()?;
+pub(super) async fn run(args: &StatusArgs) -> Result<u8, CliError> {
+    let running = match &args.read.state {
+        Some(state) => control::running_here(state, &args.read).await?,
+        None => Vec::new(),
+    };
+    let read = args.read.open();
+    let history = match read {
+        Ok((_, history)) => history,
+        // What runs here can be told all the same.
+        Err(_) if !running.is_empty() || args.read.is_of_state_alone() => None,
+        Err(error) => return Err(error),
+    };
     let present = match &history {
         Some(history) => history.present().map_err(|error| failed(&error))?,
         None => Vec::new(),
@@ -35,12 +47,17 @@ pub(super) fn run(args: &StatusArgs) -> Result<u8, CliError> {
         let tip = history.map(|history| history.tip().to_string());
         println!(
             "{}",
-            json!({"schema": "scap.status/1", "state_commit": tip, "places": places})
+            json!({"schema": "scap.status/1", "running": running, "state_commit": tip, "places": places})
         );
         return Ok(exit::DONE);
     }
-    if present.is_empty() {
-        println!("nothing was deployed, as far as the state branch here says");
+    for running in &running {
+        rollout_status::print(running);
+    }
+    if present.is_empty() && running.is_empty() {
+        println!(
+            "nothing was deployed, as far as the state branch here says, and no deployment runs here"
+        );
     }
     for present in &present {
         print(present, now);

@@ -15,6 +15,8 @@ use scap_proto::{
 };
 use serde::Deserialize;
 
+use crate::rollout::{PolicyError, Table};
+
 /// The group whose hosts go first, and whose failure stops a rollout.
 pub const CANARY_GROUP: &str = "canary";
 
@@ -31,6 +33,8 @@ pub struct Inventory {
     pub hosts: Vec<Host>,
     /// The seed's uplink, where the file says it, in Mbit/s.
     pub seed_rate_mbit: Option<f64>,
+    /// How a release goes through the fleet; [`Table::policy`] of it and [`Self::hosts`] is one.
+    pub rollout: Table,
     /// The seed's site; empty where the file does not say it.
     seed_site: String,
     /// What the file says of sites, by name.
@@ -162,6 +166,9 @@ pub enum InventoryError {
     /// One site twice.
     #[error("the fleet file names site {0:?} twice")]
     SiteTwice(String),
+    /// A rollout that the hosts cannot go through.
+    #[error(transparent)]
+    Rollout(#[from] PolicyError),
 }
 
 #[derive(Deserialize)]
@@ -172,6 +179,8 @@ struct File {
     seed: Option<FileSeed>,
     #[serde(default, rename = "site")]
     sites: Vec<FileSite>,
+    #[serde(default)]
+    rollout: Table,
 }
 
 #[derive(Deserialize)]
@@ -261,9 +270,11 @@ impl Inventory {
         check_rate(seed_rate_mbit, "the seed")?;
         check_site(&seed_site, "the seed")?;
         let routes = find_routes(&hosts)?;
+        file.rollout.policy(&hosts)?;
         let mut inventory = Self {
             hosts,
             seed_rate_mbit,
+            rollout: file.rollout,
             seed_site,
             sites: BTreeMap::new(),
             routes,

@@ -16,9 +16,12 @@ use scap_proto::{
     },
     wire::control::{ControlMessage, Finalize, Order},
 };
-use tokio::time::Instant;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
-use super::{Config, Engine, Input, Output, Verdict};
+use super::{Command, CommandError, Config, Engine, Input, Output, Verdict, WaitingOn};
 use crate::fleet::{
     hub::{Hub, HubEvent},
     leases::Leases,
@@ -44,8 +47,49 @@ pub struct Session {
 pub trait Watcher {
     /// Something happened.
     fn output(&mut self, engine: &Engine, output: &Output);
-    /// Time passed.
-    fn tick(&mut self, engine: &Engine);
+    /// Time passed: it is now so long since the rollout began.
+    fn tick(&mut self, engine: &Engine, now: Duration);
+    /// A person interrupted: it is paused now, or why not. One more interrupt ends it.
+    fn interrupted(&mut self, paused: Result<(), CommandError>);
+}
+
+/// Where people come to.
+#[derive(Debug)]
+pub struct Desk {
+    /// What they want.
+    pub requests: mpsc::Receiver<Request>,
+    /// How long to wait for somebody when too many hosts are unreachable; none for as long as it takes.
+    pub budget_hold: Option<Duration>,
+    /// How long to wait for an approval; none for as long as it takes.
+    pub approval_hold: Option<Duration>,
+}
+
+/// What a person wants of a running rollout.
+pub enum Request {
+    /// Pause, and when that was done or cannot be, end.
+    Interrupt,
+    /// Follow a command.
+    Command {
+        /// Which.
+        command: Command,
+        /// Whether it was followed.
+        answer: oneshot::Sender<Result<(), CommandError>>,
+    },
+    /// Have somebody look.
+    Look(Look),
+}
+
+/// Something that looks at the engine, so long after the rollout began.
+pub type Look = Box<dyn FnOnce(&Engine, Duration) + Send>;
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Interrupt => f.write_str("Interrupt"),
+            Self::Command { command, .. } => f.debug_tuple("Command").field(command).finish(),
+            Self::Look(_) => f.write_str("Look"),
+        }
+    }
 }
 
 /// How a rollout ended.
@@ -70,6 +114,7 @@ pub async fn run(
     seed: &Node,
     known: Vec<HubEvent>,
     watcher: &mut impl Watcher,
+    mut desk: Desk,
 ) -> Ended {
     let started = Instant::now();
     let mut driver = Driver {
@@ -83,6 +128,8 @@ pub async fn run(
         ),
         engine: Engine::new(config),
         is_finalized: false,
+        waits_since: None,
+        was_interrupted: false,
     };
     for event in known {
         driver.engine.handle_input(Duration::ZERO, input(event));
@@ -103,6 +150,7 @@ pub async fn run(
             };
         }
         let wake = driver.engine.poll_timeout().map(|at| started + at);
+        let given_up = driver.held_until(&desk);
         let input = tokio::select! {
             biased;
             Some(event) = driver.hub.events.recv() => {
@@ -116,9 +164,14 @@ pub async fn run(
                 }
                 continue;
             }
+            Some(request) = desk.requests.recv() => {
+                driver.serve(request, started.elapsed(), watcher);
+                continue;
+            }
+            () = sleep_until(given_up) => Input::Detach,
             () = sleep_until(wake) => Input::Timeout,
             _ = watch.tick() => {
-                watcher.tick(&driver.engine);
+                watcher.tick(&driver.engine, started.elapsed());
                 continue;
             }
         };
@@ -136,9 +189,43 @@ struct Driver<'a> {
     topology: Topology,
     engine: Engine,
     is_finalized: bool,
+    /// What it waits for, and since when.
+    waits_since: Option<(WaitingOn, Instant)>,
+    was_interrupted: bool,
 }
 
 impl Driver<'_> {
+    /// When nobody is waited for any more.
+    fn held_until(&self, desk: &Desk) -> Option<Instant> {
+        let (on, since) = self.waits_since?;
+        let hold = match on {
+            WaitingOn::Budget => desk.budget_hold,
+            WaitingOn::Approval => desk.approval_hold,
+            _ => None,
+        };
+        Some(since + hold?)
+    }
+
+    fn serve(&mut self, request: Request, now: Duration, watcher: &mut impl Watcher) {
+        match request {
+            Request::Interrupt => {
+                let was_paused = self.engine.is_paused();
+                let paused = self.engine.command(now, Command::Pause);
+                if was_paused || (paused.is_err() && self.was_interrupted) {
+                    return self.engine.handle_input(now, Input::Detach);
+                }
+                self.was_interrupted = true;
+                watcher.interrupted(paused);
+            }
+            Request::Command { command, answer } => {
+                tracing::info!(?command, "a person says");
+                // Whoever asked may have left.
+                let _ = answer.send(self.engine.command(now, command));
+            }
+            Request::Look(look) => look(&self.engine, now),
+        }
+    }
+
     /// Feeds who needs it, if few enough do.
     async fn lease(&mut self, host: &NodeId, need: Need, now: Duration) {
         match need {
@@ -230,7 +317,8 @@ impl Driver<'_> {
                         finalize: Box::new(finalize),
                     });
                 }
-                Output::Began { .. } | Output::Settled { .. } => {}
+                Output::Waits(wait) => self.waits_since = Some((wait.on, Instant::now())),
+                Output::Began { .. } | Output::Settled { .. } | Output::RollsBack(_) => {}
                 Output::Ended(ended) => verdict = Some(ended),
             }
         }

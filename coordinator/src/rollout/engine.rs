@@ -1,36 +1,35 @@
 //! The rollout engine: reports in, orders out. Sans-IO.
 //!
-//! Waves go one after the other. The hosts of a wave fetch; those that have, promote, once none of the wave
-//! is still fetching; the next wave starts when none is still promoting. A wave that is a gate stops the
-//! rollout when one of its hosts does not get there. A host that is gone for a while may come back; what
-//! it was told last is told again, until its own report says that it follows it. Only reports are believed, since they are
-//! signed: that a host is reached or away is the word of whoever relays for it.
+//! Waves go one after the other. The hosts of a wave fetch, which other waves may do before their turn; when none of the wave is
+//! still fetching, those that have the release promote, group by group; when none is still promoting the wave soaks, and then
+//! comes the next. No host is told to promote whose own report did not say that it has the whole release, verified.
+//!
+//! Hosts that are lost count against the limits of their wave, from its turn on. Where those that failed alone exceed one, all hosts
+//! that were touched go back, the newest wave first. Where it takes unreachable ones to exceed it, nobody promotes any more
+//! until they are back, or a person says how to go on.
+//!
+//! A host that is gone for a while may come back; what it was told last is told again, until its own report says that it follows it.
+//! Only reports are believed, since they are signed: that a host is reached or away is the word of whoever relays for it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
 use scap_proto::{
     id::{NodeId, ReleaseId},
-    release::{BytesBySource, Outcome, Report, Stage},
+    release::{Report, Stage},
 };
 
-/// How long a host may take to say that it follows an order before it is told again; then twice as long, and so on up to the
-/// second. It says so at once.
-const RETELL: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
-
-/// How soon a host that is said to be reached again is told again: others that come with it are told in the same breath.
-const RETELL_SOON: Duration = Duration::from_millis(50);
-
-/// How often a host may be told in vain before it is dialled from here: whoever relays for it may not do so.
-const TOLD_IN_VAIN_MAX: u32 = 2;
-
-/// How long a refusal stands before it counts: who follows our order says so right after it refused what somebody else sent.
-const REFUSAL: Duration = Duration::from_secs(2);
+use super::{
+    host::{HostProgress, HostState, Told},
+    policy::Policy,
+    wait::{Wait, WaitingOn},
+    waves::{Soak, Turn},
+};
 
 /// How often hosts are told of the finalization that have not confirmed it.
-const REFINALIZE: Duration = Duration::from_secs(2);
+pub(super) const REFINALIZE: Duration = Duration::from_secs(2);
 
 /// What differs between one rollout and another.
 #[derive(Debug, Clone)]
@@ -41,25 +40,14 @@ pub struct Config {
     pub sequence: u64,
     /// The epoch of the grant.
     pub epoch: u64,
-    /// The waves, in order; no host is in two.
-    pub waves: Vec<Wave>,
+    /// The waves, and what they are to keep to.
+    pub policy: Policy,
     /// How long a host may be away before it counts as unreachable.
     pub away_max: Duration,
     /// How long a host may go on without any progress before it counts as failed.
     pub stall_max: Duration,
     /// How long to wait for hosts to confirm the finalization. They hold to it in any case.
     pub finalize_max: Duration,
-}
-
-/// Hosts that take a stage together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wave {
-    /// For people.
-    pub name: String,
-    /// Who.
-    pub hosts: BTreeSet<NodeId>,
-    /// Whether the rollout stops when one of them does not get there.
-    pub is_gate: bool,
 }
 
 /// What happened.
@@ -78,6 +66,8 @@ pub enum Input {
     },
     /// A host says something; its signature was checked.
     Report(Box<Report>),
+    /// End now, whatever it is at: hosts hold to what they were told last.
+    Detach,
     /// The time of [`Engine::poll_timeout`] has come.
     Timeout,
 }
@@ -104,7 +94,7 @@ pub enum Output {
         /// Who.
         hosts: Vec<NodeId>,
     },
-    /// A wave begins with a stage.
+    /// Hosts of a wave begin with a stage.
     Began {
         /// The wave's name.
         wave: String,
@@ -113,13 +103,17 @@ pub enum Output {
         /// How many hosts.
         hosts: usize,
     },
-    /// A host got there, or did not.
+    /// A host got there, or did not, or is back.
     Settled {
         /// Which.
         host: NodeId,
-        /// How.
+        /// Where it is now.
         state: HostState,
     },
+    /// It waits for something else than before.
+    Waits(Wait),
+    /// All that was touched goes back from here on.
+    RollsBack(Cause),
     /// It is over.
     Ended(Verdict),
 }
@@ -129,160 +123,73 @@ pub enum Output {
 pub enum Verdict {
     /// Every host has it live.
     Done,
-    /// All waves went through, and some hosts did not get there.
-    Incomplete,
-    /// A gate did not open: later waves were not touched.
-    Stopped {
-        /// Of which wave.
-        wave: String,
-    },
+    /// It is the stable release, and some hosts, no more than may be lost, do not have it.
+    Partial,
+    /// All waves went through, and no host has it live.
+    Failed,
+    /// It ended half-way, waiting for this; hosts hold to what they were told last.
+    Stopped(Option<WaitingOn>),
+    /// Every host that was touched is back where it was, if any was.
+    RolledBack(Cause),
+    /// Hosts were to go back, and of some it is not known that they did.
+    RollbackIncomplete(Cause),
 }
 
-/// Where one host is.
+/// Why a rollout went back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HostState {
-    /// Its wave has not begun.
-    Waiting,
-    /// Told to fetch.
-    Fetching,
-    /// Has it all.
-    Fetched,
-    /// Told to promote.
-    Promoting,
-    /// Has it live.
-    Promoted,
-    /// Tried, or would not; why.
-    Failed(String),
-    /// Not reached, or lost for too long; why.
-    Unreachable(String),
-    /// Its wave never began.
-    Skipped,
-}
-
-/// What is known of one host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostProgress {
-    /// Where it is.
-    pub state: HostState,
-    /// Since when it has no control stream, by the engine's time, and why.
-    pub away: Option<(Duration, String)>,
-    /// Where its bytes came from.
-    pub bytes: BytesBySource,
-    /// Chunks it has, and knows of.
-    pub chunks: (u32, u32),
-    /// What it says it waits for; empty for nothing.
-    pub waiting: String,
-    /// How long fetching took.
-    pub fetch: Duration,
-    /// How long making the release's directory took.
-    pub prepare: Duration,
-    /// How long promoting took.
-    pub promote: Duration,
-    /// Whether it holds to the finalization.
-    pub is_finalized: bool,
-    /// The latest order for it.
-    order: Option<Told>,
-    moved_at: Duration,
-    counter: u64,
-    bytes_before: BytesBySource,
-}
-
-/// An order to one host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Told {
-    number: u64,
-    stage: Stage,
-    /// Whether it said that it follows it.
-    is_heard: bool,
-    /// When it is told again, unless it says so before.
-    again_at: Duration,
-    /// How often it was told again.
-    times: u32,
-    /// Since when it refuses it, and why.
-    refused: Option<(Duration, String)>,
-}
-
-impl Told {
-    fn new(now: Duration, number: u64, stage: Stage) -> Self {
-        Self {
-            number,
-            stage,
-            is_heard: false,
-            again_at: now + RETELL.0,
-            times: 0,
-            refused: None,
-        }
-    }
-
-    /// When there is something to do about it.
-    fn wake_at(&self) -> Option<Duration> {
-        let refused = self.refused.as_ref().map(|(since, _)| *since + REFUSAL);
-        let again_at = (!self.is_heard).then_some(self.again_at);
-        refused.into_iter().chain(again_at).min()
-    }
-}
-
-/// What a rollout that sends nothing is waiting for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WaitingOn {
-    /// Hosts of a wave that fetch.
-    Chunks {
-        /// The wave.
-        wave: String,
-        /// Who.
-        hosts: BTreeSet<NodeId>,
+pub enum Cause {
+    /// More hosts failed than may.
+    Budget {
+        /// Of what.
+        of: String,
+        /// How many failed.
+        failed: usize,
+        /// How many may be lost.
+        allowed: usize,
     },
-    /// Hosts of a wave that promote.
-    Promotion {
-        /// The wave.
-        wave: String,
-        /// Who.
-        hosts: BTreeSet<NodeId>,
-    },
-    /// Hosts that have not confirmed the finalization.
-    Finalization {
-        /// Who.
-        hosts: BTreeSet<NodeId>,
-    },
+    /// A person said so.
+    Abort,
 }
 
 /// One rollout.
 #[derive(Debug)]
 pub struct Engine {
-    config: Config,
-    hosts: BTreeMap<NodeId, HostProgress>,
-    phase: Phase,
-    next_number: u64,
-    outputs: VecDeque<Output>,
+    pub(super) config: Config,
+    pub(super) hosts: BTreeMap<NodeId, HostProgress>,
+    pub(super) phase: Phase,
+    /// Since when it is paused.
+    pub(super) paused: Option<Duration>,
+    /// What it waited for when it was looked at last.
+    waits: Option<(WaitingOn, Option<String>, Duration)>,
+    pub(super) next_number: u64,
+    pub(super) outputs: VecDeque<Output>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Connecting,
-    Wave {
-        at: usize,
-        stage: Stage,
-    },
-    Finalizing {
-        until: Duration,
-        again_at: Duration,
-        verdict: Verdict,
-    },
+    Waves(Turn),
+    RollingBack(Cause),
+    Finalizing { until: Duration, again_at: Duration },
     Ended,
 }
 
 impl Engine {
     /// A rollout that has not begun.
     pub fn new(config: Config) -> Self {
-        let hosts = config
-            .waves
-            .iter()
-            .flat_map(|wave| wave.hosts.iter().cloned());
-        let hosts = hosts.map(|host| (host, HostProgress::new())).collect();
+        let mut hosts = BTreeMap::new();
+        for (at, wave) in config.policy.waves.iter().enumerate() {
+            for (group, names) in wave.groups.iter().enumerate() {
+                let one = |host: &NodeId| (host.clone(), HostProgress::new((at, group)));
+                hosts.extend(names.iter().map(one));
+            }
+        }
         Self {
             config,
             hosts,
             phase: Phase::Connecting,
+            paused: None,
+            waits: None,
             next_number: 1,
             outputs: VecDeque::new(),
         }
@@ -293,14 +200,12 @@ impl Engine {
         match input {
             Input::Start => {
                 if self.phase == Phase::Connecting {
-                    self.begin_wave(now, 0);
+                    self.phase = Phase::Waves(Turn::default());
                 }
             }
             Input::Connected(host) => {
-                // What it was told may not have reached it.
-                let told = self.hosts.get_mut(&host);
-                if let Some(told) = told.and_then(|progress| progress.order.as_mut()) {
-                    told.again_at = told.again_at.min(now + RETELL_SOON);
+                if let Some(progress) = self.hosts.get_mut(&host) {
+                    progress.tell_soon(now);
                 }
             }
             Input::Away { host, reason } => {
@@ -309,7 +214,14 @@ impl Engine {
                     progress.away = Some((since, reason));
                 }
             }
-            Input::Report(report) => self.report(now, *report),
+            Input::Report(report) if self.phase != Phase::Ended => self.report(now, *report),
+            Input::Report(_) => {}
+            Input::Detach => {
+                if self.phase != Phase::Ended {
+                    let waits = self.waits.as_ref().map(|(on, ..)| *on);
+                    self.end(Verdict::Stopped(waits));
+                }
+            }
             Input::Timeout => {
                 self.expire(now);
                 self.tell_again(now);
@@ -331,17 +243,30 @@ impl Engine {
         {
             return Some(*until.min(again_at));
         }
-        let busy = self.hosts.values().filter(|progress| progress.is_busy());
-        let wakes = busy.flat_map(|progress| {
-            let told = progress.order.as_ref().and_then(Told::wake_at);
+        let watched = self.hosts.values().filter(|it| self.is_watched(it));
+        let wakes = watched.flat_map(|progress| {
+            let told = progress.order.as_ref().filter(|_| progress.is_busy());
+            let told = told.and_then(Told::wake_at);
             std::iter::once(progress.deadline(&self.config)).chain(told)
         });
-        wakes.min()
+        let soaked = match self.phase {
+            Phase::Waves(Turn {
+                soak: Soak::Until(until),
+                ..
+            }) => Some(until),
+            _ => None,
+        };
+        wakes.chain(soaked).min()
     }
 
     /// Every host and where it is.
     pub fn hosts(&self) -> &BTreeMap<NodeId, HostProgress> {
         &self.hosts
+    }
+
+    /// What it was to keep to.
+    pub fn policy(&self) -> &Policy {
+        &self.config.policy
     }
 
     /// Whether a host's latest report has this counter: others were replayed, or overtaken.
@@ -350,380 +275,108 @@ impl Engine {
         progress.is_some_and(|progress| progress.counter == counter)
     }
 
-    /// The wave in progress, counted from 0, and what it does.
-    pub fn wave(&self) -> Option<(usize, &Wave, Stage)> {
-        match self.phase {
-            Phase::Wave { at, stage } => Some((at, &self.config.waves[at], stage)),
-            _ => None,
-        }
-    }
-
-    /// Which hosts it waits for, and for what.
-    pub fn waiting_on(&self) -> Option<WaitingOn> {
-        match &self.phase {
-            Phase::Connecting | Phase::Ended => None,
-            Phase::Wave { at, stage } => {
-                let wave = &self.config.waves[*at];
-                let busy = wave.hosts.iter().filter(|host| self.hosts[*host].is_busy());
-                let (wave, hosts) = (wave.name.clone(), busy.cloned().collect());
-                Some(match stage {
-                    Stage::Fetch => WaitingOn::Chunks { wave, hosts },
-                    _ => WaitingOn::Promotion { wave, hosts },
-                })
-            }
-            Phase::Finalizing { .. } => Some(WaitingOn::Finalization {
-                hosts: self.unfinalized().cloned().collect(),
-            }),
-        }
+    /// What it waits for; none before it begins and once it is over.
+    pub fn wait(&self) -> Option<Wait> {
+        let on = self.waiting_on()?;
+        let since = match &self.waits {
+            Some((last, wave, since)) if (*last, wave) == (on.on, &on.wave) => *since,
+            _ => on.since,
+        };
+        Some(Wait { since, ..on })
     }
 
     fn report(&mut self, now: Duration, report: Report) {
-        let report_refuses = report.refused_release();
+        let Config {
+            release,
+            sequence,
+            epoch,
+            ..
+        } = self.config;
         let Some(progress) = self.hosts.get_mut(&report.host) else {
             return;
         };
-        // A counter never repeats: what is not newer was replayed, or overtaken on its way.
-        if report.counter <= progress.counter {
-            return;
-        }
-        progress.counter = report.counter;
-        progress.away = None;
-        if progress.order.is_none() && report.release == Some(self.config.release) {
-            // It had been told of this release before: what it fetched then is not fetched now.
-            progress.bytes_before = report.bytes;
-        }
-        if let Outcome::Refused { reason } = report.outcome {
-            if report_refuses == Some(self.config.release)
-                && let Some(told) = progress.order.as_mut().filter(|told| !told.is_heard)
-            {
-                told.refused.get_or_insert((now, reason));
-            }
-            return;
-        }
-        if report.release != Some(self.config.release) {
-            return;
-        }
-        if report.standing.finalized_sequence >= self.config.sequence {
-            progress.is_finalized = true;
-        }
-        let before = (progress.chunks, progress.bytes);
-        progress.bytes = moved(report.bytes, progress.bytes_before);
-        progress.fetch = Duration::from_millis(report.fetch_millis);
-        progress.prepare = Duration::from_millis(report.prepare_millis);
-        progress.promote = Duration::from_millis(report.promote_millis);
-        progress.waiting.clear();
-        let epoch = self.config.epoch;
-        let told = progress.order.as_ref().map(|told| (epoch, told.number));
-        if let Some(order) = progress.order.as_mut()
-            && Some(report.directive) == told
-        {
-            order.is_heard = true;
-            order.refused = None;
-        }
-        let state = match (report.outcome, &progress.state) {
-            (
-                Outcome::Working {
-                    chunks_held,
-                    chunks_total,
-                    waiting,
-                },
-                _,
-            ) => {
-                progress.chunks = (chunks_held, chunks_total);
-                progress.waiting = waiting;
-                if (progress.chunks, progress.bytes) != before {
-                    progress.moved_at = now;
-                }
-                return;
-            }
-            (Outcome::Idle, _) => return,
-            // About an order before the latest: it will speak about that one too.
-            _ if Some(report.directive) != told => return,
-            (Outcome::Failed { reason }, HostState::Fetching | HostState::Promoting) => {
-                HostState::Failed(reason)
-            }
-            (Outcome::Done, HostState::Fetching) => HostState::Fetched,
-            (Outcome::Done, HostState::Promoting)
-                if report.standing.live == Some(self.config.release) =>
-            {
-                HostState::Promoted
-            }
-            _ => return,
+        let host = report.host.clone();
+        let counter = progress.counter;
+        let state = progress.hear(now, report, release, sequence, epoch);
+        let is_awaited = match self.phase {
+            Phase::Waves(_) => true,
+            Phase::RollingBack(_) => progress.is_touched,
+            _ => false,
         };
-        progress.moved_at = now;
-        self.settle(&report.host, state);
-    }
-
-    fn settle(&mut self, host: &NodeId, state: HostState) {
-        let progress = self
-            .hosts
-            .get_mut(host)
-            .expect("only hosts of the rollout settle");
-        progress.state = state.clone();
-        self.outputs.push_back(Output::Settled {
-            host: host.clone(),
-            state,
-        });
-    }
-
-    fn expire(&mut self, now: Duration) {
-        let late =
-            |progress: &HostProgress| progress.is_busy() && progress.deadline(&self.config) <= now;
-        let late: Vec<NodeId> = self
-            .hosts
-            .iter()
-            .filter(|(_, p)| late(p))
-            .map(|(host, _)| host.clone())
-            .collect();
-        for host in late {
-            let progress = &self.hosts[&host];
-            let state = match &progress.away {
-                Some((_, reason)) => HostState::Unreachable(reason.clone()),
-                None if progress.waiting.is_empty() => HostState::Failed(format!(
-                    "no progress for {} s",
-                    self.config.stall_max.as_secs()
-                )),
-                None => HostState::Failed(format!(
-                    "no progress for {} s; it waits for {}",
-                    self.config.stall_max.as_secs(),
-                    progress.waiting
-                )),
-            };
+        let is_back =
+            progress.counter > counter && matches!(progress.state, HostState::Unreachable(_));
+        if let Some(state) = state {
             self.settle(&host, state);
+        } else if is_back && is_awaited {
+            progress.gave_up = false;
+            progress.is_excused = false;
+            self.settle(&host, HostState::Waiting);
         }
     }
 
-    /// Tells again who did not say that it follows what it was told.
-    fn tell_again(&mut self, now: Duration) {
-        let mut orders: BTreeMap<(u64, u8), (Stage, Vec<NodeId>)> = BTreeMap::new();
-        let mut refused = Vec::new();
-        for (host, progress) in &mut self.hosts {
-            let is_busy = progress.is_busy();
-            let Some(told) = progress.order.as_mut().filter(|_| is_busy) else {
-                continue;
-            };
-            if let Some((since, reason)) = &told.refused
-                && *since + REFUSAL <= now
-            {
-                let reason = format!("refused: {reason}");
-                refused.push((host.clone(), HostState::Failed(reason)));
-                continue;
-            }
-            if told.is_heard || told.again_at > now {
-                continue;
-            }
-            let (first, longest) = RETELL;
-            told.again_at = now + (first * 2_u32.pow(told.times.min(8))).min(longest);
-            told.times += 1;
-            if told.times == TOLD_IN_VAIN_MAX {
-                let host = host.clone();
-                self.outputs.push_back(Output::Suspect { host });
-            }
-            let order = orders.entry((told.number, told.stage as u8));
-            let (_, hosts) = order.or_insert((told.stage, Vec::new()));
-            hosts.push(host.clone());
-        }
-        for ((number, _), (stage, hosts)) in orders {
-            self.outputs.push_back(Output::Order {
-                number,
-                hosts,
-                stage,
-            });
-        }
-        for (host, state) in refused {
-            self.settle(&host, state);
-        }
-        let again: Vec<NodeId> = self.unfinalized().cloned().collect();
-        if let Phase::Finalizing { again_at, .. } = &mut self.phase
-            && *again_at <= now
-        {
-            *again_at = now + REFINALIZE;
-            self.outputs.push_back(Output::Finalize { hosts: again });
-        }
-    }
-
-    fn advance(&mut self, now: Duration) {
+    /// Does all that may be done now.
+    pub(super) fn advance(&mut self, now: Duration) {
         loop {
-            match self.phase.clone() {
-                Phase::Connecting | Phase::Ended => return,
-                Phase::Wave { at, stage } => {
-                    let wave = &self.config.waves[at];
-                    if wave.hosts.iter().any(|host| self.hosts[host].is_busy()) {
-                        return;
-                    }
-                    if wave.is_gate && wave.hosts.iter().any(|host| self.hosts[host].is_lost()) {
-                        return self.end(Verdict::Stopped {
-                            wave: wave.name.clone(),
+            let has_moved = match self.phase.clone() {
+                Phase::Connecting | Phase::Ended => false,
+                Phase::Waves(turn) => self.advance_waves(now, turn),
+                Phase::RollingBack(cause) => self.advance_rollback(now, cause),
+                Phase::Finalizing { until, .. } => {
+                    let is_over = self.unfinalized().next().is_none() || until <= now;
+                    if is_over {
+                        let is_complete = self.promoted().count() == self.hosts.len();
+                        self.end(match is_complete {
+                            true => Verdict::Done,
+                            false => Verdict::Partial,
                         });
                     }
-                    let fetched: Vec<NodeId> = wave
-                        .hosts
-                        .iter()
-                        .filter(|host| self.hosts[*host].state == HostState::Fetched)
-                        .cloned()
-                        .collect();
-                    if stage == Stage::Fetch && !fetched.is_empty() {
-                        self.begin_stage(now, at, Stage::Promote, fetched);
-                    } else {
-                        self.begin_wave(now, at + 1);
-                    }
+                    is_over
                 }
-                Phase::Finalizing { until, verdict, .. } => {
-                    if self.unfinalized().next().is_none() || until <= now {
-                        self.end(verdict);
-                    }
-                    return;
-                }
+            };
+            if !has_moved {
+                break;
             }
         }
-    }
-
-    fn begin_wave(&mut self, now: Duration, at: usize) {
-        let Some(wave) = self.config.waves.get(at) else {
-            return self.finalize(now);
-        };
-        let away: Vec<(NodeId, String)> = wave
-            .hosts
-            .iter()
-            .filter_map(|host| {
-                let (_, reason) = self.hosts[host].away.as_ref()?;
-                Some((host.clone(), reason.clone()))
-            })
-            .collect();
-        let hosts = wave
-            .hosts
-            .iter()
-            .filter(|host| self.hosts[*host].away.is_none());
-        let hosts: Vec<NodeId> = hosts.cloned().collect();
-        for (host, reason) in away {
-            self.settle(&host, HostState::Unreachable(reason));
+        let waits = self.waiting_on();
+        let last = self.waits.as_ref().map(|(on, wave, _)| (on, wave));
+        if last == waits.as_ref().map(|wait| (&wait.on, &wait.wave)) {
+            return;
         }
-        self.phase = Phase::Wave {
-            at,
-            stage: Stage::Fetch,
-        };
-        if !hosts.is_empty() {
-            self.begin_stage(now, at, Stage::Fetch, hosts);
+        self.waits = waits.as_ref().map(|wait| (wait.on, wait.wave.clone(), now));
+        if let Some(wait) = waits {
+            let wait = Wait { since: now, ..wait };
+            self.outputs.push_back(Output::Waits(wait));
         }
     }
 
-    fn begin_stage(&mut self, now: Duration, at: usize, stage: Stage, hosts: Vec<NodeId>) {
-        let number = self.next_number;
-        self.next_number += 1;
-        self.phase = Phase::Wave { at, stage };
-        let wave = self.config.waves[at].name.clone();
-        self.outputs.push_back(Output::Began {
-            wave,
-            stage,
-            hosts: hosts.len(),
-        });
-        for host in &hosts {
-            let progress = self.hosts.get_mut(host).expect("a wave's hosts are known");
-            progress.order = Some(Told::new(now, number, stage));
-            progress.moved_at = now;
-            progress.state = match stage {
-                Stage::Fetch => HostState::Fetching,
-                Stage::Promote | Stage::Revert => HostState::Promoting,
-            };
-        }
-        self.outputs.push_back(Output::Order {
-            number,
-            hosts,
-            stage,
-        });
-    }
-
-    /// All waves went through. The release is stable unless a host failed with it: one that was not
-    /// reached catches up.
-    fn finalize(&mut self, now: Duration) {
-        let states = || self.hosts.values().map(|progress| &progress.state);
-        let is_complete = states().all(|state| *state == HostState::Promoted);
-        let verdict = if is_complete {
-            Verdict::Done
-        } else {
-            Verdict::Incomplete
-        };
+    /// All waves went through: who was lost is no more than may be, and catches up.
+    pub(super) fn finalize(&mut self, now: Duration) {
         let promoted = self.promoted().cloned().collect::<Vec<_>>();
-        if promoted.is_empty() || states().any(|state| matches!(state, HostState::Failed(_))) {
-            return self.end(verdict);
+        if promoted.is_empty() {
+            return self.end(Verdict::Failed);
         }
         self.outputs.push_back(Output::Finalize { hosts: promoted });
         self.phase = Phase::Finalizing {
             until: now + self.config.finalize_max,
             again_at: now + REFINALIZE,
-            verdict,
         };
     }
 
-    fn end(&mut self, verdict: Verdict) {
+    pub(super) fn end(&mut self, verdict: Verdict) {
         self.phase = Phase::Ended;
-        let untouched = |progress: &&mut HostProgress| progress.state == HostState::Waiting;
-        for progress in self.hosts.values_mut().filter(untouched) {
-            progress.state = HostState::Skipped;
-        }
         self.outputs.push_back(Output::Ended(verdict));
     }
 
     fn promoted(&self) -> impl Iterator<Item = &NodeId> {
-        let promoted = self
-            .hosts
-            .iter()
-            .filter(|(_, p)| p.state == HostState::Promoted);
+        let is_one = |it: &HostProgress| it.state == HostState::Promoted;
+        let promoted = self.hosts.iter().filter(move |(_, it)| is_one(it));
         promoted.map(|(host, _)| host)
     }
 
-    fn unfinalized(&self) -> impl Iterator<Item = &NodeId> {
+    pub(super) fn unfinalized(&self) -> impl Iterator<Item = &NodeId> {
         self.promoted().filter(|host| {
             let progress = &self.hosts[*host];
             !progress.is_finalized && progress.away.is_none()
         })
-    }
-}
-
-impl HostProgress {
-    fn new() -> Self {
-        Self {
-            state: HostState::Waiting,
-            away: Some((Duration::ZERO, "not connected".into())),
-            bytes: BytesBySource::default(),
-            chunks: (0, 0),
-            waiting: String::new(),
-            fetch: Duration::ZERO,
-            prepare: Duration::ZERO,
-            promote: Duration::ZERO,
-            is_finalized: false,
-            order: None,
-            moved_at: Duration::ZERO,
-            counter: 0,
-            bytes_before: BytesBySource::default(),
-        }
-    }
-
-    fn is_busy(&self) -> bool {
-        matches!(self.state, HostState::Fetching | HostState::Promoting)
-    }
-
-    fn is_lost(&self) -> bool {
-        matches!(self.state, HostState::Failed(_) | HostState::Unreachable(_))
-    }
-
-    fn deadline(&self, config: &Config) -> Duration {
-        match &self.away {
-            Some((since, _)) => *since + config.away_max,
-            None => self.moved_at + config.stall_max,
-        }
-    }
-}
-
-/// What was fetched since `before`; the rest was held already. An agent that restarted counts from 0 again.
-fn moved(now: BytesBySource, before: BytesBySource) -> BytesBySource {
-    if now.seed < before.seed || now.peers < before.peers {
-        return now;
-    }
-    let (seed, peers) = (now.seed - before.seed, now.peers - before.peers);
-    BytesBySource {
-        seed,
-        peers,
-        reuse: now.reuse + before.seed + before.peers,
     }
 }

@@ -1,11 +1,23 @@
 //! A rollout: which hosts take which stage when, and what that waits for.
 
+mod command;
 mod driver;
 mod engine;
+mod host;
+mod policy;
+mod rollback;
+mod table;
+mod telling;
 #[cfg(test)]
 mod tests;
+mod wait;
+mod waiting;
+mod waves;
 
-pub use driver::{Ended, Session, Watcher, run};
-pub use engine::{
-    Config, Engine, HostProgress, HostState, Input, Output, Verdict, WaitingOn, Wave,
-};
+pub use command::{Command, CommandError};
+pub use driver::{Desk, Ended, Look, Request, Session, Watcher, run};
+pub use engine::{Cause, Config, Engine, Input, Output, Verdict};
+pub use host::{HostProgress, HostState};
+pub use policy::{Budget, BudgetError, Limit, Policy, Prefetch, PrefetchError, Wave};
+pub use table::{PolicyError, Table, WaveTable};
+pub use wait::{Wait, WaitingOn};

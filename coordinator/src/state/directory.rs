@@ -38,6 +38,7 @@ const RECORDS: &str = "records";
 const LOCK: &str = "lock";
 const TIPS: &str = "tips";
 const STATE_REPO: &str = "state.git";
+const CONTROL: &str = "control";
 
 /// The first bytes of each record: kind and version. A record of another version is refused by name.
 const MAGIC: &[u8] = b"scap-coordinator-record/1\n";
@@ -377,6 +378,11 @@ impl StateDirectory {
     /// Where the seed's chunks are.
     pub fn store(&self) -> PathBuf {
         self.path(STORE)
+    }
+
+    /// The folder of the sockets by which running deployments are told what to do.
+    pub fn control(&self) -> PathBuf {
+        self.path(CONTROL)
     }
 
     /// What was last released of a repo to an environment.

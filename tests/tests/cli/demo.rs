@@ -45,12 +45,21 @@ fn the_demo_verifies_what_it_deployed_and_cleans_up() {
         assert_eq!(deployment["hosts"].as_array().map(Vec::len), Some(2));
     }
     assert_ne!(deployments[0]["commit"], deployments[1]["commit"]);
+    let broken = &report["rolled_back"];
+    assert_eq!(broken["outcome"], "rolled-back", "{broken:#}");
+    let outcome = |at: usize| &broken["hosts"][at]["outcome"];
+    assert_eq!(
+        (outcome(0), outcome(1)),
+        (&"rolled-back".into(), &"skipped".into())
+    );
     ended.says(&[
-        "1/6",
-        "6/6",
+        "1/7",
+        "7/7",
+        "rolling back: 1 host of wave canary failed",
+        "is taken by something else",
         "from the seed",
         "from peers",
-        "2 targets equal git",
+        "2 targets equal the second commit in git",
     ]);
     assert_eq!(files_in(&scene.path("tmp")), [] as [std::path::PathBuf; 0]);
     assert_eq!(scene.processes(), []);
@@ -93,7 +102,7 @@ fn the_demo_of_a_repo_only_reads_it() {
 fn a_demo_that_is_interrupted_stops_its_agents_and_cleans_up() {
     let scene = Scene::empty();
     let mut demo = scene.start(&["demo", "--agents", "2"]);
-    demo.wait_until_it_says("demo  4/6");
+    demo.wait_until_it_says("demo  4/7");
     assert_eq!(agents(&scene).len(), 2);
     demo.signal(Signal::INT);
     demo.end()
@@ -107,7 +116,7 @@ fn a_demo_that_is_interrupted_stops_its_agents_and_cleans_up() {
 fn no_agent_outlives_a_demo_that_is_killed() {
     let scene = Scene::empty();
     let mut demo = scene.start(&["demo", "--agents", "2"]);
-    demo.wait_until_it_says("demo  4/6");
+    demo.wait_until_it_says("demo  4/7");
     let _cleanup = KillAtEnd(agents(&scene));
     demo.signal(Signal::KILL);
     demo.end();

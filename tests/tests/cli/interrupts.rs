@@ -3,11 +3,11 @@
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::fleet::{Fleet, deployed, fleet_file};
+use super::fleet::{Fleet, deployed, fleet_file, host};
 use super::process::send_signal;
 
 #[test]
-fn an_interrupted_deployment_says_how_to_go_on_and_the_same_command_does() {
+fn an_interrupt_pauses_and_says_how_to_go_on_and_a_second_one_leaves() {
     let fleet = Fleet::start(&["web1", "web2"]);
     let (repo, first) = fleet.scene.repo();
     fleet.deploy_repo();
@@ -18,13 +18,17 @@ fn an_interrupted_deployment_says_how_to_go_on_and_the_same_command_does() {
     let mut deploy = fleet.start_deploy(&["--repo", "repo"]);
     deploy.wait_until_it_says("wave canary: fetch");
     deploy.signal(Signal::INT);
-    let ended = deploy.end();
-    ended.fails(
-        3,
-        "interrupted",
-        "keep what they were told last",
-        "the same command again",
+    deploy.wait_until_it_says("scap-coordinator resume");
+    deploy.wait_until_it_says("wait paused: web1");
+    deploy.signal(Signal::INT);
+    let ended = deploy.end().exits(3);
+    let ended = ended.says(&["stopped, waiting for paused", "the same command again"]);
+    let report = deployed(&ended);
+    assert_eq!(
+        (&report["outcome"], &report["stopped_on"]),
+        (&json!("stopped"), &json!("paused"))
     );
+    assert_eq!(host(&report, "web1")["outcome"], "unfinished");
     for agent in &fleet.agents {
         repo.archived(&first).assert_is(&agent.live("repo"));
     }

@@ -17,6 +17,7 @@ mod output;
 mod plan;
 mod process;
 mod refusals;
+mod rollout;
 mod scap_folder;
 mod scene;
 mod sources;

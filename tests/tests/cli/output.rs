@@ -38,6 +38,12 @@ fn help_names_every_flag_of_every_command() {
         "--stall-timeout <SECS>",
         "--limit-hosts <HOSTS>",
         "[MESSAGE]...",
+        "--soak <SECS>",
+        "--budget <N>",
+        "--prefetch <WHO>",
+        "--hold <SECS>",
+        "--dry-run",
+        "--progress <STYLE>",
     ];
     let scap = [
         "--scap <DIR>",
@@ -46,7 +52,8 @@ fn help_names_every_flag_of_every_command() {
         "--host-name <NAME>",
     ];
     let config = ["--repo <PATH>", "--dir <PATH>", "--rev <REV>", "--json"];
-    let commands: [(&[&str], &[&[&str]]); 13] = [
+    let control = ["--state <DIR>", "--name <REPO>", "--environment <ENV>"];
+    let commands: [(&[&str], &[&[&str]]); 19] = [
         (&["init"], &[&["--state <DIR>", "--fleet <NAME>"]]),
         (
             &["enroll"],
@@ -60,6 +67,12 @@ fn help_names_every_flag_of_every_command() {
         (&["snapshot"], &[&source]),
         (&["deploy"], &[&source, &deploy, &scap]),
         (&["config"], &[&config, &scap]),
+        (&["pause"], &[&control]),
+        (&["resume"], &[&control]),
+        (&["promote"], &[&control]),
+        (&["abort"], &[&control]),
+        (&["retry"], &[&control, &["--failed"]]),
+        (&["skip"], &[&control, &["<HOST>", "--reason <TEXT>"]]),
         (
             &["plan"],
             &[&[
@@ -117,6 +130,8 @@ fn help_lists_the_commands_and_the_exit_codes() {
         "1 failed",
         "2 bad usage",
         "3 stopped",
+        "4 rolled back",
+        "5 done with failed hosts",
         "75 the lock",
     ] {
         assert!(codes.contains(code), "{codes}");

@@ -25,18 +25,18 @@ fn a_host_that_is_down_is_named_and_the_others_have_it() {
 
     let started = Instant::now();
     let ended = fleet
-        .deploy(&["--repo", "repo", "--connect-timeout", "2"])
-        .exits(1);
+        .deploy(&["--repo", "repo", "--connect-timeout", "2", "--budget", "1"])
+        .exits(5);
     assert!(started.elapsed() < LIMIT / 2, "{:?}", started.elapsed());
     let ended = ended.says(&[
         "ok 2  failed 0  unreachable 1",
         "web3",
-        "run the same command again",
+        "done, with hosts lost or skipped",
     ]);
     let report = deployed(&ended);
     assert_eq!(
         (&report["outcome"], &report["finalized"]),
-        (&json!("incomplete"), &json!(true))
+        (&json!("partial"), &json!(true))
     );
     for name in ["web1", "web2"] {
         assert_eq!(host(&report, name)["outcome"], "promoted");
@@ -56,8 +56,8 @@ fn a_host_without_an_address_is_named_with_what_was_looked_up() {
     let text = format!("{text}{}", fleet_file(&[("web2", address, false)]));
     fleet.scene.write("fleet.toml", text);
     let ended = fleet
-        .deploy(&["--repo", "repo", "--connect-timeout", "5"])
-        .exits(1);
+        .deploy(&["--repo", "repo", "--connect-timeout", "5", "--budget", "1"])
+        .exits(5);
     let lost = host(&deployed(&ended), "web2").clone();
     assert_eq!(lost["outcome"], "unreachable");
     let error = lost["error"].as_str().unwrap();
@@ -72,7 +72,7 @@ fn a_host_that_comes_back_gets_it_with_the_same_command() {
     fleet.agents.pop().unwrap().stop().exits(0);
     let ended = fleet
         .deploy(&["--repo", "repo", "--connect-timeout", "2"])
-        .exits(1);
+        .exits(3);
     let first = deployed(&ended);
     assert_eq!(host(&first, "web2")["outcome"], "unreachable");
 
@@ -94,12 +94,12 @@ fn with_one_live() -> (Fleet, scap_tests::repo::SourceRepo, String, String) {
     (fleet, repo, first, second)
 }
 
-/// That a rollout stopped at the canary, and that both hosts run what they ran.
+/// That a rollout ended at the canary, and that both hosts run what they ran.
 #[track_caller]
-fn assert_stopped(fleet: &Fleet, report: &Value, outcome: &str, reason: &str) {
+fn assert_ended_at_canary(fleet: &Fleet, report: &Value, outcome: &str, reason: &str) {
     assert_eq!(
         (&report["outcome"], &report["finalized"]),
-        (&json!("stopped"), &json!(false))
+        (&json!("rolled-back"), &json!(false))
     );
     let canary = host(report, "web1");
     assert_eq!(canary["outcome"], outcome, "{canary:#}");
@@ -115,18 +115,18 @@ fn assert_stopped(fleet: &Fleet, report: &Value, outcome: &str, reason: &str) {
 }
 
 #[test]
-fn a_canary_that_fails_stops_the_rollout_and_all_run_what_they_ran() {
+fn a_canary_that_fails_ends_the_rollout_and_all_run_what_they_ran() {
     let (fleet, repo, first, second) = with_one_live();
     // What the canary's activator remembers of what it accepted is damaged.
     let damaged = find(&fleet.agents[0].live("repo-cache"), "authority");
     let whole = std::fs::read(&damaged).unwrap();
     flip_a_byte(&damaged, whole.len() / 2);
-    let ended = fleet.deploy(&["--repo", "repo"]).exits(3);
+    let ended = fleet.deploy(&["--repo", "repo"]).exits(4);
     let ended = ended.says(&[
-        "stopped: a host of wave canary",
-        "later waves were not touched",
+        "rolled back, since 1 host of wave canary failed, and 0 may be lost",
+        "every host runs what it ran before",
     ]);
-    assert_stopped(&fleet, &deployed(&ended), "failed", "authority");
+    assert_ended_at_canary(&fleet, &deployed(&ended), "failed", "authority");
     fleet.assert_all_run(&repo, &first);
     let revs = std::fs::read_dir(find(&fleet.agents[1].live("repo-cache"), "revs")).unwrap();
     assert_eq!(revs.count(), 1, "a host beyond the gate was prepared");
@@ -163,8 +163,8 @@ fn a_canary_that_stalls_is_given_up_and_named() {
     send_signal(activator, Signal::STOP);
     let ended = fleet
         .deploy(&["--repo", "repo", "--stall-timeout", "2"])
-        .exits(3);
-    assert_stopped(&fleet, &deployed(&ended), "failed", "no progress for 2 s");
+        .exits(4);
+    assert_ended_at_canary(&fleet, &deployed(&ended), "failed", "no progress for 2 s");
     for agent in &fleet.agents {
         repo.archived(&first).assert_is(&agent.live("repo"));
     }
@@ -179,7 +179,7 @@ fn a_host_of_another_environment_refuses_and_says_why() {
     enroll(&scene, "web1", &["--environment", "staging"]);
     let fleet = Fleet::start_in(scene, &["web1"]);
     let (repo, commit) = fleet.scene.repo();
-    let ended = fleet.deploy(&["--repo", "repo"]).exits(1);
+    let ended = fleet.deploy(&["--repo", "repo"]).exits(4);
     let report = deployed(&ended);
     let refused = host(&report, "web1");
     assert_eq!(refused["outcome"], "failed");
@@ -220,8 +220,8 @@ fn an_agent_of_a_strange_fleet_is_refused_and_named() {
     fleet.scene.write("fleet.toml", text);
 
     let ended = fleet
-        .deploy(&["--repo", "repo", "--connect-timeout", "3"])
-        .exits(1);
+        .deploy(&["--repo", "repo", "--connect-timeout", "3", "--budget", "1"])
+        .exits(5);
     let report = deployed(&ended);
     let refused = host(&report, "web2");
     assert_eq!(refused["outcome"], "unreachable");
@@ -251,7 +251,7 @@ fn a_coordinator_of_a_strange_fleet_changes_nothing() {
         "fleet.toml",
     ];
     let more = ["--yes", "--json", "--connect-timeout", "3"];
-    let ended = fleet.scene.scap(&[&arguments[..], &more].concat()).exits(1);
+    let ended = fleet.scene.scap(&[&arguments[..], &more].concat()).exits(3);
     let report = deployed(&ended);
     assert_eq!(
         host(&report, "web1")["outcome"],
@@ -274,7 +274,7 @@ fn a_host_under_another_hosts_name_is_refused_and_both_are_named() {
     );
     let ended = fleet
         .deploy(&["--repo", "repo", "--connect-timeout", "3"])
-        .exits(1);
+        .exits(3);
     let report = deployed(&ended);
     for (name, other) in [("web1", "web2"), ("web2", "web1")] {
         let refused = host(&report, name);

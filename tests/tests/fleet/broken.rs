@@ -102,13 +102,14 @@ fn a_host_that_is_down_is_named_and_the_others_are_done() {
     scene.fleet.expect_log("host3");
     let commit = scene.commit_payload(1_000_000, 23);
     scene.fleet.host(3).station().link_down();
-    let deployed = scene.fleet.coordinator().deploy(scene.repo.dir(), &[]);
+    let coordinator = scene.fleet.coordinator();
+    let deployed = coordinator.deploy(scene.repo.dir(), &["--budget", "34%"]);
     assert!(
         deployed.output.stderr.contains("host3"),
         "{:#?}",
         deployed.output
     );
-    let report = deployed.expect_code(1);
+    let report = deployed.expect_code(5);
     assert_eq!(report.failed(), ["host3"]);
     for host in &scene.fleet.hosts()[..2] {
         scene.assert_runs(host, &commit);
@@ -148,8 +149,8 @@ fn a_full_disk_is_named_and_the_old_release_stays_live() {
     let report = scene
         .fleet
         .coordinator()
-        .deploy(scene.repo.dir(), &[])
-        .expect_code(1);
+        .deploy(scene.repo.dir(), &["--budget", "1"])
+        .expect_code(5);
     assert_eq!(report.failed(), ["host2"]);
     let error = report.host("host2").error.clone().unwrap();
     assert!(error.contains("disk") || error.contains("space"), "{error}");

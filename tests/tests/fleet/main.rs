@@ -12,6 +12,7 @@ mod deltas;
 mod deploys;
 mod harness;
 mod relays;
+mod rollout;
 mod scene;
 mod sites;
 mod sizes;

@@ -86,7 +86,8 @@ fn when_one_of_two_relays_is_killed_the_other_one_takes_over() {
     scene.expect_broken_connections();
     let coordinator = scene.fleet.coordinator();
     let commit = scene.commit_payload(BYTES, 65);
-    let deploy = coordinator.start_deploy(scene.repo.dir(), &["--away-timeout", "5"]);
+    let bearing_it = ["--away-timeout", "5", "--budget", "1"];
+    let deploy = coordinator.start_deploy(scene.repo.dir(), &bearing_it);
     let held = |number: usize| {
         let newest = scene.fleet.host(number).newest_release(REPO);
         newest.map_or(0.0, |it| it.share_held())
@@ -105,7 +106,7 @@ fn when_one_of_two_relays_is_killed_the_other_one_takes_over() {
     );
     let killed = scene.fleet.host(4);
     killed.kill9();
-    let report = coordinator.finish(deploy).expect_code(1);
+    let report = coordinator.finish(deploy).expect_code(5);
     assert_eq!(report.failed(), ["host4"]);
     for host in scene
         .fleet
@@ -131,7 +132,7 @@ fn in_a_tree_a_host_whose_relay_is_killed_is_fed_by_the_other_one() {
     scene.expect_broken_connections();
     let coordinator = scene.fleet.coordinator();
     let commit = scene.commit_payload(BYTES, 68);
-    let tree = ["--topology", "tree", "--away-timeout", "5"];
+    let tree = ["--topology", "tree", "--away-timeout", "5", "--budget", "1"];
     let deploy = coordinator.start_deploy(scene.repo.dir(), &tree);
     let behind = scene.fleet.host(4);
     wait_until("the host holds a quarter", FETCH_MAX, || {
@@ -144,7 +145,7 @@ fn in_a_tree_a_host_whose_relay_is_killed_is_fed_by_the_other_one() {
     let sent = [2, 3].map(|number| (scene.fleet.host(number).counters().sent_bytes, number));
     let (_, upstream) = sent.into_iter().max().unwrap();
     scene.fleet.host(upstream).kill9();
-    let report = coordinator.finish(deploy).expect_code(1);
+    let report = coordinator.finish(deploy).expect_code(5);
     assert_eq!(report.failed(), [format!("host{upstream}")]);
     scene.assert_runs(behind, &commit);
     let other = scene
@@ -167,7 +168,8 @@ fn without_its_relay_a_host_is_named_unreachable_and_the_rest_is_done() {
     relay.kill9();
     let commit = scene.commit_payload(1_000_000, 66);
     let soon = ["--connect-timeout", "3", "--away-timeout", "3"];
-    let report = coordinator.deploy(scene.repo.dir(), &soon).expect_code(1);
+    let soon = [&soon[..], &["--budget", "3"]].concat();
+    let report = coordinator.deploy(scene.repo.dir(), &soon).expect_code(5);
     assert_eq!(report.failed(), ["host2", "host3", "host4"]);
     for (host, through) in [("host3", "host2"), ("host4", "host3")] {
         let host = report.host(host);

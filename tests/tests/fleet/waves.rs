@@ -39,7 +39,7 @@ fn nobody_fetches_before_the_canary_is_live() {
 }
 
 #[test]
-fn a_failed_canary_stops_the_rollout_and_the_others_keep_what_they_run() {
+fn a_failed_canary_ends_the_rollout_and_the_others_keep_what_they_run() {
     let mut disk = None;
     let builder = Fleet::builder(under_test!()).hosts(4).canaries(1);
     let scene = Scene::start_after(builder, |fleet| {
@@ -64,7 +64,7 @@ fn a_failed_canary_stops_the_rollout_and_the_others_keep_what_they_run() {
     let new = scene.commit_payload(1_000_000, 43);
     disk.make_read_only();
     let deployed = scene.fleet.coordinator().deploy(scene.repo.dir(), &[]);
-    let report = deployed.expect_code(STOPPED_BY_A_GATE);
+    let report = deployed.expect_code(ROLLED_BACK);
     assert!(report.host("host1").error.is_some(), "{report:#?}");
     scene.assert_all_run(&old);
     for host in &scene.fleet.hosts()[1..] {
@@ -91,5 +91,5 @@ fn chunks_held(host: &Host) -> u64 {
         .map_or(0, |release| release.chunks_held)
 }
 
-/// The exit code that asks for a person.
-const STOPPED_BY_A_GATE: i32 = 3;
+/// The exit code that says that every host runs what it ran before.
+const ROLLED_BACK: i32 = 4;

@@ -34,12 +34,12 @@ impl Agents {
         Ok(Self(agents))
     }
 
-    /// The fleet file: the first agent is the canary.
-    pub(super) fn fleet_file(&self) -> String {
+    /// The fleet file: the first `canaries` agents are canaries.
+    pub(super) fn fleet_file(&self, canaries: usize) -> String {
         let mut text = String::new();
         for (at, (name, address, _)) in self.0.iter().enumerate() {
             let _ = writeln!(text, "[[host]]\nname = \"{name}\"\naddress = \"{address}\"");
-            if at == 0 && self.0.len() > 1 {
+            if at < canaries {
                 text.push_str("groups = [\"canary\"]\n");
             }
         }

@@ -1,6 +1,7 @@
-//! `demo`: a fleet of real processes on this machine, deployed to twice, verified and cleaned up.
+//! `demo`: a fleet of real processes on this machine, deployed to twice, verified, broken, rolled back and cleaned up.
 
 mod agents;
+mod breaking;
 mod check;
 mod repo;
 
@@ -23,14 +24,17 @@ use super::{
     exit, human_bytes,
     scap::ScapArgs,
 };
-use crate::{rollout::Verdict, state::StateDirectory};
+use crate::{
+    rollout::{Command, Request, Verdict},
+    state::StateDirectory,
+};
 
 /// Most agents: each is two processes on this machine.
 const AGENTS_MAX: u16 = 64;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// Deploy this repository's HEAD, and a commit after it that is made in a copy; by default a small one is
+    /// Deploy this repository's HEAD, and two commits after it that are made in a copy; by default a small one is
     /// made
     #[arg(long, value_name = "PATH")]
     repo: Option<PathBuf>,
@@ -91,10 +95,10 @@ impl Demo<'_> {
     async fn run(&self) -> Result<Value, CliError> {
         let started = Instant::now();
         let repo = self.root.join("repo");
-        say("1/6  a git repo with two commits, the second a one-line change");
-        let (first, second) = repo::make(&repo, self.args.repo.as_deref())?;
+        say("1/7  a git repo with three commits, the later ones one-line changes");
+        let [first, second, third] = repo::make(&repo, self.args.repo.as_deref())?;
 
-        say("2/6  keys: a private CA, a deployer key, an identity for each agent");
+        say("2/7  keys: a private CA, a deployer key, an identity for each agent");
         let state = self.root.join("coordinator");
         let fleet = "demo".parse().expect("a plain name");
         StateDirectory::init(&state, &fleet, clock::now())
@@ -116,21 +120,31 @@ impl Demo<'_> {
         }
 
         say(&format!(
-            "3/6  {} agents, each a process of its own, on loopback",
+            "3/7  {} agents, each a process of its own, on loopback",
             names.len()
         ));
         let agents = Agents::start(&self.root, &names).await?;
+        // With two, one that breaks does not stand alone.
+        let canaries = if names.len() > 2 { 2 } else { 1 };
         let inventory = self.root.join("fleet.toml");
-        std::fs::write(&inventory, agents.fleet_file())
+        std::fs::write(&inventory, agents.fleet_file(canaries))
             .map_err(|error| CliError::failed("write the fleet file", &error))?;
 
-        say("4/6  deploy the first commit: to a canary, then to the rest");
+        say("4/7  deploy the first commit: to a canary, then to the rest");
         let one = self.deploy(&state, &repo, &first, &inventory).await?;
         self.check(&repo, &first, &names)?;
-        say("5/6  deploy the second commit");
+        say("5/7  deploy the second commit");
         let two = self.deploy(&state, &repo, &second, &inventory).await?;
-        say("6/6  compare every target with git, byte for byte");
+        say("6/7  compare every target with git, byte for byte");
         let files = self.check(&repo, &second, &names)?;
+        let broken = &names[canaries - 1];
+        say(&format!(
+            "7/7  deploy the third commit, and break canary {broken} between fetch and promote"
+        ));
+        let three = self
+            .deploy_broken(&state, &repo, &third, &agents, &names[..canaries])
+            .await?;
+        self.check(&repo, &second, &names)?;
         agents.stop().await;
 
         for (commit, summary) in [(&first, &one), (&second, &two)] {
@@ -153,7 +167,12 @@ impl Demo<'_> {
             ));
         }
         say(&format!(
-            "all {} targets equal git: {files} entries each; {:.1} s in all",
+            "{}  rolled back in {:.2} s, since {broken} could not switch to it",
+            &third[..10],
+            three.json["seconds"]["total"].as_f64().unwrap_or_default(),
+        ));
+        say(&format!(
+            "all {} targets equal the second commit in git: {files} entries each; {:.1} s in all",
             names.len(),
             started.elapsed().as_secs_f64()
         ));
@@ -163,11 +182,13 @@ impl Demo<'_> {
             "verified": true,
             "entries": files,
             "deployments": [one.json, two.json],
+            "rolled_back": three.json,
             "directory": self.args.keep.then_some(&self.root),
             "seconds": started.elapsed().as_secs_f64(),
         }))
     }
 
+    /// Deploys a commit that goes live everywhere.
     async fn deploy(
         &self,
         state: &Path,
@@ -175,53 +196,64 @@ impl Demo<'_> {
         commit: &str,
         fleet: &Path,
     ) -> Result<Summary, CliError> {
-        let args = DeployArgs {
-            state: StateArgs {
-                state: state.to_owned(),
-            },
-            source: SourceArgs {
-                repo: Some(repo.to_owned()),
-                dir: None,
-            },
-            rev: Some(commit.to_owned()),
-            name: Some(repo_name()),
-            // Its agents are none of the hosts that a repo's folder names.
-            scap: ScapArgs::ignoring(),
-            limit_hosts: None,
-            message: Vec::new(),
-            fleet: fleet.to_owned(),
-            topology: Topology::Lanes,
-            record: RecordArgs {
-                branch: BranchArgs {
-                    state_branch: "scap/state".parse().expect("a plain name"),
-                    // A copy of the user's repository has that for its origin.
-                    state_remote: Some("none".to_owned()),
-                },
-                offline: false,
-            },
-            back_to: None,
-            sign_with: None,
-            yes: true,
-            json: false,
-            connect_timeout: 20,
-            away_timeout: 20,
-            stall_timeout: 60,
-            upload_mbit: None,
-            border_upload_mbit: None,
-        };
+        let (people, requests) = deploy::people();
+        let args = arguments(state, repo, commit, fleet);
         // An interrupt ends the demo as a whole.
-        let summary = deploy::deploy(args, std::future::pending()).await?;
+        let summary = deploy::deploy(args, people, requests).await?;
         match summary.verdict {
             Verdict::Done => Ok(summary),
-            _ => Err(
-                CliError::usage("the demo's deployment did not reach every agent")
-                    .code(exit::FAILED)
-                    .hint(format!(
-                        "run it with --keep and read {}/*/agent.log",
-                        self.root.display()
-                    )),
-            ),
+            _ => Err(self.not_as_planned("did not reach every agent")),
         }
+    }
+
+    /// Deploys a commit with canaries that need approval, breaks the last one when all have fetched, and approves.
+    async fn deploy_broken(
+        &self,
+        state: &Path,
+        repo: &Path,
+        commit: &str,
+        agents: &Agents,
+        canaries: &[NodeId],
+    ) -> Result<Summary, CliError> {
+        let fleet = self.root.join("fleet-approved.toml");
+        let wave = "[[rollout.wave]]\nname = \"canary\"\ngroup = \"canary\"\napproval = true\n";
+        std::fs::write(
+            &fleet,
+            format!("{wave}{}", agents.fleet_file(canaries.len())),
+        )
+        .map_err(|error| CliError::failed("write the fleet file", &error))?;
+        let (people, requests) = deploy::people();
+        let args = arguments(state, repo, commit, &fleet);
+        let breaking = async {
+            let mut release = String::new();
+            for canary in canaries {
+                release = breaking::fetched(&self.root.join(canary.as_str()), commit).await;
+            }
+            let broken = canaries.last().expect("there is a canary").as_str();
+            breaking::take_away(&self.root.join(broken), commit, &release)
+                .map_err(|error| CliError::failed("break a canary", &error))?;
+            let (answer, _) = tokio::sync::oneshot::channel();
+            let command = Command::Promote;
+            let _ = people.send(Request::Command { command, answer }).await;
+            std::future::pending::<Result<Summary, CliError>>().await
+        };
+        let summary = tokio::select! {
+            summary = deploy::deploy(args, people.clone(), requests) => summary?,
+            failed = breaking => failed?,
+        };
+        match summary.verdict {
+            Verdict::RolledBack(_) => Ok(summary),
+            _ => Err(self.not_as_planned("was not rolled back")),
+        }
+    }
+
+    fn not_as_planned(&self, what: &str) -> CliError {
+        CliError::usage(format!("the demo's deployment {what}"))
+            .code(exit::FAILED)
+            .hint(format!(
+                "run it with --keep and read {}/*/agent.log",
+                self.root.display()
+            ))
     }
 
     /// Compares every target with the commit; returns how many entries each has.
@@ -238,6 +270,49 @@ impl Demo<'_> {
             })?;
         }
         Ok(entries)
+    }
+}
+
+fn arguments(state: &Path, repo: &Path, commit: &str, fleet: &Path) -> DeployArgs {
+    DeployArgs {
+        state: StateArgs {
+            state: state.to_owned(),
+        },
+        source: SourceArgs {
+            repo: Some(repo.to_owned()),
+            dir: None,
+        },
+        rev: Some(commit.to_owned()),
+        name: Some(repo_name()),
+        // Its agents are none of the hosts that a repo's folder names.
+        scap: ScapArgs::ignoring(),
+        limit_hosts: None,
+        message: Vec::new(),
+        record: RecordArgs {
+            branch: BranchArgs {
+                state_branch: "scap/state".parse().expect("a plain name"),
+                // A copy of the user's repository has that for its origin.
+                state_remote: Some("none".to_owned()),
+            },
+            offline: false,
+        },
+        back_to: None,
+        fleet: fleet.to_owned(),
+        topology: Topology::Lanes,
+        sign_with: None,
+        yes: true,
+        json: false,
+        connect_timeout: 20,
+        away_timeout: 20,
+        stall_timeout: Some(60),
+        soak: None,
+        budget: None,
+        prefetch: None,
+        hold: None,
+        dry_run: false,
+        progress: Default::default(),
+        upload_mbit: None,
+        border_upload_mbit: None,
     }
 }
 

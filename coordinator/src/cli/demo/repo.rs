@@ -14,9 +14,9 @@ use crate::git::{Mode, Repo, TreeEntry};
 /// Largest file that gets the one-line change, in bytes: it is held in memory.
 const EDIT_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Makes a repo at `path` and returns two commits of it, the second a one-line change after the first. A user's
+/// Makes a repo at `path` and returns three commits of it, each of the later ones a one-line change after the one before. A user's
 /// repository is only read: what is made is made in a copy that borrows its objects.
-pub(super) fn make(path: &Path, of: Option<&Path>) -> Result<(String, String), CliError> {
+pub(super) fn make(path: &Path, of: Option<&Path>) -> Result<[String; 3], CliError> {
     match of {
         Some(user) => {
             let source = Repo::open(user)
@@ -41,8 +41,10 @@ pub(super) fn make(path: &Path, of: Option<&Path>) -> Result<(String, String), C
     let first = repo
         .resolve("HEAD")
         .map_err(|error| CliError::failed("find its HEAD", &error).hint(error.hint()))?;
-    let second = change_a_line(path, &repo, &first.id.to_string())?;
-    Ok((first.id.to_string(), second))
+    let first = first.id.to_string();
+    let second = change_a_line(path, &repo, &first)?;
+    let third = change_a_line(path, &repo, &second)?;
+    Ok([first, second, third])
 }
 
 /// Commits a tree with one of each: folders, an executable, a link, an empty file, a binary.

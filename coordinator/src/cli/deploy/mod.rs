@@ -1,6 +1,7 @@
 //! `deploy`: from a commit to a fleet that runs it.
 
 mod begin;
+mod dry_run;
 mod greet;
 mod how;
 mod name;
@@ -12,7 +13,6 @@ mod targets;
 use std::{
     io::{IsTerminal, Write},
     path::{Path, PathBuf},
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,7 +29,10 @@ use scap_proto::{
     release::{Plan, RepoPath, TopologyKind},
     transport::{Rate, RateCaps},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
 use self::{
     begin::{Said, begin},
@@ -44,9 +47,10 @@ pub(super) use self::{recording::past, summary::Summary};
 use super::{
     About, CliError, SourceArgs, StateArgs,
     branch::RecordArgs,
+    control::{Control, Subject},
     deltas::{self, Deltas},
     exit, human_bytes,
-    progress::Progress,
+    progress::{Progress, Style},
     scap::ScapArgs,
     snapshot::{Tree, last_released, locked, open_store},
 };
@@ -55,7 +59,7 @@ use crate::{
         Inventory, InventoryError,
         hub::{Hub, resolve_all},
     },
-    rollout::{self, Ended, Session},
+    rollout::{self, Budget, Desk, Ended, Prefetch, Request, Session},
     scap::{Place, Scap, Selection},
     seed::Seed,
     snapshot::{Built, Earlier},
@@ -103,9 +107,29 @@ pub(super) struct DeployArgs {
     /// What a rollback goes back to
     #[arg(skip)]
     pub(super) back_to: Option<BackTo>,
+    /// How long each wave soaks before the next, in seconds [default: the scap folder's or the fleet file's, else 0]
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    pub(super) soak: Option<Duration>,
+    /// How many hosts each wave may lose, but the first of several, as N or N% [default: the scap folder's or the fleet file's, else 0]
+    #[arg(long, value_name = "N")]
+    pub(super) budget: Option<Budget>,
+    /// Who fetches before its turn to promote: canary (the first wave, then all others), wave (nobody), or all [default: the fleet
+    /// file's, else canary]
+    #[arg(long, value_name = "WHO")]
+    pub(super) prefetch: Option<Prefetch>,
+    /// How long to wait for a person where one is needed, in seconds [default: for an approval as long as it takes; when too many
+    /// hosts are unreachable so too on a terminal, and elsewhere not at all]
+    #[arg(long, value_name = "SECS")]
+    pub(super) hold: Option<u64>,
+    /// Say what would be done; write nothing and contact nobody
+    #[arg(long)]
+    pub(super) dry_run: bool,
     /// Do not ask
     #[arg(long)]
     pub(super) yes: bool,
+    /// How progress is shown
+    #[arg(long, value_enum, value_name = "STYLE", default_value_t)]
+    pub(super) progress: Style,
     /// End with one JSON object on standard output
     #[arg(long)]
     pub(super) json: bool,
@@ -115,9 +139,10 @@ pub(super) struct DeployArgs {
     /// How long a host may be away, once reached, before it is given up, in seconds
     #[arg(long, value_name = "SECS", default_value_t = 60)]
     pub(super) away_timeout: u64,
-    /// How long a host may make no progress before it is given up, in seconds
-    #[arg(long, value_name = "SECS", default_value_t = 300)]
-    pub(super) stall_timeout: u64,
+    /// How long a host may make no progress before it counts as failed, in seconds [default: `deadline` of the fleet file, else
+    /// 300]
+    #[arg(long, value_name = "SECS")]
+    pub(super) stall_timeout: Option<u64>,
     /// What is deployed and why, in words
     #[arg(value_name = "MESSAGE")]
     pub(super) message: Vec<String>,
@@ -154,6 +179,10 @@ impl DeployArgs {
     }
 }
 
+fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
+    text.parse().map(Duration::from_secs)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Topology {
     /// As a swarm, with most chunks pushed along two trees over all hosts
@@ -174,37 +203,57 @@ impl Topology {
     }
 }
 
+/// How long a host may make no progress, in seconds, unless it is said.
+const STALL_SECONDS: u64 = 300;
+
+/// Requests of people that wait: they come one at a time.
+const REQUESTS_MAX: usize = 16;
+
 pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
+    if args.dry_run {
+        return dry_run::run(args).await;
+    }
     let as_json = args.json;
+    let (people, requests) = people();
     // From here on an interrupt is taken where it leaves nothing half-done.
     let mut interrupts = signal(SignalKind::interrupt())
         .map_err(|error| CliError::failed("listen for interrupts", &error))?;
-    let interrupt = async {
-        interrupts.recv().await;
-    };
-    let summary = deploy(args, interrupt).await?;
+    let interrupted = people.clone();
+    tokio::spawn(async move {
+        while interrupts.recv().await.is_some() {
+            let _ = interrupted.send(Request::Interrupt).await;
+        }
+    });
+    let summary = deploy(args, people, requests).await?;
     if as_json {
         println!("{}", summary.json);
     }
     Ok(summary.code)
 }
 
-/// Deploys, with progress on standard error, until `interrupt`.
+/// A way for people to a deployment.
+pub(super) fn people() -> (mpsc::Sender<Request>, mpsc::Receiver<Request>) {
+    mpsc::channel(REQUESTS_MAX)
+}
+
+/// Deploys, with progress on standard error, and does what people ask for meanwhile: whoever has `people`, and whoever may
+/// connect to the control socket.
 pub(super) async fn deploy(
     args: DeployArgs,
-    interrupt: impl Future<Output = ()>,
+    people: mpsc::Sender<Request>,
+    mut requests: mpsc::Receiver<Request>,
 ) -> Result<Summary, CliError> {
     let started = Instant::now();
-    let mut interrupt = pin!(interrupt);
     let fleet = read_inventory(&args.fleet)?;
+    let topology = args.topology.kind();
     let state_error =
         |error: StateError| CliError::failed("read the state", &error).hint(error.hint());
     let state = StateDirectory::open(&args.state.state).map_err(state_error)?;
     let _lock = state.lock().map_err(|error| locked(&error))?;
     let (tree, scap) = find(&args)?;
     let about = about(&args, &scap)?;
-    let targets = Targets::of(fleet, &args.fleet, &scap, args.limit_hosts.as_ref())?;
-    let inventory = &targets.inventory;
+    let targets = Targets::of(fleet, &scap, &args)?;
+    let Targets { inventory, policy } = &targets;
     let identity = state.identity().map_err(state_error)?;
     identity
         .check_time(clock::now().0)
@@ -217,9 +266,9 @@ pub(super) async fn deploy(
     };
     let seed = Seed::start(identity.clone(), store.clone(), caps)
         .map_err(|error| CliError::failed("start the seed", &error))?;
-    let first = fed_by_us(&identity.own().name, inventory, &args, &about);
+    let first = fed_by_us(&identity.own().name, inventory, policy, topology, &about);
     let mut hub = Hub::start(seed.node(), &identity, inventory, &first, &about).await;
-    let mut progress = Progress::new(&about, tree.commit());
+    let mut progress = Progress::new(&about, tree.commit(), args.progress);
 
     // Hosts are dialled, and the lock is taken, while the snapshot is built.
     let locking = {
@@ -242,7 +291,7 @@ pub(super) async fn deploy(
     let both = async { tokio::try_join!(locking, reached) };
     let (recording, (greeted, connected_in, built)) = tokio::select! {
         both = both => both?,
-        () = &mut interrupt => {
+        Some(_) = requests.recv() => {
             progress.clear();
             return Err(CliError::usage("interrupted: no host was told anything")
                 .code(exit::STOPPED)
@@ -250,7 +299,7 @@ pub(super) async fn deploy(
         }
     };
     if let Some(line) = recording.taken_over() {
-        progress.line(&line);
+        progress.note(&line);
     }
     let built = Arc::new(built.expect("building does not panic")?);
     let built_in = built.elapsed;
@@ -267,14 +316,22 @@ pub(super) async fn deploy(
     };
     let (release, grant, key) = begin(&state, &about, &tree, &built, &deltas, said, &args)?;
     let seed_name = identity.own().name.clone();
-    let plan = plan(seed_name, inventory, &greeted.away, args.topology, &about).await;
+    let plan = plan(
+        seed_name,
+        inventory,
+        policy,
+        &greeted.away,
+        topology,
+        &about,
+    )
+    .await;
     let session = Session {
         release,
         grant,
         key,
         plan: plan.encode(),
     };
-    confirm(&args, &targets, &greeted, &session)?;
+    confirm(&args, &targets, &greeted, &session, &mut requests).await?;
     recording.begin(&session).await?;
     let mut plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");
     // The same plan; only that we may reach hosts elsewhere than their peers do.
@@ -292,37 +349,53 @@ pub(super) async fn deploy(
     })
     .await;
 
+    let subject = Subject {
+        about: about.clone(),
+        release: release.to_string(),
+        sequence: session.release.release().sequence,
+        commit: tree.commit().map(|commit| commit.id.to_string()),
+    };
+    let control = Control::listen(&state, subject, people).inspect_err(|error| {
+        progress.note(&format!(
+            "this deployment takes no commands but Ctrl-C: {error}"
+        ));
+    });
+    let stall = args.stall_timeout.or(inventory.rollout.deadline);
     let config = rollout::Config {
         release,
         sequence: session.release.release().sequence,
         epoch: session.grant.grant().epoch,
-        waves: targets.waves.clone(),
+        policy: policy.clone(),
         away_max: Duration::from_secs(args.away_timeout),
-        stall_max: Duration::from_secs(args.stall_timeout),
+        stall_max: Duration::from_secs(stall.unwrap_or(STALL_SECONDS)),
         finalize_max: FINALIZE_MAX,
     };
-    let rolling = Instant::now();
-    let mut watcher = recording.watch(&mut progress);
-    let ended = tokio::select! {
-        ended = rollout::run(config, &session, &mut hub, seed.node(), greeted.events, &mut watcher) => ended,
-        () = interrupt => {
-            let settled = watcher.into_settled();
-            progress.clear();
-            drop(hub);
-            seed.shutdown().await;
-            let written = recording.interrupt(&session, &settled).await;
-            progress.line(&written.line);
-            return Err(CliError::usage(format!(
-                "interrupted: hosts keep what they were told last of release {}",
-                release.short()
-            ))
-            .code(exit::STOPPED)
-            .hint("the same command again goes on where this one stopped".to_owned()));
-        }
+    let hold = args.hold.map(Duration::from_secs);
+    // Where nobody looks, nobody comes.
+    let nobody = (!std::io::stderr().is_terminal()).then_some(Duration::ZERO);
+    let desk = Desk {
+        requests,
+        budget_hold: hold.or(nobody),
+        approval_hold: hold,
     };
+    let rolling = Instant::now();
+    let known = greeted.events;
+    let mut watcher = recording.watch(&mut progress);
+    let ended = rollout::run(
+        config,
+        &session,
+        &mut hub,
+        seed.node(),
+        known,
+        &mut watcher,
+        desk,
+    )
+    .await;
+    drop(control);
     let rolled_in = rolling.elapsed();
-    finish(&state, &about, &session, &ended).map_err(state_error)?;
+    let finished = finish(&state, &about, &session, &ended);
     let written = recording.end(&session, &ended).await;
+    finished.map_err(state_error)?;
     let seed_bytes = seed.node().sent_bytes();
     // Before the links, so that nothing dials again what is being closed.
     drop(hub);
@@ -345,7 +418,7 @@ pub(super) async fn deploy(
         code => code,
     };
     progress.ended(&ended, seed_bytes, seconds.total);
-    progress.line(&written.line);
+    progress.note(&written.line);
     Ok(summary)
 }
 
@@ -405,21 +478,25 @@ async fn clean(state: &StateDirectory, store: Store) {
 }
 
 /// Shows what is about to happen and asks, on a terminal.
-fn confirm(
+async fn confirm(
     args: &DeployArgs,
     targets: &Targets,
     greeted: &Greeted,
     session: &Session,
+    requests: &mut mpsc::Receiver<Request>,
 ) -> Result<(), CliError> {
     let release = session.release.release();
-    eprintln!(
-        "release {} #{} to {} hosts ({})",
-        session.release.id().short(),
-        release.sequence,
-        targets.inventory.hosts.len(),
-        targets.sizes(),
-    );
-    for (host, reason) in &greeted.away {
+    if args.progress != Style::Json {
+        eprintln!(
+            "release {} #{}",
+            session.release.id().short(),
+            release.sequence
+        );
+        for line in dry_run::plan_lines(targets) {
+            eprintln!("{line}");
+        }
+    }
+    for (host, reason) in greeted.away.iter().filter(|_| args.progress != Style::Json) {
         eprintln!("  unreachable now: {host}: {}", reason.escape_debug());
     }
     if args.yes || !std::io::stdin().is_terminal() {
@@ -427,8 +504,16 @@ fn confirm(
     }
     eprint!("deploy? [y/N] ");
     let _ = std::io::stderr().flush();
-    let mut answer = String::new();
-    let _ = std::io::stdin().read_line(&mut answer);
+    let reading = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        let _ = std::io::stdin().read_line(&mut answer);
+        answer
+    });
+    let answer = tokio::select! {
+        answer = reading => answer.expect("reading a line does not panic"),
+        // Who interrupts does not say yes.
+        Some(_) = requests.recv() => String::new(),
+    };
     if matches!(answer.trim(), "y" | "Y" | "yes") {
         return Ok(());
     }

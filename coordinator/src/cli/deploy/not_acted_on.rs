@@ -26,16 +26,4 @@ pub(super) fn warn(scap: &Scap) {
             asked.join(", ")
         );
     }
-    for group in scap
-        .groups
-        .iter()
-        .flatten()
-        .filter(|group| !group.soak.is_zero())
-    {
-        let seconds = group.soak.as_secs_f64();
-        eprintln!(
-            "warning: group {}: {seconds} s of soak are not waited for by this version",
-            group.name
-        );
-    }
 }

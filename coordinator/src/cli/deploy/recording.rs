@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::mpsc::{self, RecvTimeoutError},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use scap_proto::{
@@ -23,7 +24,7 @@ use crate::{
         progress::Progress,
         snapshot::Tree,
     },
-    rollout::{Ended, Engine, Output, Session, Verdict, Watcher},
+    rollout::{CommandError, Ended, Engine, Output, Session, Verdict, Watcher},
     state::{
         BranchError, End, Found, Hosts, Ledger, Outcome, Place, RENEWAL, Recorded as Release,
         Rollout, SignedObjects, StateDirectory, Updated,
@@ -173,8 +174,13 @@ impl Recording {
         }));
         let outcome = match ended.verdict {
             Verdict::Done => Outcome::Done,
-            Verdict::Incomplete => Outcome::Incomplete,
-            Verdict::Stopped { .. } => Outcome::Stopped,
+            Verdict::Partial => Outcome::Partial,
+            Verdict::Failed => Outcome::Failed,
+            // A person paused it and went away.
+            Verdict::Stopped(None) => Outcome::Interrupted,
+            Verdict::Stopped(Some(_)) => Outcome::Stopped,
+            Verdict::RolledBack(_) => Outcome::RolledBack,
+            Verdict::RollbackIncomplete(_) => Outcome::RollbackIncomplete,
         };
         let signed = signed(session, ended.is_finalized);
         self.close(End {
@@ -183,16 +189,6 @@ impl Recording {
             signed,
         })
         .await
-    }
-
-    /// Records that somebody stopped the coordinator.
-    pub(super) async fn interrupt(&self, session: &Session, hosts: &Settled) -> Written {
-        let end = End {
-            outcome: Outcome::Interrupted,
-            hosts: hosts.group(),
-            signed: signed(session, false),
-        };
-        self.close(end).await
     }
 
     async fn close(&self, end: End) -> Written {
@@ -316,13 +312,6 @@ pub(super) struct Recorded<'a> {
     settled: Settled,
 }
 
-impl Recorded<'_> {
-    /// What became of hosts so far.
-    pub(super) fn into_settled(self) -> Settled {
-        self.settled
-    }
-}
-
 impl Watcher for Recorded<'_> {
     fn output(&mut self, engine: &Engine, output: &Output) {
         match output {
@@ -348,8 +337,12 @@ impl Watcher for Recorded<'_> {
         self.progress.output(engine, output);
     }
 
-    fn tick(&mut self, engine: &Engine) {
-        self.progress.tick(engine);
+    fn tick(&mut self, engine: &Engine, now: Duration) {
+        self.progress.tick(engine, now);
+    }
+
+    fn interrupted(&mut self, paused: Result<(), CommandError>) {
+        self.progress.interrupted(paused);
     }
 }
 

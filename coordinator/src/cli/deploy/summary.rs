@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::exit,
+    cli::{exit, progress::outcome, rollout_status},
     fleet::Inventory,
-    rollout::{self, Ended, HostState, Session, Verdict},
+    rollout::{self, Ended, HostState, Session, Verdict, WaitingOn},
     snapshot::Built,
 };
 
@@ -30,12 +30,13 @@ pub(super) struct Seconds {
 /// What became of a host, in a word, and why.
 pub(super) fn outcome_of(state: &HostState) -> (&'static str, Option<&str>) {
     match state {
-        HostState::Promoted => ("promoted", None),
-        HostState::Failed(reason) => ("failed", Some(reason)),
-        HostState::Unreachable(reason) => ("unreachable", Some(reason)),
-        HostState::Fetched => ("fetched", None),
-        HostState::Waiting | HostState::Skipped => ("skipped", None),
-        HostState::Fetching | HostState::Promoting => ("unfinished", None),
+        // It was never told; who is skipped by a person has a reason.
+        HostState::Waiting => ("skipped", None),
+        HostState::Fetching | HostState::Promoting | HostState::Reverting => ("unfinished", None),
+        HostState::Failed(reason) | HostState::Unreachable(reason) | HostState::Skipped(reason) => {
+            (state.code(), Some(reason))
+        }
+        state => (state.code(), None),
     }
 }
 
@@ -53,7 +54,7 @@ pub(super) fn summarize(
         .hosts()
         .iter()
         .map(|(name, host)| {
-            let (outcome, error) = outcome_of(&host.state);
+            let (outcome, _) = outcome_of(&host.state);
             json!({
                 "name": name.as_str(),
                 "outcome": outcome,
@@ -63,7 +64,8 @@ pub(super) fn summarize(
                 "fetch_seconds": host.fetch.as_secs_f64(),
                 "prepare_seconds": host.prepare.as_secs_f64(),
                 "promote_seconds": host.promote.as_secs_f64(),
-                "error": error,
+                "error": rollout_status::reason(host),
+                "touched": host.is_touched,
             })
         })
         .collect();
@@ -71,8 +73,14 @@ pub(super) fn summarize(
     let bound = inventory.bound_seconds(built.all.encoded_bytes);
     let code = match &ended.verdict {
         Verdict::Done => exit::DONE,
-        Verdict::Incomplete => exit::FAILED,
-        Verdict::Stopped { .. } => exit::STOPPED,
+        Verdict::Partial => exit::PARTIAL,
+        Verdict::Failed | Verdict::RollbackIncomplete(_) => exit::FAILED,
+        Verdict::Stopped(_) => exit::STOPPED,
+        Verdict::RolledBack(_) => exit::ROLLED_BACK,
+    };
+    let waits = match &ended.verdict {
+        Verdict::Stopped(on) => on.map(WaitingOn::code),
+        _ => None,
     };
     let release = session.release.release();
     let slowest = |time: fn(&rollout::HostProgress) -> Duration| {
@@ -87,11 +95,9 @@ pub(super) fn summarize(
         "sequence": release.sequence,
         "snapshot": built.snapshot.id.to_string(),
         "commit": release.commit.as_ref().map(ToString::to_string),
-        "outcome": match &ended.verdict {
-            Verdict::Done => "done",
-            Verdict::Incomplete => "incomplete",
-            Verdict::Stopped { .. } => "stopped",
-        },
+        "outcome": outcome(&ended.verdict),
+        "stopped_on": waits,
+        "waves": rollout_status::waves(&ended.engine),
         "finalized": ended.is_finalized,
         "hosts": hosts,
         "seconds": {

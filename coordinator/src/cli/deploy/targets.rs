@@ -1,4 +1,4 @@
-//! Who is deployed to: the hosts that the scap folder names, where the fleet file says they are, in their waves.
+//! Who is deployed to, and how: the hosts that the scap folder names, where the fleet file says they are, in their waves.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,10 +7,11 @@ use std::{
 
 use scap_proto::id::NodeId;
 
+use super::DeployArgs;
 use crate::{
     cli::{CliError, exit},
     fleet::Inventory,
-    rollout::Wave,
+    rollout::{Budget, Policy, Wave},
     scap::{Group, Scap, Selection, select},
 };
 
@@ -18,74 +19,75 @@ use crate::{
 pub(super) struct Targets {
     /// The fleet without all others.
     pub(super) inventory: Inventory,
-    /// In their order; no host is in two.
-    pub(super) waves: Vec<Wave>,
+    /// Their waves.
+    pub(super) policy: Policy,
 }
 
 impl Targets {
-    /// The server groups of `scap` in their order, each as its sub-groups; where it names none, the canary group of the fleet file and
-    /// then the rest. Of these, none but those of `selection`.
-    pub(super) fn of(
-        fleet: Inventory,
-        fleet_file: &Path,
-        scap: &Scap,
-        selection: Option<&Selection>,
-    ) -> Result<Self, CliError> {
-        let waves = match &scap.groups {
-            None => of_fleet(&fleet, selection)?,
+    /// The server groups of `scap` in their order, each a wave; where it names none, what the fleet file says. Of these, none but those
+    /// that the flags choose, and with what the flags say over it.
+    pub(super) fn of(fleet: Inventory, scap: &Scap, args: &DeployArgs) -> Result<Self, CliError> {
+        let selection = args.limit_hosts.as_ref();
+        let policy = match &scap.groups {
+            None => of_fleet(&fleet, selection, args)?,
             Some(groups) => {
                 let chosen = selection.map(|selection| select(groups, selection));
                 let chosen = chosen
                     .transpose()
                     .map_err(|error| nobody(&error.to_string()))?;
                 let groups = chosen.as_ref().unwrap_or(groups);
-                check_known(groups, &fleet, fleet_file)?;
-                groups.iter().flat_map(of_group).collect()
+                check_known(groups, &fleet, &args.fleet)?;
+                of_groups(groups, &fleet, args)
             }
         };
         if scap.groups.is_none() && selection.is_none() {
             return Ok(Self {
                 inventory: fleet,
-                waves,
+                policy,
             });
         }
-        let places = waves.iter().enumerate();
+        let places = policy.waves.iter().enumerate();
         let places: BTreeMap<NodeId, usize> = places
-            .flat_map(|(at, wave)| wave.hosts.iter().map(move |host| (host.clone(), at)))
+            .flat_map(|(at, wave)| wave.hosts().map(move |host| (host.clone(), at)))
             .collect();
         let inventory = fleet.only(&places).map_err(|error| {
             CliError::failed("choose who is deployed to", &error).code(exit::USAGE)
         })?;
-        Ok(Self { inventory, waves })
-    }
-
-    /// How many hosts each wave has, for people.
-    pub(super) fn sizes(&self) -> String {
-        let sizes = self
-            .waves
-            .iter()
-            .map(|wave| format!("{} {}", wave.hosts.len(), wave.name));
-        sizes.collect::<Vec<_>>().join(", ")
+        Ok(Self { inventory, policy })
     }
 }
 
-/// The canary group, then the rest.
-fn of_fleet(fleet: &Inventory, selection: Option<&Selection>) -> Result<Vec<Wave>, CliError> {
-    let (canary, rest) = fleet.waves();
-    let is_chosen = |host: &NodeId| selection.is_none_or(|selection| selection.has(host));
-    let wave = |name: &str, hosts: BTreeSet<NodeId>, is_gate| Wave {
-        name: name.into(),
-        hosts: hosts.into_iter().filter(is_chosen).collect(),
-        is_gate,
+/// The policy of the fleet file.
+fn of_fleet(
+    fleet: &Inventory,
+    selection: Option<&Selection>,
+    args: &DeployArgs,
+) -> Result<Policy, CliError> {
+    let mut table = fleet.rollout.clone();
+    if let Some(prefetch) = args.prefetch {
+        table.prefetch = prefetch;
+    }
+    if let Some(soak) = args.soak {
+        table.soak = soak.as_secs();
+        table.waves.iter_mut().for_each(|wave| wave.soak = None);
+    }
+    if let Some(budget) = args.budget {
+        table.budget = Some(budget);
+        let later = table.waves.iter_mut().skip(1);
+        later.for_each(|wave| wave.budget = None);
+    }
+    let policy = table.policy(&fleet.hosts);
+    let policy = policy.map_err(|e| CliError::failed("plan the waves", &e).code(exit::USAGE))?;
+    let Some(selection) = selection else {
+        return Ok(policy);
     };
-    let mut waves = vec![wave("canary", canary, true), wave("rest", rest, false)];
-    waves.retain(|wave| !wave.hosts.is_empty());
-    match waves.is_empty() {
+    let policy = policy.limited_to(|host| selection.has(host));
+    match policy.waves.is_empty() {
         true => Err(nobody(&format!(
             "none of the {} hosts is chosen",
             fleet.hosts.len()
         ))),
-        false => Ok(waves),
+        false => Ok(policy),
     }
 }
 
@@ -94,20 +96,26 @@ fn nobody(reason: &str) -> CliError {
         .hint("--limit-hosts takes a name, a pattern like `web[01:10]*`, `~` and a regular expression, or `!` and what not".to_owned())
 }
 
-/// A group, as its sub-groups. Whoever may fail does not stop the rollout.
-fn of_group(group: &Group) -> impl Iterator<Item = Wave> {
-    let count = group.sub_groups().count();
-    group
-        .sub_groups()
-        .enumerate()
-        .map(move |(at, targets)| Wave {
-            name: match count {
-                1 => group.name.clone(),
-                _ => format!("{} {}/{count}", group.name, at + 1),
-            },
-            hosts: targets.iter().map(|target| target.host.clone()).collect(),
-            is_gate: group.failures_max() == 0,
-        })
+/// A wave a group, whose sub-groups promote one after the other.
+fn of_groups(groups: &[Group], fleet: &Inventory, args: &DeployArgs) -> Policy {
+    let waves = groups.iter().enumerate().map(|(at, group)| {
+        let hosts = |targets: &[_]| -> BTreeSet<NodeId> {
+            let hosts = targets
+                .iter()
+                .map(|target: &crate::scap::Target| &target.host);
+            hosts.cloned().collect()
+        };
+        // As with the fleet file, the first of several waves is nobody's to lose but by its own word.
+        let flag = args.budget.filter(|_| at > 0 || groups.len() == 1);
+        let mut wave = Wave::new(&group.name, hosts(&group.targets));
+        wave.groups = group.sub_groups().map(hosts).collect();
+        wave.losing(flag.unwrap_or(Budget::Count(group.failures_max())))
+            .soaking(args.soak.unwrap_or(group.soak))
+    });
+    Policy {
+        waves: waves.collect(),
+        prefetch: args.prefetch.unwrap_or(fleet.rollout.prefetch),
+    }
 }
 
 /// The fleet file says where each host is.

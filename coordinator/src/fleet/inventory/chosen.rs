@@ -22,6 +22,7 @@ impl Inventory {
             seed_rate_mbit,
             seed_site,
             mut sites,
+            rollout,
             ..
         } = self;
         hosts.retain(|host| waves.contains_key(&host.name));
@@ -49,6 +50,7 @@ impl Inventory {
             seed_rate_mbit,
             seed_site,
             sites,
+            rollout,
         })
     }
 }

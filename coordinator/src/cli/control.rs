@@ -1,0 +1,351 @@
+//! A running deployment's control socket, and the commands that speak to it.
+//!
+//! One line of JSON asks, one answers. The socket is in the state directory, which is its owner's alone.
+
+use std::{
+    io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args;
+use scap_proto::{
+    id::NodeId,
+    release::{Environment, RepoPath},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::{mpsc, oneshot},
+    task::{AbortHandle, JoinSet},
+};
+
+use super::{About, CliError, StateArgs, branch::ReadArgs, exit, rollout_status};
+use crate::{
+    rollout::{Command, Request},
+    state::StateDirectory,
+};
+
+/// Longest line, in bytes: a status names each host of the largest fleet a few times.
+const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Most that ask at a time.
+const CLIENTS_MAX: usize = 16;
+
+/// How long whoever asks may take to say what, and a deployment to answer: it does so at once.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Which running deployment is meant.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ControlArgs {
+    #[command(flatten)]
+    pub(super) state: StateArgs,
+    /// The repo [default: that of the only deployment that runs]
+    #[arg(long, value_name = "REPO")]
+    pub(super) name: Option<RepoPath>,
+    /// The environment, with --name
+    #[arg(long, value_name = "ENV", default_value_t, requires = "name")]
+    pub(super) environment: Environment,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RetryArgs {
+    #[command(flatten)]
+    control: ControlArgs,
+    /// Those that failed or were not reached
+    #[arg(long, required = true)]
+    failed: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SkipArgs {
+    #[command(flatten)]
+    control: ControlArgs,
+    /// The host to go on without
+    host: NodeId,
+    /// Why, for whoever reads the result
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+/// What is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum Ask {
+    Pause,
+    Resume,
+    Promote,
+    Abort,
+    RetryFailed,
+    Skip { host: NodeId, reason: String },
+    Status,
+}
+
+/// What a deployment says of itself, once it may be asked.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    pub(super) about: About,
+    pub(super) release: String,
+    pub(super) sequence: u64,
+    pub(super) commit: Option<String>,
+}
+
+/// The control socket of a deployment; dropping it takes it away.
+pub(super) struct Control {
+    path: PathBuf,
+    task: AbortHandle,
+}
+
+impl Control {
+    /// Listens for commands, and passes them on. Whoever holds the state's lock may call it: a socket that is there is left over.
+    ///
+    /// # Errors
+    /// Where the socket cannot be made: most often its path is longer than a Unix socket's may be, 107 bytes.
+    pub(super) fn listen(
+        state: &StateDirectory,
+        subject: Subject,
+        requests: mpsc::Sender<Request>,
+    ) -> io::Result<Self> {
+        let folder = state.control();
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)?;
+        let (repo, environment) = &subject.about;
+        let path = socket_path(&folder, repo, environment);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let task = tokio::spawn(accept(listener, subject, requests)).abort_handle();
+        Ok(Self { path, task })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn accept(listener: UnixListener, subject: Subject, requests: mpsc::Sender<Request>) {
+    let mut clients = JoinSet::new();
+    loop {
+        while clients.len() >= CLIENTS_MAX {
+            clients.join_next().await;
+        }
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (subject, requests) = (subject.clone(), requests.clone());
+                clients.spawn(async move {
+                    let served = tokio::time::timeout(ANSWER_MAX, serve(stream, subject, requests));
+                    if let Ok(Err(error)) = served.await {
+                        tracing::debug!(%error, "a command's connection");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "commands are not taken any more");
+                return;
+            }
+        }
+    }
+}
+
+async fn serve(
+    stream: UnixStream,
+    subject: Subject,
+    requests: mpsc::Sender<Request>,
+) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    (&mut stream)
+        .take(LINE_BYTES_MAX)
+        .read_line(&mut line)
+        .await?;
+    let answer = match serde_json::from_str(&line) {
+        Ok(Ask::Status) => {
+            let (reply, looked) = oneshot::channel();
+            let look = Request::Look(Box::new(move |engine, now| {
+                let _ = reply.send(rollout_status::view(&subject, engine, now));
+            }));
+            let _ = requests.send(look).await;
+            looked
+                .await
+                .unwrap_or_else(|_| refusal("it is just ending"))
+        }
+        Ok(ask) => follow(ask, &requests).await,
+        Err(error) => refusal(&format!("not a command: {error}")),
+    };
+    stream.write_all(format!("{answer}\n").as_bytes()).await
+}
+
+async fn follow(ask: Ask, requests: &mpsc::Sender<Request>) -> Value {
+    let command = match ask {
+        Ask::Pause => Command::Pause,
+        Ask::Resume => Command::Resume,
+        Ask::Promote => Command::Promote,
+        Ask::Abort => Command::Abort,
+        Ask::RetryFailed => Command::RetryFailed,
+        Ask::Skip { host, reason } => Command::Skip { host, reason },
+        Ask::Status => unreachable!("it is no command to the engine"),
+    };
+    let (answer, followed) = oneshot::channel();
+    let _ = requests.send(Request::Command { command, answer }).await;
+    match followed.await {
+        Ok(Ok(())) => json!({ "ok": true }),
+        Ok(Err(error)) => refusal(&error.to_string()),
+        Err(_) => refusal("it is just ending"),
+    }
+}
+
+fn refusal(why: &str) -> Value {
+    json!({ "error": why })
+}
+
+/// Where the socket of a repo's deployment to an environment is: a short name, as a Unix socket's path may hold 107 bytes.
+fn socket_path(folder: &Path, repo: &RepoPath, environment: &Environment) -> PathBuf {
+    let hash = blake3::hash(format!("{environment}\0{repo}").as_bytes());
+    folder.join(format!("{}.sock", &hash.to_hex()[..16]))
+}
+
+/// Asks the deployment that is meant, and returns its answer; none where none runs.
+pub(super) async fn ask(args: &ControlArgs, ask: &Ask) -> Result<Option<Value>, CliError> {
+    let state = StateDirectory::open(&args.state.state)
+        .map_err(|error| CliError::failed("find the deployment", &error).hint(error.hint()))?;
+    let folder = state.control();
+    let Some(name) = &args.name else {
+        let mut running = running(&folder).await;
+        return match running.len() {
+            0 => Ok(None),
+            1 => {
+                let stream = running.remove(0);
+                say(stream, ask).await.map(Some)
+            }
+            _ => {
+                let mut names = Vec::new();
+                for stream in running {
+                    let status = say(stream, &Ask::Status).await?;
+                    let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();
+                    names.push(format!("{} to {}", text("repo"), text("environment")));
+                }
+                names.sort();
+                let names = names.join(", ");
+                Err(CliError::usage(format!("several deployments run: {names}"))
+                    .hint("--name and --environment say which one is meant".to_owned()))
+            }
+        };
+    };
+    match UnixStream::connect(socket_path(&folder, name, &args.environment)).await {
+        Ok(stream) => say(stream, ask).await.map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+/// What each deployment says of itself that runs with a state directory and was asked for.
+pub(super) async fn running_here(path: &Path, read: &ReadArgs) -> Result<Vec<Value>, CliError> {
+    let state = StateDirectory::open(path)
+        .map_err(|error| CliError::failed("find the deployment", &error).hint(error.hint()))?;
+    let mut all = Vec::new();
+    for stream in running(&state.control()).await {
+        let status = say(stream, &Ask::Status).await?;
+        let is = |key: &str, wanted: Option<&str>| {
+            wanted.is_none_or(|wanted| status[key].as_str() == Some(wanted))
+        };
+        let name = read.name.as_ref().map(RepoPath::as_str);
+        let environment = read.environment.as_ref().map(Environment::as_str);
+        if is("repo", name) && is("environment", environment) {
+            all.push(status);
+        }
+    }
+    Ok(all)
+}
+
+/// A connection to each deployment that answers.
+async fn running(folder: &Path) -> Vec<UnixStream> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut running = Vec::new();
+    for path in paths {
+        // What a killed deployment left answers nobody.
+        running.extend(UnixStream::connect(&path).await.ok());
+    }
+    running
+}
+
+async fn say(stream: UnixStream, ask: &Ask) -> Result<Value, CliError> {
+    let speak = async {
+        let mut stream = BufReader::new(stream);
+        let ask = serde_json::to_string(ask).expect("it is plain data");
+        stream.write_all(format!("{ask}\n").as_bytes()).await?;
+        let mut line = String::new();
+        stream.take(LINE_BYTES_MAX).read_line(&mut line).await?;
+        serde_json::from_str::<Value>(&line).map_err(io::Error::from)
+    };
+    let failed = |error: &io::Error| CliError::failed("speak to the deployment", error);
+    match tokio::time::timeout(ANSWER_MAX, speak).await {
+        Ok(answer) => answer.map_err(|error| failed(&error)),
+        Err(_) => Err(failed(&io::ErrorKind::TimedOut.into())),
+    }
+}
+
+/// Has a command followed, and says that it is.
+async fn tell(args: &ControlArgs, command: Ask, done: &str) -> Result<u8, CliError> {
+    let Some(answer) = ask(args, &command).await? else {
+        return Err(
+            CliError::usage("no deployment runs here that could be told so")
+                .code(exit::FAILED)
+                .hint("`scap-coordinator deploy` with the same arguments goes on with one that has ended".to_owned()),
+        );
+    };
+    match answer["error"].as_str() {
+        None => {
+            println!("{done}");
+            Ok(exit::DONE)
+        }
+        Some(why) => Err(CliError::usage(format!("not done: {}", why.escape_debug()))
+            .code(exit::FAILED)
+            .hint("`scap-coordinator status` says what it waits for".to_owned())),
+    }
+}
+
+pub(super) async fn pause(args: ControlArgs) -> Result<u8, CliError> {
+    let done = "paused: hosts finish what they were told, and nobody is told anything new";
+    tell(&args, Ask::Pause, done).await
+}
+
+pub(super) async fn resume(args: ControlArgs) -> Result<u8, CliError> {
+    tell(&args, Ask::Resume, "it goes on").await
+}
+
+pub(super) async fn promote(args: ControlArgs) -> Result<u8, CliError> {
+    tell(&args, Ask::Promote, "the next hosts go now").await
+}
+
+pub(super) async fn abort(args: ControlArgs) -> Result<u8, CliError> {
+    let done = "rolling back: every host that was switched goes back to what it ran";
+    tell(&args, Ask::Abort, done).await
+}
+
+pub(super) async fn retry(args: RetryArgs) -> Result<u8, CliError> {
+    let done = "hosts that failed or were not reached are tried again";
+    tell(&args.control, Ask::RetryFailed, done).await
+}
+
+pub(super) async fn skip(args: SkipArgs) -> Result<u8, CliError> {
+    let done = format!("it goes on without {}", args.host);
+    let SkipArgs {
+        control,
+        host,
+        reason,
+        ..
+    } = args;
+    tell(&control, Ask::Skip { host, reason }, &done).await
+}

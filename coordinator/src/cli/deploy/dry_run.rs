@@ -1,0 +1,134 @@
+//! `deploy --dry-run`: what would be done, from what is here. It writes nothing and contacts nobody.
+
+use bytes::Bytes;
+use scap_proto::{content::EncodedChunk, id::ChunkId};
+use serde_json::{Value, json};
+
+use super::{DeployArgs, about, find, read_inventory, size_of, targets::Targets};
+use crate::{
+    cli::{CliError, exit, human_bytes},
+    rollout::Wave,
+    snapshot::{ChunkSink, SinkError},
+    state::StateDirectory,
+};
+
+pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
+    let fleet = read_inventory(&args.fleet)?;
+    // That it is one, and no more: its lock is for those who write.
+    StateDirectory::open(&args.state.state)
+        .map_err(|error| CliError::failed("read the state", &error).hint(error.hint()))?;
+    let (tree, scap) = find(&args)?;
+    let (repo, environment) = about(&args, &scap)?;
+    let targets = Targets::of(fleet, &scap, &args)?;
+    let policy = &targets.policy;
+    let commit = tree
+        .commit()
+        .map(|commit| (commit.id.to_string(), commit.subject.clone()));
+    let work = move || tree.measure(&Nowhere);
+    let built = tokio::task::spawn_blocking(work)
+        .await
+        .expect("building does not panic")?;
+    if args.json {
+        let waves: Vec<Value> = policy.waves.iter().map(wave_json).collect();
+        let object = json!({
+            "schema": "scap.dry-run/1",
+            "repo": repo.as_str(),
+            "environment": environment.as_str(),
+            "commit": commit.as_ref().map(|(id, _)| id),
+            "snapshot": built.snapshot.id.to_string(),
+            "snapshot_bytes": built.descriptor.totals.bytes,
+            "snapshot_encoded_bytes": built.all.encoded_bytes,
+            "snapshot_entries": built.descriptor.totals.entries,
+            "prefetch": policy.prefetch.to_string(),
+            "waves": waves,
+        });
+        println!("{object}");
+        return Ok(exit::DONE);
+    }
+    let shown =
+        commit.map(|(id, subject)| format!("  {} \"{}\"", &id[..10], subject.escape_debug()));
+    println!(
+        "would deploy {repo} to {}{}",
+        environment,
+        shown.unwrap_or_default()
+    );
+    println!(
+        "snapshot {:.8}  {}",
+        built.snapshot.id.to_string(),
+        size_of(&built)
+    );
+    let encoded = built.all.encoded_bytes;
+    println!(
+        "the seed would send about {} where no host holds any of it",
+        human_bytes(encoded)
+    );
+    for line in plan_lines(&targets) {
+        println!("{line}");
+    }
+    println!("nothing was written, and no host was contacted");
+    Ok(exit::DONE)
+}
+
+/// How the release would go through the fleet, a line a wave.
+pub(super) fn plan_lines(targets: &Targets) -> Vec<String> {
+    let Targets { inventory, policy } = targets;
+    let waves = policy.waves.iter().map(|wave| {
+        let mut line = format!("wave {}  {} hosts", wave.name, wave.hosts().count());
+        if wave.groups.len() > 1 {
+            line += &format!(" in {} groups", wave.groups.len());
+        }
+        for limit in &wave.limits {
+            let of = limit.of.strip_suffix(&format!(" of wave {}", wave.name));
+            let of = of.map(|of| format!(" in {of}"));
+            line += &format!("  may lose {}{}", limit.allowed, of.unwrap_or_default());
+        }
+        if !wave.soak.is_zero() {
+            line += &format!("  soaks {} s", wave.soak.as_secs());
+        }
+        if wave.needs_approval {
+            line += "  needs approval";
+        }
+        line
+    });
+    let hosts = inventory.hosts.len();
+    let fetch = format!("{hosts} hosts, fetching ahead: {}", policy.prefetch);
+    std::iter::once(fetch).chain(waves).collect()
+}
+
+fn wave_json(wave: &Wave) -> Value {
+    let limits = wave.limits.iter();
+    let limits: Vec<Value> = limits
+        .map(
+            |limit| json!({ "of": limit.of, "hosts": limit.hosts.len(), "allowed": limit.allowed }),
+        )
+        .collect();
+    let groups: Vec<Vec<&str>> = wave
+        .groups
+        .iter()
+        .map(|group| group.iter().map(|host| host.as_str()).collect())
+        .collect();
+    json!({
+        "name": wave.name,
+        "groups": groups,
+        "limits": limits,
+        "soak_seconds": wave.soak.as_secs(),
+        "approval": wave.needs_approval,
+    })
+}
+
+/// Takes chunks, and keeps none.
+struct Nowhere;
+
+impl ChunkSink for Nowhere {
+    fn encoded_length(&self, _: &ChunkId) -> Option<u32> {
+        None
+    }
+
+    fn plain(&self, _: &ChunkId) -> Result<Option<Bytes>, SinkError> {
+        Ok(None)
+    }
+
+    fn put(&self, _: &EncodedChunk) -> Result<(), SinkError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! Where a rollout is that runs here, what it waits for, and what may be done: for `status`, progress and `deploy --json`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{control::Subject, progress::some};
+use crate::rollout::{Engine, HostProgress, HostState, Wait};
+
+const SCHEMA: &str = "scap.rollout/1";
+
+/// What a running rollout says of itself.
+pub(super) fn view(subject: &Subject, engine: &Engine, now: Duration) -> Value {
+    json!({
+        "schema": SCHEMA,
+        "repo": subject.about.0.as_str(),
+        "environment": subject.about.1.as_str(),
+        "release": subject.release,
+        "sequence": subject.sequence,
+        "commit": subject.commit,
+        "elapsed_seconds": now.as_secs_f64(),
+        "wait": engine.wait().map(|wait| wait_json(&wait, now)),
+        "waves": waves(engine),
+        "lost": lost(engine),
+    })
+}
+
+/// One wait, as JSON tells it everywhere.
+pub(super) fn wait_json(wait: &Wait, now: Duration) -> Value {
+    let hosts: Vec<&str> = wait.hosts.iter().map(|host| host.as_str()).collect();
+    let left = wait.until.map(|until| until.saturating_sub(now));
+    json!({
+        "on": wait.on.code(),
+        "wave": wait.wave,
+        "hosts": hosts,
+        "since_seconds": now.saturating_sub(wait.since).as_secs_f64(),
+        "left_seconds": left.map(|left| left.as_secs_f64()),
+        "moves": wait.on.moves(),
+    })
+}
+
+/// Each wave: how many of its hosts are where.
+pub(super) fn waves(engine: &Engine) -> Vec<Value> {
+    let waves = engine.policy().waves.iter();
+    waves
+        .map(|wave| {
+            let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+            for host in wave.hosts() {
+                *counts.entry(engine.hosts()[host].state.code()).or_default() += 1;
+            }
+            let all = wave.hosts().count();
+            let of = |state: &str| counts.get(state).copied().unwrap_or(0);
+            let outcome = match () {
+                () if of("promoted") == all => "done",
+                () if of("waiting") == all => "untouched",
+                () if of("rolled-back") > 0 => "rolled-back",
+                () if of("promoted") > 0 => "partial",
+                () => "unfinished",
+            };
+            json!({ "name": wave.name, "hosts": all, "outcome": outcome, "states": counts })
+        })
+        .collect()
+}
+
+/// Lost hosts, by identical reason, the largest group first.
+pub(super) fn lost(engine: &Engine) -> Vec<Value> {
+    let mut reasons: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for (name, host) in engine.hosts() {
+        if let Some(reason) = reason(host) {
+            let group = reasons.entry((host.state.code(), reason)).or_default();
+            group.push(name.as_str());
+        }
+    }
+    let mut groups: Vec<_> = reasons.into_iter().collect();
+    groups.sort_by_key(|(_, hosts)| std::cmp::Reverse(hosts.len()));
+    let group =
+        |((state, reason), hosts)| json!({ "state": state, "reason": reason, "hosts": hosts });
+    groups.into_iter().map(group).collect()
+}
+
+/// Why a host does not have the release, where there is a reason.
+pub(super) fn reason(host: &HostProgress) -> Option<&str> {
+    match &host.state {
+        HostState::Failed(reason) | HostState::Unreachable(reason) | HostState::Skipped(reason) => {
+            Some(reason)
+        }
+        HostState::Promoted => None,
+        _ => host.failure.as_deref(),
+    }
+}
+
+/// Prints what a deployment says of itself.
+pub(super) fn print(status: &Value) {
+    // Text that came from elsewhere is shown so that it does nothing to a terminal.
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .unwrap_or_default()
+            .escape_debug()
+            .to_string()
+    };
+    let seconds = |value: &Value| value.as_f64().unwrap_or_default();
+    println!(
+        "deploy {} to {}  release {:.8} #{}  {:.0} s",
+        text(&status["repo"]),
+        text(&status["environment"]),
+        text(&status["release"]),
+        status["sequence"],
+        seconds(&status["elapsed_seconds"]),
+    );
+    for wave in status["waves"].as_array().into_iter().flatten() {
+        let states = wave["states"].as_object().into_iter().flatten();
+        let states: Vec<String> = states.map(|(state, n)| format!("{state} {n}")).collect();
+        let states = states.join("  ");
+        println!(
+            "wave {}  {}  {states}",
+            text(&wave["name"]),
+            text(&wave["outcome"])
+        );
+    }
+    for group in status["lost"].as_array().into_iter().flatten() {
+        let (state, reason) = (text(&group["state"]), text(&group["reason"]));
+        println!("{state} {}: {reason}", some(&names(&group["hosts"])));
+    }
+    let wait = &status["wait"];
+    if wait.is_null() {
+        return;
+    }
+    let names = names(&wait["hosts"]);
+    let wave = wait["wave"]
+        .as_str()
+        .map(|wave| format!(" of wave {}", wave.escape_debug()));
+    let on = if names.is_empty() {
+        String::new()
+    } else {
+        format!(" on {}", some(&names))
+    };
+    let left = wait["left_seconds"].as_f64();
+    let left = left
+        .map(|left| format!(", {left:.0} s left"))
+        .unwrap_or_default();
+    let since = seconds(&wait["since_seconds"]);
+    println!(
+        "wait {}{}{on}  for {since:.0} s{left}",
+        text(&wait["on"]),
+        wave.unwrap_or_default()
+    );
+    let moves = text(&wait["moves"]);
+    if !moves.is_empty() {
+        println!("next {moves}");
+    }
+}
+
+fn names(hosts: &Value) -> Vec<&str> {
+    let hosts = hosts.as_array().into_iter().flatten();
+    hosts.filter_map(Value::as_str).collect()
+}

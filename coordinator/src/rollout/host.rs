@@ -1,0 +1,331 @@
+//! One host in a rollout: where it is, what it was told, and what its reports change.
+
+use std::time::Duration;
+
+use scap_proto::{
+    id::ReleaseId,
+    release::{BytesBySource, Outcome, Report, Stage},
+};
+
+use super::engine::Config;
+
+/// How long a host may take to say that it follows an order before it is told again; then twice as long, and so on up to the
+/// second. It says so at once.
+const RETELL: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(30));
+
+/// How soon a host that is said to be reached again is told again: others that come with it are told in the same breath.
+const RETELL_SOON: Duration = Duration::from_millis(50);
+
+/// How often a host may be told in vain before it is dialled from here: whoever relays for it may not do so.
+const TOLD_IN_VAIN_MAX: u32 = 2;
+
+/// How long a refusal stands before it counts: who follows our order says so right after it refused what somebody else sent.
+const REFUSAL: Duration = Duration::from_secs(2);
+
+/// Where one host is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostState {
+    /// Told nothing yet; at the end, never told.
+    Waiting,
+    /// Told to fetch.
+    Fetching,
+    /// Has it all.
+    Fetched,
+    /// Told to promote.
+    Promoting,
+    /// Has it live.
+    Promoted,
+    /// Told to go back.
+    Reverting,
+    /// Went back.
+    Reverted,
+    /// Tried, or would not; why.
+    Failed(String),
+    /// Not reached, or lost for too long; why.
+    Unreachable(String),
+    /// Left out by a person; why.
+    Skipped(String),
+}
+
+impl HostState {
+    /// Its word in JSON, in lower-case kebab.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Fetching => "fetching",
+            Self::Fetched => "fetched",
+            Self::Promoting => "promoting",
+            Self::Promoted => "promoted",
+            Self::Reverting => "rolling-back",
+            Self::Reverted => "rolled-back",
+            Self::Failed(_) => "failed",
+            Self::Unreachable(_) => "unreachable",
+            Self::Skipped(_) => "skipped",
+        }
+    }
+}
+
+/// What is known of one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostProgress {
+    /// Where it is.
+    pub state: HostState,
+    /// Its wave, counted from 0, and its group in there.
+    pub place: (usize, usize),
+    /// Why it was lost when it first was, whatever it did later.
+    pub failure: Option<String>,
+    /// Since when it has no control stream, by the engine's time, and why.
+    pub away: Option<(Duration, String)>,
+    /// Where its bytes came from.
+    pub bytes: BytesBySource,
+    /// Chunks it has, and knows of.
+    pub chunks: (u32, u32),
+    /// What it says it waits for; empty for nothing.
+    pub waiting: String,
+    /// How long fetching took.
+    pub fetch: Duration,
+    /// How long making the release's directory took.
+    pub prepare: Duration,
+    /// How long promoting took.
+    pub promote: Duration,
+    /// Whether it holds to the finalization.
+    pub is_finalized: bool,
+    /// Whether it may have the release live by our doing: it was told to promote, or said that it has it, and the release
+    /// is not its stable one. These are the hosts that a rollback reaches.
+    pub is_touched: bool,
+    /// Whether a person goes on without it, though it is lost.
+    pub(super) is_excused: bool,
+    /// Whether going back was given up.
+    pub(super) gave_up: bool,
+    /// The latest order for it.
+    pub(super) order: Option<Told>,
+    pub(super) moved_at: Duration,
+    pub(super) counter: u64,
+    bytes_before: BytesBySource,
+}
+
+/// An order to one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) number: u64,
+    pub(super) stage: Stage,
+    /// Whether it said that it follows it.
+    is_heard: bool,
+    /// When it is told again, unless it says so before.
+    again_at: Duration,
+    /// How often it was told again.
+    times: u32,
+    /// Since when it refuses it, and why.
+    refused: Option<(Duration, String)>,
+}
+
+/// What is to be done about an order that a host does not follow.
+pub(super) enum Unheard {
+    /// Nothing yet.
+    Nothing,
+    /// Tell it again, and dial it from here where so.
+    Tell { is_suspect: bool },
+    /// It will not.
+    Refused(String),
+}
+
+impl Told {
+    pub(super) fn new(now: Duration, number: u64, stage: Stage) -> Self {
+        Self {
+            number,
+            stage,
+            is_heard: false,
+            again_at: now + RETELL.0,
+            times: 0,
+            refused: None,
+        }
+    }
+
+    /// When there is something to do about it.
+    pub(super) fn wake_at(&self) -> Option<Duration> {
+        let refused = self.refused.as_ref().map(|(since, _)| *since + REFUSAL);
+        let again_at = (!self.is_heard).then_some(self.again_at);
+        refused.into_iter().chain(again_at).min()
+    }
+
+    /// What is due now, which counts as done.
+    pub(super) fn take_due(&mut self, now: Duration) -> Unheard {
+        if let Some((since, reason)) = &self.refused
+            && *since + REFUSAL <= now
+        {
+            return Unheard::Refused(format!("refused: {reason}"));
+        }
+        if self.is_heard || self.again_at > now {
+            return Unheard::Nothing;
+        }
+        let (first, longest) = RETELL;
+        self.again_at = now + (first * 2_u32.pow(self.times.min(8))).min(longest);
+        self.times += 1;
+        let is_suspect = self.times == TOLD_IN_VAIN_MAX;
+        Unheard::Tell { is_suspect }
+    }
+}
+
+impl HostProgress {
+    pub(super) fn new(place: (usize, usize)) -> Self {
+        Self {
+            state: HostState::Waiting,
+            place,
+            failure: None,
+            away: Some((Duration::ZERO, "not connected".into())),
+            bytes: BytesBySource::default(),
+            chunks: (0, 0),
+            waiting: String::new(),
+            fetch: Duration::ZERO,
+            prepare: Duration::ZERO,
+            promote: Duration::ZERO,
+            is_finalized: false,
+            is_touched: false,
+            is_excused: false,
+            gave_up: false,
+            order: None,
+            moved_at: Duration::ZERO,
+            counter: 0,
+            bytes_before: BytesBySource::default(),
+        }
+    }
+
+    /// Whether it was told something that it has not done yet.
+    pub fn is_busy(&self) -> bool {
+        use HostState::{Fetching, Promoting, Reverting};
+        matches!(self.state, Fetching | Promoting | Reverting)
+    }
+
+    /// Whether it failed or is not reached, and nobody goes on without it.
+    pub fn is_lost(&self) -> bool {
+        let is_lost = matches!(self.state, HostState::Failed(_) | HostState::Unreachable(_));
+        is_lost && !self.is_excused
+    }
+
+    /// When it is given up, unless it moves or comes back.
+    pub(super) fn deadline(&self, config: &Config) -> Duration {
+        match &self.away {
+            Some((since, _)) => *since + config.away_max,
+            None => self.moved_at + config.stall_max,
+        }
+    }
+
+    /// How it counts when it is given up.
+    pub(super) fn given_up(&self, config: &Config) -> HostState {
+        let stall = config.stall_max.as_secs();
+        match &self.away {
+            Some((_, reason)) => HostState::Unreachable(reason.clone()),
+            None if self.waiting.is_empty() => {
+                HostState::Failed(format!("no progress for {stall} s"))
+            }
+            None => HostState::Failed(format!(
+                "no progress for {stall} s; it waits for {}",
+                self.waiting
+            )),
+        }
+    }
+
+    /// What it was told may not have reached it.
+    pub(super) fn tell_soon(&mut self, now: Duration) {
+        if let Some(told) = self.order.as_mut() {
+            told.again_at = told.again_at.min(now + RETELL_SOON);
+        }
+    }
+
+    /// Takes in what the host says, and returns where it is now if that is elsewhere. What was replayed, or overtaken on its way,
+    /// says nothing.
+    pub(super) fn hear(
+        &mut self,
+        now: Duration,
+        report: Report,
+        release: ReleaseId,
+        sequence: u64,
+        epoch: u64,
+    ) -> Option<HostState> {
+        let refused = report.refused_release();
+        // A counter never repeats.
+        if report.counter <= self.counter {
+            return None;
+        }
+        self.counter = report.counter;
+        self.away = None;
+        if self.order.is_none() && report.release == Some(release) {
+            // It had been told of this release before: what it fetched then is not fetched now.
+            self.bytes_before = report.bytes;
+        }
+        if let Outcome::Refused { reason } = report.outcome {
+            if refused == Some(release)
+                && let Some(told) = self.order.as_mut().filter(|told| !told.is_heard)
+            {
+                told.refused.get_or_insert((now, reason));
+            }
+            return None;
+        }
+        if report.release != Some(release) {
+            return None;
+        }
+        let is_live = report.standing.live == Some(release);
+        self.is_finalized |= report.standing.finalized_sequence >= sequence;
+        self.is_touched = (self.is_touched || is_live) && !self.is_finalized;
+        let before = (self.chunks, self.bytes);
+        self.bytes = moved(report.bytes, self.bytes_before);
+        self.fetch = Duration::from_millis(report.fetch_millis);
+        self.prepare = Duration::from_millis(report.prepare_millis);
+        self.promote = Duration::from_millis(report.promote_millis);
+        self.waiting.clear();
+        let told = self.order.as_ref().map(|told| (epoch, told.number));
+        let is_about_latest = Some(report.directive) == told;
+        if let Some(order) = self.order.as_mut().filter(|_| is_about_latest) {
+            order.is_heard = true;
+            order.refused = None;
+        }
+        if let Outcome::Working {
+            chunks_held,
+            chunks_total,
+            waiting,
+        } = report.outcome
+        {
+            self.chunks = (chunks_held, chunks_total);
+            self.waiting = waiting;
+            if (self.chunks, self.bytes) != before {
+                self.moved_at = now;
+            }
+            return None;
+        }
+        // About an order before the latest: it will speak about that one too.
+        if !is_about_latest {
+            return None;
+        }
+        use HostState::{Failed, Fetched, Fetching, Promoted, Promoting, Reverted, Reverting};
+        let state = match (report.outcome, &self.state) {
+            (Outcome::Failed { reason }, Fetching | Promoting | Promoted | Reverting) => {
+                Failed(reason)
+            }
+            (Outcome::Done, Fetching) => Fetched,
+            (Outcome::Done, Promoting) if is_live => Promoted,
+            (Outcome::Done, Promoted) if !is_live => {
+                Failed("it had the release live and has it no more".into())
+            }
+            (Outcome::Done, Reverting) if !is_live => {
+                self.is_touched = false;
+                Reverted
+            }
+            _ => return None,
+        };
+        self.moved_at = now;
+        Some(state)
+    }
+}
+
+/// What was fetched since `before`; the rest was held already. An agent that restarted counts from 0 again.
+fn moved(now: BytesBySource, before: BytesBySource) -> BytesBySource {
+    if now.seed < before.seed || now.peers < before.peers {
+        return now;
+    }
+    let (seed, peers) = (now.seed - before.seed, now.peers - before.peers);
+    BytesBySource {
+        seed,
+        peers,
+        reuse: now.reuse + before.seed + before.peers,
+    }
+}

@@ -1,0 +1,271 @@
+//! Hosts that fail or are not reached, at the exact edge of what may be lost.
+
+use super::*;
+
+/// A canary `a`, and `b c d e`, of which some may be lost.
+fn with_budget(budget: Budget) -> Bench {
+    let rest = wave("rest", "b c d e").losing(budget);
+    let mut bench = Bench::of([wave("canary", "a"), rest]).start();
+    bench.done("a");
+    bench.done("a");
+    bench
+}
+
+#[test]
+fn as_many_failures_as_may_be_are_borne_and_one_more_is_not() {
+    for budget in [Budget::Count(2), Budget::Percent(50), Budget::Percent(74)] {
+        let mut bench = with_budget(budget);
+        bench.fails("b");
+        bench.done("c d e");
+        assert_eq!(bench.told_to(Stage::Promote), ["a", "c d e"], "{budget}");
+        bench.fails("c");
+        bench.done("d e");
+        assert_eq!(bench.finish(), Some(Verdict::Partial), "{budget}");
+
+        let mut bench = with_budget(budget);
+        bench.fails("b");
+        bench.done("c d e");
+        bench.fails("c");
+        bench.fails("d");
+        let cause = Cause::Budget {
+            of: "wave rest".into(),
+            failed: 3,
+            allowed: 2,
+        };
+        assert!(bench.seen.contains(&Output::RollsBack(cause)), "{budget}");
+        assert_eq!(bench.told_to(Stage::Revert), ["c d e"], "{budget}");
+    }
+}
+
+#[test]
+fn a_failed_canary_ends_it_and_the_rest_is_never_told() {
+    let mut bench = Bench::new("a", "b").start();
+    bench.done("a");
+    bench.fails("a");
+    assert_eq!(bench.told_to(Stage::Revert), ["a"], "it may have switched");
+    bench.done("a");
+    assert!(matches!(bench.verdict(), Some(Verdict::RolledBack(_))));
+    assert_eq!(bench.state("b"), HostState::Waiting);
+    assert_eq!(bench.told("b"), None);
+
+    // One that never had it all has nothing to go back from.
+    let mut bench = Bench::new("a", "b").start();
+    bench.fails("a");
+    assert!(matches!(bench.verdict(), Some(Verdict::RolledBack(_))));
+    assert_eq!(bench.orders().len(), 1);
+}
+
+#[test]
+fn a_dead_canary_pauses_the_rollout_and_touches_nothing() {
+    let mut bench = Bench::new("a", "b");
+    bench.away("a");
+    bench.feed(Input::Start);
+    bench.pass(31 * SECOND);
+    assert_eq!(bench.state("a"), HostState::Unreachable("lost".into()));
+    assert_eq!(bench.waits(), Some((WaitingOn::Budget, "a".into())));
+    bench.pass(3600 * SECOND);
+    assert_eq!(bench.verdict(), None, "it waits for a person, however long");
+    bench.feed(Input::Detach);
+    let expected = Verdict::Stopped(Some(WaitingOn::Budget));
+    assert_eq!(bench.verdict(), Some(&expected));
+    assert_eq!(bench.told_to(Stage::Promote), [""; 0]);
+    assert_eq!(bench.told_to(Stage::Revert), [""; 0]);
+}
+
+#[test]
+fn a_host_that_was_never_reached_is_given_up_at_its_turn_and_not_before() {
+    let waves = [
+        wave("canary", "a"),
+        wave("rest", "b").losing(Budget::Count(1)),
+    ];
+    let policy = Policy {
+        waves: waves.into(),
+        prefetch: Prefetch::Canary,
+    };
+    let mut bench = Bench::of(policy.waves);
+    bench.engine = Engine::new(bench.engine.config.clone());
+    bench.report("a", 0, Outcome::Idle, false);
+    bench.feed(Input::Start);
+    assert_eq!(bench.state("b"), HostState::Waiting);
+    bench.done("a");
+    bench.done("a");
+    let state = HostState::Unreachable("not connected".into());
+    assert_eq!(bench.state("b"), state);
+    assert_eq!(bench.finish(), Some(Verdict::Partial));
+}
+
+#[test]
+fn unreachable_hosts_beyond_what_may_be_lost_stop_promotion_and_never_roll_back() {
+    let mut bench = with_budget(Budget::Count(1));
+    bench.done("c d e");
+    bench.away("b");
+    bench.pass(31 * SECOND);
+    assert_eq!(
+        bench.told_to(Stage::Promote),
+        ["a", "c d e"],
+        "one may be lost"
+    );
+
+    let mut bench = with_budget(Budget::Count(1));
+    bench.away("b");
+    bench.fails("c");
+    bench.done("d e");
+    bench.pass(31 * SECOND);
+    // One failed, which may be; with the other it is one too many.
+    assert_eq!(bench.waits(), Some((WaitingOn::Budget, "b c".into())));
+    assert_eq!(bench.told_to(Stage::Promote), ["a"]);
+    assert_eq!(bench.told_to(Stage::Revert), [""; 0]);
+    // A second failure changes that.
+    bench.report("d", 3, failed("disk"), false);
+    assert_eq!(
+        bench.told_to(Stage::Revert),
+        [""; 0],
+        "it is fetched: its word counts no more"
+    );
+}
+
+#[test]
+fn a_dead_host_in_the_last_wave_holds_it_until_it_is_back_and_then_it_goes_on_by_itself() {
+    let mut bench = with_budget(Budget::Count(0));
+    bench.away("b");
+    bench.done("c d e");
+    bench.pass(31 * SECOND);
+    assert_eq!(bench.waits(), Some((WaitingOn::Budget, "b".into())));
+    bench.report("b", 3, Outcome::Idle, false);
+    assert_eq!(bench.waits(), Some((WaitingOn::Chunks, "b".into())));
+    bench.done("b");
+    assert_eq!(bench.told_to(Stage::Promote), ["a", "b c d e"]);
+    bench.done("b c d e");
+    assert_eq!(bench.finish(), Some(Verdict::Done));
+}
+
+#[test]
+fn nobody_is_told_to_promote_who_is_away() {
+    let mut bench = with_budget(Budget::Count(1));
+    bench.done("b");
+    bench.away("b");
+    bench.done("c d e");
+    assert_eq!(bench.waits(), Some((WaitingOn::Chunks, "b".into())));
+    bench.pass(31 * SECOND);
+    assert_eq!(bench.told_to(Stage::Promote), ["a", "c d e"]);
+    assert!(!bench.engine.hosts()[&name("b")].is_touched);
+}
+
+#[test]
+fn a_site_may_lose_less_than_its_wave() {
+    let site = |host: &NodeId| match host.as_str() {
+        "b" | "c" => "east",
+        _ => "west",
+    };
+    let rest = wave("rest", "b c d e").losing(Budget::Count(3));
+    let rest = rest.losing_in_each("site", Budget::Count(1), site);
+    let mut bench = Bench::of([rest]).start();
+    bench.fails("b");
+    bench.fails("d");
+    assert_eq!(bench.verdict(), None, "one in each");
+    bench.fails("c");
+    let expected = Cause::Budget {
+        of: "site east of wave rest".into(),
+        failed: 2,
+        allowed: 1,
+    };
+    assert_eq!(bench.verdict(), Some(&Verdict::RolledBack(expected)));
+}
+
+#[test]
+fn what_fails_ahead_of_its_turn_counts_at_its_turn() {
+    let mut bench =
+        Bench::of([wave("canary", "a").soaking(60 * SECOND), wave("rest", "b")]).start();
+    bench.done("a");
+    bench.done("a");
+    bench.fails("b");
+    bench.pass(59 * SECOND);
+    assert_eq!(
+        bench.waits(),
+        Some((WaitingOn::Soak, String::new())),
+        "there is time to mend it"
+    );
+    bench.pass(SECOND);
+    assert_eq!(bench.told_to(Stage::Revert), ["a"]);
+}
+
+#[test]
+fn a_host_that_is_lost_or_goes_back_while_it_soaks_is_not_healthy() {
+    let soaking = || {
+        Bench::of([
+            wave("canary", "a b").soaking(600 * SECOND),
+            wave("rest", "c"),
+        ])
+    };
+    let mut bench = soaking().start();
+    bench.done("a b");
+    bench.done("a b");
+    bench.report("a", 2, Outcome::Done, false);
+    assert_eq!(bench.told_to(Stage::Revert), ["a b"], "it has it no more");
+
+    let mut bench = soaking().start();
+    bench.done("a b");
+    bench.done("a b");
+    bench.report("b", 2, failed("the check failed"), true);
+    assert_eq!(bench.told_to(Stage::Revert), ["a b"]);
+
+    let mut bench = soaking().start();
+    bench.done("a b");
+    bench.done("a b");
+    bench.away("a");
+    bench.pass(29 * SECOND);
+    assert_eq!(bench.waits(), Some((WaitingOn::Soak, "a".into())));
+    bench.pass(SECOND);
+    assert_eq!(bench.waits(), Some((WaitingOn::Budget, "a".into())));
+    bench.pass(3600 * SECOND);
+    assert_eq!(bench.told_to(Stage::Promote), ["a b"]);
+    assert_eq!(bench.told_to(Stage::Revert), [""; 0]);
+}
+
+#[test]
+fn a_soak_does_not_end_while_one_of_its_hosts_is_away() {
+    let mut bench =
+        Bench::of([wave("canary", "a").soaking(60 * SECOND), wave("rest", "b")]).start();
+    bench.done("a");
+    bench.done("a");
+    bench.done("b");
+    bench.pass(50 * SECOND);
+    bench.away("a");
+    bench.pass(20 * SECOND);
+    assert_eq!(bench.waits(), Some((WaitingOn::Soak, "a".into())));
+    bench.report("a", 2, Outcome::Done, true);
+    assert_eq!(bench.told_to(Stage::Promote), ["a", "b"]);
+}
+
+#[test]
+fn a_rollout_in_which_nobody_gets_there_fails() {
+    let mut bench = Bench::of([wave("all", "a b").losing(Budget::Percent(100))]).start();
+    bench.fails("a");
+    bench.fails("b");
+    assert_eq!(bench.verdict(), Some(&Verdict::Failed));
+}
+
+#[test]
+fn of_forty_hosts_none_is_passed_over_when_others_fail() {
+    let names: Vec<String> = (10..50).map(|n| format!("h{n}")).collect();
+    let all = names.join(" ");
+    let mut bench = Bench::of([wave("all", &all)
+        .losing(Budget::Percent(25))
+        .in_groups_of(7)]);
+    bench.feed(Input::Start);
+    // Every fourth fails to fetch, which is as many as may.
+    for (at, name) in names.iter().enumerate() {
+        match at % 4 {
+            0 => bench.fails(name),
+            _ => bench.done(name),
+        }
+    }
+    while let Some((WaitingOn::Promotion, hosts)) = bench.waits() {
+        bench.done(&hosts);
+    }
+    assert_eq!(bench.finish(), Some(Verdict::Partial));
+    for (at, name) in names.iter().enumerate() {
+        let is_live = bench.state(name) == HostState::Promoted;
+        assert_eq!(is_live, at % 4 != 0, "{name}");
+    }
+}

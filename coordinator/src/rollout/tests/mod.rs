@@ -1,0 +1,225 @@
+//! The rollout engine, one behaviour each.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod commands;
+mod lost;
+mod random;
+mod rollback;
+mod telling;
+mod waves;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use scap_proto::{
+    id::{NodeId, ReleaseId},
+    release::{BytesBySource, Outcome, Report, Stage, Standing},
+};
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// An engine, and all that it said.
+struct Bench {
+    engine: Engine,
+    now: Duration,
+    counter: u64,
+    seen: Vec<Output>,
+}
+
+fn name(text: &str) -> NodeId {
+    text.parse().unwrap()
+}
+
+fn release() -> ReleaseId {
+    ReleaseId::of(b"release")
+}
+
+/// A wave of these hosts, separated by spaces, which may lose none.
+fn wave(title: &str, hosts: &str) -> Wave {
+    let hosts: BTreeSet<NodeId> = hosts.split_whitespace().map(name).collect();
+    Wave::new(title, hosts)
+}
+
+fn failed(reason: &str) -> Outcome {
+    Outcome::Failed {
+        reason: reason.into(),
+    }
+}
+
+impl Bench {
+    /// A canary wave, and one of the rest.
+    fn new(canary: &str, rest: &str) -> Self {
+        let waves = [wave("canary", canary), wave("rest", rest)];
+        Self::of(waves.into_iter().filter(|it| it.hosts().next().is_some()))
+    }
+
+    fn of(waves: impl IntoIterator<Item = Wave>) -> Self {
+        Self::prefetching(Prefetch::default(), waves)
+    }
+
+    fn prefetching(prefetch: Prefetch, waves: impl IntoIterator<Item = Wave>) -> Self {
+        let policy = Policy {
+            waves: waves.into_iter().collect(),
+            prefetch,
+        };
+        let config = Config {
+            release: release(),
+            sequence: 7,
+            epoch: 1,
+            policy,
+            away_max: 30 * SECOND,
+            stall_max: 60 * SECOND,
+            finalize_max: 5 * SECOND,
+        };
+        let mut bench = Self {
+            engine: Engine::new(config),
+            now: SECOND,
+            counter: 0,
+            seen: Vec::new(),
+        };
+        let hosts: Vec<NodeId> = bench.engine.hosts().keys().cloned().collect();
+        for host in hosts {
+            bench.feed(Input::Connected(host.clone()));
+            bench.report(host.as_str(), 0, Outcome::Idle, false);
+        }
+        bench
+    }
+
+    fn start(mut self) -> Self {
+        self.feed(Input::Start);
+        self
+    }
+
+    /// Lets time pass, with all that is to happen in it.
+    fn pass(&mut self, span: Duration) {
+        self.pass_to(self.now + span);
+    }
+
+    fn pass_to(&mut self, until: Duration) {
+        while let Some(at) = self.engine.poll_timeout().filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            self.feed(Input::Timeout);
+        }
+        self.now = until;
+    }
+
+    fn feed(&mut self, input: Input) {
+        self.engine.handle_input(self.now, input);
+        self.drain();
+    }
+
+    fn tell(&mut self, command: Command) -> Result<(), CommandError> {
+        let told = self.engine.command(self.now, command);
+        self.drain();
+        told
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.engine.poll_output() {
+            self.seen.push(output);
+        }
+    }
+
+    fn away(&mut self, host: &str) {
+        let reason = "lost".to_owned();
+        let host = name(host);
+        self.feed(Input::Away { host, reason });
+    }
+
+    fn report(&mut self, host: &str, number: u64, outcome: Outcome, live: bool) {
+        let report = self.next_report(host, number, outcome, live);
+        self.feed(Input::Report(Box::new(report)));
+    }
+
+    /// Hosts did what they were told last.
+    fn done(&mut self, hosts: &str) {
+        for host in hosts.split_whitespace() {
+            let (number, stage) = self.told(host).unwrap();
+            self.report(host, number, Outcome::Done, stage == Stage::Promote);
+        }
+    }
+
+    /// A host failed at what it was told last.
+    fn fails(&mut self, host: &str) {
+        let (number, _) = self.told(host).unwrap();
+        self.report(host, number, failed("disk"), false);
+    }
+
+    fn next_report(&mut self, host: &str, number: u64, outcome: Outcome, live: bool) -> Report {
+        self.counter += 1;
+        let standing = Standing {
+            live: live.then(release),
+            ..Standing::default()
+        };
+        Report {
+            host: name(host),
+            repo: "repo".parse().unwrap(),
+            environment: Default::default(),
+            release: Some(release()),
+            counter: self.counter,
+            stage: Stage::Fetch,
+            directive: (1, number),
+            outcome,
+            bytes: BytesBySource::default(),
+            fetch_millis: 1,
+            prepare_millis: 1,
+            promote_millis: 1,
+            standing,
+            extensions: Default::default(),
+        }
+    }
+
+    /// The latest order for a host.
+    fn told(&self, host: &str) -> Option<(u64, Stage)> {
+        let orders = self.orders().into_iter().rev();
+        let mut of_host = orders.filter(|(_, hosts, _)| hosts.split(' ').any(|it| it == host));
+        of_host.next().map(|(number, _, stage)| (number, stage))
+    }
+
+    /// All orders: the number, who, what.
+    fn orders(&self) -> Vec<(u64, String, Stage)> {
+        let order = |output: &Output| match output {
+            Output::Order {
+                number,
+                hosts,
+                stage,
+            } => {
+                let hosts: Vec<&str> = hosts.iter().map(NodeId::as_str).collect();
+                Some((*number, hosts.join(" "), *stage))
+            }
+            _ => None,
+        };
+        self.seen.iter().filter_map(order).collect()
+    }
+
+    /// Who was told a stage, order by order.
+    fn told_to(&self, stage: Stage) -> Vec<String> {
+        let orders = self.orders().into_iter().filter(|order| order.2 == stage);
+        orders.map(|(_, hosts, _)| hosts).collect()
+    }
+
+    fn state(&self, host: &str) -> HostState {
+        self.engine.hosts()[&name(host)].state.clone()
+    }
+
+    /// For what it waits, and for whom.
+    fn waits(&self) -> Option<(WaitingOn, String)> {
+        let wait = self.engine.wait()?;
+        let hosts: Vec<&str> = wait.hosts.iter().map(NodeId::as_str).collect();
+        Some((wait.on, hosts.join(" ")))
+    }
+
+    fn verdict(&self) -> Option<&Verdict> {
+        self.seen.iter().find_map(|output| match output {
+            Output::Ended(verdict) => Some(verdict),
+            _ => None,
+        })
+    }
+
+    /// Every host that is to confirm the finalization does not, and the time for it passes.
+    fn finish(&mut self) -> Option<Verdict> {
+        self.pass(6 * SECOND);
+        self.verdict().cloned()
+    }
+}

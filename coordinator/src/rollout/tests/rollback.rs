@@ -1,0 +1,143 @@
+//! Going back: who, in which order, and what is said of whom it is not known of.
+
+use super::*;
+
+/// Waves `a b` and `c d` are live, and `e f g` promotes.
+fn halfway() -> Bench {
+    let waves = [
+        wave("one", "a b"),
+        wave("two", "c d"),
+        wave("three", "e f g"),
+        wave("four", "h"),
+    ];
+    let mut bench = Bench::of(waves).start();
+    bench.done("a b");
+    bench.done("a b");
+    bench.done("c d e f g h");
+    bench.done("c d");
+    assert_eq!(bench.told_to(Stage::Promote), ["a b", "c d", "e f g"]);
+    bench
+}
+
+#[test]
+fn the_newest_wave_goes_back_first_and_who_was_not_touched_not_at_all() {
+    let mut bench = halfway();
+    bench.done("e");
+    bench.fails("f");
+    assert_eq!(
+        bench.told_to(Stage::Revert),
+        ["e f g"],
+        "g may be switching now"
+    );
+    assert_eq!(bench.waits(), Some((WaitingOn::Rollback, "e f g".into())));
+    bench.done("e f");
+    assert_eq!(bench.told_to(Stage::Revert).len(), 1);
+    bench.done("g");
+    assert_eq!(bench.told_to(Stage::Revert), ["e f g", "c d"]);
+    bench.done("c d");
+    bench.done("a b");
+    let reverted = bench.told_to(Stage::Revert);
+    assert_eq!(reverted, ["e f g", "c d", "a b"]);
+    assert!(matches!(bench.verdict(), Some(Verdict::RolledBack(_))));
+    assert_eq!(bench.state("h"), HostState::Fetched);
+    let hosts = bench.engine.hosts();
+    assert_eq!(
+        hosts[&name("f")].failure.as_deref(),
+        Some("disk"),
+        "the cause is kept"
+    );
+    assert!(hosts.values().all(|host| !host.is_touched));
+}
+
+#[test]
+fn a_host_that_says_it_is_back_and_has_the_release_live_is_not_believed() {
+    let mut bench = halfway();
+    bench.tell(Command::Abort).unwrap();
+    let (number, stage) = bench.told("e").unwrap();
+    assert_eq!(stage, Stage::Revert);
+    bench.report("e", number, Outcome::Done, true);
+    assert_eq!(bench.state("e"), HostState::Reverting);
+}
+
+#[test]
+fn whoever_cannot_be_reached_is_said_to_run_it_perhaps() {
+    let mut bench = halfway();
+    bench.done("e f g");
+    bench.away("c");
+    bench.tell(Command::Abort).unwrap();
+    bench.done("h");
+    bench.done("e f g");
+    bench.done("d");
+    bench.pass(31 * SECOND);
+    bench.done("a b");
+    assert_eq!(
+        bench.verdict(),
+        Some(&Verdict::RollbackIncomplete(Cause::Abort))
+    );
+    let touched = bench
+        .engine
+        .hosts()
+        .iter()
+        .filter(|(_, host)| host.is_touched);
+    let touched: Vec<&str> = touched.map(|(host, _)| host.as_str()).collect();
+    assert_eq!(touched, ["c"]);
+}
+
+#[test]
+fn a_host_that_comes_back_while_others_go_back_goes_too() {
+    let mut bench = halfway();
+    bench.away("e");
+    bench.pass(31 * SECOND);
+    bench.tell(Command::Abort).unwrap();
+    bench.pass(SECOND);
+    assert!(matches!(bench.state("e"), HostState::Unreachable(_)));
+    bench.report("e", 3, Outcome::Idle, true);
+    assert_eq!(bench.told("e").unwrap().1, Stage::Revert);
+    bench.done("e f g");
+    bench.done("c d");
+    bench.done("a b");
+    assert_eq!(bench.verdict(), Some(&Verdict::RolledBack(Cause::Abort)));
+}
+
+#[test]
+fn a_host_whose_stable_release_it_is_stays_with_it() {
+    let mut bench = Bench::new("a", "b");
+    let mut report = bench.next_report("a", 0, Outcome::Idle, true);
+    report.standing.finalized_sequence = 7;
+    bench.feed(Input::Report(Box::new(report)));
+    bench.feed(Input::Start);
+    bench.done("a");
+    bench.done("a");
+    bench.done("b");
+    bench.fails("b");
+    bench.done("b");
+    assert_eq!(bench.told_to(Stage::Revert), ["b"]);
+    assert!(matches!(bench.verdict(), Some(Verdict::RolledBack(_))));
+}
+
+#[test]
+fn what_an_interrupted_rollout_of_the_same_release_switched_goes_back_too() {
+    let mut bench = Bench::new("a", "b c");
+    // `c` was switched before, and has not had its turn in this one.
+    bench.report("c", 0, Outcome::Idle, true);
+    bench.feed(Input::Start);
+    bench.fails("a");
+    assert_eq!(bench.told_to(Stage::Revert), ["c"]);
+    bench.done("c");
+    assert!(matches!(bench.verdict(), Some(Verdict::RolledBack(_))));
+}
+
+#[test]
+fn a_host_that_will_not_go_back_is_named_and_the_others_go() {
+    let mut bench = Bench::new("a b", "c").start();
+    bench.done("a b");
+    bench.done("a b");
+    bench.tell(Command::Abort).unwrap();
+    bench.fails("a");
+    bench.done("b");
+    assert_eq!(
+        bench.verdict(),
+        Some(&Verdict::RollbackIncomplete(Cause::Abort))
+    );
+    assert_eq!(bench.state("a"), HostState::Failed("disk".into()));
+}

@@ -1,0 +1,136 @@
+//! Orders that are told again, and reports that say nothing.
+
+use super::*;
+
+impl Bench {
+    fn working(&mut self, host: &str, number: u64) {
+        let outcome = Outcome::Working {
+            chunks_held: 0,
+            chunks_total: 9,
+            waiting: String::new(),
+        };
+        self.report(host, number, outcome, false);
+    }
+
+    /// A host refuses what somebody sent.
+    fn refuse(&mut self, host: &str, of: ReleaseId) {
+        let outcome = Outcome::Refused {
+            reason: "no".into(),
+        };
+        let report = self.next_report(host, 0, outcome, false).refusing(of);
+        self.feed(Input::Report(Box::new(report)));
+    }
+}
+
+/// A rollout to hosts that may all be lost.
+fn lenient(hosts: &str) -> Bench {
+    Bench::of([wave("all", hosts).losing(Budget::Percent(100))]).start()
+}
+
+#[test]
+fn a_host_that_comes_back_is_told_again_and_a_replayed_report_says_nothing() {
+    let mut bench = lenient("a");
+    bench.feed(Input::Away {
+        host: name("a"),
+        reason: "restart".into(),
+    });
+    bench.feed(Input::Connected(name("a")));
+    bench.pass_to(2 * SECOND);
+    let orders = bench.orders();
+    assert_eq!(orders.len(), 2);
+    assert_eq!(orders[0], orders[1]);
+    bench.report("a", 1, Outcome::Done, false);
+    bench.counter -= 1;
+    bench.report("a", 2, Outcome::Done, true);
+    assert_eq!(bench.engine.hosts()[&name("a")].state, HostState::Promoting);
+}
+
+#[test]
+fn a_host_that_claims_to_be_done_without_having_it_live_is_not_believed() {
+    let mut bench = lenient("a");
+    bench.report("a", 1, Outcome::Done, false);
+    bench.report("a", 2, Outcome::Done, false);
+    assert_eq!(bench.engine.hosts()[&name("a")].state, HostState::Promoting);
+    bench.pass_to(bench.now + 60 * SECOND);
+    assert_eq!(bench.verdict(), Some(&Verdict::Failed));
+}
+
+#[test]
+fn an_order_that_nobody_confirms_is_told_again_and_its_host_dialled_from_here() {
+    let mut bench = lenient("a b c");
+    bench.working("c", 1);
+    bench.pass_to(8 * SECOND);
+    let again = (1, "a b".to_owned(), Stage::Fetch);
+    assert_eq!(
+        bench.orders(),
+        [(1, "a b c".to_owned(), Stage::Fetch), again.clone(), again]
+    );
+    let suspects = |bench: &Bench| {
+        let is_one = |output: &&Output| matches!(output, Output::Suspect { .. });
+        bench.seen.iter().filter(is_one).count()
+    };
+    assert_eq!(suspects(&bench), 2);
+    // That it is said to be reached is no news of it, and does not put off when it is given up.
+    bench.feed(Input::Connected(name("a")));
+    bench.working("b", 1);
+    bench.pass_to(14 * SECOND);
+    assert_eq!(bench.orders().len(), 4);
+    assert_eq!(bench.orders()[3].1, "a");
+    bench.pass_to(61 * SECOND);
+    let state = |host| bench.engine.hosts()[&name(host)].state.clone();
+    assert_eq!(state("a"), HostState::Failed("no progress for 60 s".into()));
+    assert_eq!(state("b"), HostState::Fetching);
+}
+
+#[test]
+fn a_refusal_counts_where_it_is_of_our_order_and_stands() {
+    let mut bench = lenient("a b c");
+    let state = |bench: &Bench, host| bench.engine.hosts()[&name(host)].state.clone();
+    // Somebody sends an order that has no authority, before ours is there, and after.
+    bench.refuse("a", release());
+    bench.working("a", 1);
+    bench.refuse("a", release());
+    bench.refuse("b", ReleaseId::of(b"another"));
+    bench.refuse("c", release());
+    assert_eq!(state(&bench, "c"), HostState::Fetching);
+    bench.pass_to(4 * SECOND);
+    assert_eq!(state(&bench, "a"), HostState::Fetching);
+    assert_eq!(state(&bench, "b"), HostState::Fetching);
+    assert_eq!(state(&bench, "c"), HostState::Failed("refused: no".into()));
+}
+
+#[test]
+fn that_a_host_is_reached_is_believed_when_it_says_so_itself() {
+    let mut bench = lenient("a b");
+    bench.working("a", 1);
+    let away = |bench: &mut Bench| {
+        let reason = "lost".to_owned();
+        let host = name("a");
+        bench.feed(Input::Away { host, reason });
+    };
+    away(&mut bench);
+    for second in 2..30 {
+        bench.pass_to(second * SECOND);
+        bench.feed(Input::Connected(name("a")));
+        away(&mut bench);
+    }
+    bench.pass_to(32 * SECOND);
+    let state = bench.engine.hosts()[&name("a")].state.clone();
+    assert_eq!(state, HostState::Unreachable("lost".into()));
+}
+
+#[test]
+fn a_finalization_is_told_again_to_who_did_not_confirm_it() {
+    let mut bench = lenient("a");
+    bench.report("a", 1, Outcome::Done, false);
+    bench.report("a", 2, Outcome::Done, true);
+    let told = |bench: &Bench| {
+        let is_one = |output: &&Output| matches!(output, Output::Finalize { .. });
+        bench.seen.iter().filter(is_one).count()
+    };
+    assert_eq!(told(&bench), 1);
+    bench.pass_to(bench.now + 3 * SECOND);
+    assert_eq!(told(&bench), 2);
+    bench.pass_to(bench.now + 3 * SECOND);
+    assert_eq!(bench.verdict(), Some(&Verdict::Done));
+}
