@@ -73,7 +73,7 @@ fn honest_hosts_finish_beside(conduct: Conduct) {
     });
 
     let (finished, report) = scene.deploy(&commit, &[(EVIL, evil.address())]);
-    assert_eq!(finished.code, Some(1), "{finished:#?}");
+    assert_eq!(finished.code, Some(5), "{finished:#?}");
     assert_eq!(report.failed(), [EVIL]);
     assert!(finished.stderr.contains(EVIL), "{finished:#?}");
     scene.assert_all_run(&commit);

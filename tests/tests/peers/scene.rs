@@ -116,6 +116,8 @@ impl Scene {
             CONNECT_SECS_MAX,
             "--stall-timeout",
             STALL_SECS_MAX,
+            "--budget",
+            &others.len().to_string(),
             "--yes",
             "--json",
         ]);
