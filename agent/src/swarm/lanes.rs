@@ -420,7 +420,10 @@ impl Transfer {
         if self.feed.count == 0 || self.one_each.is_some() {
             return;
         }
-        for side in self.sides.values_mut() {
+        for peer in &self.followers {
+            let Some(side) = self.sides.get_mut(peer) else {
+                continue;
+            };
             let Some(lanes) = side.follower.lanes.filter(|lanes| *lanes != 0) else {
                 continue;
             };
@@ -574,6 +577,7 @@ impl Swarm {
         let Some(side) = it.sides.get_mut(&peer) else {
             return;
         };
+        it.followers.insert(peer);
         side.follower.lanes = Some(lanes);
         side.follower.queue.clear();
         if it.one_each.is_none() {
@@ -598,9 +602,7 @@ impl Swarm {
         let Some(it) = self.transfers.get(&transfer).filter(|it| it.feed.count > 0) else {
             return;
         };
-        let follows = |side: &Side| side.follower.lanes.is_some_and(|lanes| lanes != 0);
-        let follow = it.sides.iter().filter(|(_, side)| follows(side));
-        for peer in follow.map(|(&peer, _)| peer).collect::<Vec<_>>() {
+        for peer in it.followers.clone() {
             self.push(transfer, peer);
         }
     }

@@ -106,8 +106,7 @@ impl Transfer {
         }
         side.opened = true;
         if self.one_each.is_none() {
-            let told = self.held.iter().filter(|&index| side.wants(index));
-            side.pending = told.collect();
+            self.tell_all(peer);
         }
     }
 

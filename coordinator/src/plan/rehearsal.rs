@@ -30,6 +30,8 @@ const DELIVERIES_MAX: u64 = 1 << 20;
 const CHUNKS_MIN: u64 = 256;
 /// Least bytes in a chunk: what a snapshot's chunks have on average.
 const CHUNK_BYTES_MIN: u64 = 128 * 1024;
+/// What the chunk list has of each chunk: its id, and its length in a few bytes.
+const LIST_BYTES_PER_CHUNK: u64 = 36;
 
 /// What is to be simulated.
 #[derive(Debug, Clone)]
@@ -101,9 +103,6 @@ impl Rehearsal {
             planned.map(|(host_of, planned)| host(host_of.rate_mbit, &planned.site, planned.wave));
         let parameters = Parameters::of_plan(plan);
         let (chunk_bytes, chunk_count) = chunks(size, inventory.hosts.len());
-        // One chunk is as much as the descriptor and the lists are together.
-        let mut stages = vec![1, chunk_count];
-        stages.dedup();
         let setup = Setup {
             seed: plan.random_seed,
             origin: host(inventory.seed_rate_mbit, home.unwrap_or_default(), 0),
@@ -112,8 +111,9 @@ impl Rehearsal {
             borders: sites.iter().map(border).collect(),
             shape: parameters.shape,
             origin_links: parameters.origin_links,
-            stages,
+            stages: vec![1, 1 + chunk_count],
             chunk_bytes,
+            first_chunk_bytes: list_bytes(size),
             unsteady_percent: 0,
             quantum_bytes: chunk_bytes.div_ceil(2),
             uploads: 8,
@@ -139,7 +139,7 @@ impl Rehearsal {
     /// Whether there are so many hosts that content is cut into fewer chunks than it could be. Some that leave the origin
     /// twice are then a larger share.
     pub fn is_coarse(&self) -> bool {
-        let chunks = self.setup.stages.last().copied().unwrap_or_default();
+        let chunks = self.setup.stages.last().copied().unwrap_or_default() - 1;
         let is_small = u64::from(self.setup.chunk_bytes) <= CHUNK_BYTES_MIN;
         !is_small && u64::from(chunks) < CHUNKS_MAX
     }
@@ -169,6 +169,12 @@ fn chunks(size: u64, hosts: usize) -> (u32, u32) {
     let count = size.div_ceil(bytes).max(1);
     let small = |number: u64| u32::try_from(number).expect("size is at most SIZE_MAX");
     (small(bytes), small(count))
+}
+
+/// Bytes in the descriptor and the chunk list of so much content, as a snapshot would cut it.
+fn list_bytes(size: u64) -> u32 {
+    let chunks = size.div_ceil(CHUNK_BYTES_MIN).max(1);
+    u32::try_from(chunks * LIST_BYTES_PER_CHUNK).expect("size is at most SIZE_MAX")
 }
 
 #[expect(

@@ -5,8 +5,8 @@
 //! one run, to the last event.
 //!
 //! # What is modelled
-//! - A chunk travels in quanta. An uplink sends one quantum at a time, its uploads taking turns; a
-//!   downlink takes quanta in the order they arrive. An upload pauses while what it has on the way
+//! - A chunk travels in quanta. An uplink sends one quantum at a time, its links taking turns, and on each one upload goes after the
+//!   other; a downlink takes quanta in the order they arrive. An upload pauses while what it has on the way
 //!   fills its window, so a slow receiver holds up neither the uplink nor its neighbours.
 //! - What crosses from one site to another passes the border of each, first in, first out, and nothing is lost there.
 //! - A node serves a few requests at a time, first come first served, at most half of them to one peer.
@@ -120,6 +120,8 @@ pub struct Setup {
     pub stages: Vec<u32>,
     /// Bytes in a chunk; at least 1.
     pub chunk_bytes: u32,
+    /// Bytes in the first one, where it stands for the descriptor and the lists; at least 1.
+    pub first_chunk_bytes: u32,
     /// By how many per cent of its time, at most, an uplink takes longer than it should, drawn anew for each host and
     /// second.
     pub unsteady_percent: u32,
@@ -145,6 +147,7 @@ impl Setup {
             origin_links: ORIGIN_LINKS,
             stages: vec![1, 3.min(chunk_count), chunk_count],
             chunk_bytes: 128 * 1024,
+            first_chunk_bytes: 128 * 1024,
             unsteady_percent: 0,
             quantum_bytes: 16 * 1024,
             uploads: 8,
@@ -169,6 +172,13 @@ impl Setup {
 
     fn chunk_count(&self) -> u32 {
         *self.stages.last().expect("stages are not empty")
+    }
+
+    fn chunk_bytes(&self, index: u32) -> u32 {
+        match index {
+            0 => self.first_chunk_bytes,
+            _ => self.chunk_bytes,
+        }
     }
 }
 
