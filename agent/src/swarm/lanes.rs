@@ -373,8 +373,8 @@ impl Transfer {
 
     /// At an origin, the lanes whose chunks go to the hosts that follow there, and to nobody else.
     pub(super) fn reserved(&self, now: Duration) -> LaneSet {
-        let claims = |side: &Side| side.follower.claims(now);
-        self.sides.values().map(claims).fold(0, |a, b| a | b)
+        let claims = |follower: &Follower| follower.claims(now);
+        self.followers.values().map(claims).fold(0, |a, b| a | b)
     }
 
     /// At an origin, finds hosts that take a lane and pass nothing on. What they have counts as not sent. Whether there
@@ -384,15 +384,14 @@ impl Transfer {
         let opened = self.sides.values().filter(is_near).count();
         if self.one_each.is_none() || opened < 2 {
             // Who is alone, a canary say, or has only slow borders to pass on over: that is not held against it.
-            for side in self.sides.values_mut() {
-                side.follower.unseen.clear();
+            for follower in self.followers.values_mut() {
+                follower.unseen.clear();
             }
             return false;
         }
         let (mut sinks, mut left) = (Vec::new(), false);
         let holders = &self.holders;
-        for (&peer, side) in &mut self.sides {
-            let follower = &mut side.follower;
+        for (&peer, follower) in &mut self.followers {
             let is_alone = |index: u32| holders.get(index as usize).is_some_and(|count| *count < 2);
             while (follower.unseen.front()).is_some_and(|(_, index)| !is_alone(*index)) {
                 follower.unseen.pop_front();
@@ -420,36 +419,35 @@ impl Transfer {
         if self.feed.count == 0 || self.one_each.is_some() {
             return;
         }
-        for peer in &self.followers {
-            let Some(side) = self.sides.get_mut(peer) else {
+        for (peer, follower) in &mut self.followers {
+            let Some(side) = self.sides.get(peer) else {
                 continue;
             };
-            let Some(lanes) = side.follower.lanes.filter(|lanes| *lanes != 0) else {
+            let Some(lanes) = follower.lanes.filter(|lanes| *lanes != 0) else {
                 continue;
             };
             let wanted =
                 |index: &u32| lanes & self.feed.lane(*index) != 0 && !side.has.contains(*index);
             let wanted = fresh.iter().copied().filter(wanted);
-            side.follower.queue.extend(wanted);
+            follower.queue.extend(wanted);
         }
     }
 
     /// What to push to a peer next.
     fn next_push(&mut self, peer: PeerId, now: Duration) -> Option<u32> {
-        let side = self.sides.get_mut(&peer)?;
-        let lanes = side.follower.lanes.filter(|lanes| *lanes != 0)?;
-        if !side.opened || !side.follower.has_room() {
+        let (side, follower) = (self.sides.get(&peer)?, self.followers.get_mut(&peer)?);
+        let lanes = follower.lanes.filter(|lanes| *lanes != 0)?;
+        if !side.opened || !follower.has_room() {
             return None;
         }
         let Some(one_each) = &self.one_each else {
-            while let Some(index) = side.follower.queue.pop_front() {
+            while let Some(index) = follower.queue.pop_front() {
                 if !side.has.contains(index) {
                     return Some(index);
                 }
             }
             return None;
         };
-        let side = self.sides.get(&peer)?;
         let reserved = self.reserved(now);
         let unsent = |lanes, word| one_each.unsent_word(word) & self.feed.mask(lanes, word);
         let mut first = None;
@@ -552,10 +550,8 @@ impl Swarm {
 
     pub(super) fn lanes_to(&mut self, peer: PeerId, transfer: TransferId, lanes: LaneSet) {
         let now = self.pace.now;
-        if let Some(it) = self.side(peer, transfer)
-            && let Some(side) = it.sides.get_mut(&peer)
-        {
-            side.follower.expected = Some((lanes, now));
+        if let Some(it) = self.side(peer, transfer) {
+            it.followers.entry(peer).or_default().expected = Some((lanes, now));
             self.wake_at(now + FOLLOW_WAIT);
         }
     }
@@ -577,13 +573,13 @@ impl Swarm {
         let Some(side) = it.sides.get_mut(&peer) else {
             return;
         };
-        it.followers.insert(peer);
-        side.follower.lanes = Some(lanes);
-        side.follower.queue.clear();
+        let follower = it.followers.entry(peer).or_default();
+        follower.lanes = Some(lanes);
+        follower.queue.clear();
         if it.one_each.is_none() {
             let wanted =
                 |index: &u32| lanes & it.feed.lane(*index) != 0 && !side.has.contains(*index);
-            side.follower.queue = it.held.iter().filter(wanted).collect();
+            follower.queue = it.held.iter().filter(wanted).collect();
         }
         // What it was told of it no longer asks for, but waits for.
         let feed = &it.feed;
@@ -602,7 +598,7 @@ impl Swarm {
         let Some(it) = self.transfers.get(&transfer).filter(|it| it.feed.count > 0) else {
             return;
         };
-        for peer in it.followers.clone() {
+        for peer in it.followers.keys().copied().collect::<Vec<_>>() {
             self.push(transfer, peer);
         }
     }
@@ -615,10 +611,11 @@ impl Swarm {
         };
         while let Some(index) = it.next_push(peer, now) {
             let bytes = it.lengths[index as usize];
-            let Some(side) = it.sides.get_mut(&peer) else {
+            let (Some(side), Some(follower)) =
+                (it.sides.get_mut(&peer), it.followers.get_mut(&peer))
+            else {
                 return;
             };
-            let follower = &mut side.follower;
             follower.in_flight_bytes += u64::from(bytes);
             let delivered = follower.meter.delivered;
             let at = now;
@@ -650,11 +647,10 @@ impl Swarm {
     /// A push ended, and the peer has the chunk.
     pub(super) fn push_ended(&mut self, peer: PeerId, transfer: TransferId, index: u32) {
         let now = self.pace.now;
-        let side = self
-            .transfers
-            .get_mut(&transfer)
-            .and_then(|it| it.sides.get_mut(&peer));
-        if let Some(follower) = side.map(|side| &mut side.follower)
+        let Some(it) = self.transfers.get_mut(&transfer) else {
+            return;
+        };
+        if let Some(follower) = it.followers.get_mut(&peer)
             && let Some(push) = follower.end(index)
         {
             let took = now.saturating_sub(push.at);
@@ -663,7 +659,9 @@ impl Swarm {
             follower
                 .meter
                 .add(u64::from(push.bytes), push.delivered, took);
-            follower.unseen.push_back((now, index));
+            if it.one_each.is_some() {
+                follower.unseen.push_back((now, index));
+            }
         }
     }
 
@@ -672,8 +670,8 @@ impl Swarm {
         let Some(it) = self.transfers.get_mut(&transfer) else {
             return;
         };
-        if let Some(side) = it.sides.get_mut(&peer) {
-            side.follower.end(index);
+        if let Some(follower) = it.followers.get_mut(&peer) {
+            follower.end(index);
         }
         // Most likely it has it; if not, it asks.
         it.gain(peer, index);

@@ -36,8 +36,8 @@ pub(super) struct Transfer {
     came: Vec<u32>,
     /// Sides with [`Side::is_upstream`].
     upstreams: BTreeSet<PeerId>,
-    /// Peers that follow or did.
-    pub(super) followers: BTreeSet<PeerId>,
+    /// What we push, to those that follow, or may by the plan.
+    pub(super) followers: BTreeMap<PeerId, Follower>,
     /// Set where the transfer starts out complete, see [`Reveal::OneEach`].
     pub(super) one_each: Option<OneEach>,
     /// When a chunk last came, or was first known.
@@ -71,8 +71,6 @@ pub(super) struct Side {
     pub(super) is_upstream: bool,
     /// [`Link::Far`].
     pub(super) is_far: bool,
-    /// What we push to it.
-    pub(super) follower: Follower,
 }
 
 pub(super) struct Allotment {
@@ -97,7 +95,7 @@ impl Transfer {
             sides: BTreeMap::new(),
             came: Vec::new(),
             upstreams: BTreeSet::new(),
-            followers: BTreeSet::new(),
+            followers: BTreeMap::new(),
             one_each: match policy.reveal {
                 Reveal::All => None,
                 Reveal::OneEach { eager } => Some(OneEach::new(eager)),

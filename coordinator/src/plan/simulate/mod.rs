@@ -347,7 +347,7 @@ impl Simulation {
         match event {
             Event::Alarm => {}
             Event::Wake(node) => self.wake(node),
-            Event::Message(message) => self.deliver(message),
+            Event::Message(message) => self.deliver(*message),
             Event::Sent { node, finished } => self.sent(node, finished),
             Event::Crosses { flow, bytes } => self.network.crosses(flow, bytes),
             Event::Arrived { flow, bytes } => {

@@ -25,7 +25,7 @@ pub(super) enum Event {
     Survey,
     /// A node's engine wants to be woken.
     Wake(NodeIndex),
-    Message(Envelope),
+    Message(Box<Envelope>),
     /// An uplink is free again, and has sent the last of an upload.
     Sent {
         node: NodeIndex,
@@ -218,21 +218,20 @@ impl Network {
 
     pub(super) fn schedule(&mut self, at: Duration, event: Event) {
         self.scheduled += 1;
-        self.queue.push(Scheduled {
-            at,
-            number: self.scheduled,
-            event,
-        });
+        let at = u64::try_from(at.as_nanos()).expect("500 years are enough");
+        let number = self.scheduled;
+        self.queue.push(Scheduled { at, number, event });
     }
 
     pub(super) fn send(&mut self, envelope: Envelope) {
         let at = self.now + self.path_delay(envelope.from, envelope.to);
-        self.schedule(at, Event::Message(envelope));
+        self.schedule(at, Event::Message(Box::new(envelope)));
     }
 
     /// Moves the clock to the next event.
     pub(super) fn next_event(&mut self) -> Option<Event> {
         let Scheduled { at, event, .. } = self.queue.pop()?;
+        let at = Duration::from_nanos(at);
         self.now = at;
         let (kind, one, other) = match &event {
             Event::Alarm => (0, 0, 0),
@@ -465,7 +464,8 @@ fn time_for(bytes: u32, bytes_per_sec: u64) -> Duration {
 
 /// Ordered so that a heap gives the earliest first, and of one instant the one scheduled first.
 struct Scheduled {
-    at: Duration,
+    /// In nanoseconds.
+    at: u64,
     number: u64,
     event: Event,
 }
