@@ -89,6 +89,10 @@ impl Daemon {
             Some(live) => report.running(live.snapshot.id),
             None => report,
         };
+        let report = match &repo.saved.plan {
+            Some((plan, _)) => report.holding(*plan),
+            None => report,
+        };
         match wants_seed {
             true => report.wanting_seed(),
             false => report,

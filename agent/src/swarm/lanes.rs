@@ -90,8 +90,18 @@ struct Lane {
     came: u32,
     /// How many had come when it last was seen to move, and when that was.
     moved: Option<(u32, Duration)>,
-    /// What others hold of it and we do not, since when we know, in the order of the news.
-    behind: VecDeque<(Duration, u32)>,
+    /// What others hold of it and we do not, by when we came to know, to within a [`TICK`].
+    behind: VecDeque<(Duration, Vec<u32>)>,
+}
+
+impl Lane {
+    /// Others hold a chunk that we do not.
+    fn note_behind(&mut self, now: Duration, index: u32) {
+        match self.behind.back_mut() {
+            Some((since, indexes)) if now < *since + TICK => indexes.push(index),
+            _ => self.behind.push_back((now, vec![index])),
+        }
+    }
 }
 
 impl Feed {
@@ -255,7 +265,10 @@ impl Transfer {
         let mut given_up = 0;
         for (number, lane) in self.feed.lanes.iter_mut().enumerate() {
             let held = &self.held;
-            lane.behind.retain(|(_, index)| !held.contains(*index));
+            lane.behind.retain_mut(|(_, indexes)| {
+                indexes.retain(|index| !held.contains(*index));
+                !indexes.is_empty()
+            });
             // At first it has to get here.
             let patience = if lane.came == 0 {
                 2 * BEHIND_MAX
@@ -265,7 +278,8 @@ impl Transfer {
             let is_due = lane.behind.front();
             let is_due = is_due.is_some_and(|(since, _)| *since + patience < now);
             if is_end {
-                for (_, index) in lane.behind.drain(..) {
+                let behind = lane.behind.drain(..);
+                for index in behind.flat_map(|(_, indexes)| indexes) {
                     self.feed.late.insert(index);
                     for side in self.sides.values_mut() {
                         side.dry &= !side.has.contains(index);
@@ -341,7 +355,7 @@ impl Transfer {
             }
             if self.feed.noted.insert(index) {
                 let lane = (index % self.feed.count) as usize;
-                self.feed.lanes[lane].behind.push_back((now, index));
+                self.feed.lanes[lane].note_behind(now, index);
             }
         }
     }

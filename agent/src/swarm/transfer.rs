@@ -1,7 +1,7 @@
 //! One transfer: what is held, what is wanted, who holds what, and which chunk to ask for next.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -15,6 +15,9 @@ use super::{
     lanes::{Feed, Follower},
     reveal::OneEach,
 };
+
+/// Once so many chunks came, it is looked which of them all were told of.
+const CAME_MAX: usize = 64;
 
 pub(super) struct Transfer {
     pub(super) policy: Policy,
@@ -32,8 +35,10 @@ pub(super) struct Transfer {
     /// By chunk in flight, whom it is asked of: one peer, or two where the first is slow.
     pub(super) asked: BTreeMap<u32, Vec<PeerId>>,
     pub(super) sides: BTreeMap<PeerId, Side>,
-    /// What is held, in the order in which it came: each side was told of it up to a place.
-    came: Vec<u32>,
+    /// What came lately, in that order: each side was told of it up to a place.
+    came: VecDeque<u32>,
+    /// How much came before that.
+    came_before: usize,
     /// Sides with [`Side::is_upstream`].
     upstreams: BTreeSet<PeerId>,
     /// What we push, to those that follow, or may by the plan.
@@ -93,7 +98,8 @@ impl Transfer {
             holders: Vec::new(),
             asked: BTreeMap::new(),
             sides: BTreeMap::new(),
-            came: Vec::new(),
+            came: VecDeque::new(),
+            came_before: 0,
             upstreams: BTreeSet::new(),
             followers: BTreeMap::new(),
             one_each: match policy.reveal {
@@ -142,7 +148,10 @@ impl Transfer {
         self.note_came(index);
         self.refresh_unsent(index);
         if self.one_each.is_none() {
-            self.came.push(index);
+            self.came.push_back(index);
+            if self.came.len().is_multiple_of(CAME_MAX) {
+                self.forget_told();
+            }
             for peer in self.upstreams.iter().filter(|peer| Some(**peer) != from) {
                 if let Some(side) = self.sides.get_mut(peer).filter(|side| side.opened) {
                     side.pending.push(index);
@@ -155,11 +164,21 @@ impl Transfer {
     /// A peer that opens the transfer is to be told of all that is held.
     pub(super) fn tell_all(&mut self, peer: PeerId) {
         if let Some(side) = self.sides.get_mut(&peer) {
-            side.told = 0;
-            if side.is_upstream {
-                side.pending = self.held.iter().collect();
-            }
+            let (held, has) = (self.held.iter(), &side.has);
+            let told = held.filter(|index| side.is_upstream || !has.contains(*index));
+            side.pending = told.collect();
+            side.told = self.came_before + self.came.len();
         }
+    }
+
+    /// Forgets what came, as far as all who want to know were told.
+    fn forget_told(&mut self) {
+        let sides = self.sides.values();
+        let waiting = sides.filter(|side| side.opened && !side.is_upstream);
+        let all = self.came_before + self.came.len();
+        let told = waiting.map(|side| side.told).min().unwrap_or(all);
+        self.came.drain(..told - self.came_before);
+        self.came_before = told;
     }
 
     /// What a peer is to be told of now, and has not itself.
@@ -170,9 +189,9 @@ impl Transfer {
         let mut news = std::mem::take(&mut side.pending);
         if side.opened && !side.is_upstream {
             let has = &side.has;
-            let fresh = self.came[side.told..].iter().copied();
+            let fresh = self.came.range(side.told - self.came_before..).copied();
             news.extend(fresh.filter(|index| !has.contains(*index)));
-            side.told = self.came.len();
+            side.told = self.came_before + self.came.len();
         }
         news
     }

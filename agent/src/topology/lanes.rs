@@ -89,13 +89,19 @@ impl<'a> Lanes<'a> {
     /// To whom a position pushes a lane.
     pub(super) fn children(self, lane: usize, position: usize) -> impl Iterator<Item = usize> {
         let (rank, inner) = (self.rank(lane, position), self.inner(lane));
-        let (first, end) = (self.first_child(lane, rank), self.first_child(lane, rank + 1));
+        let (first, end) = (
+            self.first_child(lane, rank),
+            self.first_child(lane, rank + 1),
+        );
         let (least, left) = (self.first_child(lane, inner), self.positions);
         let own = first.min(left)..end.min(left).min(least);
         // What is left at the end is dealt to those that pass the lane on, from the last.
         let more = (least + (inner - 1).saturating_sub(rank)..left).step_by(inner);
         let more = more.filter(move |&rank| self.helper(lane, rank).is_none());
-        let of_lane = (rank < inner).then(|| own.chain(more)).into_iter().flatten();
+        let of_lane = (rank < inner)
+            .then(|| own.chain(more))
+            .into_iter()
+            .flatten();
         let helped = self.helped(lane, position);
         of_lane.chain(helped).map(move |rank| self.at(lane, rank))
     }
@@ -129,10 +135,16 @@ impl<'a> Lanes<'a> {
         if self.outlets(lane) == 0 || slots_beside < needed_beside {
             return 0;
         }
-        let help = needed.saturating_sub(slots).min(slots_beside - needed_beside);
+        let help = needed
+            .saturating_sub(slots)
+            .min(slots_beside - needed_beside);
         // Each of those who help is itself fed by one that passes the lane on.
         let last_helper = self.inner(lane) + self.outlets(1 - lane) + help;
-        if last_helper <= slots.min(self.positions - help) { help } else { 0 }
+        if last_helper <= slots.min(self.positions - help) {
+            help
+        } else {
+            0
+        }
     }
 
     /// At a place in a lane that is fed by one that passes on the other: the place of that in the other.

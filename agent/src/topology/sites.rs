@@ -201,7 +201,11 @@ impl Sites {
     fn find_sources(&mut self) {
         let beside = self.sites_beside();
         let lanes = self.lanes;
-        let of_group = |number| (0..lanes).map(|lane| self.source(number, lane, &beside)).collect();
+        let of_group = |number| {
+            (0..lanes)
+                .map(|lane| self.source(number, lane, &beside))
+                .collect()
+        };
         let sources: Vec<Vec<Source>> = (0..self.groups.len()).map(of_group).collect();
         let mut outlets = vec![vec![0; lanes]; self.groups.len()];
         for (number, sources) in sources.iter().enumerate() {

@@ -20,6 +20,7 @@
 
 mod network;
 mod node;
+mod orders;
 mod report;
 
 use std::{
@@ -36,6 +37,7 @@ use scap_proto::id::NodeId;
 use crate::fleet::leases::Leases;
 use network::{Event, Network};
 use node::Node;
+pub use orders::{Orders, Roster, orders};
 pub use report::{Dropped, Outcome, WaveOutcome};
 
 /// A node of the simulation: 0 is the origin, the hosts follow.
@@ -168,6 +170,21 @@ impl Setup {
             host.site = at * count / hosts;
         }
         self
+    }
+
+    /// Between two nodes, one way.
+    fn path_delay(&self, one: NodeIndex, other: NodeIndex) -> Duration {
+        let host = |node: NodeIndex| match node {
+            ORIGIN => &self.origin,
+            _ => &self.hosts[node - 1],
+        };
+        let (one, other) = (host(one), host(other));
+        let border = |site: usize| self.borders.get(site).map_or(Duration::ZERO, |it| it.delay);
+        let between = match one.site == other.site {
+            true => Duration::ZERO,
+            false => border(one.site) + border(other.site),
+        };
+        one.delay + other.delay + between
     }
 
     fn chunk_count(&self) -> u32 {
