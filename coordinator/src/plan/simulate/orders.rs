@@ -320,3 +320,64 @@ impl World<'_> {
         Duration::from_secs_f64(bytes as f64 / host.up_bytes_per_sec as f64)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use scap_agent::relay::engine::split;
+
+    use super::*;
+
+    /// Hosts in so many sites, 40 ms from each other one way, in the order of the sites; the last ones stand behind two others.
+    fn fleet(hosts: usize, sites: usize, behind: u32) -> (Setup, Roster) {
+        let setup = Setup::equal(1, hosts, 1000, 8);
+        let setup = setup.sites(sites, 1000, Duration::from_millis(80));
+        let end = u32::try_from(hosts).unwrap();
+        let open = Branch {
+            first: 0,
+            end: end - behind,
+        };
+        let last = Branch {
+            first: open.end,
+            end,
+        };
+        let roster = Roster {
+            hosts: (1..=hosts).collect(),
+            branches: split(open, crate::fleet::hub::LINKS),
+            behind: Vec::from_iter((behind > 0).then_some((last, vec![0, 1]))),
+        };
+        (setup, roster)
+    }
+
+    #[test]
+    fn an_order_is_at_the_last_of_ten_thousand_hosts_in_less_than_a_second() {
+        let (setup, roster) = fleet(10_000, 20, 0);
+        for (what, bytes) in [("without the plan", 122_000), ("with it", 700_000)] {
+            let orders = orders(&setup, &roster, bytes).unwrap();
+            println!("{what}: {orders:?}");
+            assert!(orders.reached < Duration::from_secs(1), "{orders:?}");
+            assert!(orders.reported < Duration::from_secs(2), "{orders:?}");
+            assert!(orders.fanout <= 16, "{orders:?}");
+        }
+    }
+
+    #[test]
+    fn each_level_costs_the_delay_of_its_path() {
+        // Four links, and nobody below them.
+        let (setup, roster) = fleet(4, 1, 0);
+        let few = orders(&setup, &roster, 0).unwrap();
+        assert_eq!(few.reached, Duration::from_micros(500));
+        // One level more, in the same building.
+        let (setup, roster) = fleet(40, 1, 0);
+        let more = orders(&setup, &roster, 0).unwrap();
+        assert_eq!(more.reached, Duration::from_micros(1000));
+        assert!(more.formed > few.formed);
+    }
+
+    #[test]
+    fn hosts_behind_relays_are_ordered_and_heard_too() {
+        let (setup, roster) = fleet(60, 3, 20);
+        let orders = orders(&setup, &roster, 10_000).unwrap();
+        assert!(orders.reached < Duration::from_millis(400), "{orders:?}");
+    }
+}
