@@ -383,13 +383,7 @@ impl Daemon {
             Err(OrderError::NoPlan(_) | OrderError::Plan(PlanError::OtherPlan))
                 if is_without_plan =>
             {
-                // Who ordered takes us to keep it. That we do not is in our report, and then it comes along.
-                let targets = order.directive.targets_unverified();
-                if targets.is_some_and(|it| it.include(&self.trust.addressee.host)) {
-                    tracing::debug!(repo = %key.0, "an order without its plan, which is not here");
-                    self.report_now(&key).await;
-                }
-                return;
+                return self.report_lack_of_plan(&key, &order).await;
             }
             Err(error) => return self.refuse(&key, release, crate::error_chain(&error)).await,
         };
