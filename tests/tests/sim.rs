@@ -90,7 +90,7 @@ fn the_origin_sends_about_one_copy_to_fleets_of_every_size() {
         );
         assert!(outcome.duplicate_share < 0.03, "{hosts}");
         assert!(
-            ratio(&outcome) <= 1.25,
+            ratio(&outcome) <= 1.3,
             "{hosts}: {} × bound",
             ratio(&outcome)
         );
@@ -169,7 +169,8 @@ fn a_peer_that_sends_nothing_is_named_and_delays_nobody() {
         outcome.origin_copies
     );
     assert_eq!(outcome.dropped.len(), 7);
-    assert!(ratio(&outcome) < 1.2, "{} × bound", ratio(&outcome));
+    // By seed: what the origin gave it before it was found out leaves the origin again.
+    assert!(ratio(&outcome) < 1.4, "{} × bound", ratio(&outcome));
 }
 
 #[test]
@@ -246,14 +247,14 @@ fn with_lanes_fleets_of_every_size_are_close_to_the_bound_and_little_is_said() {
         );
         assert!(lanes.origin_copies <= 1.1, "{}", lanes.origin_copies);
         assert!(lanes.duplicate_share < 0.01, "{hosts}");
-        assert!(ratio(&lanes) <= 1.2, "{hosts}: {}", ratio(&lanes));
+        assert!(ratio(&lanes) <= 1.12, "{hosts}: {}", ratio(&lanes));
         assert!(hosts < 16 || 2 * lanes.messages < swarm.messages, "{hosts}");
     }
 }
 
 #[test]
 fn lanes_that_unsteady_links_hold_back_are_not_given_up_by_all() {
-    for (hosts, limit) in [(8, 1.25), (16, 1.3), (48, 1.55)] {
+    for (hosts, limit) in [(8, 1.25), (16, 1.3), (48, 1.4)] {
         let mut setup = with_lanes(Setup::equal(seed_from_env(), hosts, 20, 512));
         setup.unsteady_percent = 10;
         setup.quantum_bytes = 64 * 1024;
@@ -287,7 +288,7 @@ fn with_lanes_a_fleet_survives_crashes_of_hosts_and_of_the_origin() {
         "100 hosts with lanes, 30 crashes: {:.2} copies, {:.4} duplicate",
         outcome.origin_copies, outcome.duplicate_share
     );
-    assert!(outcome.origin_copies < 2.0, "{}", outcome.origin_copies);
+    assert!(outcome.origin_copies < 2.2, "{}", outcome.origin_copies);
 }
 
 #[test]
@@ -337,7 +338,7 @@ fn content_crosses_into_each_site_once_and_all_links_are_used() {
         (48, 3, (100, 20), 1024, 1.1),
         (48, 3, (100, 100), 1024, 1.2),
         (12, 4, (100, 50), 1024, 1.2),
-        (200, 20, (100, 100), 1024, 1.25),
+        (200, 20, (100, 100), 1024, 1.15),
         // Each host a site: what comes into one on two lanes does not share its border evenly.
         (5, 5, (100, 20), 256, 1.6),
     ] {

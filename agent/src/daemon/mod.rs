@@ -19,7 +19,7 @@ use std::{
 use scap_proto::{
     content::SnapshotRef,
     id::ReleaseId,
-    release::{Environment, Plan, Release, RepoPath, TreeId},
+    release::{Environment, Plan, Release, RepoPath, TreeId, plan::PlanError},
     transport::Rate,
     wire::control::{ControlMessage, Finalize, Order},
 };
@@ -47,7 +47,7 @@ use crate::{
     limits::{Cap, Limits},
     node::{self, ControlStream, Job, Node, NodeEvent, StartError, Tasks},
     store::{Store, StoreConfig, StoreError},
-    trust::{HostTrust, TrustError},
+    trust::{HostTrust, OrderError, TrustError},
 };
 
 /// How often progress is reported while something is in progress: often enough for a person to see
@@ -365,7 +365,7 @@ impl Daemon {
         }
     }
 
-    async fn order(&mut self, order: Order) {
+    async fn order(&mut self, mut order: Order) {
         // Whose it says to be, for the answer; believed only once verified.
         let Ok(claimed) = order.release.read_unverified() else {
             return tracing::warn!("an order whose release cannot be read");
@@ -373,8 +373,18 @@ impl Daemon {
         let key = (claimed.repo, claimed.environment);
         let release = order.release.id();
         let now = clock::now();
+        let is_without_plan = order.plan.is_none();
+        if is_without_plan {
+            let kept = self.repos.get(&key).and_then(|it| it.saved.plan.as_ref());
+            order.plan = kept.map(|(_, bytes)| bytes.clone());
+        }
         let verified = match self.trust.verify_order(order.clone(), now) {
             Ok(verified) => verified,
+            Err(OrderError::NoPlan(_) | OrderError::Plan(PlanError::OtherPlan))
+                if is_without_plan =>
+            {
+                return self.report_lack_of_plan(&key, &order).await;
+            }
             Err(error) => return self.refuse(&key, release, crate::error_chain(&error)).await,
         };
         let acceptance = self
@@ -415,7 +425,9 @@ impl Daemon {
                 tracing::info!(
                     repo = %key.0, release = %verified.release.id().short(),
                     sequence = verified.release.release().sequence,
-                    stage = ?verified.directive.stage, "order accepted"
+                    stage = ?verified.directive.stage,
+                    plan = if is_without_plan { "kept" } else { "came" },
+                    "order accepted"
                 );
                 self.repo(&key).follow(saved);
                 self.pursue(&key).await;

@@ -4,7 +4,7 @@ use scap_proto::{
     extensions::Extensions,
     id::ReleaseId,
     release::{Outcome, Report, SignedReport, Stage, report},
-    wire::control::ControlMessage,
+    wire::control::{ControlMessage, Order},
 };
 
 use super::{Daemon, Repo, RepoKey, control::ControlId};
@@ -27,6 +27,15 @@ impl Daemon {
     pub(super) async fn report_now(&mut self, key: &RepoKey) {
         if let Some(report) = self.report(key).await {
             self.send(None, report);
+        }
+    }
+
+    /// Who ordered takes us to keep the plan. That we do not is in our report, and then it comes along.
+    pub(super) async fn report_lack_of_plan(&mut self, key: &RepoKey, order: &Order) {
+        let targets = order.directive.targets_unverified();
+        if targets.is_some_and(|it| it.include(&self.trust.addressee.host)) {
+            tracing::debug!(repo = %key.0, "an order without its plan, which is not here");
+            self.report_now(key).await;
         }
     }
 
@@ -87,6 +96,10 @@ impl Daemon {
         };
         let report = match &repo.standing.live {
             Some(live) => report.running(live.snapshot.id),
+            None => report,
+        };
+        let report = match &repo.saved.plan {
+            Some((plan, _)) => report.holding(*plan),
             None => report,
         };
         match wants_seed {

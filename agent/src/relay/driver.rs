@@ -25,7 +25,7 @@ use crate::node::Node;
 pub use self::child::{At, Contact, resolve};
 
 /// How long what hosts say is gathered into one message, unless nothing was sent for as long.
-const GATHER: Duration = Duration::from_millis(50);
+pub const GATHER: Duration = Duration::from_millis(50);
 
 /// Most orders that wait to be read by one host; what comes with its part, all pages that it needs, counts as one. One that leaves so many is not reading, and counts as lost.
 const ORDERS_MAX: usize = 64;

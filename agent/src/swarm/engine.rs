@@ -205,16 +205,12 @@ impl Swarm {
             return;
         };
         let complete = transfer.missing == 0 && !fresh.is_empty();
-        let opened: Vec<_> = transfer
-            .sides
-            .iter()
-            .filter(|(_, side)| side.opened)
-            .map(|(&peer, _)| (id, peer))
-            .collect();
+        let sides = transfer.sides.iter();
+        let opened = sides.filter(|(_, side)| side.opened);
         if transfer.feed.is_fed() {
             self.telling.add_unhurried(id, self.pace.now);
-        } else if opened.len() <= TOLD_AT_ONCE_MAX {
-            self.pending.extend(opened);
+        } else if opened.clone().count() <= TOLD_AT_ONCE_MAX {
+            self.pending.extend(opened.map(|(&peer, _)| (id, peer)));
         } else {
             self.telling.add(id, fresh.len());
         }
@@ -397,11 +393,8 @@ impl Swarm {
 
     fn next_announcement(&mut self) -> Option<Output> {
         while let Some((transfer, peer)) = self.pending.pop_first() {
-            let side = self
-                .transfers
-                .get_mut(&transfer)
-                .and_then(|it| it.sides.get_mut(&peer));
-            let indexes = side.map(|it| std::mem::take(&mut it.pending));
+            let it = self.transfers.get_mut(&transfer);
+            let indexes = it.map(|it| it.take_news(peer));
             if let Some(indexes) = indexes.filter(|it| !it.is_empty()) {
                 return Some(Output::Announce {
                     peer,

@@ -90,8 +90,18 @@ struct Lane {
     came: u32,
     /// How many had come when it last was seen to move, and when that was.
     moved: Option<(u32, Duration)>,
-    /// What others hold of it and we do not, since when we know, in the order of the news.
-    behind: VecDeque<(Duration, u32)>,
+    /// What others hold of it and we do not, by when we came to know, to within a [`TICK`].
+    behind: VecDeque<(Duration, Vec<u32>)>,
+}
+
+impl Lane {
+    /// Others hold a chunk that we do not.
+    fn note_behind(&mut self, now: Duration, index: u32) {
+        match self.behind.back_mut() {
+            Some((since, indexes)) if now < *since + TICK => indexes.push(index),
+            _ => self.behind.push_back((now, vec![index])),
+        }
+    }
 }
 
 impl Feed {
@@ -255,7 +265,10 @@ impl Transfer {
         let mut given_up = 0;
         for (number, lane) in self.feed.lanes.iter_mut().enumerate() {
             let held = &self.held;
-            lane.behind.retain(|(_, index)| !held.contains(*index));
+            lane.behind.retain_mut(|(_, indexes)| {
+                indexes.retain(|index| !held.contains(*index));
+                !indexes.is_empty()
+            });
             // At first it has to get here.
             let patience = if lane.came == 0 {
                 2 * BEHIND_MAX
@@ -265,7 +278,8 @@ impl Transfer {
             let is_due = lane.behind.front();
             let is_due = is_due.is_some_and(|(since, _)| *since + patience < now);
             if is_end {
-                for (_, index) in lane.behind.drain(..) {
+                let behind = lane.behind.drain(..);
+                for index in behind.flat_map(|(_, indexes)| indexes) {
                     self.feed.late.insert(index);
                     for side in self.sides.values_mut() {
                         side.dry &= !side.has.contains(index);
@@ -341,7 +355,7 @@ impl Transfer {
             }
             if self.feed.noted.insert(index) {
                 let lane = (index % self.feed.count) as usize;
-                self.feed.lanes[lane].behind.push_back((now, index));
+                self.feed.lanes[lane].note_behind(now, index);
             }
         }
     }
@@ -373,8 +387,8 @@ impl Transfer {
 
     /// At an origin, the lanes whose chunks go to the hosts that follow there, and to nobody else.
     pub(super) fn reserved(&self, now: Duration) -> LaneSet {
-        let claims = |side: &Side| side.follower.claims(now);
-        self.sides.values().map(claims).fold(0, |a, b| a | b)
+        let claims = |follower: &Follower| follower.claims(now);
+        self.followers.values().map(claims).fold(0, |a, b| a | b)
     }
 
     /// At an origin, finds hosts that take a lane and pass nothing on. What they have counts as not sent. Whether there
@@ -384,15 +398,14 @@ impl Transfer {
         let opened = self.sides.values().filter(is_near).count();
         if self.one_each.is_none() || opened < 2 {
             // Who is alone, a canary say, or has only slow borders to pass on over: that is not held against it.
-            for side in self.sides.values_mut() {
-                side.follower.unseen.clear();
+            for follower in self.followers.values_mut() {
+                follower.unseen.clear();
             }
             return false;
         }
         let (mut sinks, mut left) = (Vec::new(), false);
         let holders = &self.holders;
-        for (&peer, side) in &mut self.sides {
-            let follower = &mut side.follower;
+        for (&peer, follower) in &mut self.followers {
             let is_alone = |index: u32| holders.get(index as usize).is_some_and(|count| *count < 2);
             while (follower.unseen.front()).is_some_and(|(_, index)| !is_alone(*index)) {
                 follower.unseen.pop_front();
@@ -420,33 +433,35 @@ impl Transfer {
         if self.feed.count == 0 || self.one_each.is_some() {
             return;
         }
-        for side in self.sides.values_mut() {
-            let Some(lanes) = side.follower.lanes.filter(|lanes| *lanes != 0) else {
+        for (peer, follower) in &mut self.followers {
+            let Some(side) = self.sides.get(peer) else {
+                continue;
+            };
+            let Some(lanes) = follower.lanes.filter(|lanes| *lanes != 0) else {
                 continue;
             };
             let wanted =
                 |index: &u32| lanes & self.feed.lane(*index) != 0 && !side.has.contains(*index);
             let wanted = fresh.iter().copied().filter(wanted);
-            side.follower.queue.extend(wanted);
+            follower.queue.extend(wanted);
         }
     }
 
     /// What to push to a peer next.
     fn next_push(&mut self, peer: PeerId, now: Duration) -> Option<u32> {
-        let side = self.sides.get_mut(&peer)?;
-        let lanes = side.follower.lanes.filter(|lanes| *lanes != 0)?;
-        if !side.opened || !side.follower.has_room() {
+        let (side, follower) = (self.sides.get(&peer)?, self.followers.get_mut(&peer)?);
+        let lanes = follower.lanes.filter(|lanes| *lanes != 0)?;
+        if !side.opened || !follower.has_room() {
             return None;
         }
         let Some(one_each) = &self.one_each else {
-            while let Some(index) = side.follower.queue.pop_front() {
+            while let Some(index) = follower.queue.pop_front() {
                 if !side.has.contains(index) {
                     return Some(index);
                 }
             }
             return None;
         };
-        let side = self.sides.get(&peer)?;
         let reserved = self.reserved(now);
         let unsent = |lanes, word| one_each.unsent_word(word) & self.feed.mask(lanes, word);
         let mut first = None;
@@ -549,10 +564,8 @@ impl Swarm {
 
     pub(super) fn lanes_to(&mut self, peer: PeerId, transfer: TransferId, lanes: LaneSet) {
         let now = self.pace.now;
-        if let Some(it) = self.side(peer, transfer)
-            && let Some(side) = it.sides.get_mut(&peer)
-        {
-            side.follower.expected = Some((lanes, now));
+        if let Some(it) = self.side(peer, transfer) {
+            it.followers.entry(peer).or_default().expected = Some((lanes, now));
             self.wake_at(now + FOLLOW_WAIT);
         }
     }
@@ -574,12 +587,13 @@ impl Swarm {
         let Some(side) = it.sides.get_mut(&peer) else {
             return;
         };
-        side.follower.lanes = Some(lanes);
-        side.follower.queue.clear();
+        let follower = it.followers.entry(peer).or_default();
+        follower.lanes = Some(lanes);
+        follower.queue.clear();
         if it.one_each.is_none() {
             let wanted =
                 |index: &u32| lanes & it.feed.lane(*index) != 0 && !side.has.contains(*index);
-            side.follower.queue = it.held.iter().filter(wanted).collect();
+            follower.queue = it.held.iter().filter(wanted).collect();
         }
         // What it was told of it no longer asks for, but waits for.
         let feed = &it.feed;
@@ -598,9 +612,7 @@ impl Swarm {
         let Some(it) = self.transfers.get(&transfer).filter(|it| it.feed.count > 0) else {
             return;
         };
-        let follows = |side: &Side| side.follower.lanes.is_some_and(|lanes| lanes != 0);
-        let follow = it.sides.iter().filter(|(_, side)| follows(side));
-        for peer in follow.map(|(&peer, _)| peer).collect::<Vec<_>>() {
+        for peer in it.followers.keys().copied().collect::<Vec<_>>() {
             self.push(transfer, peer);
         }
     }
@@ -613,10 +625,11 @@ impl Swarm {
         };
         while let Some(index) = it.next_push(peer, now) {
             let bytes = it.lengths[index as usize];
-            let Some(side) = it.sides.get_mut(&peer) else {
+            let (Some(side), Some(follower)) =
+                (it.sides.get_mut(&peer), it.followers.get_mut(&peer))
+            else {
                 return;
             };
-            let follower = &mut side.follower;
             follower.in_flight_bytes += u64::from(bytes);
             let delivered = follower.meter.delivered;
             let at = now;
@@ -648,11 +661,10 @@ impl Swarm {
     /// A push ended, and the peer has the chunk.
     pub(super) fn push_ended(&mut self, peer: PeerId, transfer: TransferId, index: u32) {
         let now = self.pace.now;
-        let side = self
-            .transfers
-            .get_mut(&transfer)
-            .and_then(|it| it.sides.get_mut(&peer));
-        if let Some(follower) = side.map(|side| &mut side.follower)
+        let Some(it) = self.transfers.get_mut(&transfer) else {
+            return;
+        };
+        if let Some(follower) = it.followers.get_mut(&peer)
             && let Some(push) = follower.end(index)
         {
             let took = now.saturating_sub(push.at);
@@ -661,7 +673,9 @@ impl Swarm {
             follower
                 .meter
                 .add(u64::from(push.bytes), push.delivered, took);
-            follower.unseen.push_back((now, index));
+            if it.one_each.is_some() {
+                follower.unseen.push_back((now, index));
+            }
         }
     }
 
@@ -670,8 +684,8 @@ impl Swarm {
         let Some(it) = self.transfers.get_mut(&transfer) else {
             return;
         };
-        if let Some(side) = it.sides.get_mut(&peer) {
-            side.follower.end(index);
+        if let Some(follower) = it.followers.get_mut(&peer) {
+            follower.end(index);
         }
         // Most likely it has it; if not, it asks.
         it.gain(peer, index);

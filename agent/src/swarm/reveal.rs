@@ -12,7 +12,6 @@ use rand::Rng;
 use super::{
     bitmap::{Bitmap, rarest},
     event::PeerId,
-    lanes::Follower,
     transfer::{Allotment, Side, Transfer},
 };
 
@@ -106,8 +105,7 @@ impl Transfer {
         }
         side.opened = true;
         if self.one_each.is_none() {
-            let told = self.held.iter().filter(|&index| side.wants(index));
-            side.pending = told.collect();
+            self.tell_all(peer);
         }
     }
 
@@ -118,8 +116,8 @@ impl Transfer {
         };
         side.opened = false;
         side.pending.clear();
-        side.follower = Follower::default();
         let allotted = std::mem::take(&mut side.allotted);
+        self.followers.remove(&peer);
         for (index, allotment) in allotted {
             self.release(index, allotment.lapsed);
         }
@@ -229,12 +227,14 @@ impl Transfer {
         let limit = (LAPSE * one_each.took).max(LAPSE_MIN);
         let mut left = false;
         let mut lapsed = Vec::new();
-        for side in self.sides.values_mut() {
+        for (peer, side) in &mut self.sides {
             for (&index, allotment) in &mut side.allotted {
                 left = true;
                 if !allotment.lapsed && now.saturating_sub(allotment.at) > limit {
                     allotment.lapsed = true;
-                    side.follower.demote(index);
+                    if let Some(follower) = self.followers.get_mut(peer) {
+                        follower.demote(index);
+                    }
                     lapsed.push(index);
                 }
             }

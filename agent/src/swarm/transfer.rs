@@ -1,6 +1,9 @@
 //! One transfer: what is held, what is wanted, who holds what, and which chunk to ask for next.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use rand::Rng;
 use scap_proto::limits::SNAPSHOT_CHUNKS_MAX;
@@ -12,6 +15,9 @@ use super::{
     lanes::{Feed, Follower},
     reveal::OneEach,
 };
+
+/// Once so many chunks came, it is looked which of them all were told of.
+const CAME_MAX: usize = 64;
 
 pub(super) struct Transfer {
     pub(super) policy: Policy,
@@ -29,6 +35,14 @@ pub(super) struct Transfer {
     /// By chunk in flight, whom it is asked of: one peer, or two where the first is slow.
     pub(super) asked: BTreeMap<u32, Vec<PeerId>>,
     pub(super) sides: BTreeMap<PeerId, Side>,
+    /// What came lately, in that order: each side was told of it up to a place.
+    came: VecDeque<u32>,
+    /// How much came before that.
+    came_before: usize,
+    /// Sides with [`Side::is_upstream`].
+    upstreams: BTreeSet<PeerId>,
+    /// What we push, to those that follow, or may by the plan.
+    pub(super) followers: BTreeMap<PeerId, Follower>,
     /// Set where the transfer starts out complete, see [`Reveal::OneEach`].
     pub(super) one_each: Option<OneEach>,
     /// When a chunk last came, or was first known.
@@ -48,8 +62,10 @@ pub(super) struct Side {
     pub(super) has: Bitmap,
     /// It wants to know what we hold.
     pub(super) opened: bool,
-    /// To be told.
+    /// To be told, beside what came since [`Self::told`].
     pub(super) pending: Vec<u32>,
+    /// How much of what came it was told of, or had itself by then.
+    told: usize,
     /// Told, not sent yet, and since when; only with [`Reveal::OneEach`].
     pub(super) allotted: BTreeMap<u32, Allotment>,
     /// We may ask it, so it counts as a holder.
@@ -60,15 +76,6 @@ pub(super) struct Side {
     pub(super) is_upstream: bool,
     /// [`Link::Far`].
     pub(super) is_far: bool,
-    /// What we push to it.
-    pub(super) follower: Follower,
-}
-
-impl Side {
-    /// Whether it is to be told that we hold a chunk, if it wants to know of any.
-    pub(super) fn wants(&self, index: u32) -> bool {
-        self.is_upstream || !self.has.contains(index)
-    }
 }
 
 pub(super) struct Allotment {
@@ -91,6 +98,10 @@ impl Transfer {
             holders: Vec::new(),
             asked: BTreeMap::new(),
             sides: BTreeMap::new(),
+            came: VecDeque::new(),
+            came_before: 0,
+            upstreams: BTreeSet::new(),
+            followers: BTreeMap::new(),
             one_each: match policy.reveal {
                 Reveal::All => None,
                 Reveal::OneEach { eager } => Some(OneEach::new(eager)),
@@ -137,8 +148,12 @@ impl Transfer {
         self.note_came(index);
         self.refresh_unsent(index);
         if self.one_each.is_none() {
-            for (&peer, side) in &mut self.sides {
-                if side.opened && side.wants(index) && Some(peer) != from {
+            self.came.push_back(index);
+            if self.came.len().is_multiple_of(CAME_MAX) {
+                self.forget_told();
+            }
+            for peer in self.upstreams.iter().filter(|peer| Some(**peer) != from) {
+                if let Some(side) = self.sides.get_mut(peer).filter(|side| side.opened) {
                     side.pending.push(index);
                 }
             }
@@ -146,8 +161,46 @@ impl Transfer {
         true
     }
 
+    /// A peer that opens the transfer is to be told of all that is held.
+    pub(super) fn tell_all(&mut self, peer: PeerId) {
+        if let Some(side) = self.sides.get_mut(&peer) {
+            let (held, has) = (self.held.iter(), &side.has);
+            let told = held.filter(|index| side.is_upstream || !has.contains(*index));
+            side.pending = told.collect();
+            side.told = self.came_before + self.came.len();
+        }
+    }
+
+    /// Forgets what came, as far as all who want to know were told.
+    fn forget_told(&mut self) {
+        let sides = self.sides.values();
+        let waiting = sides.filter(|side| side.opened && !side.is_upstream);
+        let all = self.came_before + self.came.len();
+        let told = waiting.map(|side| side.told).min().unwrap_or(all);
+        self.came.drain(..told - self.came_before);
+        self.came_before = told;
+    }
+
+    /// What a peer is to be told of now, and has not itself.
+    pub(super) fn take_news(&mut self, peer: PeerId) -> Vec<u32> {
+        let Some(side) = self.sides.get_mut(&peer) else {
+            return Vec::new();
+        };
+        let mut news = std::mem::take(&mut side.pending);
+        if side.opened && !side.is_upstream {
+            let has = &side.has;
+            let fresh = self.came.range(side.told - self.came_before..).copied();
+            news.extend(fresh.filter(|index| !has.contains(*index)));
+            side.told = self.came_before + self.came.len();
+        }
+        news
+    }
+
     /// Gives `peer` a side where it has none.
     pub(super) fn add_side(&mut self, peer: PeerId, askable: bool, link: Link) {
+        if link == Link::Upstream && !self.sides.contains_key(&peer) {
+            self.upstreams.insert(peer);
+        }
         self.sides.entry(peer).or_insert_with(|| Side {
             askable,
             is_upstream: link == Link::Upstream,
@@ -226,6 +279,8 @@ impl Transfer {
         self.close(peer);
         self.set_askable(peer, false);
         self.forget_parent(peer);
+        self.upstreams.remove(&peer);
+        self.followers.remove(&peer);
         self.sides.remove(&peer);
     }
 

@@ -7,15 +7,21 @@
 //! and all others below as leaves. Where the hosts do not divide evenly the last of a group has the leaves that are left,
 //! one or two too many.
 //!
+//! Some positions have an *outlet*: they feed somebody outside with their lane, and so have one child fewer. They are the first of it,
+//! so that what goes on from here went through few, and stand below each other. Where such a lane has too few left that pass it on,
+//! and of two lanes the other has more than it needs, the first of that have outlets too, each to a leaf of this one.
+//!
 //! The last position may be busy elsewhere. Of two lanes it then passes on none: where it would have one child, as with an even number of
 //! positions, the one before it, which also has one, takes its place in that lane, and so passes on some of both.
 
 /// The trees over so many positions.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Lanes {
+pub(super) struct Lanes<'a> {
     lanes: usize,
     positions: usize,
     is_last_busy: bool,
+    /// By lane, how many outside are to be fed with it; none where that is not said.
+    outlets: &'a [usize],
 }
 
 /// Where a position has a lane from.
@@ -26,14 +32,20 @@ pub(super) enum Feeder {
     Host(usize),
 }
 
-impl Lanes {
+impl<'a> Lanes<'a> {
     /// `lanes` and `positions` are at least 1.
     pub(super) fn new(lanes: usize, positions: usize) -> Self {
         Self {
             lanes,
             positions,
             is_last_busy: false,
+            outlets: &[],
         }
+    }
+
+    /// The same with room for so many outside, by lane.
+    pub(super) fn with_outlets(self, outlets: &'a [usize]) -> Self {
+        Self { outlets, ..self }
     }
 
     /// The same where the last position has other things to send, if that is said.
@@ -54,29 +66,123 @@ impl Lanes {
         self.at(lane, self.inner(lane) - 1)
     }
 
+    /// The position that feeds an outsider with a lane, of which there are several, numbered from 0. Where room was made for these, it
+    /// is one of the first of that lane; else the last that pass on a lane, each of which has the fewest below it, take turns.
+    pub(super) fn outlet(self, lane: usize, number: usize) -> usize {
+        match self.outlets(lane) {
+            0 => self.last_inner((lane + number) % self.lanes),
+            outlets => self.at(lane, number % outlets),
+        }
+    }
+
     /// Who pushes a lane to a position.
     pub(super) fn feeder(self, lane: usize, position: usize) -> Feeder {
         match self.rank(lane, position) {
             0 => Feeder::Root,
-            rank => {
-                let parent = ((rank - 1) / self.lanes).min(self.inner(lane) - 1);
-                Feeder::Host(self.at(lane, parent))
-            }
+            rank => Feeder::Host(match self.helper(lane, rank) {
+                Some(helper) => self.at(1 - lane, helper),
+                None => self.at(lane, self.parent(lane, rank)),
+            }),
         }
     }
 
     /// To whom a position pushes a lane.
     pub(super) fn children(self, lane: usize, position: usize) -> impl Iterator<Item = usize> {
         let (rank, inner) = (self.rank(lane, position), self.inner(lane));
-        let first = rank * self.lanes + 1;
-        let ranks = if rank >= inner {
-            0..0
-        } else if rank + 1 == inner {
-            first..self.positions.max(first)
-        } else {
-            first..(first + self.lanes).min(self.positions).max(first)
+        let (first, end) = (
+            self.first_child(lane, rank),
+            self.first_child(lane, rank + 1),
+        );
+        let (least, left) = (self.first_child(lane, inner), self.positions);
+        let own = first.min(left)..end.min(left).min(least);
+        // What is left at the end is dealt to those that pass the lane on, from the last.
+        let more = (least + (inner - 1).saturating_sub(rank)..left).step_by(inner);
+        let more = more.filter(move |&rank| self.helper(lane, rank).is_none());
+        let of_lane = (rank < inner)
+            .then(|| own.chain(more))
+            .into_iter()
+            .flatten();
+        let helped = self.helped(lane, position);
+        of_lane.chain(helped).map(move |rank| self.at(lane, rank))
+    }
+
+    /// How many of the first places of a lane have an outlet for it.
+    fn outlets(self, lane: usize) -> usize {
+        let wanted = self.outlets.get(lane).copied().unwrap_or(0);
+        if self.lanes < 2 || self.is_last_busy {
+            return 0;
+        }
+        wanted.min(self.inner(lane))
+    }
+
+    /// How many of the first places of a lane have one child fewer.
+    fn short(self, lane: usize) -> usize {
+        let helps = match self.lanes {
+            2 => self.help(1 - lane),
+            _ => 0,
         };
-        ranks.map(move |rank| self.at(lane, rank))
+        self.outlets(lane) + helps
+    }
+
+    /// Of two lanes, how many leaves of one are fed by those that pass on the other.
+    fn help(self, lane: usize) -> usize {
+        let spare = |lane: usize| {
+            let (slots, outlets) = (2 * self.inner(lane), self.outlets(lane));
+            (slots.saturating_sub(outlets), self.positions - 1)
+        };
+        let (slots, needed) = spare(lane);
+        let (slots_beside, needed_beside) = spare(1 - lane);
+        if self.outlets(lane) == 0 || slots_beside < needed_beside {
+            return 0;
+        }
+        let help = needed
+            .saturating_sub(slots)
+            .min(slots_beside - needed_beside);
+        // Each of those who help is itself fed by one that passes the lane on.
+        let last_helper = self.inner(lane) + self.outlets(1 - lane) + help;
+        if last_helper <= slots.min(self.positions - help) {
+            help
+        } else {
+            0
+        }
+    }
+
+    /// At a place in a lane that is fed by one that passes on the other: the place of that in the other.
+    fn helper(self, lane: usize, rank: usize) -> Option<usize> {
+        if self.lanes != 2 {
+            return None;
+        }
+        let number = self.positions - 1 - rank;
+        (number < self.help(lane)).then(|| self.outlets(1 - lane) + number)
+    }
+
+    /// The place in a lane that a position feeds though it passes on the other.
+    fn helped(self, lane: usize, position: usize) -> Option<usize> {
+        if self.lanes != 2 {
+            return None;
+        }
+        let beside = self.rank(1 - lane, position);
+        let number = beside.checked_sub(self.outlets(1 - lane))?;
+        (number < self.help(lane)).then(|| self.positions - 1 - number)
+    }
+
+    /// The first place below one that passes a lane on, where these are dealt out one after the other.
+    fn first_child(self, lane: usize, rank: usize) -> usize {
+        rank * self.lanes + 1 - rank.min(self.short(lane))
+    }
+
+    /// The place above one that is not the first.
+    fn parent(self, lane: usize, rank: usize) -> usize {
+        let (inner, short) = (self.inner(lane), self.short(lane));
+        let least = self.first_child(lane, inner);
+        if rank >= least {
+            return inner - 1 - (rank - least) % inner;
+        }
+        let after_short = self.first_child(lane, short);
+        match rank.checked_sub(after_short) {
+            Some(after) => short + after / self.lanes,
+            None => (rank - 1) / (self.lanes - 1),
+        }
     }
 
     /// The group at the top of a lane. With fewer positions than lanes they have several lanes each.
@@ -171,6 +277,43 @@ mod tests {
                 }
                 prop_assert_eq!(reached.len(), positions);
             }
+        }
+    }
+
+    proptest! {
+        /// Of two lanes together nobody sends more than two shares, as long as the hosts can send what is wanted at all.
+        #[test]
+        fn whoever_feeds_others_outside_is_near_the_top_and_sends_no_more_than_the_rest(
+            positions in 1usize..200, own in 0usize..3, of_two in any::<bool>(),
+        ) {
+            // To as many outside as it takes in: one on each lane, or two on one of them.
+            let outlets = if of_two { [[2, 0], [0, 2], [0, 0]][own] } else { [[1, 1], [1, 0], [0, 1]][own] };
+            let trees = Lanes::new(2, positions).with_outlets(&outlets);
+            let mut sends = vec![0; positions];
+            for (lane, &wanted) in outlets.iter().enumerate() {
+                let mut depths = vec![0; positions];
+                let mut queue = vec![trees.root(lane)];
+                let mut reached = 1;
+                while let Some(parent) = queue.pop() {
+                    for child in trees.children(lane, parent) {
+                        prop_assert_eq!(trees.feeder(lane, child), Feeder::Host(parent));
+                        depths[child] = depths[parent] + 1;
+                        reached += 1;
+                        sends[parent] += 1;
+                        queue.push(child);
+                    }
+                }
+                prop_assert_eq!(reached, positions);
+                for number in 0..wanted {
+                    let outlet = trees.outlet(lane, number);
+                    sends[outlet] += 1;
+                    prop_assert!(depths[outlet] <= number, "{}", depths[outlet]);
+                }
+                let most = *depths.iter().max().unwrap();
+                prop_assert!(most <= positions.ilog2() as usize + 3, "{most} hops");
+            }
+            let most = *sends.iter().max().unwrap();
+            prop_assert!(most <= if positions < 6 { 4 } else { 2 }, "{sends:?}");
         }
     }
 

@@ -19,6 +19,9 @@ use super::lanes::{Feeder, Lanes};
 /// Hosts of a site that may fetch from outside beside the entries, in case those fail.
 const SPARE_GATEWAYS: usize = 2;
 
+/// Hosts beside each exit that the gateways of a site it feeds are linked to, in case that fails.
+const FEEDERS_BESIDE: usize = 2;
+
 /// Lanes over sites where content has none of its own: so that no site must pass on two copies.
 const SITE_LANES: usize = 2;
 
@@ -50,6 +53,8 @@ pub(super) struct Group {
     pub(super) site: usize,
     /// Whether the last of its hosts is the only one that others stand behind.
     is_last_busy: bool,
+    /// By lane, how many groups that begin with it have it from here.
+    outlets: Vec<usize>,
     /// By lane.
     pub(super) sources: Vec<Source>,
     /// The groups that it feeds, on which lane, and which of its hosts does.
@@ -65,18 +70,15 @@ pub(super) struct Fed {
 }
 
 impl Group {
-    pub(super) fn trees(&self, lanes: usize) -> Lanes {
-        Lanes::new(lanes, self.hosts.len()).with_last_busy(self.is_last_busy)
+    pub(super) fn trees(&self, lanes: usize) -> Lanes<'_> {
+        Lanes::new(lanes, self.hosts.len())
+            .with_last_busy(self.is_last_busy)
+            .with_outlets(&self.outlets)
     }
 
     /// Which host is fed from outside on a lane.
     pub(super) fn entry(&self, lanes: usize, lane: usize) -> usize {
         self.hosts.start + self.trees(lanes).root(lane)
-    }
-
-    /// A host that feeds another group: the last that passes on a lane of its own, since it has the fewest below it.
-    fn exit(&self, lanes: usize, lane: usize) -> usize {
-        self.hosts.start + self.trees(lanes).last_inner(lane)
     }
 }
 
@@ -132,6 +134,7 @@ impl Sites {
                     wave,
                     site,
                     is_last_busy: false,
+                    outlets: Vec::new(),
                     sources: Vec::new(),
                     feeds: Vec::new(),
                 }),
@@ -143,8 +146,8 @@ impl Sites {
             group.is_last_busy = busy == [group.hosts.end - 1];
         }
         for (number, site) in sites.iter_mut().enumerate() {
-            let first = groups.iter().find(|group| group.site == number);
-            let first = first.map_or(0, |group| group.hosts.len());
+            let first = groups.partition_point(|group| group.site < number);
+            let first = groups[first].hosts.len();
             site.entries = lanes.min(first);
             site.gateways = (lanes + SPARE_GATEWAYS).min(site.hosts.len());
         }
@@ -196,22 +199,38 @@ impl Sites {
     }
 
     fn find_sources(&mut self) {
-        for number in 0..self.groups.len() {
-            let sources: Vec<Source> = (0..self.lanes)
-                .map(|lane| self.source(number, lane))
-                .collect();
+        let beside = self.sites_beside();
+        let lanes = self.lanes;
+        let of_group = |number| {
+            (0..lanes)
+                .map(|lane| self.source(number, lane, &beside))
+                .collect()
+        };
+        let sources: Vec<Vec<Source>> = (0..self.groups.len()).map(of_group).collect();
+        let mut outlets = vec![vec![0; lanes]; self.groups.len()];
+        for (number, sources) in sources.iter().enumerate() {
+            for (lane, source) in sources.iter().enumerate() {
+                // Who begins later is fed by links that are idle by then.
+                if let Source::Group(feeder) = *source
+                    && self.groups[feeder].wave == self.groups[number].wave
+                {
+                    outlets[feeder][lane] += 1;
+                }
+            }
+        }
+        for (group, outlets) in self.groups.iter_mut().zip(outlets) {
+            group.outlets = outlets;
+        }
+        for (number, sources) in sources.into_iter().enumerate() {
             for (lane, source) in sources.iter().enumerate() {
                 let (feeder, exit) = match *source {
                     Source::Origin => continue,
                     Source::Relay(relay) => (self.group_of(relay), relay),
                     Source::Group(feeder) => {
-                        // Each has room for one more below it: several on one lane are dealt to all of them.
                         let group = &self.groups[feeder];
                         let on_lane = group.feeds.iter().filter(|fed| fed.lane == lane).count();
-                        (
-                            feeder,
-                            group.exit(self.lanes, (lane + on_lane) % self.lanes),
-                        )
+                        let exit = group.trees(lanes).outlet(lane, on_lane);
+                        (feeder, group.hosts.start + exit)
                     }
                 };
                 self.groups[feeder].feeds.push(Fed {
@@ -224,9 +243,28 @@ impl Sites {
         }
     }
 
+    /// By enclave and wave, the first groups of the sites that begin with it, beside the origin's.
+    fn sites_beside(&self) -> BTreeMap<(usize, u32), Vec<usize>> {
+        let mut beside: BTreeMap<(usize, u32), Vec<usize>> = BTreeMap::new();
+        for (number, group) in self.groups.iter().enumerate() {
+            let site = &self.sites[group.site];
+            let is_first = number == 0 || self.groups[number - 1].site != group.site;
+            if is_first && !site.has_origin {
+                let begins = (site.enclave, group.wave);
+                beside.entry(begins).or_default().push(number);
+            }
+        }
+        beside
+    }
+
     /// Where a group has a lane from. Every step leads to an earlier wave, to the origin's site, or up a tree, or, by a
     /// relay, to an enclave before, so all end at the origin.
-    fn source(&self, number: usize, lane: usize) -> Source {
+    fn source(
+        &self,
+        number: usize,
+        lane: usize,
+        beside: &BTreeMap<(usize, u32), Vec<usize>>,
+    ) -> Source {
         let group = &self.groups[number];
         let before = number.checked_sub(1);
         if let Some(before) = before.filter(|&before| self.groups[before].site == group.site) {
@@ -236,15 +274,8 @@ impl Sites {
         if site.has_origin {
             return self.origin(number, lane);
         }
-        // The sites that begin with this one, beside the origin's.
-        let begins = |&at: &usize| {
-            let it = &self.groups[at];
-            let is_first = at == 0 || self.groups[at - 1].site != it.site;
-            let its = &self.sites[it.site];
-            is_first && it.wave == group.wave && !its.has_origin && its.enclave == site.enclave
-        };
-        let beside: Vec<usize> = (0..self.groups.len()).filter(begins).collect();
-        let place = beside.iter().position(|&at| at == number);
+        let beside = &beside[&(site.enclave, group.wave)];
+        let place = beside.binary_search(&number).ok();
         let place = place.expect("it begins with itself");
         match Lanes::new(self.lanes, beside.len()).feeder(lane, place) {
             Feeder::Host(parent) => Source::Group(beside[parent]),
@@ -293,11 +324,10 @@ impl Sites {
         }
     }
 
-    /// Each gateway may fetch from the exits that feed its site, and from the first host beside each; or from all relays.
+    /// Each gateway may fetch from the exits that feed its site, and from the first hosts beside each; or from all relays.
     fn find_far(&mut self) {
         for (number, site) in self.sites.iter().enumerate() {
-            let first = self.groups.iter().position(|group| group.site == number);
-            let first = first.expect("a site has hosts");
+            let first = self.groups.partition_point(|group| group.site < number);
             let mut feeders = BTreeSet::new();
             for (lane, source) in self.groups[first].sources.iter().enumerate() {
                 match *source {
@@ -305,7 +335,8 @@ impl Sites {
                     Source::Relay(_) => feeders.extend(&self.relays[site.enclave]),
                     Source::Group(feeder) => {
                         feeders.extend(self.exit_to(first, lane));
-                        feeders.insert(self.groups[feeder].hosts.start);
+                        let beside = self.groups[feeder].hosts.clone();
+                        feeders.extend(beside.take(FEEDERS_BESIDE));
                     }
                 }
             }

@@ -264,7 +264,7 @@ fn print_simulation(inventory: &Inventory, rehearsal: &Rehearsal, outcome: &Outc
     println!(
         "simulated  {} in {} chunks of {}, sent in parts of {}; seed {}",
         human_bytes(size),
-        setup.stages.last().copied().unwrap_or_default(),
+        rehearsal.chunk_count(),
         human_bytes(setup.chunk_bytes.into()),
         human_bytes(setup.quantum_bytes.into()),
         setup.seed
@@ -310,6 +310,18 @@ fn print_simulation(inventory: &Inventory, rehearsal: &Rehearsal, outcome: &Outc
         outcome.messages,
         outcome.dropped.len()
     );
+    if let Some([with_plan, without]) = rehearsal.orders() {
+        let seconds = |time: Duration| time.as_secs_f64();
+        println!(
+            "orders     at the last host after {:.2} s, with the plan ({}) after {:.2} s; what they say is back after {:.2} s; a \
+             way to all is known {:.2} s after the start",
+            seconds(without.reached),
+            human_bytes(rehearsal.plan_bytes),
+            seconds(with_plan.reached),
+            seconds(without.reported),
+            seconds(without.formed)
+        );
+    }
     for line in assumed_text(rehearsal) {
         println!("assumed    {line}");
     }
@@ -447,7 +459,7 @@ fn simulation_json(
         .map(|(name, (into, out))| json!({ "name": name, "copies_in": into, "copies_out": out }));
     json!({
         "size_bytes": size,
-        "chunks": setup.stages.last(),
+        "chunks": rehearsal.chunk_count(),
         "chunk_bytes": setup.chunk_bytes,
         "part_bytes": setup.quantum_bytes,
         "is_complete": outcome.last_completed_at().is_some(),
@@ -461,6 +473,13 @@ fn simulation_json(
         "duplicate_share": outcome.duplicate_share,
         "messages": outcome.messages,
         "peers_dropped": outcome.dropped.len(),
+        "orders": rehearsal.orders().map(|[with_plan, without]| json!({
+            "plan_bytes": rehearsal.plan_bytes,
+            "formed_seconds": seconds(without.formed),
+            "reached_seconds": seconds(without.reached),
+            "reached_with_plan_seconds": seconds(with_plan.reached),
+            "reported_seconds": seconds(without.reported),
+        })),
         "chunk_seconds_max": seconds(rehearsal.chunk_time_max()),
         "wire_overhead_share": WIRE_OVERHEAD,
         "assumed": {

@@ -185,7 +185,7 @@ impl Hub {
 
 /// The hosts in the order of the roster, and its parts: those in the open, of which each branch begins with one of `first`, and
 /// is of one site as far as may be; then those behind each list of relays.
-fn arrange(hosts: &[Host], first: &[NodeId]) -> (Vec<Range<usize>>, Vec<Host>) {
+pub(crate) fn arrange(hosts: &[Host], first: &[NodeId]) -> (Vec<Range<usize>>, Vec<Host>) {
     let (open, mut behind): (Vec<&Host>, Vec<&Host>) =
         hosts.iter().partition(|host| host.via.is_empty());
     let starts = engine::split(first_hosts(open.len()), LINKS);

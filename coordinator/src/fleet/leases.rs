@@ -17,8 +17,9 @@ pub const LEASE_TIME: Duration = Duration::from_secs(20);
 pub struct Leases<H> {
     /// Since when.
     held: BTreeMap<H, Duration>,
-    /// By rank.
+    /// By rank, and their ranks.
     waiting: BTreeSet<(usize, H)>,
+    ranks: BTreeMap<H, usize>,
 }
 
 impl<H> Default for Leases<H> {
@@ -26,6 +27,7 @@ impl<H> Default for Leases<H> {
         Self {
             held: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            ranks: BTreeMap::new(),
         }
     }
 }
@@ -34,7 +36,9 @@ impl<H: Ord + Clone> Leases<H> {
     /// A host asks to be fed. It may ask again. Those of lower rank, who feed others, get it first.
     pub fn ask(&mut self, rank: usize, host: &H) {
         if !self.held.contains_key(host) {
+            self.withdraw(host);
             self.waiting.insert((rank, host.clone()));
+            self.ranks.insert(host.clone(), rank);
         }
     }
 
@@ -46,7 +50,9 @@ impl<H: Ord + Clone> Leases<H> {
 
     /// A host no longer asks. It keeps the lease that it has.
     pub fn withdraw(&mut self, host: &H) {
-        self.waiting.retain(|(_, it)| it != host);
+        if let Some((host, rank)) = self.ranks.remove_entry(host) {
+            self.waiting.remove(&(rank, host));
+        }
     }
 
     /// Who is to be fed from now on. To be asked until there is nobody.
@@ -56,6 +62,7 @@ impl<H: Ord + Clone> Leases<H> {
             return None;
         }
         let (_, host) = self.waiting.pop_first()?;
+        self.ranks.remove(&host);
         self.held.insert(host.clone(), now);
         Some(host)
     }

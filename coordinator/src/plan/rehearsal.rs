@@ -5,11 +5,20 @@ use std::{
     time::Duration,
 };
 
-use scap_agent::topology::Parameters;
-use scap_proto::release::Plan;
+use scap_agent::{
+    relay::engine,
+    topology::{Parameters, Topology},
+};
+use scap_proto::{
+    id::NodeId,
+    release::{Branch, Plan},
+};
 
-use super::simulate::{Border, Conduct, Host, NodeIndex, ORIGIN, Setup};
-use crate::fleet::Inventory;
+use super::simulate::{Border, Conduct, Host, NodeIndex, ORIGIN, Orders, Roster, Setup, orders};
+use crate::fleet::{
+    Inventory,
+    hub::{LINKS, arrange},
+};
 
 /// What a link, a host's or the seed's, or a border is taken to carry each way where the fleet file does not say it, in
 /// Mbit/s.
@@ -19,23 +28,35 @@ pub const SITE_DELAY: Duration = Duration::from_millis(10);
 /// How far each host is taken to be from the middle of its site, one way.
 pub const HOST_DELAY: Duration = Duration::from_micros(250);
 
-/// Most content, in bytes: a 256th of it may be a chunk, and its length is a `u32`.
+/// Most content, in bytes: a 1024th of it may be a chunk, and the lengths of a chunk and of the lists are a `u32`.
 pub const SIZE_MAX: u64 = 256 << 30;
 /// Most chunks that content is cut into. With fewer, what is passed on chunk by chunk takes longer, and a few chunks more
 /// than once are more of the whole.
 const CHUNKS_MAX: u64 = 2048;
-/// As many as that, though, only up to so many over all hosts, which take about half a minute.
+/// As many as that, though, only up to so many over all hosts, which take some twenty seconds.
 const DELIVERIES_MAX: u64 = 1 << 20;
-/// And never fewer, unless they would be too small.
-const CHUNKS_MIN: u64 = 256;
+/// And never fewer, unless they would be too small: a host passes a chunk on when it has all of it, so in a large fleet large
+/// chunks would take far longer to the last than those of a snapshot.
+const CHUNKS_MIN: u64 = 1024;
 /// Least bytes in a chunk: what a snapshot's chunks have on average.
 const CHUNK_BYTES_MIN: u64 = 128 * 1024;
+/// What the chunk list has of each chunk: its id, and its length in a few bytes.
+const LIST_BYTES_PER_CHUNK: u64 = 36;
+
+/// What an order has beside its targets and the plan: a release with its signature, a grant and a directive.
+const ORDER_BYTES: u64 = 2048;
+/// What it has of each target: its name.
+const NAME_BYTES: u64 = 12;
 
 /// What is to be simulated.
 #[derive(Debug, Clone)]
 pub struct Rehearsal {
     /// It.
     pub setup: Setup,
+    /// The control tree over the same hosts.
+    pub roster: Roster,
+    /// Bytes in the plan, which an order brings to hosts that do not keep it.
+    pub plan_bytes: u64,
     /// The sites, in the order of [`Setup::borders`].
     pub sites: Vec<String>,
     /// What the fleet file does not say.
@@ -101,9 +122,6 @@ impl Rehearsal {
             planned.map(|(host_of, planned)| host(host_of.rate_mbit, &planned.site, planned.wave));
         let parameters = Parameters::of_plan(plan);
         let (chunk_bytes, chunk_count) = chunks(size, inventory.hosts.len());
-        // One chunk is as much as the descriptor and the lists are together.
-        let mut stages = vec![1, chunk_count];
-        stages.dedup();
         let setup = Setup {
             seed: plan.random_seed,
             origin: host(inventory.seed_rate_mbit, home.unwrap_or_default(), 0),
@@ -112,18 +130,37 @@ impl Rehearsal {
             borders: sites.iter().map(border).collect(),
             shape: parameters.shape,
             origin_links: parameters.origin_links,
-            stages,
+            stages: vec![1, 1 + chunk_count],
             chunk_bytes,
+            first_chunk_bytes: list_bytes(size),
             unsteady_percent: 0,
-            quantum_bytes: chunk_bytes.div_ceil(2),
+            // Large chunks are slow enough.
+            quantum_bytes: match u64::from(chunk_bytes) > CHUNK_BYTES_MIN {
+                true => chunk_bytes,
+                false => chunk_bytes.div_ceil(2),
+            },
             uploads: 8,
             detection: Duration::from_secs(5),
         };
         Self {
             setup,
+            roster: roster(inventory, plan),
+            plan_bytes: plan.encode().1.len() as u64,
             sites,
             assumed,
         }
+    }
+
+    /// How many chunks the content is cut into; the descriptor and the lists come besides.
+    pub fn chunk_count(&self) -> u32 {
+        self.setup.stages.last().map_or(0, |all| all - 1)
+    }
+
+    /// How long orders take to all hosts and back, with the plan, and to hosts that keep it.
+    pub fn orders(&self) -> Option<[Orders; 2]> {
+        let names = self.setup.hosts.len() as u64 * NAME_BYTES;
+        let order = |plan: u64| orders(&self.setup, &self.roster, ORDER_BYTES + names + plan);
+        Some([order(self.plan_bytes)?, order(0)?])
     }
 
     /// How long a chunk takes on the slowest link or border. From about a second on, what the agents take for a stall
@@ -139,9 +176,35 @@ impl Rehearsal {
     /// Whether there are so many hosts that content is cut into fewer chunks than it could be. Some that leave the origin
     /// twice are then a larger share.
     pub fn is_coarse(&self) -> bool {
-        let chunks = self.setup.stages.last().copied().unwrap_or_default();
+        let chunks = self.chunk_count();
         let is_small = u64::from(self.setup.chunk_bytes) <= CHUNK_BYTES_MIN;
         !is_small && u64::from(chunks) < CHUNKS_MAX
+    }
+}
+
+/// The control tree that a coordinator would form over the hosts.
+fn roster(inventory: &Inventory, plan: &Plan) -> Roster {
+    let topology = Topology::of_plan(plan);
+    let first: Vec<NodeId> = topology.origin_dials().cloned().collect();
+    let (parts, hosts) = arrange(&inventory.hosts, &first);
+    let index: BTreeMap<&NodeId, NodeIndex> = (inventory.hosts.iter().map(|host| &host.name))
+        .zip(ORIGIN + 1..)
+        .collect();
+    let place: BTreeMap<&NodeId, u32> = hosts.iter().map(|host| &host.name).zip(0..).collect();
+    let branch = |part: &std::ops::Range<usize>| {
+        let at = |place: usize| u32::try_from(place).expect("fleets are smaller");
+        let (first, end) = (at(part.start), at(part.end));
+        Branch { first, end }
+    };
+    let behind = parts.iter().filter_map(|part| {
+        let relays: Vec<u32> = hosts[part.start].via.iter().map(|it| place[it]).collect();
+        (!relays.is_empty()).then(|| (branch(part), relays))
+    });
+    let open = parts.iter().find(|part| hosts[part.start].via.is_empty());
+    Roster {
+        branches: open.map_or_else(Vec::new, |part| engine::split(branch(part), LINKS)),
+        behind: behind.collect(),
+        hosts: hosts.iter().map(|host| index[&host.name]).collect(),
     }
 }
 
@@ -169,6 +232,12 @@ fn chunks(size: u64, hosts: usize) -> (u32, u32) {
     let count = size.div_ceil(bytes).max(1);
     let small = |number: u64| u32::try_from(number).expect("size is at most SIZE_MAX");
     (small(bytes), small(count))
+}
+
+/// Bytes in the descriptor and the chunk list of so much content, as a snapshot would cut it.
+fn list_bytes(size: u64) -> u32 {
+    let chunks = size.div_ceil(CHUNK_BYTES_MIN).max(1);
+    u32::try_from(chunks * LIST_BYTES_PER_CHUNK).expect("size is at most SIZE_MAX")
 }
 
 #[expect(
@@ -221,6 +290,7 @@ mod tests {
             setup,
             sites,
             assumed,
+            ..
         } = rehearsal(FLEET, 1 << 20);
         assert_eq!(sites, ["east", "west"]);
         assert_eq!(setup.origin.up_bytes_per_sec, 6_250_000);
@@ -252,9 +322,9 @@ mod tests {
             (256 << 20, 10, (131_072, 2048)),
             (1 << 30, 512, (524_288, 2048)),
             (1 << 30, 1024, (1 << 20, 1024)),
-            (1 << 30, 16_384, (4 << 20, 256)),
+            (1 << 30, 16_384, (1 << 20, 1024)),
             (1 << 20, 16_384, (131_072, 8)),
-            (SIZE_MAX, 16_384, (1 << 30, 256)),
+            (SIZE_MAX, 16_384, (1 << 28, 1024)),
         ] {
             assert_eq!(chunks(size, hosts), expected);
         }

@@ -119,6 +119,7 @@ pub async fn run(
     let started = Instant::now();
     let mut driver = Driver {
         session,
+        started,
         hub,
         seed,
         leases: Leases::default(),
@@ -127,12 +128,15 @@ pub async fn run(
             &Plan::decode(session.plan.0, &session.plan.1).expect("it is our own"),
         ),
         engine: Engine::new(config),
+        plan_holders: BTreeSet::new(),
         is_finalized: false,
         waits_since: None,
         was_interrupted: false,
     };
     for event in known {
+        let kept = kept_plan(&event);
         driver.engine.handle_input(Duration::ZERO, input(event));
+        driver.note_plan(kept);
     }
     driver.engine.handle_input(Duration::ZERO, Input::Start);
     let mut watch = tokio::time::interval(WATCH_PERIOD);
@@ -155,7 +159,9 @@ pub async fn run(
             biased;
             Some(event) = driver.hub.events.recv() => {
                 let need = need(&event, session.release.id());
+                let kept = kept_plan(&event);
                 driver.engine.handle_input(started.elapsed(), input(event));
+                driver.note_plan(kept);
                 if let Some((host, need)) = need {
                     if matches!(need, Need::Wait) {
                         driver.end_leases_of(&host);
@@ -181,6 +187,7 @@ pub async fn run(
 
 struct Driver<'a> {
     session: &'a Session,
+    started: Instant,
     hub: &'a mut Hub,
     seed: &'a Node,
     leases: Leases<NodeId>,
@@ -188,6 +195,8 @@ struct Driver<'a> {
     relayed: BTreeMap<NodeId, NodeId>,
     topology: Topology,
     engine: Engine,
+    /// Hosts that say that they keep the plan: what is ordered of these alone goes without it.
+    plan_holders: BTreeSet<NodeId>,
     is_finalized: bool,
     /// What it waits for, and since when.
     waits_since: Option<(WaitingOn, Instant)>,
@@ -223,6 +232,19 @@ impl Driver<'_> {
                 let _ = answer.send(self.engine.command(now, command));
             }
             Request::Look(look) => look(&self.engine, now),
+        }
+    }
+
+    /// Takes note of who keeps the plan. Who turns out not to keep it any more gets its order again, with the plan.
+    fn note_plan(&mut self, kept: Option<KeptPlan>) {
+        let Some(kept) = kept.filter(|it| self.engine.is_latest(&it.host, it.counter)) else {
+            return;
+        };
+        if kept.plan == Some(self.session.plan.0) {
+            self.plan_holders.insert(kept.host);
+        } else if self.plan_holders.remove(&kept.host) {
+            let again = Input::Connected(kept.host);
+            self.engine.handle_input(self.started.elapsed(), again);
         }
     }
 
@@ -295,11 +317,22 @@ impl Driver<'_> {
                         plan: Some(self.session.plan.0),
                         extensions: Default::default(),
                     };
+                    let is_kept = hosts.iter().all(|host| self.plan_holders.contains(host));
+                    tracing::debug!(
+                        number,
+                        hosts = hosts.len(),
+                        plan_bytes = if is_kept {
+                            0
+                        } else {
+                            self.session.plan.1.len()
+                        },
+                        "ordered"
+                    );
                     let order = Order {
                         release: self.session.release.signed().clone(),
                         grant: self.session.grant.signed().clone(),
                         directive: SignedDirective::sign(&directive, &self.session.key),
-                        plan: Some(self.session.plan.1.clone()),
+                        plan: (!is_kept).then(|| self.session.plan.1.clone()),
                     };
                     self.hub.send(ControlMessage::Order(Box::new(order)));
                 }
@@ -349,6 +382,27 @@ fn need(event: &HubEvent, release: ReleaseId) -> Option<(NodeId, Need)> {
             };
             Some((report.host.clone(), need))
         }
+    }
+}
+
+/// Which plan a host keeps, by the report of that counter.
+struct KeptPlan {
+    host: NodeId,
+    counter: u64,
+    plan: Option<PlanId>,
+}
+
+fn kept_plan(event: &HubEvent) -> Option<KeptPlan> {
+    match event {
+        // What is refused says nothing of where the host stands; that follows.
+        HubEvent::Report(report) if !matches!(report.outcome, Outcome::Refused { .. }) => {
+            Some(KeptPlan {
+                host: report.host.clone(),
+                counter: report.counter,
+                plan: report.held_plan(),
+            })
+        }
+        _ => None,
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     codec::Extensible,
     extensions::{Extension, Extensions},
-    id::{NodeId, ReleaseId, SnapshotId},
+    id::{NodeId, PlanId, ReleaseId, SnapshotId},
     identity::{Identity, PeerIdentity, Role, Trust},
     limits::REASON_BYTES_MAX,
     release::{
@@ -112,7 +112,21 @@ const WANTS_SEED: u16 = 2;
 /// The snapshot that is live: its id. Who does not know it makes no delta for it.
 const LIVE_SNAPSHOT: u16 = 6;
 
+/// The plan that the host keeps: its id. Who does not know it sends the plan again.
+const HOLDS_PLAN: u16 = 8;
+
 impl Report {
+    /// The same report, of a host that keeps that plan: an order need not bring it.
+    pub fn holding(self, plan: PlanId) -> Self {
+        self.with(HOLDS_PLAN, Bytes::copy_from_slice(plan.as_bytes()))
+    }
+
+    /// The plan that the host says it keeps.
+    pub fn held_plan(&self) -> Option<PlanId> {
+        let bytes = self.extensions.get(HOLDS_PLAN)?;
+        Some(PlanId::from_bytes(bytes.as_ref().try_into().ok()?))
+    }
+
     /// The same report, of a host that asks to be fed by the seed.
     pub fn wanting_seed(self) -> Self {
         self.with(WANTS_SEED, Bytes::new())

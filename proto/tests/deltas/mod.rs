@@ -11,7 +11,7 @@ use scap_proto::{
         delta::{MAGIC, Part, Run},
     },
     extensions::{ExtensionError, Extensions},
-    id::{ChunkId, ReleaseId, SnapshotId},
+    id::{ChunkId, PlanId, ReleaseId, SnapshotId},
     limits::{CHUNK_BYTES_MAX, DELTA_BASE_BYTES_MAX, DELTA_MADE_BYTES_MAX, DELTA_PARTS_MAX},
     release::{
         Authority, Release, Report, SignedRelease,
@@ -326,6 +326,22 @@ fn a_report_tells_what_is_live_beside_all_else() {
         (asking.live_snapshot(), asking.wants_seed()),
         (Some(live), true)
     );
+}
+
+#[test]
+fn a_report_tells_which_plan_is_kept() {
+    let report = Report::from_payload(&golden(REPORT)).unwrap();
+    assert_eq!(report.held_plan(), None);
+    let plan = PlanId::of(b"who fetches from whom");
+    let holding = report.holding(plan);
+    let mut payload = golden(REPORT);
+    payload.pop();
+    payload.extend(golden(
+        "01 08 20 # one extension, which may be ignored: 8, an id",
+    ));
+    payload.extend(plan.as_bytes());
+    assert_eq!(holding.to_payload().as_ref(), payload);
+    assert_eq!(holding.held_plan(), Some(plan));
 }
 
 /// Bytes of the golden part's frame, its length and the count of extensions.

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::station::Station;
-use super::{AGENT_START_MAX, AgentStatus, Counters, Output, Process, ReleaseStatus, wait_until};
+use super::{
+    AGENT_START_MAX, AgentStatus, Counters, Output, Process, ReleaseStatus, logs, wait_until,
+};
 
 /// A target of the fleet.
 pub struct Host {
@@ -130,6 +132,11 @@ impl Host {
         Ref::map(self.agent.borrow(), |agent| {
             agent.as_ref().expect("the agent was started")
         })
+    }
+
+    /// What all its agents so far wrote to their logs.
+    pub fn log(&self) -> String {
+        logs::read(&self.station.shared().logs.stderr_of(self.name()))
     }
 
     /// Kills its agent, as an out-of-memory kill would.

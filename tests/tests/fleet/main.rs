@@ -11,6 +11,7 @@ mod caps;
 mod deltas;
 mod deploys;
 mod harness;
+mod plans;
 mod relays;
 mod rollout;
 mod scene;

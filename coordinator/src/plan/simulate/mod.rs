@@ -5,8 +5,8 @@
 //! one run, to the last event.
 //!
 //! # What is modelled
-//! - A chunk travels in quanta. An uplink sends one quantum at a time, its uploads taking turns; a
-//!   downlink takes quanta in the order they arrive. An upload pauses while what it has on the way
+//! - A chunk travels in quanta. An uplink sends one quantum at a time, its links taking turns, and on each one upload goes after the
+//!   other; a downlink takes quanta in the order they arrive. An upload pauses while what it has on the way
 //!   fills its window, so a slow receiver holds up neither the uplink nor its neighbours.
 //! - What crosses from one site to another passes the border of each, first in, first out, and nothing is lost there.
 //! - A node serves a few requests at a time, first come first served, at most half of them to one peer.
@@ -20,6 +20,7 @@
 
 mod network;
 mod node;
+mod orders;
 mod report;
 
 use std::{
@@ -36,6 +37,7 @@ use scap_proto::id::NodeId;
 use crate::fleet::leases::Leases;
 use network::{Event, Network};
 use node::Node;
+pub use orders::{Orders, Roster, orders};
 pub use report::{Dropped, Outcome, WaveOutcome};
 
 /// A node of the simulation: 0 is the origin, the hosts follow.
@@ -120,6 +122,8 @@ pub struct Setup {
     pub stages: Vec<u32>,
     /// Bytes in a chunk; at least 1.
     pub chunk_bytes: u32,
+    /// Bytes in the first one, where it stands for the descriptor and the lists; at least 1.
+    pub first_chunk_bytes: u32,
     /// By how many per cent of its time, at most, an uplink takes longer than it should, drawn anew for each host and
     /// second.
     pub unsteady_percent: u32,
@@ -145,6 +149,7 @@ impl Setup {
             origin_links: ORIGIN_LINKS,
             stages: vec![1, 3.min(chunk_count), chunk_count],
             chunk_bytes: 128 * 1024,
+            first_chunk_bytes: 128 * 1024,
             unsteady_percent: 0,
             quantum_bytes: 16 * 1024,
             uploads: 8,
@@ -167,8 +172,30 @@ impl Setup {
         self
     }
 
+    /// Between two nodes, one way.
+    fn path_delay(&self, one: NodeIndex, other: NodeIndex) -> Duration {
+        let host = |node: NodeIndex| match node {
+            ORIGIN => &self.origin,
+            _ => &self.hosts[node - 1],
+        };
+        let (one, other) = (host(one), host(other));
+        let border = |site: usize| self.borders.get(site).map_or(Duration::ZERO, |it| it.delay);
+        let between = match one.site == other.site {
+            true => Duration::ZERO,
+            false => border(one.site) + border(other.site),
+        };
+        one.delay + other.delay + between
+    }
+
     fn chunk_count(&self) -> u32 {
         *self.stages.last().expect("stages are not empty")
+    }
+
+    fn chunk_bytes(&self, index: u32) -> u32 {
+        match index {
+            0 => self.first_chunk_bytes,
+            _ => self.chunk_bytes,
+        }
     }
 }
 
@@ -337,7 +364,7 @@ impl Simulation {
         match event {
             Event::Alarm => {}
             Event::Wake(node) => self.wake(node),
-            Event::Message(message) => self.deliver(message),
+            Event::Message(message) => self.deliver(*message),
             Event::Sent { node, finished } => self.sent(node, finished),
             Event::Crosses { flow, bytes } => self.network.crosses(flow, bytes),
             Event::Arrived { flow, bytes } => {

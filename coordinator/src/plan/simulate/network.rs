@@ -25,7 +25,7 @@ pub(super) enum Event {
     Survey,
     /// A node's engine wants to be woken.
     Wake(NodeIndex),
-    Message(Envelope),
+    Message(Box<Envelope>),
     /// An uplink is free again, and has sent the last of an upload.
     Sent {
         node: NodeIndex,
@@ -102,8 +102,10 @@ struct Line {
     down_bytes_per_sec: u64,
     delay: Duration,
     uplink_busy: bool,
+    /// In the order in which they began.
     uploads: Vec<FlowIndex>,
-    turn: usize,
+    /// To whom the last quantum went.
+    turn: NodeIndex,
     down_free_at: Duration,
     running: bool,
     sent_bytes: u64,
@@ -122,6 +124,7 @@ pub(super) struct Network {
     free: Vec<FlowIndex>,
     links: LinkNumber,
     chunk_bytes: u32,
+    first_chunk_bytes: u32,
     quantum_bytes: u32,
     unsteady_percent: u32,
     seed: u64,
@@ -164,6 +167,7 @@ impl Network {
             free: Vec::new(),
             links: 0,
             chunk_bytes: setup.chunk_bytes,
+            first_chunk_bytes: setup.first_chunk_bytes,
             quantum_bytes: setup.quantum_bytes,
             unsteady_percent: setup.unsteady_percent,
             seed: setup.seed,
@@ -214,21 +218,20 @@ impl Network {
 
     pub(super) fn schedule(&mut self, at: Duration, event: Event) {
         self.scheduled += 1;
-        self.queue.push(Scheduled {
-            at,
-            number: self.scheduled,
-            event,
-        });
+        let at = u64::try_from(at.as_nanos()).expect("500 years are enough");
+        let number = self.scheduled;
+        self.queue.push(Scheduled { at, number, event });
     }
 
     pub(super) fn send(&mut self, envelope: Envelope) {
         let at = self.now + self.path_delay(envelope.from, envelope.to);
-        self.schedule(at, Event::Message(envelope));
+        self.schedule(at, Event::Message(Box::new(envelope)));
     }
 
     /// Moves the clock to the next event.
     pub(super) fn next_event(&mut self) -> Option<Event> {
         let Scheduled { at, event, .. } = self.queue.pop()?;
+        let at = Duration::from_nanos(at);
         self.now = at;
         let (kind, one, other) = match &event {
             Event::Alarm => (0, 0, 0),
@@ -265,15 +268,19 @@ impl Network {
         index: u32,
         pushed: bool,
     ) {
+        let bytes = match index {
+            0 => self.first_chunk_bytes,
+            _ => self.chunk_bytes,
+        };
         let flow = Flow {
             pushed,
             from,
             to,
             link,
             index,
-            unsent_bytes: self.chunk_bytes,
+            unsent_bytes: bytes,
             on_the_way_bytes: 0,
-            untaken_bytes: self.chunk_bytes,
+            untaken_bytes: bytes,
             dead: false,
         };
         let number = if let Some(number) = self.free.pop() {
@@ -310,30 +317,35 @@ impl Network {
         }
     }
 
-    /// Puts the next quantum on a node's uplink, if that is free.
+    /// Puts the next quantum on a node's uplink, if that is free: links take turns, and on each one upload goes after the other, as
+    /// on a connection.
     pub(super) fn transmit(&mut self, node: NodeIndex) {
         let line = &self.lines[node];
-        let count = line.uploads.len();
-        if line.uplink_busy || !line.running || count == 0 {
+        if line.uplink_busy || !line.running {
             return;
         }
-        let ready = |at: &usize| {
-            let flow = &self.flows[line.uploads[*at]];
-            let window = self.window(node, flow.to);
+        let mut firsts: Vec<(NodeIndex, FlowIndex)> = Vec::new();
+        for &number in &line.uploads {
+            let flow = &self.flows[number];
+            if flow.unsent_bytes > 0 && firsts.iter().all(|(to, _)| *to != flow.to) {
+                firsts.push((flow.to, number));
+            }
+        }
+        let ready = firsts.into_iter().filter(|(to, number)| {
+            let flow = &self.flows[*number];
             let of_link = self.crossing.get(&flow.link).copied().unwrap_or(0);
-            flow.unsent_bytes > 0 && flow.on_the_way_bytes.max(of_link) < window
-        };
-        let Some(at) = (0..count).map(|i| (line.turn + i) % count).find(ready) else {
+            flow.on_the_way_bytes.max(of_link) < self.window(node, *to)
+        });
+        let Some((_, number)) = ready.min_by_key(|(to, _)| (*to <= line.turn, *to)) else {
             return;
         };
-        let number = line.uploads[at];
         let flow = &mut self.flows[number];
         let bytes = flow.unsent_bytes.min(self.quantum_bytes);
         flow.unsent_bytes -= bytes;
         flow.on_the_way_bytes += bytes;
         let (to, last) = (flow.to, flow.unsent_bytes == 0);
         let line = &mut self.lines[node];
-        line.turn = at + 1;
+        line.turn = to;
         line.uplink_busy = true;
         line.sent_bytes += u64::from(bytes);
         let takes = time_for(bytes, line.up_bytes_per_sec);
@@ -452,7 +464,8 @@ fn time_for(bytes: u32, bytes_per_sec: u64) -> Duration {
 
 /// Ordered so that a heap gives the earliest first, and of one instant the one scheduled first.
 struct Scheduled {
-    at: Duration,
+    /// In nanoseconds.
+    at: u64,
     number: u64,
     event: Event,
 }

@@ -53,7 +53,7 @@ impl Kept {
         }
     }
 
-    fn is_something(self) -> bool {
+    pub(super) fn is_something(self) -> bool {
         self != Self::Nothing
     }
 
@@ -369,7 +369,7 @@ impl Simulation {
                 self.unfinished -= 1;
             }
         }
-        let encoded_bytes = u64::from(self.setup.chunk_bytes);
+        let encoded_bytes = u64::from(self.setup.chunk_bytes(index));
         self.feed(
             flow.to,
             Input::Received {
@@ -468,7 +468,7 @@ impl Simulation {
     /// A node knows of more chunks; some may be in its store from before a crash.
     fn grow(&mut self, index: NodeIndex, from: u32, to: u32) {
         let transfer = TRANSFER;
-        let plain_lengths = vec![self.setup.chunk_bytes; (to - from) as usize];
+        let plain_lengths = (from..to).map(|at| self.setup.chunk_bytes(at)).collect();
         let grown = Input::TransferGrown {
             transfer,
             plain_lengths,

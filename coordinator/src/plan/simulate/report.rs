@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use scap_agent::swarm::DropReason;
 
-use super::{Host, NodeIndex, ORIGIN, Setup, Simulation};
+use super::{Host, NodeIndex, ORIGIN, Setup, Simulation, node::Node};
 
 /// What a simulation came to.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,8 +79,14 @@ impl Simulation {
     pub fn outcome(&self) -> Outcome {
         let hosts = 1..self.nodes.len();
         let received: u64 = hosts.clone().map(|at| self.network.taken_bytes(at)).sum();
-        let stored: u64 = self.nodes[1..].iter().map(|it| u64::from(it.stored)).sum();
-        let useful = stored * u64::from(self.setup.chunk_bytes);
+        let useful = |it: &Node| {
+            let bytes = u64::from(it.stored) * u64::from(self.setup.chunk_bytes);
+            let first = u64::from(self.setup.first_chunk_bytes);
+            let other = u64::from(self.setup.chunk_bytes);
+            let has_first = it.store.first().is_some_and(|kept| kept.is_something());
+            bytes - if has_first { other } else { 0 } + if has_first { first } else { 0 }
+        };
+        let useful: u64 = self.nodes[1..].iter().map(useful).sum();
         Outcome {
             completed_at: self.nodes[1..].iter().map(|it| it.completed_at).collect(),
             bound: bound(&self.setup),
@@ -175,7 +181,8 @@ fn spread(setup: &Setup, sources: &[&Host], hosts: &[&Host]) -> Duration {
 }
 
 fn size(setup: &Setup) -> f64 {
-    f64::from(setup.chunk_bytes) * f64::from(setup.chunk_count())
+    let others = f64::from(setup.chunk_count() - 1);
+    f64::from(setup.first_chunk_bytes) + f64::from(setup.chunk_bytes) * others
 }
 
 #[cfg(test)]
