@@ -46,9 +46,8 @@ fn say(fleet: &Fleet, command: &[&str]) -> Ended {
 }
 
 fn status(fleet: &Fleet) -> Value {
-    say(fleet, &["status", "--json"])
-        .exits(0)
-        .json("scap.rollout/1")
+    let status = say(fleet, &["status", "--json"]).exits(0);
+    status.json("scap.status/1")["running"][0].clone()
 }
 
 /// Waits until the running deployment waits for something, and returns its status.
@@ -288,7 +287,7 @@ fn a_wave_that_needs_approval_waits_for_it() {
 fn where_nothing_runs_that_is_said() {
     let scene = Scene::new();
     let ended = scene.scap(&["status", "--state", "st", "--json"]).exits(0);
-    assert_eq!(ended.json("scap.rollout/1")["is_running"], false);
+    assert_eq!(ended.json("scap.status/1")["running"], json!([]));
     scene
         .scap(&["status", "--state", "st"])
         .exits(0)
