@@ -130,7 +130,13 @@ impl Progress {
         }
     }
 
-    pub(super) fn ended(&mut self, ended: &Ended, seed_bytes: u64, total: Duration) {
+    pub(super) fn ended(
+        &mut self,
+        ended: &Ended,
+        seed_bytes: u64,
+        total: Duration,
+        recorded: &str,
+    ) {
         let hosts = ended.engine.hosts();
         let count = |is: fn(&HostState) -> bool| hosts.values().filter(|h| is(&h.state)).count();
         let counts = [
@@ -165,6 +171,7 @@ impl Progress {
             "lost": lost,
             "waves": rollout_status::waves(&ended.engine),
             "seconds": seconds,
+            "recorded": recorded,
         });
         self.tell("end", fields, || {
             let mut text = shown.join("  ");
@@ -181,7 +188,7 @@ impl Progress {
                 human_bytes(bytes.reuse),
                 human_bytes(seed_bytes),
             );
-            text + &format!("\n{verdict}, in {seconds:.2} s")
+            text + &format!("\n{verdict}, in {seconds:.2} s\n{recorded}")
         });
     }
 

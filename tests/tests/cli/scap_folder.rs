@@ -278,7 +278,9 @@ fn a_deployment_goes_through_the_server_groups() {
         &format!("scap folder: scap/ of commit {commit}"),
         "warning: scap/scap.cfg:7: `batch_size` is not acted on: hosts are not reached by ssh",
         "1 service of the scap folder are left out",
-        "3 hosts (1 first, 1 default 1/2, 1 default 2/2)",
+        "3 hosts, fetching ahead: canary",
+        "wave first  1 hosts  may lose 0",
+        "wave default  2 hosts in 2 groups  may lose 0",
     ]);
     let report = deployed(&ended);
     assert_eq!(
@@ -310,7 +312,7 @@ fn a_deployment_may_be_for_some_hosts_only() {
     let (fleet, repo) = fleet();
     let commit = repo.commit("A scap folder");
     let ended = fleet.deploy(&["--repo", "repo", "-l", "web[1:2]"]).exits(0);
-    let report = deployed(&ended.says(&["2 hosts (1 default 1/2, 1 default 2/2)"]));
+    let report = deployed(&ended.says(&["wave default  2 hosts in 2 groups"]));
     assert_eq!(report["hosts"].as_array().unwrap().len(), 2);
     assert!(!fleet.agents[2].live("mw/app").exists());
     // Without a host list in the folder, of those of the fleet file.
@@ -320,7 +322,7 @@ fn a_deployment_may_be_for_some_hosts_only() {
     );
     repo.commit("No host list");
     let ended = fleet.deploy(&["--repo", "repo", "-l", "!web1"]).exits(0);
-    let report = deployed(&ended.says(&["2 hosts (2 rest)"]));
+    let report = deployed(&ended.says(&["wave rest  2 hosts"]));
     assert_eq!(report["commit"], commit, "what git_rev names");
     assert!(!fleet.agents[0].live("mw/other").exists());
     let ended = fleet.deploy(&["--repo", "repo", "-l", "db*"]);

@@ -574,6 +574,8 @@ fn an_interrupted_deployment_says_so_and_gives_the_lock_back() {
     let mut deploy = fleet.start_deploy(&["--repo", "repo"]);
     deploy.wait_until_it_says("wave rest: fetch");
     deploy.signal(Signal::INT);
+    deploy.wait_until_it_says("paused");
+    deploy.signal(Signal::INT);
     deploy.end().exits(3);
     send_signal(activator, Signal::CONT);
     let status = fleet.read_json(&["status"], "scap.status/1");

@@ -417,8 +417,7 @@ pub(super) async fn deploy(
         exit::DONE => written.code,
         code => code,
     };
-    progress.ended(&ended, seed_bytes, seconds.total);
-    progress.note(&written.line);
+    progress.ended(&ended, seed_bytes, seconds.total, &written.line);
     Ok(summary)
 }
 

@@ -73,7 +73,9 @@ fn of_fleet(
     }
     if let Some(budget) = args.budget {
         table.budget = Some(budget);
-        let later = table.waves.iter_mut().skip(1);
+        // The only wave of a file has it too; the first of several is nobody's to lose but by its own word.
+        let later = usize::from(table.waves.len() > 1);
+        let later = table.waves.iter_mut().skip(later);
         later.for_each(|wave| wave.budget = None);
     }
     let policy = table.policy(&fleet.hosts);
