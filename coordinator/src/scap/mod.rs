@@ -132,6 +132,15 @@ impl Scap {
             }
         }
 
+        if found.place != Place::Nowhere && !files.has_config() {
+            let environment = environment.clone().unwrap_or_default();
+            let problem = format!(
+                "scap.cfg and scap.toml are there for {} only, and not for `{environment}`",
+                files.environments().join(", ")
+            );
+            return Err(ScapError::invalid(&Origin::Flag("--environment"), problem));
+        }
+
         let groups = groups(&settings, &files, outside)?;
         let group_names: Vec<&str> = match settings.list("server_groups") {
             Some((names, _)) => names,

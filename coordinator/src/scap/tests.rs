@@ -64,7 +64,7 @@ fn found(files: &BTreeMap<&str, &str>) -> Found {
         .map(|(path, content)| (*path, *content))
         .collect();
     Found {
-        place: Place::Nowhere,
+        place: Place::Named("scap".into()),
         files: Files::of(&files),
         notices: Vec::new(),
     }

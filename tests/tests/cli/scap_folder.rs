@@ -172,7 +172,24 @@ fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
     // Beside it, and not in the commit: a checkout of its own that git ignores.
     copy_example(&scene.path("repo/scap"));
     std::fs::write(scene.path("repo/.git/info/exclude"), "/scap\n").unwrap();
-    assert_eq!(folder(&scene, &[]), "repo/scap, which is in no commit");
+    let beside = format!(
+        "{}, which is in no commit",
+        scene.path("repo/scap").canonicalize().unwrap().display()
+    );
+    assert_eq!(folder(&scene, &[]), beside);
+    // The same of the repo by its git directory; and below its top there is no repo.
+    let of = |repo: &str| scene.scap(&["config", "--repo", repo, "--json"]);
+    let said = of("repo/.git").exits(0).json("scap.config/1");
+    assert_eq!(said["folder"], beside);
+    of("repo/src").exits(1).says(&["not a git repository"]);
+    // One that git keeps elsewhere, as that of a linked work tree.
+    git(
+        &scene.path("repo"),
+        &["worktree", "add", "--quiet", "../linked"],
+    );
+    copy_example(&scene.path("linked/scap"));
+    let said = of("linked").exits(0).json("scap.config/1");
+    assert!(said["folder"].as_str().unwrap().contains("/linked/scap, "));
     // A bare repo has nothing beside it.
     git(
         scene.root(),
@@ -183,10 +200,40 @@ fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
         .exits(0)
         .json("scap.config/1");
     assert_eq!(bare["folder"], "none");
-    // Nor has a folder a meaning that is only called so.
+    // What is only called so is not taken for nothing: that would be all hosts.
     std::fs::rename(scene.path("repo/scap"), scene.path("elsewhere")).unwrap();
     scene.write("repo/scap/main.py", "print()\n");
-    assert_eq!(folder(&scene, &[]), "none");
+    let no_config = "repo/scap, which is in no commit has neither scap.cfg nor scap.toml";
+    config(&scene, &[]).fails(2, DOING, no_config, "--scap");
+    std::fs::remove_dir_all(scene.path("repo/scap")).unwrap();
+    std::os::unix::fs::symlink("../elsewhere", scene.path("repo/scap")).unwrap();
+    let link = "is a file or a link; a folder was expected";
+    config(&scene, &[]).fails(2, DOING, link, "--scap");
+    std::fs::remove_file(scene.path("repo/scap")).unwrap();
+    // The same in a commit.
+    let code = Scene::empty();
+    let (repo, _) = code.repo();
+    repo.write("scap/main.py", "print()\n");
+    repo.commit("Code that is called so");
+    let no_config = "has neither scap.cfg nor scap.toml";
+    config(&code, &[]).fails(2, DOING, no_config, "--scap");
+    std::fs::remove_dir_all(code.path("repo/scap")).unwrap();
+    std::os::unix::fs::symlink("../elsewhere", code.path("repo/scap")).unwrap();
+    repo.commit("A link");
+    config(&code, &[]).fails(2, DOING, link, "--scap");
+    // A configuration of one environment makes a folder, for that one.
+    std::fs::remove_file(code.path("repo/scap")).unwrap();
+    let beta = "[global]\ngit_repo: of/beta\n";
+    repo.write("scap/environments/beta/scap.cfg", beta);
+    repo.commit("An environment");
+    let said = config_json(&code, &["-e", "beta"]);
+    assert_eq!(said["settings"]["git_repo"]["value"], "of/beta");
+    let for_beta = "scap.cfg and scap.toml are there for beta only";
+    config(&code, &[]).exits(2).says(&[DOING, for_beta]);
+    let unknown = "there is no environment `bet`";
+    config(&code, &["-e", "bet"])
+        .exits(2)
+        .says(&[DOING, unknown]);
     assert_eq!(
         folder(&scene, &["--scap", "elsewhere"]),
         "elsewhere, as --scap says"
@@ -205,7 +252,6 @@ fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
         &scene.path("elsewhere"),
         &["commit", "--quiet", "--message", "scap"],
     );
-    std::fs::remove_dir_all(scene.path("repo/scap")).unwrap();
     std::fs::write(scene.path("repo/.git/info/exclude"), "").unwrap();
     let url = scene.path("elsewhere");
     git(
@@ -320,7 +366,10 @@ fn a_deployment_may_be_for_some_hosts_only() {
     );
     repo.commit("No host list");
     let ended = fleet.deploy(&["--repo", "repo", "-l", "!web1"]).exits(0);
-    let report = deployed(&ended.says(&["2 hosts (2 rest)"]));
+    let report = deployed(&ended.says(&[
+        "; of the 3 hosts of fleet.toml those that --limit-hosts chooses",
+        "2 hosts (2 rest)",
+    ]));
     assert_eq!(report["commit"], commit, "what git_rev names");
     assert!(!fleet.agents[0].live("mw/other").exists());
     let ended = fleet.deploy(&["--repo", "repo", "-l", "db*"]);

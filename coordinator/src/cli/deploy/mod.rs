@@ -60,7 +60,7 @@ use crate::{
         hub::{Hub, resolve_all},
     },
     rollout::{self, Budget, Desk, Ended, Prefetch, Request, Session},
-    scap::{Place, Scap, Selection},
+    scap::{Scap, Selection},
     seed::Seed,
     snapshot::{Built, Earlier},
     state::{Record, StateDirectory, StateError},
@@ -250,7 +250,7 @@ pub(super) async fn deploy(
         |error: StateError| CliError::failed("read the state", &error).hint(error.hint());
     let state = StateDirectory::open(&args.state.state).map_err(state_error)?;
     let _lock = state.lock().map_err(|error| locked(&error))?;
-    let (tree, scap) = find(&args)?;
+    let (tree, scap) = find(&args, &fleet)?;
     let about = about(&args, &scap)?;
     let targets = Targets::of(fleet, &scap, &args)?;
     let Targets { inventory, policy } = &targets;
@@ -423,7 +423,7 @@ pub(super) async fn deploy(
 }
 
 /// What is deployed, and what its scap folder says. What of that is not acted on is told on standard error.
-fn find(args: &DeployArgs) -> Result<(Arc<Tree>, Scap), CliError> {
+fn find(args: &DeployArgs, fleet: &Inventory) -> Result<(Arc<Tree>, Scap), CliError> {
     let mut tree = args.tree()?;
     let (found, scap) = args.scap.read(&args.source, &tree)?;
     // The folder that names another revision is the one that holds.
@@ -436,8 +436,10 @@ fn find(args: &DeployArgs) -> Result<(Arc<Tree>, Scap), CliError> {
             "deploy from the active deployment host, or give -D block_deployments:false".to_owned(),
         ));
     }
-    if found.place != Place::Nowhere {
-        eprintln!("scap folder: {}", found.place);
+    let is_limited = args.limit_hosts.is_some();
+    if args.progress != Style::Json {
+        args.scap
+            .say_where(&found, &scap, fleet, &args.fleet, is_limited);
     }
     // What the machine's own file says is for all that is deployed from it: `config` tells it.
     for notice in scap
