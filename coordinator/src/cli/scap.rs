@@ -8,7 +8,7 @@ use scap_proto::release::Environment;
 use super::{CliError, SourceArgs, exit, snapshot::Tree};
 use crate::{
     fleet::Inventory,
-    scap::{Found, Overrides, Scap, ScapError, Source, define, host_name, read_machine},
+    scap::{Found, HostName, Overrides, Scap, ScapError, Source, define, read_machine},
 };
 
 /// Where the scap folder is and what stands above it.
@@ -103,7 +103,10 @@ impl ScapArgs {
         Overrides {
             environment: self.environment.clone(),
             defines: self.defines.clone(),
-            host_name: self.host_name.clone().unwrap_or_else(host_name),
+            host_name: match &self.host_name {
+                Some(name) => HostName::Said(name.clone()),
+                None => HostName::of_machine(),
+            },
         }
     }
 }

@@ -14,6 +14,9 @@ use super::error::{Origin, ScapError};
 /// The section whose values are in every other section of all files.
 pub(super) const DEFAULT: &str = "DEFAULT";
 
+/// The section that is for every machine.
+pub(super) const GLOBAL: &str = "global";
+
 /// A file, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Ini {
