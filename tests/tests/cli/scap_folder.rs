@@ -317,19 +317,32 @@ fn fleet() -> (Fleet, scap_tests::repo::SourceRepo) {
 fn a_deployment_goes_through_the_server_groups() {
     let (fleet, repo) = fleet();
     let commit = repo.commit("A scap folder");
-    let ended = fleet
-        .deploy(&["--repo", "repo", "Fix", "the site"])
-        .exits(0);
+    // What hosts do not do is not left out in silence.
+    for more in [&[][..], &["--dry-run"]] {
+        fleet.deploy(&[&["--repo", "repo"], more].concat()).fails(
+            2,
+            "the scap folder asks for what hosts of this version do not do: service app",
+            "",
+            "--without-stages",
+        );
+    }
+    assert!(!fleet.agents[0].live("mw/app").exists());
+    let without = ["--repo", "repo", "--without-stages", "Fix", "the site"];
+    let ended = fleet.deploy(&without).exits(0);
     let ended = ended.says(&[
         &format!("scap folder: scap/ of commit {commit}"),
         "warning: scap/scap.cfg:7: `batch_size` is not acted on: hosts are not reached by ssh",
-        "1 service of the scap folder are left out",
+        "warning: left out, since hosts do not do it: service app",
         "3 hosts (1 first, 1 default 1/2, 1 default 2/2)",
     ]);
     let report = deployed(&ended);
     assert_eq!(
         (&report["repo"], &report["message"]),
         (&json!("mw/app"), &json!("Fix the site"))
+    );
+    assert_eq!(
+        report["left_out"],
+        json!([{ "kind": "service", "name": "app" }])
     );
     for agent in &fleet.agents {
         repo.archived(&commit).assert_is(&agent.live("mw/app"));
@@ -342,7 +355,14 @@ fn a_group_that_fails_stops_the_rollout_before_the_next() {
     repo.commit("A scap folder");
     fleet.agents.pop().unwrap().stop().exits(0);
     let ended = fleet
-        .deploy(&["--repo", "repo", "--connect-timeout", "2"])
+        .deploy(&[
+            "--repo",
+            "repo",
+            "--connect-timeout",
+            "2",
+            "-D",
+            "service_name:",
+        ])
         .exits(3);
     let report = deployed(&ended);
     assert_eq!(host(&report, "web3")["outcome"], "unreachable");
@@ -355,7 +375,9 @@ fn a_group_that_fails_stops_the_rollout_before_the_next() {
 fn a_deployment_may_be_for_some_hosts_only() {
     let (fleet, repo) = fleet();
     let commit = repo.commit("A scap folder");
-    let ended = fleet.deploy(&["--repo", "repo", "-l", "web[1:2]"]).exits(0);
+    let ended = fleet
+        .deploy(&["--repo", "repo", "-l", "web[1:2]", "--without-stages"])
+        .exits(0);
     let report = deployed(&ended.says(&["2 hosts (1 default 1/2, 1 default 2/2)"]));
     assert_eq!(report["hosts"].as_array().unwrap().len(), 2);
     assert!(!fleet.agents[2].live("mw/app").exists());

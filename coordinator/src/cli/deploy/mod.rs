@@ -39,11 +39,12 @@ use self::{
     greet::{Greeted, greet},
     how::{fed_by_us, plan},
     name::repo_name,
+    not_acted_on::LeftOut,
     recording::Recording,
     summary::{Seconds, summarize},
     targets::Targets,
 };
-pub(super) use self::{recording::past, summary::Summary};
+pub(super) use self::{not_acted_on::StagesArgs, recording::past, summary::Summary};
 use super::{
     About, CliError, SourceArgs, StateArgs,
     branch::RecordArgs,
@@ -83,6 +84,8 @@ pub(super) struct DeployArgs {
     pub(super) name: Option<RepoPath>,
     #[command(flatten)]
     pub(super) scap: ScapArgs,
+    #[command(flatten)]
+    pub(super) stages: StagesArgs,
     /// Deploy to none but these hosts: a name, `web*`, `web[01:10]`, `~` and a regular expression; `!` first for all others
     #[arg(short, long, value_name = "HOSTS")]
     pub(super) limit_hosts: Option<Selection>,
@@ -412,6 +415,7 @@ pub(super) async fn deploy(
     let mut summary = summarize(&session, &built, inventory, &ended, seed_bytes, &seconds);
     summary.json["deltas"] = deltas.json();
     summary.json["message"] = args.message.join(" ").into();
+    summary.json["left_out"] = LeftOut::of(&scap).json();
     summary.json["state"] = written.json;
     summary.code = match summary.code {
         exit::DONE => written.code,
@@ -449,7 +453,7 @@ fn find(args: &DeployArgs, fleet: &Inventory) -> Result<(Arc<Tree>, Scap), CliEr
     {
         eprintln!("warning: {notice}");
     }
-    not_acted_on::warn(&scap);
+    args.stages.check(&scap)?;
     Ok((Arc::new(tree), scap))
 }
 
