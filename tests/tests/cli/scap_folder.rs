@@ -178,7 +178,8 @@ fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
     );
     assert_eq!(folder(&scene, &[]), beside);
     // The same of the repo by its git directory; and below its top there is no repo.
-    let of = |repo: &str| scene.scap(&["config", "--repo", repo, "--json"]);
+    let name = ["--host-name", "d1.example.net"];
+    let of = |repo: &str| scene.scap(&[&["config", "--repo", repo, "--json"], &name[..]].concat());
     let said = of("repo/.git").exits(0).json("scap.config/1");
     assert_eq!(said["folder"], beside);
     of("repo/src").exits(1).says(&["not a git repository"]);
@@ -210,30 +211,6 @@ fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
     let link = "is a file or a link; a folder was expected";
     config(&scene, &[]).fails(2, DOING, link, "--scap");
     std::fs::remove_file(scene.path("repo/scap")).unwrap();
-    // The same in a commit.
-    let code = Scene::empty();
-    let (repo, _) = code.repo();
-    repo.write("scap/main.py", "print()\n");
-    repo.commit("Code that is called so");
-    let no_config = "has neither scap.cfg nor scap.toml";
-    config(&code, &[]).fails(2, DOING, no_config, "--scap");
-    std::fs::remove_dir_all(code.path("repo/scap")).unwrap();
-    std::os::unix::fs::symlink("../elsewhere", code.path("repo/scap")).unwrap();
-    repo.commit("A link");
-    config(&code, &[]).fails(2, DOING, link, "--scap");
-    // A configuration of one environment makes a folder, for that one.
-    std::fs::remove_file(code.path("repo/scap")).unwrap();
-    let beta = "[global]\ngit_repo: of/beta\n";
-    repo.write("scap/environments/beta/scap.cfg", beta);
-    repo.commit("An environment");
-    let said = config_json(&code, &["-e", "beta"]);
-    assert_eq!(said["settings"]["git_repo"]["value"], "of/beta");
-    let for_beta = "scap.cfg and scap.toml are there for beta only";
-    config(&code, &[]).exits(2).says(&[DOING, for_beta]);
-    let unknown = "there is no environment `bet`";
-    config(&code, &["-e", "bet"])
-        .exits(2)
-        .says(&[DOING, unknown]);
     assert_eq!(
         folder(&scene, &["--scap", "elsewhere"]),
         "elsewhere, as --scap says"
@@ -299,6 +276,34 @@ fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
     assert_eq!(said["settings"]["git_repo"]["value"], "not/committed");
 }
 
+#[test]
+fn what_a_commit_has_of_that_name_is_a_folder_or_an_error() {
+    let code = Scene::empty();
+    let (repo, _) = code.repo();
+    repo.write("scap/main.py", "print()\n");
+    repo.commit("Code that is called so");
+    let no_config = "has neither scap.cfg nor scap.toml";
+    config(&code, &[]).fails(2, DOING, no_config, "--scap");
+    std::fs::remove_dir_all(code.path("repo/scap")).unwrap();
+    std::os::unix::fs::symlink("../elsewhere", code.path("repo/scap")).unwrap();
+    repo.commit("A link");
+    let link = "is a file or a link; a folder was expected";
+    config(&code, &[]).fails(2, DOING, link, "--scap");
+    // A configuration of one environment makes a folder, for that one.
+    std::fs::remove_file(code.path("repo/scap")).unwrap();
+    let beta = "[global]\ngit_repo: of/beta\n";
+    repo.write("scap/environments/beta/scap.cfg", beta);
+    repo.commit("An environment");
+    let said = config_json(&code, &["-e", "beta"]);
+    assert_eq!(said["settings"]["git_repo"]["value"], "of/beta");
+    let for_beta = "scap.cfg and scap.toml are there for beta only";
+    config(&code, &[]).exits(2).says(&[DOING, for_beta]);
+    let unknown = "there is no environment `bet`";
+    config(&code, &["-e", "bet"])
+        .exits(2)
+        .says(&[DOING, unknown]);
+}
+
 /// Three agents, and a folder with two groups of them.
 fn fleet() -> (Fleet, scap_tests::repo::SourceRepo) {
     let fleet = Fleet::start(&["web1", "web2", "web3"]);
@@ -333,7 +338,8 @@ fn a_deployment_goes_through_the_server_groups() {
         &format!("scap folder: scap/ of commit {commit}"),
         "warning: scap/scap.cfg:7: `batch_size` is not acted on: hosts are not reached by ssh",
         "warning: left out, since hosts do not do it: service app",
-        "3 hosts (1 first, 1 default 1/2, 1 default 2/2)",
+        "wave first  1 hosts  may lose 0",
+        "wave default  2 hosts in 2 groups  may lose 0",
     ]);
     let report = deployed(&ended);
     assert_eq!(
@@ -378,7 +384,7 @@ fn a_deployment_may_be_for_some_hosts_only() {
     let ended = fleet
         .deploy(&["--repo", "repo", "-l", "web[1:2]", "--without-stages"])
         .exits(0);
-    let report = deployed(&ended.says(&["2 hosts (1 default 1/2, 1 default 2/2)"]));
+    let report = deployed(&ended.says(&["wave default  2 hosts in 2 groups"]));
     assert_eq!(report["hosts"].as_array().unwrap().len(), 2);
     assert!(!fleet.agents[2].live("mw/app").exists());
     // Without a host list in the folder, of those of the fleet file.
@@ -390,7 +396,7 @@ fn a_deployment_may_be_for_some_hosts_only() {
     let ended = fleet.deploy(&["--repo", "repo", "-l", "!web1"]).exits(0);
     let report = deployed(&ended.says(&[
         "; of the 3 hosts of fleet.toml those that --limit-hosts chooses",
-        "2 hosts (2 rest)",
+        "2 hosts, fetching ahead",
     ]));
     assert_eq!(report["commit"], commit, "what git_rev names");
     assert!(!fleet.agents[0].live("mw/other").exists());
@@ -478,5 +484,7 @@ fn what_is_wrong_with_a_folder_is_told_before_anybody_is_contacted() {
         std::fs::remove_dir_all(scene.path("repo/scap")).unwrap();
         repo.commit("Without it");
     }
+    let ended = scene.scap(&[&common[..], &["--dry-run"]].concat()).exits(0);
+    ended.says(&["scap folder: none; all 1 hosts of fleet.toml"]);
     assert!(!scene.path("st/records").exists(), "something was signed");
 }
