@@ -27,7 +27,7 @@ pub(super) fn run(args: &ConfigArgs) -> Result<u8, CliError> {
     if args.json {
         println!(
             "{}",
-            object(&found, &scap, &args.scap.overrides().host_name)
+            object(&found, &scap, args.scap.overrides().host_name.as_str())
         );
     } else {
         print(&found, &scap);

@@ -1,12 +1,15 @@
 //! What commands are told of the scap folder, and how they find and read it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use scap_proto::release::Environment;
 
 use super::{CliError, SourceArgs, exit, snapshot::Tree};
-use crate::scap::{Found, Overrides, Scap, ScapError, Source, define, host_name, read_machine};
+use crate::{
+    fleet::Inventory,
+    scap::{Found, HostName, Overrides, Scap, ScapError, Source, define, read_machine},
+};
 
 /// Where the scap folder is and what stands above it.
 #[derive(Debug, Clone, Default, Args)]
@@ -60,12 +63,10 @@ impl ScapArgs {
                 None => Ok(Found::nothing()),
             },
             (None, Tree::Commit { repo, commit }) => {
-                // Of a bare repo, or of a git directory, there is no work tree.
-                let top = source
-                    .repo
-                    .as_deref()
-                    .filter(|top| top.join(".git").exists());
-                let commit = &commit.id;
+                let path = source.repo.as_deref();
+                let top = path.map_or(Ok(None), |path| repo.work_tree(path));
+                let top = top.map_err(|error| failed(error.into()))?;
+                let (commit, top) = (&commit.id, top.as_deref());
                 Found::of(Source::Commit { repo, commit, top })
             }
         };
@@ -74,12 +75,38 @@ impl ScapArgs {
         Ok((found, scap))
     }
 
+    /// Tells on standard error where the folder is, and whose word it is who is deployed to where it names nobody.
+    pub(super) fn say_where(
+        &self,
+        found: &Found,
+        scap: &Scap,
+        fleet: &Inventory,
+        file: &Path,
+        is_limited: bool,
+    ) {
+        if self.is_ignored {
+            return;
+        }
+        let (all, file) = (fleet.hosts.len(), file.display());
+        let hosts = match (&scap.groups, is_limited) {
+            (Some(_), _) => String::new(),
+            (None, false) => format!("; all {all} hosts of {file}"),
+            (None, true) => {
+                format!("; of the {all} hosts of {file} those that --limit-hosts chooses")
+            }
+        };
+        eprintln!("scap folder: {}{hosts}", found.place);
+    }
+
     /// What stands above the folder.
     pub(super) fn overrides(&self) -> Overrides {
         Overrides {
             environment: self.environment.clone(),
             defines: self.defines.clone(),
-            host_name: self.host_name.clone().unwrap_or_else(host_name),
+            host_name: match &self.host_name {
+                Some(name) => HostName::Said(name.clone()),
+                None => HostName::of_machine(),
+            },
         }
     }
 }

@@ -104,6 +104,28 @@ impl Repo {
         Self::open_with(program, path)
     }
 
+    /// The top of its work tree, as an absolute path, where `path` is that or the `.git` in it; `None` of a bare one.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub fn work_tree(&self, path: &Path) -> Result<Option<PathBuf>, GitError> {
+        let above = self.git_dir.parent();
+        let above = above.filter(|_| self.git_dir.ends_with(".git"));
+        for directory in std::iter::once(path).chain(above) {
+            let mut command = command::discover(&self.program, directory);
+            command.args(["rev-parse", "--show-toplevel"]);
+            match command::output(command, "find the work tree") {
+                Ok(mut top) => {
+                    top.pop_if(|last| *last == b'\n');
+                    return Ok(Some(OsString::from_vec(top).into()));
+                }
+                Err(GitError::Failed { said, .. }) if said.contains("in a work tree") => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
     /// Where its objects and refs are: an absolute path.
     pub fn git_dir(&self) -> &Path {
         &self.git_dir

@@ -73,6 +73,14 @@ pub enum ScapError {
     /// The folder that was named is none.
     #[error("{} has neither scap.cfg nor scap.toml", .0.display())]
     NotAFolder(PathBuf),
+    /// There is something called so that cannot be read as a scap folder, and may be meant as one.
+    #[error("{place} {problem}")]
+    Unclear {
+        /// Where it is.
+        place: String,
+        /// What it is.
+        problem: &'static str,
+    },
     /// More than a folder of configuration holds.
     #[error("{what} of the scap folder: {found}, at most {allowed} are allowed")]
     TooLarge {
@@ -97,11 +105,12 @@ impl ScapError {
         let hint = match self {
             Self::Submodule { .. } => "`git submodule update --init scap` fetches it",
             Self::NotAFolder(_) => "--scap names the folder itself, such as repo/scap",
+            Self::Unclear { .. } | Self::TooLarge { .. } => {
+                "--scap names the folder that counts; an empty scap.cfg in it says nothing"
+            }
             Self::Git(error) => return error.hint(),
             Self::Pack(error) => return error.hint(),
-            Self::Invalid { .. } | Self::Read { .. } | Self::TooLarge { .. } | Self::Encode(_) => {
-                return None;
-            }
+            Self::Invalid { .. } | Self::Read { .. } | Self::Encode(_) => return None,
         };
         Some(hint.to_owned())
     }

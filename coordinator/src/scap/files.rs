@@ -18,6 +18,8 @@ pub(super) const FILE_BYTES_MAX: u64 = 1024 * 1024;
 pub(super) const FOLDER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 const ENVIRONMENTS: &str = "environments";
+/// The files of which a scap folder has at least one.
+const CONFIGS: [&str; 2] = ["scap.cfg", "scap.toml"];
 
 /// The files of a folder and the environment that they are read for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -157,9 +159,23 @@ fn resolve(path: &str, target: &str) -> Option<String> {
 }
 
 impl Files {
-    /// Whether there is anything that makes a folder a scap folder.
+    /// Whether there is anything that makes a folder a scap folder: a configuration, be it that of one environment.
     pub(super) fn is_scap(&self) -> bool {
-        self.all.contains_key("scap.cfg") || self.all.contains_key("scap.toml")
+        let folders = self.environments().into_iter();
+        let folders = folders.map(|environment| format!("{ENVIRONMENTS}/{environment}/"));
+        let mut folders = folders.chain([String::new()]);
+        folders.any(|folder| {
+            CONFIGS
+                .iter()
+                .any(|file| self.all.contains_key(&format!("{folder}{file}")))
+        })
+    }
+
+    /// Whether there is a configuration for the environment that is read.
+    pub(super) fn has_config(&self) -> bool {
+        CONFIGS
+            .iter()
+            .any(|file| self.of_environment(file).is_some())
     }
 
     /// The same files for an environment.

@@ -7,7 +7,7 @@ use scap_proto::id::NodeId;
 
 use super::{
     Outside,
-    error::{Origin, ScapError, did_you_mean},
+    error::{Notice, Origin, ScapError, did_you_mean},
     files::Files,
     ini,
     select::Selection,
@@ -78,11 +78,12 @@ impl Group {
 /// The groups that `settings` name, or `None` where they name no hosts at all.
 ///
 /// A host that is in two of them goes with the first; a group whose list has only such hosts is left out, as is one
-/// whose key is blank.
+/// whose key is blank. Each of these is told.
 pub(super) fn groups(
     settings: &Settings,
     files: &Files,
     outside: &Outside<'_>,
+    notices: &mut Vec<Notice>,
 ) -> Result<Option<Vec<Group>>, ScapError> {
     let (names, said_at) = match settings.list("server_groups") {
         Some((names, at)) => (names, at.clone()),
@@ -101,8 +102,21 @@ pub(super) fn groups(
             return Err(ScapError::invalid(&said_at, problem));
         }
         let mut targets = targets(settings, files, outside, group, &said_at)?;
+        let all = targets.len();
         targets.retain(|target| seen.insert(target.host.clone()));
         if targets.is_empty() {
+            let why = match all {
+                0 => "names no host".to_owned(),
+                1 => "has no host but one of groups before it".to_owned(),
+                all => format!("has no host but {all} of groups before it"),
+            };
+            let [inline, list] = keys_of(group);
+            let at = settings.at(&inline).or(settings.at(&list));
+            let at = at.filter(|at| **at != Origin::Default);
+            notices.push(Notice {
+                at: at.unwrap_or(&said_at).clone(),
+                text: format!("group `{}` {why}, and is left out", shown(group)),
+            });
             continue;
         }
         // Its own value, else the one for all groups.
@@ -161,6 +175,15 @@ fn failure_limit(text: &str) -> Option<FailureLimit> {
     }
 }
 
+/// The keys that name the hosts of a group: themselves, or their list.
+fn keys_of(group: &str) -> [String; 2] {
+    let list = match group {
+        DEFAULT_GROUP => "dsh_targets".to_owned(),
+        group => format!("{group}_dsh_targets"),
+    };
+    [format!("{group}_hosts"), list]
+}
+
 /// The hosts of one group; none where its key is blank.
 fn targets(
     settings: &Settings,
@@ -169,11 +192,7 @@ fn targets(
     group: &str,
     said_at: &Origin,
 ) -> Result<Vec<Target>, ScapError> {
-    let inline = format!("{group}_hosts");
-    let key = match group {
-        DEFAULT_GROUP => "dsh_targets".to_owned(),
-        group => format!("{group}_dsh_targets"),
-    };
+    let [inline, key] = keys_of(group);
     if let Some((hosts, at)) = settings.list(&inline) {
         if let Some(other) = settings.get(&key) {
             let problem = format!(
@@ -188,7 +207,7 @@ fn targets(
             .collect();
     }
     let Some(list) = settings.get(&key) else {
-        if settings.has(&key) {
+        if settings.at(&key).is_some() {
             return Ok(Vec::new());
         }
         let names: Vec<&str> = settings.iter().map(|(key, _)| key).collect();

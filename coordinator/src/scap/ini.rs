@@ -4,12 +4,18 @@
 //! comments wherever they are; a line that is indented deeper than its key goes on with the value, and blank lines may be
 //! in between. A key twice in a section and a section twice in a file are errors.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use super::error::{Origin, ScapError};
 
 /// The section whose values are in every other section of all files.
 pub(super) const DEFAULT: &str = "DEFAULT";
+
+/// The section that is for every machine.
+pub(super) const GLOBAL: &str = "global";
 
 /// A file, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -37,7 +43,9 @@ impl Ini {
     pub(super) fn parse(bytes: &[u8], file: &Arc<str>) -> Result<Self, ScapError> {
         let text = text(bytes, file)?;
         let mut ini = Self::default();
-        let mut section: Option<String> = None;
+        // The section, by its name and by the line where it began; of that which may begin again, by none.
+        let mut section: Option<(String, usize)> = None;
+        let mut seen = HashMap::new();
         // Whether the last entry of the section may go on, and how deep its key is indented.
         let mut open: Option<usize> = None;
         for (line, raw) in lines(text) {
@@ -49,7 +57,9 @@ impl Ini {
             if content.starts_with(['#', ';']) {
                 continue;
             }
-            let entries = section.as_ref().and_then(|name| ini.sections.get_mut(name));
+            let entries = section
+                .as_ref()
+                .and_then(|(name, _)| ini.sections.get_mut(name));
             let last = entries.and_then(|entries| entries.last_mut());
             if content.is_empty() {
                 if let (Some(last), Some(_)) = (last, open) {
@@ -72,17 +82,23 @@ impl Ini {
                     return Err(ScapError::invalid(&at, problem));
                 }
                 ini.sections.entry(name.into()).or_default();
-                (section, open) = (Some(name.into()), None);
+                let began = if name == DEFAULT { 0 } else { line };
+                (section, open) = (Some((name.into(), began)), None);
                 continue;
             }
-            let Some(name) = &section else {
+            let Some((name, began)) = &section else {
                 return Err(ScapError::invalid(
                     &at,
                     "a line before any section; `[global]` was expected",
                 ));
             };
-            let entries = ini.sections.entry(name.clone()).or_default();
-            let entry = entry(content, at, entries)?;
+            let entry = entry(content, at)?;
+            if let Some(first) = seen.insert((*began, entry.key.clone()), entry.at.clone()) {
+                let key = entry.key.escape_debug();
+                let problem = format!("`{key}` is there twice, first at {first}");
+                return Err(ScapError::invalid(&entry.at, problem));
+            }
+            let entries = ini.sections.get_mut(name).expect("it began");
             entries.push(entry);
             open = Some(indent);
         }
@@ -99,7 +115,7 @@ fn header(content: &str) -> Option<&str> {
     (!name.is_empty()).then_some(name)
 }
 
-fn entry(content: &str, at: Origin, before: &[Entry]) -> Result<Entry, ScapError> {
+fn entry(content: &str, at: Origin) -> Result<Entry, ScapError> {
     let Some((key, value)) = content.split_once(['=', ':']) else {
         return Err(ScapError::invalid(
             &at,
@@ -112,16 +128,6 @@ fn entry(content: &str, at: Origin, before: &[Entry]) -> Result<Entry, ScapError
     let key = key.trim_end().to_lowercase();
     if key.is_empty() {
         return Err(ScapError::invalid(&at, "a value without a key before it"));
-    }
-    if let Some(twice) = before.iter().find(|entry| entry.key == key) {
-        return Err(ScapError::invalid(
-            &at,
-            format!(
-                "`{}` is there twice, first at {}",
-                key.escape_debug(),
-                twice.at
-            ),
-        ));
     }
     let value = value.trim().to_owned();
     Ok(Entry { key, value, at })
@@ -243,6 +249,21 @@ mod tests {
         }
         let error = Ini::parse(b"[g]\na: \xff\n", &"x".into()).unwrap_err();
         assert_eq!(error.to_string(), "x:2: a byte that is not UTF-8");
+    }
+
+    // One by one this would be some ten thousand million comparisons.
+    #[test]
+    fn a_file_of_nothing_but_keys_is_read_at_once() {
+        let text: String = (0..140_000).map(|at| format!("{at:x}=\n")).collect();
+        let began = std::time::Instant::now();
+        assert_eq!(of(&format!("[g]\n{text}"), "g").len(), 140_000);
+        let sections = "[DEFAULT]\nx=\n".to_owned() + &text + "[DEFAULT]\nX: 1\n";
+        let error = parse(&sections).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "scap.cfg:140004: `x` is there twice, first at scap.cfg:2"
+        );
+        assert!(began.elapsed() < std::time::Duration::from_secs(20));
     }
 
     proptest! {

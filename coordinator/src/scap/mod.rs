@@ -55,7 +55,7 @@ use self::{
 pub use self::{
     error::{Notice, Origin, ScapError},
     groups::{FailureLimit, Group, Target, select},
-    host_name::host_name,
+    host_name::HostName,
     select::Selection,
     settings::{Overrides, Setting, Settings, define},
     source::{Found, Place, Source, read_machine},
@@ -63,6 +63,9 @@ pub use self::{
 
 /// The machine's own `scap.cfg`, which is weaker than all others.
 const MACHINE_CONFIG: &str = "/etc/scap.cfg";
+
+/// The key that says that nothing is to be deployed from here.
+const BLOCKED: &str = "block_deployments";
 
 /// Reads a file of this machine; `None` where there is none.
 pub type Outside<'a> = dyn Fn(&Path) -> Result<Option<Vec<u8>>, ScapError> + 'a;
@@ -113,7 +116,9 @@ impl Scap {
             check_environment(&files, environment, &Origin::Flag("--environment"))?;
             files = files.with_environment(Some(environment.clone()));
         }
-        let mut layers = Layers::read(&files, outside)?;
+        let machine = machine(&found.place, outside)?;
+        let mut layers = Layers::read(&machine, &files)?;
+        overrides.host_name.check(&layers.keys())?;
         let mut settings = Settings::resolve(&layers.keys(), overrides);
         match &environment {
             Some(environment) => settings.set_environment(environment),
@@ -125,14 +130,24 @@ impl Scap {
                     check_environment(&files, environment, &said.at)?;
                     files = files.with_environment(Some(environment.clone()));
                     // Read again, for that environment.
-                    layers = Layers::read(&files, outside)?;
+                    layers = Layers::read(&machine, &files)?;
+                    overrides.host_name.check(&layers.keys())?;
                     settings = Settings::resolve(&layers.keys(), overrides);
                     settings.restate("environment", said);
                 }
             }
         }
 
-        let groups = groups(&settings, &files, outside)?;
+        if found.place != Place::Nowhere && !files.has_config() {
+            let environment = environment.clone().unwrap_or_default();
+            let problem = format!(
+                "scap.cfg and scap.toml are there for {} only, and not for `{environment}`",
+                files.environments().join(", ")
+            );
+            return Err(ScapError::invalid(&Origin::Flag("--environment"), problem));
+        }
+
+        let groups = groups(&settings, &files, outside, &mut notices)?;
         let group_names: Vec<&str> = match settings.list("server_groups") {
             Some((names, _)) => names,
             None => vec!["default"],
@@ -149,10 +164,8 @@ impl Scap {
             environment: environment.clone().unwrap_or_default(),
             ..hosts
         };
-        let blocked = match settings.flag("block_deployments")? {
-            true => settings
-                .get("block_deployments")
-                .map(|said| said.at.clone()),
+        let blocked = match settings.flag(BLOCKED)? {
+            true => settings.get(BLOCKED).map(|said| said.at.clone()),
             false => None,
         };
         Ok(Self {
@@ -187,25 +200,32 @@ fn check_environment(
 ) -> Result<(), ScapError> {
     let known = files.environments();
     let is_from_here = matches!(at, Origin::Flag("--environment"));
-    let is_open = known.is_empty() || *environment == Environment::default();
-    if known.contains(&environment.as_str()) || (is_from_here && is_open) {
+    let is_open = is_from_here && *environment == Environment::default();
+    if known.is_empty() || known.contains(&environment.as_str()) || is_open {
         return Ok(());
     }
-    let there = match known.as_slice() {
-        [] => "has none".to_owned(),
-        known => format!(
-            "has {}",
-            known
-                .iter()
-                .map(|name| shown(name))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
-    };
+    let there: Vec<String> = known.iter().map(|name| shown(name)).collect();
+    let there = there.join(", ");
     let hint = error::did_you_mean(environment.as_str(), known.iter().copied());
     let problem =
-        format!("there is no environment `{environment}`: scap/environments {there}{hint}");
+        format!("there is no environment `{environment}`: scap/environments has {there}{hint}");
     Err(ScapError::invalid(at, problem))
+}
+
+/// What the machine's own file says. It is there for repos with a scap folder: of those without, it says no more than
+/// whether anything may be deployed from here.
+fn machine(place: &Place, outside: &Outside<'_>) -> Result<Ini, ScapError> {
+    let Some(bytes) = outside(Path::new(MACHINE_CONFIG))? else {
+        return Ok(Ini::default());
+    };
+    let mut ini = Ini::parse(&bytes, &name(MACHINE_CONFIG))?;
+    if *place == Place::Nowhere {
+        ini.sections.retain(|_, entries| {
+            entries.retain(|entry| entry.key == BLOCKED);
+            !entries.is_empty()
+        });
+    }
+    Ok(ini)
 }
 
 /// The files that say the same things, the weaker ones first.
@@ -226,13 +246,9 @@ struct Layer {
 }
 
 impl Layers {
-    fn read(files: &Files, outside: &Outside<'_>) -> Result<Self, ScapError> {
-        let machine = match outside(Path::new(MACHINE_CONFIG))? {
-            Some(bytes) => Ini::parse(&bytes, &name(MACHINE_CONFIG))?,
-            None => Ini::default(),
-        };
+    fn read(machine: &Ini, files: &Files) -> Result<Self, ScapError> {
         Ok(Self {
-            machine,
+            machine: machine.clone(),
             common: Layer::read(|path| files.common(path))?,
             special: Layer::read(|path| files.special(path))?,
         })

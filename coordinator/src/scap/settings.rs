@@ -6,7 +6,8 @@ use scap_proto::release::Environment;
 
 use super::{
     error::{Notice, Origin, ScapError},
-    ini::{DEFAULT, Entry, Ini},
+    host_name::HostName,
+    ini::{DEFAULT, Entry, GLOBAL, Ini},
     keys::{self, Role},
 };
 
@@ -31,7 +32,7 @@ pub struct Overrides {
     /// `-D key:value`, in their order.
     pub defines: Vec<(String, String)>,
     /// The full name of this machine, whose domains name sections of `scap.cfg`.
-    pub host_name: String,
+    pub host_name: HostName,
 }
 
 impl Settings {
@@ -48,7 +49,7 @@ impl Settings {
             let of = |ini: &'_ Ini| ini.sections.get(section).cloned().unwrap_or_default();
             files.iter().flat_map(of).collect::<Vec<Entry>>()
         };
-        for section in sections(&overrides.host_name) {
+        for section in sections(overrides.host_name.as_str()) {
             if files.iter().any(|ini| ini.sections.contains_key(&section)) {
                 for Entry { key, value, at } in of(DEFAULT).into_iter().chain(of(&section)) {
                     values.set(&key, &value, at);
@@ -90,9 +91,9 @@ impl Settings {
         (!setting.value.trim().is_empty()).then_some(setting)
     }
 
-    /// Whether a key is there, blank or not.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.0.contains_key(key)
+    /// Who says a key, blank or not.
+    pub(super) fn at(&self, key: &str) -> Option<&Origin> {
+        self.0.get(key).map(|setting| &setting.at)
     }
 
     /// The value of a key as `parse` reads it; `expected` is for the message.
@@ -179,7 +180,7 @@ fn sections(host_name: &str) -> impl Iterator<Item = String> {
         .rev()
         .map(|from| parts[from..].join("."))
         .collect();
-    std::iter::once("global".to_owned()).chain(domains)
+    std::iter::once(GLOBAL.to_owned()).chain(domains)
 }
 
 /// Reads `key:value` of `-D`.
@@ -236,7 +237,7 @@ mod tests {
 
     fn on(host_name: &str, defines: &[(&str, &str)]) -> Overrides {
         Overrides {
-            host_name: host_name.into(),
+            host_name: HostName::Said(host_name.into()),
             defines: defines
                 .iter()
                 .map(|(k, v)| ((*k).into(), (*v).into()))

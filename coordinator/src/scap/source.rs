@@ -17,6 +17,8 @@ use crate::git::{GitError, Mode, Repo, TreeEntry};
 
 /// The folder's name in a repo.
 const FOLDER: &str = "scap";
+/// What is wrong with a file or a link of that name.
+const NO_FOLDER: &str = "is a file or a link; a folder was expected";
 
 /// What is deployed, and where its scap folder may be.
 #[derive(Debug, Clone, Copy)]
@@ -71,11 +73,11 @@ impl fmt::Display for Place {
 }
 
 impl Found {
-    /// The folder of a source: that of the commit, else of the submodule that the commit has there, else the one beside it. A folder
-    /// with neither `scap.cfg` nor `scap.toml` is something else. Blocking.
+    /// The folder of a source: that of the commit, else of the submodule that the commit has there, else the one beside it. Blocking.
     ///
     /// # Errors
-    /// [`ScapError`].
+    /// [`ScapError`]; [`ScapError::Unclear`] where something is called so that is no folder, or has neither `scap.cfg` nor `scap.toml`:
+    /// to take it for nothing would be to deploy to the whole fleet.
     pub fn of(source: Source<'_>) -> Result<Self, ScapError> {
         let (repo, commit, top) = match source {
             Source::Directory(path) => return beside(path),
@@ -99,10 +101,15 @@ impl Found {
             let (submodule, entries) = submodule(repo, top, id)?;
             return of_entries(place, &submodule, entries, "");
         }
-        let found = of_entries(Place::Commit(commit.clone()), repo, entries, "scap/")?;
-        match (&found.place, top) {
-            (Place::Nowhere, Some(top)) => beside(top),
-            _ => Ok(found),
+        let place = Place::Commit(commit.clone());
+        match (entries.as_slice(), top) {
+            ([], Some(top)) => beside(top),
+            ([], None) => Ok(Self::nothing()),
+            ([entry], _) if entry.path == FOLDER.as_bytes() => Err(ScapError::Unclear {
+                place: place.to_string(),
+                problem: NO_FOLDER,
+            }),
+            _ => of_entries(place, repo, entries, "scap/"),
         }
     }
 
@@ -112,13 +119,24 @@ impl Found {
     /// [`ScapError::NotAFolder`] and others.
     pub fn named(path: &Path) -> Result<Self, ScapError> {
         let (files, notices) = read_directory(path)?;
+        if !files.is_scap() {
+            return Err(ScapError::NotAFolder(path.into()));
+        }
+        Self::checked(Place::Named(path.into()), (files, notices))
+    }
+
+    /// What was read there, if it is a scap folder.
+    fn checked(place: Place, (files, notices): (Files, Vec<Notice>)) -> Result<Self, ScapError> {
         match files.is_scap() {
             true => Ok(Self {
-                place: Place::Named(path.into()),
+                place,
                 files,
                 notices,
             }),
-            false => Err(ScapError::NotAFolder(path.into())),
+            false => Err(ScapError::Unclear {
+                place: place.to_string(),
+                problem: "has neither scap.cfg nor scap.toml",
+            }),
         }
     }
 
@@ -168,13 +186,6 @@ fn of_entries(
     entries: Vec<TreeEntry>,
     prefix: &str,
 ) -> Result<Found, ScapError> {
-    let is_config = |entry: &TreeEntry| {
-        let rest = entry.path.strip_prefix(prefix.as_bytes());
-        matches!(rest, Some(b"scap.cfg" | b"scap.toml"))
-    };
-    if !entries.iter().any(is_config) {
-        return Ok(Found::nothing());
-    }
     let mut collector = Collector::default();
     let mut wanted = Vec::new();
     for entry in entries {
@@ -201,27 +212,24 @@ fn of_entries(
         }
         Ok::<_, GitError>(())
     })?;
-    let (files, notices) = collector.finish();
-    Ok(Found {
-        place,
-        files,
-        notices,
-    })
+    Found::checked(place, collector.finish())
 }
 
 /// The folder in a directory, if there is one.
 fn beside(directory: &Path) -> Result<Found, ScapError> {
     let path = directory.join(FOLDER);
-    let is_config = |file: &&str| path.join(file).is_file();
-    if !["scap.cfg", "scap.toml"].iter().any(is_config) {
-        return Ok(Found::nothing());
+    match fs::symlink_metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => {
+            let read = read_directory(&path)?;
+            Found::checked(Place::Beside(path), read)
+        }
+        Ok(_) => Err(ScapError::Unclear {
+            place: Place::Beside(path).to_string(),
+            problem: NO_FOLDER,
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::nothing()),
+        Err(source) => Err(ScapError::Read { path, source }),
     }
-    let (files, notices) = read_directory(&path)?;
-    Ok(Found {
-        place: Place::Beside(path),
-        files,
-        notices,
-    })
 }
 
 fn read_directory(top: &Path) -> Result<(Files, Vec<Notice>), ScapError> {

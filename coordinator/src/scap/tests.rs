@@ -64,7 +64,7 @@ fn found(files: &BTreeMap<&str, &str>) -> Found {
         .map(|(path, content)| (*path, *content))
         .collect();
     Found {
-        place: Place::Nowhere,
+        place: Place::Named("scap".into()),
         files: Files::of(&files),
         notices: Vec::new(),
     }
@@ -228,7 +228,7 @@ fn an_environment_shadows_files_and_merges_checks_and_vars() {
         in_environment("beta"),
         // Or as the section of the machine says.
         Overrides {
-            host_name: "d1.beta.example.org".into(),
+            host_name: HostName::Said("d1.beta.example.org".into()),
             ..Overrides::default()
         },
     ] {
@@ -286,13 +286,61 @@ fn host_lists_may_be_elsewhere_on_the_machine() {
         assert_eq!(scap.groups.unwrap()[0].group_size.unwrap().get(), 7);
         assert!(scap.notices[0].at.is_of_machine());
     }
-    // With no folder, the machine's file and the command line still count.
+    // With no folder, the command line still counts.
     let overrides = Overrides {
         defines: vec![("git_repo".into(), "a/b".into())],
         ..Overrides::default()
     };
     let scap = Scap::read(&Found::nothing(), &overrides, &outside).unwrap();
     assert_eq!((scap.repo.unwrap().as_str(), scap.groups), ("a/b", None));
+}
+
+#[test]
+fn of_a_repo_without_a_folder_the_machine_says_only_whether_it_may_be_deployed() {
+    let machine = "[global]\ngit_repo: a/b\ndsh_targets: all\nenvironment: beta\nservice_name: x\ngit_rev: v1\n\
+                   [example.org]\nblock_deployments: yes\nnonsense: 1\n[net]\ngroup_size: 0\n";
+    let outside = |path: &Path| {
+        let is_it = path == Path::new("/etc/scap.cfg");
+        Ok(is_it.then(|| machine.as_bytes().to_vec()))
+    };
+    let on = |name: &str| Overrides {
+        host_name: HostName::Said(name.into()),
+        ..Overrides::default()
+    };
+    let read = |name: &str| Scap::read(&Found::nothing(), &on(name), &outside).unwrap();
+    let scap = read("d1.example.net");
+    assert_eq!((scap.repo, scap.groups, scap.rev), (None, None, None));
+    assert_eq!((scap.environment, scap.blocked), (None, None));
+    assert!(scap.hosts.asks_nothing() && scap.notices.is_empty());
+    let blocked = read("d1.example.org").blocked.unwrap();
+    assert_eq!(blocked.to_string(), "/etc/scap.cfg:8");
+    // With a folder that has no environments, the one that the machine has is as good as any.
+    let files = BTreeMap::from([("scap.cfg", "[global]\ndsh_targets:\ndefault_hosts: web1\n")]);
+    let scap = Scap::read(&found(&files), &on("d1.example.com"), &outside).unwrap();
+    assert_eq!(scap.environment.unwrap().as_str(), "beta");
+}
+
+#[test]
+fn a_group_that_is_left_out_is_told_with_who_says_so() {
+    let mut files = folder();
+    files.insert(
+        "scap.cfg",
+        "[global]\nserver_groups: first, blank, default, again\nfirst_hosts: web1, web2, web3, web4\n\
+         blank_dsh_targets:\ndsh_targets: targets\nagain_hosts: web1\n",
+    );
+    files.remove("checks.yaml");
+    files.remove("config-files.yaml");
+    let scap = read(&files, &Overrides::default()).unwrap();
+    assert_eq!(scap.groups.unwrap().len(), 1);
+    let notes: Vec<String> = scap.notices.iter().map(Notice::to_string).collect();
+    assert_eq!(
+        notes,
+        [
+            "scap/scap.cfg:4: group `blank` names no host, and is left out",
+            "scap/scap.cfg:5: group `default` has no host but 5 of groups before it, and is left out",
+            "scap/scap.cfg:6: group `again` has no host but one of groups before it, and is left out",
+        ]
+    );
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! YAML as PyYAML reads it: what is not quoted is a number, a yes or no, or nothing by the rules of YAML 1.1.
 //!
 //! Stricter where more would be a trap: a key twice is an error, as is a tag, more than one document, a number that JSON
-//! has not, and a key that is neither text nor a whole number. Dates are text. Nothing is unfolded beyond [`NODES_MAX`].
+//! has not, and a key that is neither text nor a whole number. Dates are text. Nothing is unfolded beyond [`NODES_MAX`] and [`TEXT_BYTES_MAX`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Add, sync::Arc};
 
 use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
@@ -16,6 +16,8 @@ use super::{
 
 /// Most values of a document, those that aliases repeat counted each time: files of configuration have hundreds.
 const NODES_MAX: usize = 20_000;
+/// Most bytes of text of a document, keys too, those that aliases repeat counted each time: a file has at most 1 MiB.
+const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How deep values may be in each other: what reads them on a host stops at 128.
 const DEPTH_MAX: usize = 64;
 /// The key whose maps are put in where it stands.
@@ -32,7 +34,7 @@ pub(super) fn parse(bytes: &[u8], file: &Arc<str>) -> Result<Node, ScapError> {
         open: Vec::new(),
         anchors: BTreeMap::new(),
         done: None,
-        nodes: 0,
+        size: Size::default(),
     };
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| builder.malformed(&error))?;
@@ -52,7 +54,25 @@ struct Builder<'a> {
     anchors: BTreeMap<usize, Node>,
     /// The document.
     done: Option<Node>,
+    size: Size,
+}
+
+/// How much there is of a value and all below it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
     nodes: usize,
+    text_bytes: usize,
+}
+
+impl Add for Size {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            nodes: self.nodes + other.nodes,
+            text_bytes: self.text_bytes + other.text_bytes,
+        }
+    }
 }
 
 struct Open {
@@ -97,7 +117,8 @@ impl Builder<'_> {
                     false => scalar(&text, &at)?,
                 };
                 let node = Node { at, value };
-                self.keep(anchor, &node);
+                self.count(own_size(&node), &node.at)?;
+                self.keep(anchor, &node)?;
                 self.add(node, is_merge)
             }
             Event::SequenceStart(_, anchor, tag) => {
@@ -127,12 +148,13 @@ impl Builder<'_> {
                     Content::Map { own, merged, .. } => Value::Map(merge(own, merged)),
                 };
                 let node = Node { at, value };
-                self.keep(anchor, &node);
+                self.count(own_size(&node), &node.at)?;
+                self.keep(anchor, &node)?;
                 self.add(node, false)
             }
             Event::Alias(anchor) => match self.anchors.get(&anchor).cloned() {
                 Some(node) => {
-                    self.nodes += size(&node);
+                    self.count(size(&node), &at)?;
                     if self.open.len() + depth(&node) > DEPTH_MAX {
                         return Err(too_deep(&at));
                     }
@@ -166,12 +188,26 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn keep(&mut self, anchor: usize, node: &Node) {
+    fn keep(&mut self, anchor: usize, node: &Node) -> Result<(), ScapError> {
         if anchor != 0 {
             // What is kept to be repeated counts as well.
-            self.nodes += size(node);
+            self.count(size(node), &node.at)?;
             self.anchors.insert(anchor, node.clone());
         }
+        Ok(())
+    }
+
+    /// Counts what is about to be held.
+    fn count(&mut self, more: Size, at: &Origin) -> Result<(), ScapError> {
+        self.size = self.size + more;
+        let Size { nodes, text_bytes } = self.size;
+        let most = match () {
+            () if nodes > NODES_MAX => format!("{NODES_MAX} values"),
+            () if text_bytes > TEXT_BYTES_MAX => format!("{TEXT_BYTES_MAX} bytes of text"),
+            () => return Ok(()),
+        };
+        let problem = format!("more than {most}, those of aliases counted each time");
+        Err(ScapError::invalid(at, problem))
     }
 
     fn is_key_next(&self) -> bool {
@@ -181,12 +217,6 @@ impl Builder<'_> {
 
     /// Puts a value where it belongs: it is the document, in a list, a key, or a key's value.
     fn add(&mut self, node: Node, is_merge: bool) -> Result<(), ScapError> {
-        self.nodes += 1;
-        if self.nodes > NODES_MAX {
-            let problem =
-                format!("more than {NODES_MAX} values, those of aliases counted each time");
-            return Err(ScapError::invalid(&node.at, problem));
-        }
         match self.open.last_mut().map(|open| &mut open.content) {
             None => self.done = Some(node),
             Some(Content::List(nodes)) => nodes.push(node),
@@ -251,11 +281,32 @@ fn merge(own: Map, merged: Vec<Map>) -> Map {
     all
 }
 
-fn size(node: &Node) -> usize {
-    match &node.value {
-        Value::List(nodes) => 1 + nodes.iter().map(size).sum::<usize>(),
-        Value::Map(map) => 1 + map.0.iter().map(|(_, node)| 1 + size(node)).sum::<usize>(),
-        _ => 1,
+/// Of a value, and of all below it with their keys.
+fn size(node: &Node) -> Size {
+    let below = match &node.value {
+        Value::List(nodes) => nodes.iter().map(size).fold(Size::default(), Size::add),
+        Value::Map(map) => {
+            let entry = |(key, node): &(Key, Node)| text_size(&key.name) + size(node);
+            map.0.iter().map(entry).fold(Size::default(), Size::add)
+        }
+        _ => Size::default(),
+    };
+    own_size(node) + below
+}
+
+/// Of a value without those below it.
+fn own_size(node: &Node) -> Size {
+    text_size(match &node.value {
+        Value::Text(text) => text,
+        _ => "",
+    })
+}
+
+fn text_size(text: &str) -> Size {
+    let text_bytes = text.len();
+    Size {
+        nodes: 1,
+        text_bytes,
     }
 }
 
@@ -492,6 +543,20 @@ mod tests {
             bomb += &format!("a{level}: &a{level} [{aliases}]\n");
         }
         assert!(json(&bomb).unwrap_err().contains("more than 20000 values"));
+        // Few values, and each of them long.
+        let long = "x".repeat(100_000);
+        let aliases = "*a, ".repeat(50);
+        for bomb in [
+            format!("a: &a {long}\nb: [{aliases}]\n"),
+            format!("a: &a\n  ? {long}\n  : 1\nb: [{aliases}]\n"),
+        ] {
+            let error = json(&bomb).unwrap_err();
+            assert!(
+                error.contains(": more than 4194304 bytes of text"),
+                "{error}"
+            );
+        }
+        assert!(json(&format!("a: &a {long}\nb: [*a, *a]\n")).is_ok());
         for deep in [
             "[".repeat(1000),
             "- ".repeat(1000),

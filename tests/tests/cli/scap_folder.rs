@@ -172,7 +172,25 @@ fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
     // Beside it, and not in the commit: a checkout of its own that git ignores.
     copy_example(&scene.path("repo/scap"));
     std::fs::write(scene.path("repo/.git/info/exclude"), "/scap\n").unwrap();
-    assert_eq!(folder(&scene, &[]), "repo/scap, which is in no commit");
+    let beside = format!(
+        "{}, which is in no commit",
+        scene.path("repo/scap").canonicalize().unwrap().display()
+    );
+    assert_eq!(folder(&scene, &[]), beside);
+    // The same of the repo by its git directory; and below its top there is no repo.
+    let name = ["--host-name", "d1.example.net"];
+    let of = |repo: &str| scene.scap(&[&["config", "--repo", repo, "--json"], &name[..]].concat());
+    let said = of("repo/.git").exits(0).json("scap.config/1");
+    assert_eq!(said["folder"], beside);
+    of("repo/src").exits(1).says(&["not a git repository"]);
+    // One that git keeps elsewhere, as that of a linked work tree.
+    git(
+        &scene.path("repo"),
+        &["worktree", "add", "--quiet", "../linked"],
+    );
+    copy_example(&scene.path("linked/scap"));
+    let said = of("linked").exits(0).json("scap.config/1");
+    assert!(said["folder"].as_str().unwrap().contains("/linked/scap, "));
     // A bare repo has nothing beside it.
     git(
         scene.root(),
@@ -183,10 +201,16 @@ fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
         .exits(0)
         .json("scap.config/1");
     assert_eq!(bare["folder"], "none");
-    // Nor has a folder a meaning that is only called so.
+    // What is only called so is not taken for nothing: that would be all hosts.
     std::fs::rename(scene.path("repo/scap"), scene.path("elsewhere")).unwrap();
     scene.write("repo/scap/main.py", "print()\n");
-    assert_eq!(folder(&scene, &[]), "none");
+    let no_config = "repo/scap, which is in no commit has neither scap.cfg nor scap.toml";
+    config(&scene, &[]).fails(2, DOING, no_config, "--scap");
+    std::fs::remove_dir_all(scene.path("repo/scap")).unwrap();
+    std::os::unix::fs::symlink("../elsewhere", scene.path("repo/scap")).unwrap();
+    let link = "is a file or a link; a folder was expected";
+    config(&scene, &[]).fails(2, DOING, link, "--scap");
+    std::fs::remove_file(scene.path("repo/scap")).unwrap();
     assert_eq!(
         folder(&scene, &["--scap", "elsewhere"]),
         "elsewhere, as --scap says"
@@ -205,7 +229,6 @@ fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
         &scene.path("elsewhere"),
         &["commit", "--quiet", "--message", "scap"],
     );
-    std::fs::remove_dir_all(scene.path("repo/scap")).unwrap();
     std::fs::write(scene.path("repo/.git/info/exclude"), "").unwrap();
     let url = scene.path("elsewhere");
     git(
@@ -253,6 +276,34 @@ fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
     assert_eq!(said["settings"]["git_repo"]["value"], "not/committed");
 }
 
+#[test]
+fn what_a_commit_has_of_that_name_is_a_folder_or_an_error() {
+    let code = Scene::empty();
+    let (repo, _) = code.repo();
+    repo.write("scap/main.py", "print()\n");
+    repo.commit("Code that is called so");
+    let no_config = "has neither scap.cfg nor scap.toml";
+    config(&code, &[]).fails(2, DOING, no_config, "--scap");
+    std::fs::remove_dir_all(code.path("repo/scap")).unwrap();
+    std::os::unix::fs::symlink("../elsewhere", code.path("repo/scap")).unwrap();
+    repo.commit("A link");
+    let link = "is a file or a link; a folder was expected";
+    config(&code, &[]).fails(2, DOING, link, "--scap");
+    // A configuration of one environment makes a folder, for that one.
+    std::fs::remove_file(code.path("repo/scap")).unwrap();
+    let beta = "[global]\ngit_repo: of/beta\n";
+    repo.write("scap/environments/beta/scap.cfg", beta);
+    repo.commit("An environment");
+    let said = config_json(&code, &["-e", "beta"]);
+    assert_eq!(said["settings"]["git_repo"]["value"], "of/beta");
+    let for_beta = "scap.cfg and scap.toml are there for beta only";
+    config(&code, &[]).exits(2).says(&[DOING, for_beta]);
+    let unknown = "there is no environment `bet`";
+    config(&code, &["-e", "bet"])
+        .exits(2)
+        .says(&[DOING, unknown]);
+}
+
 /// Three agents, and a folder with two groups of them.
 fn fleet() -> (Fleet, scap_tests::repo::SourceRepo) {
     let fleet = Fleet::start(&["web1", "web2", "web3"]);
@@ -271,14 +322,22 @@ fn fleet() -> (Fleet, scap_tests::repo::SourceRepo) {
 fn a_deployment_goes_through_the_server_groups() {
     let (fleet, repo) = fleet();
     let commit = repo.commit("A scap folder");
-    let ended = fleet
-        .deploy(&["--repo", "repo", "Fix", "the site"])
-        .exits(0);
+    // What hosts do not do is not left out in silence.
+    for more in [&[][..], &["--dry-run"]] {
+        fleet.deploy(&[&["--repo", "repo"], more].concat()).fails(
+            2,
+            "the scap folder asks for what hosts of this version do not do: service app",
+            "",
+            "--without-stages",
+        );
+    }
+    assert!(!fleet.agents[0].live("mw/app").exists());
+    let without = ["--repo", "repo", "--without-stages", "Fix", "the site"];
+    let ended = fleet.deploy(&without).exits(0);
     let ended = ended.says(&[
         &format!("scap folder: scap/ of commit {commit}"),
         "warning: scap/scap.cfg:7: `batch_size` is not acted on: hosts are not reached by ssh",
-        "1 service of the scap folder are left out",
-        "3 hosts, fetching ahead: canary",
+        "warning: left out, since hosts do not do it: service app",
         "wave first  1 hosts  may lose 0",
         "wave default  2 hosts in 2 groups  may lose 0",
     ]);
@@ -286,6 +345,10 @@ fn a_deployment_goes_through_the_server_groups() {
     assert_eq!(
         (&report["repo"], &report["message"]),
         (&json!("mw/app"), &json!("Fix the site"))
+    );
+    assert_eq!(
+        report["left_out"],
+        json!([{ "kind": "service", "name": "app" }])
     );
     for agent in &fleet.agents {
         repo.archived(&commit).assert_is(&agent.live("mw/app"));
@@ -298,7 +361,14 @@ fn a_group_that_fails_stops_the_rollout_before_the_next() {
     repo.commit("A scap folder");
     fleet.agents.pop().unwrap().stop().exits(0);
     let ended = fleet
-        .deploy(&["--repo", "repo", "--connect-timeout", "2"])
+        .deploy(&[
+            "--repo",
+            "repo",
+            "--connect-timeout",
+            "2",
+            "-D",
+            "service_name:",
+        ])
         .exits(3);
     let report = deployed(&ended);
     assert_eq!(host(&report, "web3")["outcome"], "unreachable");
@@ -311,7 +381,9 @@ fn a_group_that_fails_stops_the_rollout_before_the_next() {
 fn a_deployment_may_be_for_some_hosts_only() {
     let (fleet, repo) = fleet();
     let commit = repo.commit("A scap folder");
-    let ended = fleet.deploy(&["--repo", "repo", "-l", "web[1:2]"]).exits(0);
+    let ended = fleet
+        .deploy(&["--repo", "repo", "-l", "web[1:2]", "--without-stages"])
+        .exits(0);
     let report = deployed(&ended.says(&["wave default  2 hosts in 2 groups"]));
     assert_eq!(report["hosts"].as_array().unwrap().len(), 2);
     assert!(!fleet.agents[2].live("mw/app").exists());
@@ -322,7 +394,10 @@ fn a_deployment_may_be_for_some_hosts_only() {
     );
     repo.commit("No host list");
     let ended = fleet.deploy(&["--repo", "repo", "-l", "!web1"]).exits(0);
-    let report = deployed(&ended.says(&["wave rest  2 hosts"]));
+    let report = deployed(&ended.says(&[
+        "; of the 3 hosts of fleet.toml those that --limit-hosts chooses",
+        "2 hosts, fetching ahead",
+    ]));
     assert_eq!(report["commit"], commit, "what git_rev names");
     assert!(!fleet.agents[0].live("mw/other").exists());
     let ended = fleet.deploy(&["--repo", "repo", "-l", "db*"]);
@@ -409,5 +484,7 @@ fn what_is_wrong_with_a_folder_is_told_before_anybody_is_contacted() {
         std::fs::remove_dir_all(scene.path("repo/scap")).unwrap();
         repo.commit("Without it");
     }
+    let ended = scene.scap(&[&common[..], &["--dry-run"]].concat()).exits(0);
+    ended.says(&["scap folder: none; all 1 hosts of fleet.toml"]);
     assert!(!scene.path("st/records").exists(), "something was signed");
 }

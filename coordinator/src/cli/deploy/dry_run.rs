@@ -4,7 +4,9 @@ use bytes::Bytes;
 use scap_proto::{content::EncodedChunk, id::ChunkId};
 use serde_json::{Value, json};
 
-use super::{DeployArgs, about, find, read_inventory, size_of, targets::Targets};
+use super::{
+    DeployArgs, about, find, not_acted_on::LeftOut, read_inventory, size_of, targets::Targets,
+};
 use crate::{
     cli::{CliError, exit, human_bytes},
     rollout::Wave,
@@ -17,7 +19,7 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
     // That it is one, and no more: its lock is for those who write.
     StateDirectory::open(&args.state.state)
         .map_err(|error| CliError::failed("read the state", &error).hint(error.hint()))?;
-    let (tree, scap) = find(&args)?;
+    let (tree, scap) = find(&args, &fleet)?;
     let (repo, environment) = about(&args, &scap)?;
     let targets = Targets::of(fleet, &scap, &args)?;
     let policy = &targets.policy;
@@ -41,6 +43,7 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
             "snapshot_entries": built.descriptor.totals.entries,
             "prefetch": policy.prefetch.to_string(),
             "waves": waves,
+            "left_out": LeftOut::of(&scap).json(),
         });
         println!("{object}");
         return Ok(exit::DONE);

@@ -39,11 +39,12 @@ use self::{
     greet::{Greeted, greet},
     how::{fed_by_us, plan},
     name::repo_name,
+    not_acted_on::LeftOut,
     recording::Recording,
     summary::{Seconds, summarize},
     targets::Targets,
 };
-pub(super) use self::{recording::past, summary::Summary};
+pub(super) use self::{not_acted_on::StagesArgs, recording::past, summary::Summary};
 use super::{
     About, CliError, SourceArgs, StateArgs,
     branch::RecordArgs,
@@ -60,7 +61,7 @@ use crate::{
         hub::{Hub, resolve_all},
     },
     rollout::{self, Budget, Desk, Ended, Prefetch, Request, Session},
-    scap::{Place, Scap, Selection},
+    scap::{Scap, Selection},
     seed::Seed,
     snapshot::{Built, Earlier},
     state::{Record, StateDirectory, StateError},
@@ -83,6 +84,8 @@ pub(super) struct DeployArgs {
     pub(super) name: Option<RepoPath>,
     #[command(flatten)]
     pub(super) scap: ScapArgs,
+    #[command(flatten)]
+    pub(super) stages: StagesArgs,
     /// Deploy to none but these hosts: a name, `web*`, `web[01:10]`, `~` and a regular expression; `!` first for all others
     #[arg(short, long, value_name = "HOSTS")]
     pub(super) limit_hosts: Option<Selection>,
@@ -250,7 +253,7 @@ pub(super) async fn deploy(
         |error: StateError| CliError::failed("read the state", &error).hint(error.hint());
     let state = StateDirectory::open(&args.state.state).map_err(state_error)?;
     let _lock = state.lock().map_err(|error| locked(&error))?;
-    let (tree, scap) = find(&args)?;
+    let (tree, scap) = find(&args, &fleet)?;
     let about = about(&args, &scap)?;
     let targets = Targets::of(fleet, &scap, &args)?;
     let Targets { inventory, policy } = &targets;
@@ -412,6 +415,7 @@ pub(super) async fn deploy(
     let mut summary = summarize(&session, &built, inventory, &ended, seed_bytes, &seconds);
     summary.json["deltas"] = deltas.json();
     summary.json["message"] = args.message.join(" ").into();
+    summary.json["left_out"] = LeftOut::of(&scap).json();
     summary.json["state"] = written.json;
     summary.code = match summary.code {
         exit::DONE => written.code,
@@ -422,7 +426,7 @@ pub(super) async fn deploy(
 }
 
 /// What is deployed, and what its scap folder says. What of that is not acted on is told on standard error.
-fn find(args: &DeployArgs) -> Result<(Arc<Tree>, Scap), CliError> {
+fn find(args: &DeployArgs, fleet: &Inventory) -> Result<(Arc<Tree>, Scap), CliError> {
     let mut tree = args.tree()?;
     let (found, scap) = args.scap.read(&args.source, &tree)?;
     // The folder that names another revision is the one that holds.
@@ -435,8 +439,10 @@ fn find(args: &DeployArgs) -> Result<(Arc<Tree>, Scap), CliError> {
             "deploy from the active deployment host, or give -D block_deployments:false".to_owned(),
         ));
     }
-    if found.place != Place::Nowhere {
-        eprintln!("scap folder: {}", found.place);
+    let is_limited = args.limit_hosts.is_some();
+    if args.progress != Style::Json {
+        args.scap
+            .say_where(&found, &scap, fleet, &args.fleet, is_limited);
     }
     // What the machine's own file says is for all that is deployed from it: `config` tells it.
     for notice in scap
@@ -446,7 +452,7 @@ fn find(args: &DeployArgs) -> Result<(Arc<Tree>, Scap), CliError> {
     {
         eprintln!("warning: {notice}");
     }
-    not_acted_on::warn(&scap);
+    args.stages.check(&scap)?;
     Ok((Arc::new(tree), scap))
 }
 
