@@ -127,7 +127,8 @@ impl History {
         Ok(folders.into_iter().map(|(place, _)| place).collect())
     }
 
-    /// What the branch had about one place at one of its commits, and what was signed then.
+    /// What the branch had about one place at one of its commits, and what was signed of it then. Whether anybody signed it
+    /// is another question.
     ///
     /// # Errors
     /// [`BranchError`].
@@ -135,13 +136,14 @@ impl History {
         &self,
         commit: &GitOid,
         place: &Place,
+        which: Which,
     ) -> Result<Option<(Present, Option<SignedObjects>)>, BranchError> {
         let mut objects = self.repo.objects()?;
         let mut present = self.present_at(&mut objects, commit, |it| it == place)?;
         let Some(present) = present.pop() else {
             return Ok(None);
         };
-        let signed = present.folder.signed(&mut objects, Which::Latest)?;
+        let signed = present.folder.signed(&mut objects, which)?;
         Ok(Some((present, signed)))
     }
 

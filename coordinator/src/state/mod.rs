@@ -9,6 +9,7 @@ mod folder;
 mod history;
 mod ledger;
 mod lock;
+mod proof;
 mod record;
 mod tip;
 
@@ -24,6 +25,7 @@ pub use self::{
     history::{FindError, History, Past, Present, Recorded, before_latest, find},
     ledger::{End, Found, Ledger, break_lock, what},
     lock::{Holder, LEASE, Lock, ProcessMark, RENEWAL, Stale, age},
+    proof::ProofError,
     record::{
         BrokenLock, Document, DocumentError, HostGroup, Hosts, Message, Outcome,
         Record as BranchRecord, Rollout, WaveEnd,

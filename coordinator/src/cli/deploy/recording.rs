@@ -25,8 +25,8 @@ use crate::{
     },
     rollout::{Ended, Engine, Output, Session, Verdict, Watcher},
     state::{
-        BranchError, End, Found, Hosts, Ledger, Outcome, Place, RENEWAL, Recorded as Release,
-        Rollout, SignedObjects, StateDirectory, Updated,
+        BranchError, End, Found, History, Hosts, Ledger, Outcome, Place, RENEWAL,
+        Recorded as Release, Rollout, SignedObjects, StateDirectory, Updated,
     },
 };
 
@@ -38,24 +38,22 @@ pub(super) struct Recording {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What was released of one repo to one environment, the latest first, as the branch says once the upstream was asked.
+/// The branch once the upstream was asked, and what it says was released of one repo to one environment, the latest first.
 pub(in crate::cli) fn past(
     args: &DeployArgs,
     tree: &Tree,
     state: &StateDirectory,
     place: &Place,
-) -> Result<Vec<Release>, CliError> {
+) -> Result<Option<(History, Vec<Release>)>, CliError> {
     let repo = repo_of(tree.repo(), state)?;
     let branch = &args.record.branch;
     let fetch = !args.record.offline && branch.has_remote(&repo)?;
     let history = branch.history(&repo, fetch)?;
-    match history {
-        Some(history) => Ok(history
-            .past(place)
-            .map_err(|error| failed(&error))?
-            .releases),
-        None => Ok(Vec::new()),
-    }
+    let Some(history) = history else {
+        return Ok(None);
+    };
+    let past = history.past(place).map_err(|error| failed(&error))?;
+    Ok(Some((history, past.releases)))
 }
 
 /// What goes into the record of each rollout of this run.

@@ -1,5 +1,6 @@
 //! The state branch over real git.
 
+mod proof;
 mod races;
 mod refusals;
 mod world;
@@ -41,7 +42,7 @@ fn deploys_and_reads_back(test: &TestRepo, repo: &Repo) {
     };
     for recorded in &past.releases {
         let (_, signed) = history
-            .signed_at(&recorded.state_commit, &place("production"))
+            .signed_at(&recorded.state_commit, &place("production"), Which::Latest)
             .unwrap()
             .unwrap();
         let signed = signed.unwrap();
