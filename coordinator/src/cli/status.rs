@@ -51,7 +51,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<u8, CliError> {
 /// The lock, and why it is nobody's any more, if so.
 fn lock_of(present: &Present, now: Timestamp) -> Option<(&Lock, Option<&'static str>)> {
     let lock = present.folder.lock.as_ref()?;
-    let stale = lock.stale(now, &ProcessMark::here(), ProcessMark::runs);
+    let stale = lock.stale(now, &ProcessMark::here(), ProcessMark::is_gone);
     Some((lock, stale.map(|it| it.as_str())))
 }
 

@@ -95,7 +95,7 @@ impl Ledger {
             .update(self.change("lock", now, Upstream::Must), |folder| {
                 taken_over = None;
                 if let Some(lock) = &folder.lock {
-                    let Some(why) = lock.stale(now, &self.process, ProcessMark::runs) else {
+                    let Some(why) = lock.stale(now, &self.process, ProcessMark::is_gone) else {
                         return Err(BranchError::Held {
                             what: what(&self.place),
                             holder: lock.describe(now),
