@@ -214,7 +214,7 @@ impl Ledger {
         })
     }
 
-    /// Gives the lock back, with nothing more to say.
+    /// Gives the lock back, with nothing more to say. Whether hosts were told of a release that was begun is not known here.
     ///
     /// # Errors
     /// [`BranchError::Lost`] among others.
@@ -222,7 +222,17 @@ impl Ledger {
         self.step("unlock", now, Upstream::May, |folder| {
             folder.lock = None;
             let record = record_of(folder, &self.place);
-            self.message(record, "unlocked, nothing was released", "", false)
+            let begun = record.latest.as_ref();
+            match begun.filter(|it| it.rollout == self.holder.rollout) {
+                Some(begun) => {
+                    let what = format!(
+                        "unlocked; how release #{} ended is not known",
+                        begun.sequence
+                    );
+                    self.message(record, &what, "", true)
+                }
+                None => self.message(record, "unlocked, nothing was released", "", false),
+            }
         })
     }
 

@@ -137,6 +137,32 @@ fn commits_say_in_words_and_trailers_what_happened() {
 }
 
 #[test]
+fn a_lock_given_back_says_that_nothing_was_released_only_where_nothing_was_begun() {
+    let test = repo(&[]);
+    let branch = branch_of(&test.open(), false);
+    let said = || test.git(&["log", "-1", "--format=%s", "scap/state"]);
+    let first = ledger(&branch, "production", 0);
+    first.lock("test", at(0)).unwrap();
+    first.unlock(at(1)).unwrap();
+    assert!(said().ends_with("unlocked, nothing was released"));
+    let second = ledger(&branch, "production", 2);
+    second.lock("test", at(2)).unwrap();
+    let (rollout, signed) = Signing::new().release(&second, &place("production"), 4);
+    second.begin(&rollout, &signed, at(3)).unwrap();
+    second.unlock(at(4)).unwrap();
+    assert!(
+        said().ends_with("unlocked; how release #4 ended is not known"),
+        "{}",
+        said()
+    );
+    // The next that is given back is about itself.
+    let third = ledger(&branch, "production", 5);
+    third.lock("test", at(5)).unwrap();
+    third.unlock(at(6)).unwrap();
+    assert!(said().ends_with("unlocked, nothing was released"));
+}
+
+#[test]
 fn stock_tools_verify_a_release_from_any_clone() {
     let test = repo(&[]);
     let signing = Signing::new();
