@@ -107,7 +107,7 @@ impl RecordArgs {
             Some(name) => {
                 let remote = repo.remote(name, UPSTREAM_MAX)?;
                 if self.offline {
-                    Base::Offline
+                    Base::Offline(remote)
                 } else {
                     Base::Upstream(remote)
                 }

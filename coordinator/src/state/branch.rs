@@ -61,7 +61,7 @@ pub enum Base {
     /// At a remote.
     Upstream(Remote),
     /// At a remote that is not asked: what is written gets there with a later change.
-    Offline,
+    Offline(Remote),
 }
 
 /// Whether a change may go without the upstream, where there is one.
@@ -290,7 +290,7 @@ impl Branch {
 
     /// Whether there is an upstream that is not asked.
     pub fn is_offline(&self) -> bool {
-        matches!(self.base, Base::Offline)
+        matches!(self.base, Base::Offline(_))
     }
 
     /// Makes one change: `edit` changes the folder, and returns the words of the commit. It may be called several times, each
@@ -318,7 +318,7 @@ impl Branch {
                 Some(remote.clone().within(MAY_MAX))
             }
             Base::Upstream(remote) => Some(remote.clone()),
-            Base::Here | Base::Offline => None,
+            Base::Here | Base::Offline(_) => None,
         };
         for _ in 0..ATTEMPTS_MAX {
             let local = self.repo.tip(&self.name)?;
@@ -379,8 +379,15 @@ impl Branch {
         local: Option<&GitOid>,
     ) -> Result<(Option<GitOid>, Option<Option<GitOid>>), BranchError> {
         let Some(remote) = remote else {
-            self.check_known(local)?;
-            return Ok((local.cloned(), None));
+            let local = match (&self.base, local) {
+                // A second root would have nothing in common with the upstream's.
+                (Base::Offline(remote), None) => {
+                    self.repo.tracked_tip(remote.name(), &self.name)?
+                }
+                (_, local) => local.cloned(),
+            };
+            self.check_known(local.as_ref())?;
+            return Ok((local, None));
         };
         let failed = |source| self.unreachable(remote, source);
         let there = remote.tip(&self.name).map_err(failed)?;

@@ -133,14 +133,7 @@ fn where_both_have_changed_the_same_a_person_is_asked() {
     signing.deploy(&shared.branch(0), "production", 1).unwrap();
     signing.deploy(&shared.branch(1), "production", 2).unwrap();
     // Offline, clone 0 does not know of that.
-    let repo = shared.clones[0].open();
-    let offline = crate::state::Branch::new(
-        repo,
-        name(),
-        crate::state::Base::Offline,
-        None,
-        Default::default(),
-    );
+    let offline = shared.offline(0);
     signing.deploy(&offline, "production", 2).unwrap();
     let tip = shared.tip();
     let error = signing.deploy(&shared.branch(0), "staging", 1).unwrap_err();
@@ -160,6 +153,20 @@ fn where_both_have_changed_the_same_a_person_is_asked() {
     let words: Vec<&str> = command.split(' ').collect();
     shared.clones[0].git(&words);
     signing.deploy(&shared.branch(0), "staging", 1).unwrap();
+}
+
+#[test]
+fn a_fresh_clone_begins_offline_on_what_it_fetched() {
+    let shared = Shared::new();
+    let signing = Signing::new();
+    signing.deploy(&shared.branch(0), "production", 1).unwrap();
+    shared.clones[1].git(&["fetch", "-q"]);
+    signing.deploy(&shared.offline(1), "staging", 1).unwrap();
+    let roots = ["rev-list", "--max-parents=0", "scap/state", "origin/scap/state"];
+    assert_eq!(shared.clones[1].git(&roots).lines().count(), 1);
+    signing.deploy(&shared.branch(1), "testing", 1).unwrap();
+    let present = history(&shared.upstream.open()).present().unwrap();
+    assert_eq!(present.len(), 3);
 }
 
 #[test]

@@ -64,6 +64,19 @@ impl Shared {
         branch_of(&self.clones[clone].open(), true)
     }
 
+    /// The branch in one of the clones, which does not ask the upstream.
+    pub(super) fn offline(&self, clone: usize) -> Branch {
+        let repo = self.clones[clone].open();
+        let remote = repo.remote("origin", Duration::from_secs(20)).unwrap();
+        Branch::new(
+            repo,
+            name(),
+            Base::Offline(remote),
+            None,
+            Failpoint::default(),
+        )
+    }
+
     pub(super) fn tip(&self) -> String {
         self.upstream.git(&["rev-parse", "refs/heads/scap/state"])
     }
