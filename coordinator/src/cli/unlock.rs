@@ -39,6 +39,7 @@ pub(super) fn run(args: &UnlockArgs) -> Result<u8, CliError> {
         .map_err(|error| failed(&error))?;
     let (holder, updated) =
         break_lock(&branch, &place, &args.reason, now()).map_err(|error| failed(&error))?;
+    updated.warn();
     if args.read.json {
         let commit = updated.commit.to_string();
         println!(

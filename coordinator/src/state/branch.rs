@@ -78,8 +78,25 @@ pub enum Upstream {
 pub struct Updated {
     /// The commit.
     pub commit: GitOid,
-    /// Why the upstream has it not, where it should.
+    /// Whether there is an upstream that has it not: the next change takes it there.
+    pub is_here_only: bool,
+    /// Why the upstream has it not, where it should; or, where it has, why the branch here does not follow or the commit is not
+    /// remembered.
     pub problem: Option<BranchError>,
+}
+
+impl Updated {
+    /// Logs the problem, where there is one.
+    pub fn warn(&self) {
+        let Some(problem) = &self.problem else {
+            return;
+        };
+        let error = scap_agent::error_chain(problem);
+        match self.is_here_only {
+            true => tracing::warn!(error, "recorded here only"),
+            false => tracing::warn!(error, "recorded, and not all that belongs to it here"),
+        }
+    }
 }
 
 /// Who makes a change, when, and at which step of a deployment.
@@ -349,25 +366,33 @@ impl Branch {
                 self.failpoint.hit(step, "pushed");
             }
             let is_pushed = there.is_some() && problem.is_none();
-            if !self
+            let moved = self
                 .repo
-                .move_branch(&self.name, local.as_ref(), &commit, step)?
-            {
+                .move_branch(&self.name, local.as_ref(), &commit, step);
+            // What the upstream has is done, whatever comes of it here.
+            match moved {
+                Ok(true) => {}
                 // Somebody here was quicker.
-                if !is_pushed {
-                    continue;
-                }
-                self.follow(&commit, step)?;
+                Ok(false) if is_pushed => problem = self.follow(&commit, step).err(),
+                Ok(false) => continue,
+                Err(error) if is_pushed => problem = Some(error.into()),
+                Err(error) => return Err(error.into()),
             }
             self.failpoint.hit(step, "moved");
+            let is_final = is_pushed || matches!(self.base, Base::Here);
             if let Some(known) = &self.known
-                && (is_pushed || matches!(self.base, Base::Here))
+                && is_final
+                && let Err(error) = known.save(&commit)
             {
-                known.save(&commit)?;
+                problem.get_or_insert(error.into());
             }
             let millis = started.elapsed().as_millis();
             tracing::debug!(step, %commit, millis, is_pushed, "state branch written");
-            return Ok(Updated { commit, problem });
+            return Ok(Updated {
+                commit,
+                is_here_only: !is_final,
+                problem,
+            });
         }
         Err(BranchError::Busy)
     }

@@ -114,6 +114,7 @@ impl Ledger {
                 record = Some(kept);
                 Ok(words)
             })?;
+        updated.warn();
         let folder = before.expect("the change was made");
         let mut objects = self.branch.repo.objects()?;
         let release = folder.signed(&mut objects, Which::Latest)?;

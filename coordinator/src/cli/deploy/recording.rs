@@ -159,7 +159,9 @@ impl Recording {
         let begun = self
             .ask(|reply| Note::Begin(Box::new((rollout, signed)), reply))
             .await;
-        begun.map(|_| ()).map_err(|error| failed(&error))
+        begun
+            .map(|updated| updated.warn())
+            .map_err(|error| failed(&error))
     }
 
     /// Records the end.
@@ -195,9 +197,17 @@ impl Recording {
 
     async fn close(&self, end: End) -> Written {
         match self.ask(|reply| Note::End(Box::new(end), reply)).await {
-            Ok(Updated { commit, problem }) => {
+            Ok(Updated {
+                commit,
+                is_here_only,
+                problem,
+            }) => {
                 let elsewhere = match &problem {
                     None => String::new(),
+                    Some(problem) if !is_here_only => {
+                        let problem = scap_agent::error_chain(problem);
+                        format!(", and not all that belongs to it here: {problem}")
+                    }
                     Some(problem) => {
                         let problem = scap_agent::error_chain(problem);
                         format!(" here only, and at the upstream with the next change: {problem}")
@@ -206,7 +216,7 @@ impl Recording {
                 let line = format!("recorded as {:.10}{elsewhere}", commit.to_string());
                 let json = json!({
                     "commit": commit.to_string(),
-                    "at_upstream": problem.is_none() && !self.run.is_offline,
+                    "at_upstream": !is_here_only,
                 });
                 let code = exit::DONE;
                 Written { json, line, code }
@@ -278,14 +288,7 @@ fn write(ledger: &Ledger, notes: &mpsc::Receiver<Note>) {
             }
         };
         match written {
-            Ok(Updated { problem: None, .. }) => {}
-            Ok(Updated {
-                problem: Some(problem),
-                ..
-            }) => {
-                let error = scap_agent::error_chain(&problem);
-                tracing::warn!(error, "recorded here only");
-            }
+            Ok(updated) => updated.warn(),
             Err(error) => {
                 is_over |= matches!(error, BranchError::Lost { .. });
                 let error = scap_agent::error_chain(&error);

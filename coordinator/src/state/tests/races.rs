@@ -1,9 +1,9 @@
 //! Two clones and one upstream: who comes second is told, and nobody else is in the way.
 
-use std::thread;
+use std::{thread, time::Duration};
 
 use super::world::*;
-use crate::state::{BranchError, before_latest};
+use crate::state::{Base, Branch, BranchError, Failpoint, KnownTip, before_latest};
 
 #[test]
 fn of_two_clones_that_race_for_one_environment_exactly_one_wins() {
@@ -162,11 +162,42 @@ fn a_fresh_clone_begins_offline_on_what_it_fetched() {
     signing.deploy(&shared.branch(0), "production", 1).unwrap();
     shared.clones[1].git(&["fetch", "-q"]);
     signing.deploy(&shared.offline(1), "staging", 1).unwrap();
-    let roots = ["rev-list", "--max-parents=0", "scap/state", "origin/scap/state"];
+    let roots = [
+        "rev-list",
+        "--max-parents=0",
+        "scap/state",
+        "origin/scap/state",
+    ];
     assert_eq!(shared.clones[1].git(&roots).lines().count(), 1);
     signing.deploy(&shared.branch(1), "testing", 1).unwrap();
     let present = history(&shared.upstream.open()).present().unwrap();
     assert_eq!(present.len(), 3);
+}
+
+#[test]
+fn what_the_upstream_has_is_done_though_the_branch_here_cannot_follow() {
+    let shared = Shared::new();
+    let branch = shared.branch(0);
+    let ours = ledger(&branch, "production", 0);
+    ours.lock("test", at(0)).unwrap();
+    let lock = shared.clones[0].write(".git/refs/heads/scap/state.lock", b"");
+    let updated = ours.renew(at(1)).unwrap();
+    assert!(!updated.is_here_only);
+    let problem = updated.problem.unwrap();
+    assert!(problem.to_string().contains("state.lock"), "{problem}");
+    assert_eq!(shared.tip(), updated.commit.to_string());
+    std::fs::remove_file(lock).unwrap();
+
+    // And one that cannot be remembered.
+    let dangling = shared.clones[0].path().join(".git/objects/dangling");
+    std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+    let repo = shared.clones[0].open();
+    let base = Base::Upstream(repo.remote("origin", Duration::from_secs(20)).unwrap());
+    let known = KnownTip::new(dangling.join("tip"), "one".into());
+    let branch = Branch::new(repo, name(), base, Some(known), Failpoint::default());
+    let updated = ours.through(branch).unlock(at(2)).unwrap();
+    assert!(matches!(updated.problem, Some(BranchError::Tip(_))));
+    assert_eq!(shared.tip(), updated.commit.to_string());
 }
 
 #[test]
@@ -186,6 +217,6 @@ fn an_upstream_out_of_reach_lets_nothing_begin() {
 }
 
 /// The same run, through another look at the repository.
-fn cut_off(branch: &crate::state::Branch, ledger: &crate::state::Ledger) -> crate::state::Ledger {
+fn cut_off(branch: &Branch, ledger: &crate::state::Ledger) -> crate::state::Ledger {
     ledger.through(branch.clone())
 }
