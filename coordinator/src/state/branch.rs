@@ -5,9 +5,11 @@
 //! comes second reads again. So a crash leaves each of the two tips old or new, and nothing is ever forced.
 //!
 //! What was committed here and is not yet at the upstream, since that was out of reach, is carried onto its tip by the next
-//! change, unless somebody changed the same folder there.
+//! change. Where somebody changed the same folder there, what is here of it is set aside under a ref of its own, so that all
+//! other folders go on, and who changes that folder is halted until a person has looked.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -16,7 +18,7 @@ use jiff::Timestamp;
 use scap_proto::id::GitOid;
 
 use super::{
-    carry::carry,
+    carry::{Key, carry},
     failpoint::Failpoint,
     folder::{Folder, Place, folder_name},
     lock::Holder,
@@ -159,6 +161,8 @@ pub enum BranchError {
         branch: BranchName,
         /// The upstream's tip.
         there: GitOid,
+        /// The ref under which what was here is set aside, where the branch here follows the upstream already.
+        aside: Option<String>,
     },
     /// The upstream does not answer, or not as it should.
     #[error("reach the upstream `{remote}` of the state branch")]
@@ -246,6 +250,11 @@ impl BranchError {
                 "find out who rewrote it, and push the old commit again; if it was meant, remove {}",
                 file.display()
             ),
+            Self::Diverged {
+                aside: Some(aside), ..
+            } => format!(
+                "what was here is set aside as {aside}: compare it with the branch; then, to go on with what the upstream has: git update-ref -d {aside}"
+            ),
             Self::Diverged { branch, there, .. } => format!(
                 "compare both; to follow the upstream: git update-ref {} {there} (what is here only stays in the branch's reflog)",
                 branch.full()
@@ -276,6 +285,26 @@ impl BranchError {
                 | Self::Diverged { .. }
                 | Self::Rewritten { .. }
         )
+    }
+}
+
+/// On what a change is made.
+struct Start {
+    /// The commit.
+    base: Option<GitOid>,
+    /// The upstream's tip, where it was asked.
+    there: Option<Option<GitOid>>,
+    /// The folders whose commits here are not in `base`.
+    left: BTreeSet<Key>,
+}
+
+impl Start {
+    fn here(base: Option<GitOid>) -> Self {
+        Self {
+            base,
+            there: None,
+            left: BTreeSet::new(),
+        }
     }
 }
 
@@ -340,13 +369,18 @@ impl Branch {
         for _ in 0..ATTEMPTS_MAX {
             let local = self.repo.tip(&self.name)?;
             let mut problem = None;
-            let (base, there) = match self.base(remote.as_ref(), local.as_ref()) {
+            let start = match self.start(remote.as_ref(), local.as_ref(), place) {
                 Err(error) if upstream == Upstream::May && error.is_upstreams() => {
+                    // What was read there may refuse the change, as where the lock is another's by now.
+                    if let BranchError::Diverged { there, .. } = &error {
+                        edit(&mut self.open(Some(there), place)?.folder)?;
+                    }
                     problem = Some(error);
-                    (local.clone(), None)
+                    Start::here(local.clone())
                 }
-                base => base?,
+                start => start?,
             };
+            let Start { base, there, left } = start;
             let mut opened = self.open(base.as_ref(), place)?;
             let message = edit(&mut opened.folder)?;
             let author = Author {
@@ -355,6 +389,12 @@ impl Branch {
                 time: now.as_second(),
             };
             let commit = self.commit(base.as_ref(), &opened, place, &author, &message)?;
+            // Before the branch here leaves it, and before there is no way back.
+            if let Some(local) = &local {
+                for key in &left {
+                    self.repo.set_aside(&self.aside(key), local)?;
+                }
+            }
             self.failpoint.hit(step, "written");
             if let (Some(remote), Some(there)) = (&remote, &there) {
                 match self.push(remote, &commit, there.as_ref()) {
@@ -397,12 +437,13 @@ impl Branch {
         Err(BranchError::Busy)
     }
 
-    /// On what a change is to be made, and, where it was asked, the upstream's tip.
-    fn base(
+    /// On what a change of `place` is to be made.
+    fn start(
         &self,
         remote: Option<&Remote>,
         local: Option<&GitOid>,
-    ) -> Result<(Option<GitOid>, Option<Option<GitOid>>), BranchError> {
+        place: &Place,
+    ) -> Result<Start, BranchError> {
         let Some(remote) = remote else {
             let local = match (&self.base, local) {
                 // A second root would have nothing in common with the upstream's.
@@ -412,7 +453,7 @@ impl Branch {
                 (_, local) => local.cloned(),
             };
             self.check_known(local.as_ref())?;
-            return Ok((local, None));
+            return Ok(Start::here(local));
         };
         let failed = |source| self.unreachable(remote, source);
         let there = remote.tip(&self.name).map_err(failed)?;
@@ -422,6 +463,20 @@ impl Branch {
             remote.fetch(&self.name).map_err(failed)?;
         }
         self.check_known(there.as_ref())?;
+        let key = key_of(place);
+        let diverged = |there: &GitOid, aside| BranchError::Diverged {
+            what: format!("{} {}", place.1, place.0),
+            branch: self.name.clone(),
+            there: there.clone(),
+            aside,
+        };
+        let aside = self.aside(&key);
+        if let Some(there) = &there
+            && self.repo.is_set_aside(&aside)?
+        {
+            return Err(diverged(there, Some(aside)));
+        }
+        let mut left = BTreeSet::new();
         let base = match (local, &there) {
             (local, None) => local.cloned(),
             (None, Some(there)) => Some(there.clone()),
@@ -431,11 +486,27 @@ impl Branch {
                 } else if self.repo.is_ancestor(there, local)? {
                     Some(local.clone())
                 } else {
-                    Some(carry(self, local, there)?)
+                    let carried = carry(self, local, there)?;
+                    if carried.left.contains(&key) {
+                        return Err(diverged(there, None));
+                    }
+                    left = carried.left;
+                    Some(carried.tip)
                 }
             }
         };
-        Ok((base, Some(there)))
+        Ok(Start {
+            base,
+            there: Some(there),
+            left,
+        })
+    }
+
+    /// The ref under which what was written here of a folder is kept, once the branch here follows an upstream that has
+    /// other of it.
+    fn aside(&self, (environment, repo): &Key) -> String {
+        let [environment, repo] = [environment, repo].map(|name| String::from_utf8_lossy(name));
+        format!("refs/scap/diverged/{}/{environment}/{repo}", self.name)
     }
 
     /// Pushes plainly. Whether the upstream was still at `there`.
@@ -574,6 +645,12 @@ pub(super) fn open_root(
         return Err(BranchError::Newer { found });
     }
     Ok(items)
+}
+
+/// The name of a place's folder.
+fn key_of((repo, environment): &Place) -> Key {
+    let environment = environment.as_str().as_bytes().to_vec();
+    (environment, folder_name(repo).into_bytes())
 }
 
 /// The folder of a name.

@@ -135,24 +135,64 @@ fn where_both_have_changed_the_same_a_person_is_asked() {
     // Offline, clone 0 does not know of that.
     let offline = shared.offline(0);
     signing.deploy(&offline, "production", 2).unwrap();
+    let ours = shared.clones[0].git(&["rev-parse", "scap/state"]);
     let tip = shared.tip();
-    let error = signing.deploy(&shared.branch(0), "staging", 1).unwrap_err();
+    let production = || signing.deploy(&shared.branch(0), "production", 3);
+    let error = production().unwrap_err();
     assert!(matches!(&error, BranchError::Diverged { what, .. } if what == "production mw/config"));
     assert!(error.needs_a_person());
     assert_eq!(tip, shared.tip(), "nothing is forced");
+    assert!(error.hint().unwrap().contains("git update-ref refs/heads/"));
+
+    // All else goes on, and it stays halted, with what was here at hand.
+    for sequence in 1..=2 {
+        signing
+            .deploy(&shared.branch(0), "staging", sequence)
+            .unwrap();
+        signing
+            .deploy(&shared.branch(1), "testing", sequence)
+            .unwrap();
+    }
+    let error = production().unwrap_err();
+    assert!(error.needs_a_person(), "{error:?}");
+    let aside = "refs/scap/diverged/scap/state/production/mw+config";
+    assert_eq!(shared.clones[0].git(&["rev-parse", aside]), ours);
+    let past = history(&shared.upstream.open())
+        .past(&place("production"))
+        .unwrap();
+    assert_eq!(
+        past.releases.len(),
+        2,
+        "what was here is not at the upstream"
+    );
 
     // What the hint says.
     let hint = error.hint().unwrap();
-    let command = hint
-        .split_once("git ")
-        .unwrap()
-        .1
-        .split_once(" (")
-        .unwrap()
-        .0;
+    let command = hint.split_once("git ").unwrap().1;
     let words: Vec<&str> = command.split(' ').collect();
     shared.clones[0].git(&words);
-    signing.deploy(&shared.branch(0), "staging", 1).unwrap();
+    production().unwrap();
+}
+
+#[test]
+fn a_lock_that_is_anothers_at_the_upstream_is_lost_though_it_is_ours_here() {
+    let shared = Shared::new();
+    let ours = ledger(&shared.branch(0), "production", 0);
+    ours.lock("test", at(0)).unwrap();
+    // Out of reach for a while, in which somebody breaks the lock and deploys.
+    shared.cut(0, true);
+    let cut = cut_off(&shared.branch(0), &ours);
+    assert!(cut.renew(at(1)).unwrap().is_here_only);
+    crate::state::break_lock(&shared.branch(1), &place("production"), "gone", at(2)).unwrap();
+    let theirs = ledger(&shared.branch(1), "production", 3);
+    theirs.lock("mine now", at(3)).unwrap();
+    shared.cut(0, false);
+    let back = cut_off(&shared.branch(0), &ours);
+    let lost = back.renew(at(4)).unwrap_err();
+    assert!(
+        matches!(&lost, BranchError::Lost { how, .. } if how.contains("mine now")),
+        "{lost:?}"
+    );
 }
 
 #[test]
