@@ -1,6 +1,10 @@
 //! Where the state branch is: flags that several commands share, and opening it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use jiff::Timestamp;
@@ -197,13 +201,25 @@ pub(super) fn repo_of(repo: Option<&Repo>, state: &StateDirectory) -> Result<Rep
         return Ok(repo.clone());
     }
     let path = state.state_repo();
-    let opened = match path.is_dir() {
-        true => Repo::open(&path),
-        false => Repo::init_bare(&path).and_then(|_| Repo::open(&path)),
-    };
-    opened.map_err(|error| {
+    open_or_make(&path).map_err(|error| {
         CliError::failed("open the repository of the state branch", &error).hint(error.hint())
     })
+}
+
+/// The bare repository at `path`, made where there is none, and made whole where that was begun and not ended. What is in it
+/// stays.
+fn open_or_make(path: &Path) -> Result<Repo, GitError> {
+    if path.is_dir() {
+        match Repo::open(path) {
+            Err(GitError::NotARepository(_)) => {}
+            opened => return opened,
+        }
+        // Git's own, of when it was killed: whoever deploys is alone in here.
+        for lock in ["HEAD.lock", "config.lock"] {
+            let _ = fs::remove_file(path.join(lock));
+        }
+    }
+    Repo::init_bare(path)
 }
 
 /// The time, as the branch has it.
@@ -227,4 +243,39 @@ pub(super) fn failed(error: &BranchError) -> CliError {
 
 fn git_error(error: GitError) -> CliError {
     failed(&BranchError::from(error))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_that_was_half_made_is_made_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let half: [&[(&str, &str)]; 4] = [
+            &[],
+            &[("config.lock", "")],
+            &[
+                ("HEAD", "ref: refs/he"),
+                ("config", "[core]\n"),
+                ("config.lock", "[core]\n\tb"),
+            ],
+            &[("HEAD", "ref: refs/heads/main\n"), ("HEAD.lock", "")],
+        ];
+        for (number, files) in half.iter().enumerate() {
+            let path = folder.path().join(format!("{number}.git"));
+            fs::create_dir(&path).unwrap();
+            for (name, content) in *files {
+                fs::write(path.join(name), content).unwrap();
+            }
+            assert!(Repo::open(&path).is_err(), "{number} is whole");
+            let made = open_or_make(&path).unwrap();
+            made.write_files(&[b"one"]).unwrap();
+            // And stays as it is.
+            fs::write(path.join("description"), "ours").unwrap();
+            open_or_make(&path).unwrap();
+            assert_eq!(fs::read(path.join("description")).unwrap(), b"ours");
+        }
+    }
 }
