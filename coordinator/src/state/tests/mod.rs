@@ -163,6 +163,41 @@ fn a_lock_given_back_says_that_nothing_was_released_only_where_nothing_was_begun
 }
 
 #[test]
+fn what_became_of_the_largest_fleet_is_bounded_and_read_back() {
+    use scap_proto::{id::NodeId, limits::PLAN_HOSTS_MAX};
+    let names: Vec<NodeId> = (0..PLAN_HOSTS_MAX)
+        .map(|number| {
+            format!("{number:0>width$}", width = NodeId::BYTES_MAX)
+                .parse()
+                .unwrap()
+        })
+        .collect();
+    // As JSON has it, a character of six bytes.
+    let reason = |number: usize| format!("{number}{}", "\u{1}".repeat(1000));
+    let reasons: Vec<String> = (0..PLAN_HOSTS_MAX).map(reason).collect();
+    let all = names.iter().zip(&reasons);
+    let grouped = Hosts::group(all.map(|(name, reason)| (name, "failed", reason.as_str())));
+    assert_eq!(grouped.count("failed"), PLAN_HOSTS_MAX);
+    assert_eq!(grouped.groups.len(), Hosts::REASONS_MAX + 1);
+    let others = grouped
+        .groups
+        .iter()
+        .find(|it| it.reason == Hosts::OTHER_REASONS);
+    assert_eq!(
+        others.unwrap().hosts.len(),
+        PLAN_HOSTS_MAX - Hosts::REASONS_MAX
+    );
+
+    let test = repo(&[]);
+    let branch = branch_of(&test.open(), false);
+    let ours = ledger(&branch, "production", 0);
+    ours.lock("test", at(0)).unwrap();
+    ours.end_wave("all", &grouped, at(1)).unwrap();
+    let present = history(&test.open()).present().unwrap();
+    assert_eq!(present[0].hosts, grouped);
+}
+
+#[test]
 fn stock_tools_verify_a_release_from_any_clone() {
     let test = repo(&[]);
     let signing = Signing::new();
