@@ -14,7 +14,9 @@ use scap_proto::release::{Environment, RepoPath};
 use super::{CliError, exit};
 use crate::{
     git::{BranchName, GitError, Repo},
-    state::{Base, Branch, BranchError, Failpoint, History, KnownTip, Place, StateDirectory},
+    state::{
+        Base, Branch, BranchError, Failpoint, History, KnownTip, Place, Present, StateDirectory,
+    },
 };
 
 /// How long the upstream may take for one answer. It is asked twice or three times for each change.
@@ -176,6 +178,34 @@ impl ReadArgs {
                 ),
             },
         }
+    }
+
+    /// What is wanted of what the branch has now. A place that cannot be read is told.
+    ///
+    /// # Errors
+    /// Where it is the only one, or none can be read.
+    pub(super) fn present(&self, history: Option<&History>) -> Result<Vec<Present>, CliError> {
+        let Some(history) = history else {
+            return Ok(Vec::new());
+        };
+        let all = history.present().map_err(|error| failed(&error))?;
+        let wanted: Vec<_> = all
+            .into_iter()
+            .filter(|(place, _)| self.is_wanted(place))
+            .collect();
+        let is_one = wanted.len() == 1;
+        let mut read = Vec::new();
+        for ((repo, environment), present) in wanted {
+            match present {
+                Ok(present) => read.push(present),
+                Err(error) if is_one => return Err(failed(&error)),
+                Err(error) => {
+                    let error = scap_agent::error_chain(&error);
+                    eprintln!("warning: {environment} {repo} is left out: {error}");
+                }
+            }
+        }
+        Ok(read)
     }
 
     /// The branch as it is now, where there is one.

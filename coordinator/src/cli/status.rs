@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     CliError,
-    branch::{ReadArgs, failed, now},
+    branch::{ReadArgs, now},
     exit,
     history::rollout_json,
     progress::some,
@@ -21,14 +21,7 @@ pub(super) struct StatusArgs {
 
 pub(super) fn run(args: &StatusArgs) -> Result<u8, CliError> {
     let (_, history) = args.read.open()?;
-    let present = match &history {
-        Some(history) => history.present().map_err(|error| failed(&error))?,
-        None => Vec::new(),
-    };
-    let present: Vec<_> = present
-        .into_iter()
-        .filter(|it| args.read.is_wanted(&it.place))
-        .collect();
+    let present = args.read.present(history.as_ref())?;
     let now = now();
     if args.read.json {
         let places: Vec<Value> = present.iter().map(|it| place_json(it, now)).collect();

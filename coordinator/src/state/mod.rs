@@ -22,7 +22,7 @@ pub use self::{
     directory::{Lock as DirectoryLock, Made, Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
     failpoint::Failpoint,
     folder::{Folder, Place, SignedObjects, Which},
-    history::{FindError, History, Past, Present, Recorded, before_latest, find},
+    history::{FindError, History, Past, Present, PresentAt, Recorded, before_latest, find},
     ledger::{End, Found, Ledger, break_lock, what},
     lock::{Holder, LEASE, Lock, ProcessMark, RENEWAL, Stale, age},
     proof::ProofError,

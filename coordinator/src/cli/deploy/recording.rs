@@ -20,6 +20,7 @@ use crate::{
         About, CliError,
         branch::{failed, now, repo_of},
         exit,
+        history::warn_of_unreadable,
         progress::Progress,
         snapshot::Tree,
     },
@@ -53,6 +54,7 @@ pub(in crate::cli) fn past(
         return Ok(None);
     };
     let past = history.past(place).map_err(|error| failed(&error))?;
+    warn_of_unreadable(&past);
     Ok(Some((history, past.releases)))
 }
 

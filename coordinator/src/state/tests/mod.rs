@@ -27,7 +27,7 @@ fn deploys_and_reads_back(test: &TestRepo, repo: &Repo) {
     let ids: Vec<_> = past.releases.iter().map(|it| it.rollout.release).collect();
     assert_eq!(ids, [second, first]);
     assert!(past.releases.iter().all(|it| it.is_finalized));
-    let present = history.present().unwrap();
+    let present = present(repo);
     let stable = |at: usize| present[at].folder.record.clone().unwrap().stable.unwrap();
     assert_eq!(present.len(), 2);
     assert_eq!((stable(0).release, stable(1).release), (second, staging));
@@ -193,7 +193,7 @@ fn what_became_of_the_largest_fleet_is_bounded_and_read_back() {
     let ours = ledger(&branch, "production", 0);
     ours.lock("test", at(0)).unwrap();
     ours.end_wave("all", &grouped, at(1)).unwrap();
-    let present = history(&test.open()).present().unwrap();
+    let present = present(&test.open());
     assert_eq!(present[0].hosts, grouped);
 }
 

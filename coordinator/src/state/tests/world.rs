@@ -17,7 +17,7 @@ use crate::{
     git::{BranchName, Repo, tests::TestRepo},
     state::{
         Base, Branch, BranchError, End, Failpoint, History, Hosts, KnownTip, Ledger, Outcome,
-        Place, Rollout, SignedObjects,
+        Place, Present, Rollout, SignedObjects,
     },
 };
 
@@ -252,6 +252,12 @@ pub(super) fn hosts(outcome: &str) -> Hosts {
 
 pub(super) fn history(repo: &Repo) -> History {
     History::open(repo, &name(), None).unwrap().unwrap()
+}
+
+/// What a repository's branch has now, all of which can be read.
+pub(super) fn present(repo: &Repo) -> Vec<Present> {
+    let all = history(repo).present().unwrap();
+    all.into_iter().map(|(_, it)| it.unwrap()).collect()
 }
 
 /// All files of a folder with their content, but for what is the state branch's own: its ref, that ref's log, and objects.
