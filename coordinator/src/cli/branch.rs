@@ -1,6 +1,10 @@
 //! Where the state branch is: flags that several commands share, and opening it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use jiff::Timestamp;
@@ -10,7 +14,9 @@ use scap_proto::release::{Environment, RepoPath};
 use super::{CliError, exit};
 use crate::{
     git::{BranchName, GitError, Repo},
-    state::{Base, Branch, BranchError, Failpoint, History, KnownTip, Place, StateDirectory},
+    state::{
+        Base, Branch, BranchError, Failpoint, History, KnownTip, Place, Present, StateDirectory,
+    },
 };
 
 /// How long the upstream may take for one answer. It is asked twice or three times for each change.
@@ -107,7 +113,7 @@ impl RecordArgs {
             Some(name) => {
                 let remote = repo.remote(name, UPSTREAM_MAX)?;
                 if self.offline {
-                    Base::Offline
+                    Base::Offline(remote)
                 } else {
                     Base::Upstream(remote)
                 }
@@ -174,6 +180,34 @@ impl ReadArgs {
         }
     }
 
+    /// What is wanted of what the branch has now. A place that cannot be read is told.
+    ///
+    /// # Errors
+    /// Where it is the only one, or none can be read.
+    pub(super) fn present(&self, history: Option<&History>) -> Result<Vec<Present>, CliError> {
+        let Some(history) = history else {
+            return Ok(Vec::new());
+        };
+        let all = history.present().map_err(|error| failed(&error))?;
+        let wanted: Vec<_> = all
+            .into_iter()
+            .filter(|(place, _)| self.is_wanted(place))
+            .collect();
+        let is_one = wanted.len() == 1;
+        let mut read = Vec::new();
+        for ((repo, environment), present) in wanted {
+            match present {
+                Ok(present) => read.push(present),
+                Err(error) if is_one => return Err(failed(&error)),
+                Err(error) => {
+                    let error = scap_agent::error_chain(&error);
+                    eprintln!("warning: {environment} {repo} is left out: {error}");
+                }
+            }
+        }
+        Ok(read)
+    }
+
     /// The branch as it is now, where there is one.
     pub(super) fn open(&self) -> Result<(Repo, Option<History>), CliError> {
         let repo = self.repo()?;
@@ -202,13 +236,25 @@ pub(super) fn repo_of(repo: Option<&Repo>, state: &StateDirectory) -> Result<Rep
         return Ok(repo.clone());
     }
     let path = state.state_repo();
-    let opened = match path.is_dir() {
-        true => Repo::open(&path),
-        false => Repo::init_bare(&path).and_then(|_| Repo::open(&path)),
-    };
-    opened.map_err(|error| {
+    open_or_make(&path).map_err(|error| {
         CliError::failed("open the repository of the state branch", &error).hint(error.hint())
     })
+}
+
+/// The bare repository at `path`, made where there is none, and made whole where that was begun and not ended. What is in it
+/// stays.
+fn open_or_make(path: &Path) -> Result<Repo, GitError> {
+    if path.is_dir() {
+        match Repo::open(path) {
+            Err(GitError::NotARepository(_)) => {}
+            opened => return opened,
+        }
+        // Git's own, of when it was killed: whoever deploys is alone in here.
+        for lock in ["HEAD.lock", "config.lock"] {
+            let _ = fs::remove_file(path.join(lock));
+        }
+    }
+    Repo::init_bare(path)
 }
 
 /// The time, as the branch has it.
@@ -232,4 +278,39 @@ pub(super) fn failed(error: &BranchError) -> CliError {
 
 fn git_error(error: GitError) -> CliError {
     failed(&BranchError::from(error))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_that_was_half_made_is_made_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let half: [&[(&str, &str)]; 4] = [
+            &[],
+            &[("config.lock", "")],
+            &[
+                ("HEAD", "ref: refs/he"),
+                ("config", "[core]\n"),
+                ("config.lock", "[core]\n\tb"),
+            ],
+            &[("HEAD", "ref: refs/heads/main\n"), ("HEAD.lock", "")],
+        ];
+        for (number, files) in half.iter().enumerate() {
+            let path = folder.path().join(format!("{number}.git"));
+            fs::create_dir(&path).unwrap();
+            for (name, content) in *files {
+                fs::write(path.join(name), content).unwrap();
+            }
+            assert!(Repo::open(&path).is_err(), "{number} is whole");
+            let made = open_or_make(&path).unwrap();
+            made.write_files(&[b"one"]).unwrap();
+            // And stays as it is.
+            fs::write(path.join("description"), "ours").unwrap();
+            open_or_make(&path).unwrap();
+            assert_eq!(fs::read(path.join("description")).unwrap(), b"ours");
+        }
+    }
 }

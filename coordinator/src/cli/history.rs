@@ -77,8 +77,20 @@ fn pasts(history: &History, read: &ReadArgs) -> Result<Vec<Past>, CliError> {
     let places = history.places().map_err(|error| failed(&error))?;
     let wanted = places.iter().filter(|place| read.is_wanted(place));
     wanted
-        .map(|place| history.past(place).map_err(|error| failed(&error)))
+        .map(|place| {
+            let past = history.past(place).map_err(|error| failed(&error))?;
+            warn_of_unreadable(&past);
+            Ok(past)
+        })
         .collect()
+}
+
+/// Names the records that cannot be read.
+pub(super) fn warn_of_unreadable(past: &Past) {
+    for (commit, error) in &past.unreadable {
+        let error = scap_agent::error_chain(error);
+        eprintln!("warning: the record of state commit {commit} is left out: {error}");
+    }
 }
 
 /// All releases that a name may be of.

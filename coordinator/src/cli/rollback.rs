@@ -1,6 +1,10 @@
 //! `rollback`: a new release of what an earlier one had.
 
+use std::num::NonZeroUsize;
+
 use clap::Args;
+use scap_agent::clock;
+use scap_proto::release::{Authority, VerifiedRelease};
 
 use super::{
     CliError,
@@ -9,7 +13,7 @@ use super::{
     history::named,
     snapshot::Tree,
 };
-use crate::state::{Recorded, StateDirectory, before_latest};
+use crate::state::{History, Recorded, StateDirectory, before_latest};
 
 #[derive(Debug, Args)]
 #[command(mut_arg("rev", |arg| arg.hide(true)))]
@@ -42,29 +46,51 @@ fn back_to(release: Option<&str>, args: DeployArgs) -> Result<DeployArgs, CliErr
     let tree = Tree::find(&args.source, "HEAD")?;
     let (_, scap) = args.scap.read(&args.source, &tree)?;
     let place = about(&args, &scap)?;
-    let past = deploy::past(&args, &tree, &state, &place)?;
+    let nothing = || {
+        CliError::usage("no finalized release of another tree was recorded before the latest")
+            .hint("`scap-coordinator history` lists what there is; a name says which".to_owned())
+    };
+    let (history, past) = deploy::past(&args, &tree, &state, &place)?.ok_or_else(nothing)?;
     let back = match release {
         Some(name) => finalized(named(&past, name)?)?,
-        None => before_latest(&past).ok_or_else(|| {
-            CliError::usage("no finalized release of another tree was recorded before the latest")
-                .hint(
-                    "`scap-coordinator history` lists what there is; a name says which".to_owned(),
-                )
-        })?,
+        None => before_latest(&past).ok_or_else(nothing)?,
     };
-    let rollout = &back.rollout;
-    eprintln!("back to {} {}", back.describe(), rollout.title());
-    let rev = rollout.commit.as_ref().map(ToString::to_string);
+    let proven = proven(&history, back, &state)?;
+    let proven = proven.release();
+    eprintln!("back to {} {}", back.describe(), back.rollout.title());
+    let rev = proven.commit.as_ref().map(ToString::to_string);
     Ok(DeployArgs {
         name: Some(place.0),
         rev,
         back_to: Some(BackTo {
-            sequence: rollout.sequence,
-            snapshot: rollout.snapshot_ref(),
-            commit: rollout.commit.clone(),
+            sequence: proven.sequence,
+            snapshot: proven.snapshot,
+            commit: proven.commit.clone(),
         }),
         ..args
     })
+}
+
+/// What was signed of it: the record names it, and who may write to the branch could have it name anything.
+fn proven(
+    history: &History,
+    back: &Recorded,
+    state: &StateDirectory,
+) -> Result<VerifiedRelease, CliError> {
+    let signers = state
+        .allowed_signers()
+        .map_err(|error| CliError::failed("read the state", &error).hint(error.hint()))?;
+    let authority = Authority {
+        signers: &signers,
+        threshold: NonZeroUsize::MIN,
+    };
+    history
+        .prove_finalized(back, &authority, clock::now())
+        .map_err(|error| {
+            CliError::failed("go back to what is recorded", &error)
+                .code(exit::STOPPED)
+                .hint(error.hint())
+        })
 }
 
 fn finalized(recorded: &Recorded) -> Result<&Recorded, CliError> {

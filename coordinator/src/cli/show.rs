@@ -11,6 +11,7 @@ use super::{
     progress::some,
     status::line,
 };
+use crate::state::Which;
 
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
@@ -25,7 +26,7 @@ pub(super) fn run(args: &ShowArgs) -> Result<u8, CliError> {
     let (history, releases) = releases(&args.read)?;
     let recorded = named(&releases, &args.release)?;
     let (present, signed) = history
-        .signed_at(&recorded.state_commit, &recorded.place)
+        .signed_at(&recorded.state_commit, &recorded.place, Which::Latest)
         .map_err(|error| failed(&error))?
         .ok_or_else(|| {
             CliError::usage("the state branch changed while it was read").code(exit::FAILED)

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     CliError,
-    branch::{ReadArgs, failed, now},
+    branch::{ReadArgs, now},
     control, exit,
     history::rollout_json,
     progress::some,
@@ -33,14 +33,7 @@ pub(super) async fn run(args: &StatusArgs) -> Result<u8, CliError> {
         Err(_) if !running.is_empty() || args.read.is_of_state_alone() => None,
         Err(error) => return Err(error),
     };
-    let present = match &history {
-        Some(history) => history.present().map_err(|error| failed(&error))?,
-        None => Vec::new(),
-    };
-    let present: Vec<_> = present
-        .into_iter()
-        .filter(|it| args.read.is_wanted(&it.place))
-        .collect();
+    let present = args.read.present(history.as_ref())?;
     let now = now();
     if args.read.json {
         let places: Vec<Value> = present.iter().map(|it| place_json(it, now)).collect();
@@ -68,7 +61,7 @@ pub(super) async fn run(args: &StatusArgs) -> Result<u8, CliError> {
 /// The lock, and why it is nobody's any more, if so.
 fn lock_of(present: &Present, now: Timestamp) -> Option<(&Lock, Option<&'static str>)> {
     let lock = present.folder.lock.as_ref()?;
-    let stale = lock.stale(now, &ProcessMark::here(), ProcessMark::runs);
+    let stale = lock.stale(now, &ProcessMark::here(), ProcessMark::is_gone);
     Some((lock, stale.map(|it| it.as_str())))
 }
 

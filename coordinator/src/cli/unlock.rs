@@ -39,6 +39,7 @@ pub(super) fn run(args: &UnlockArgs) -> Result<u8, CliError> {
         .map_err(|error| failed(&error))?;
     let (holder, updated) =
         break_lock(&branch, &place, &args.reason, now()).map_err(|error| failed(&error))?;
+    updated.warn();
     if args.read.json {
         let commit = updated.commit.to_string();
         println!(
@@ -60,13 +61,8 @@ fn place(args: &UnlockArgs) -> Result<Place, CliError> {
         return Ok((repo.clone(), environment.clone()));
     }
     let (_, history) = args.read.open()?;
-    let present = match history {
-        Some(history) => history.present().map_err(|error| failed(&error))?,
-        None => Vec::new(),
-    };
-    let mut locked = present
-        .into_iter()
-        .filter(|it| args.read.is_wanted(&it.place) && it.folder.lock.is_some());
+    let present = args.read.present(history.as_ref())?;
+    let mut locked = present.into_iter().filter(|it| it.folder.lock.is_some());
     match (locked.next(), locked.next()) {
         (Some(one), None) => Ok(one.place),
         (None, _) => Err(CliError::usage(

@@ -165,6 +165,24 @@ impl Repo {
         command::output(command, "move the branch").map(|_| ())
     }
 
+    /// Whether a commit is kept under the ref `name`.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub fn is_set_aside(&self, name: &str) -> Result<bool, GitError> {
+        Ok(self.tip_of(name)?.is_some())
+    }
+
+    /// Keeps a commit under the ref `name`, in the place of any other.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub fn set_aside(&self, name: &str, commit: &GitOid) -> Result<(), GitError> {
+        let mut command = self.write_command();
+        command.args(["update-ref", name]).arg(commit.to_string());
+        command::output(command, "set a commit aside").map(|_| ())
+    }
+
     /// Removes the lock that a git which was killed has left on the branch: one of ours that is older than any git works on a
     /// branch. Whether there was one.
     fn clear_stale_lock(&self, branch: &BranchName) -> Result<bool, GitError> {

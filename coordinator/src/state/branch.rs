@@ -5,9 +5,11 @@
 //! comes second reads again. So a crash leaves each of the two tips old or new, and nothing is ever forced.
 //!
 //! What was committed here and is not yet at the upstream, since that was out of reach, is carried onto its tip by the next
-//! change, unless somebody changed the same folder there.
+//! change. Where somebody changed the same folder there, what is here of it is set aside under a ref of its own, so that all
+//! other folders go on, and who changes that folder is halted until a person has looked.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -16,7 +18,7 @@ use jiff::Timestamp;
 use scap_proto::id::GitOid;
 
 use super::{
-    carry::carry,
+    carry::{Key, carry},
     failpoint::Failpoint,
     folder::{Folder, Place, folder_name},
     lock::Holder,
@@ -61,7 +63,7 @@ pub enum Base {
     /// At a remote.
     Upstream(Remote),
     /// At a remote that is not asked: what is written gets there with a later change.
-    Offline,
+    Offline(Remote),
 }
 
 /// Whether a change may go without the upstream, where there is one.
@@ -78,8 +80,25 @@ pub enum Upstream {
 pub struct Updated {
     /// The commit.
     pub commit: GitOid,
-    /// Why the upstream has it not, where it should.
+    /// Whether there is an upstream that has it not: the next change takes it there.
+    pub is_here_only: bool,
+    /// Why the upstream has it not, where it should; or, where it has, why the branch here does not follow or the commit is not
+    /// remembered.
     pub problem: Option<BranchError>,
+}
+
+impl Updated {
+    /// Logs the problem, where there is one.
+    pub fn warn(&self) {
+        let Some(problem) = &self.problem else {
+            return;
+        };
+        let error = scap_agent::error_chain(problem);
+        match self.is_here_only {
+            true => tracing::warn!(error, "recorded here only"),
+            false => tracing::warn!(error, "recorded, and not all that belongs to it here"),
+        }
+    }
 }
 
 /// Who makes a change, when, and at which step of a deployment.
@@ -142,6 +161,8 @@ pub enum BranchError {
         branch: BranchName,
         /// The upstream's tip.
         there: GitOid,
+        /// The ref under which what was here is set aside, where the branch here follows the upstream already.
+        aside: Option<String>,
     },
     /// The upstream does not answer, or not as it should.
     #[error("reach the upstream `{remote}` of the state branch")]
@@ -229,6 +250,11 @@ impl BranchError {
                 "find out who rewrote it, and push the old commit again; if it was meant, remove {}",
                 file.display()
             ),
+            Self::Diverged {
+                aside: Some(aside), ..
+            } => format!(
+                "what was here is set aside as {aside}: compare it with the branch; then, to go on with what the upstream has: git update-ref -d {aside}"
+            ),
             Self::Diverged { branch, there, .. } => format!(
                 "compare both; to follow the upstream: git update-ref {} {there} (what is here only stays in the branch's reflog)",
                 branch.full()
@@ -262,6 +288,26 @@ impl BranchError {
     }
 }
 
+/// On what a change is made.
+struct Start {
+    /// The commit.
+    base: Option<GitOid>,
+    /// The upstream's tip, where it was asked.
+    there: Option<Option<GitOid>>,
+    /// The folders whose commits here are not in `base`.
+    left: BTreeSet<Key>,
+}
+
+impl Start {
+    fn here(base: Option<GitOid>) -> Self {
+        Self {
+            base,
+            there: None,
+            left: BTreeSet::new(),
+        }
+    }
+}
+
 /// A tip that was read, taken apart.
 struct Opened {
     root: Vec<Item>,
@@ -290,7 +336,7 @@ impl Branch {
 
     /// Whether there is an upstream that is not asked.
     pub fn is_offline(&self) -> bool {
-        matches!(self.base, Base::Offline)
+        matches!(self.base, Base::Offline(_))
     }
 
     /// Makes one change: `edit` changes the folder, and returns the words of the commit. It may be called several times, each
@@ -318,18 +364,23 @@ impl Branch {
                 Some(remote.clone().within(MAY_MAX))
             }
             Base::Upstream(remote) => Some(remote.clone()),
-            Base::Here | Base::Offline => None,
+            Base::Here | Base::Offline(_) => None,
         };
         for _ in 0..ATTEMPTS_MAX {
             let local = self.repo.tip(&self.name)?;
             let mut problem = None;
-            let (base, there) = match self.base(remote.as_ref(), local.as_ref()) {
+            let start = match self.start(remote.as_ref(), local.as_ref(), place) {
                 Err(error) if upstream == Upstream::May && error.is_upstreams() => {
+                    // What was read there may refuse the change, as where the lock is another's by now.
+                    if let BranchError::Diverged { there, .. } = &error {
+                        edit(&mut self.open(Some(there), place)?.folder)?;
+                    }
                     problem = Some(error);
-                    (local.clone(), None)
+                    Start::here(local.clone())
                 }
-                base => base?,
+                start => start?,
             };
+            let Start { base, there, left } = start;
             let mut opened = self.open(base.as_ref(), place)?;
             let message = edit(&mut opened.folder)?;
             let author = Author {
@@ -338,6 +389,12 @@ impl Branch {
                 time: now.as_second(),
             };
             let commit = self.commit(base.as_ref(), &opened, place, &author, &message)?;
+            // Before the branch here leaves it, and before there is no way back.
+            if let Some(local) = &local {
+                for key in &left {
+                    self.repo.set_aside(&self.aside(key), local)?;
+                }
+            }
             self.failpoint.hit(step, "written");
             if let (Some(remote), Some(there)) = (&remote, &there) {
                 match self.push(remote, &commit, there.as_ref()) {
@@ -349,38 +406,54 @@ impl Branch {
                 self.failpoint.hit(step, "pushed");
             }
             let is_pushed = there.is_some() && problem.is_none();
-            if !self
+            let moved = self
                 .repo
-                .move_branch(&self.name, local.as_ref(), &commit, step)?
-            {
+                .move_branch(&self.name, local.as_ref(), &commit, step);
+            // What the upstream has is done, whatever comes of it here.
+            match moved {
+                Ok(true) => {}
                 // Somebody here was quicker.
-                if !is_pushed {
-                    continue;
-                }
-                self.follow(&commit, step)?;
+                Ok(false) if is_pushed => problem = self.follow(&commit, step).err(),
+                Ok(false) => continue,
+                Err(error) if is_pushed => problem = Some(error.into()),
+                Err(error) => return Err(error.into()),
             }
             self.failpoint.hit(step, "moved");
+            let is_final = is_pushed || matches!(self.base, Base::Here);
             if let Some(known) = &self.known
-                && (is_pushed || matches!(self.base, Base::Here))
+                && is_final
+                && let Err(error) = known.save(&commit)
             {
-                known.save(&commit)?;
+                problem.get_or_insert(error.into());
             }
             let millis = started.elapsed().as_millis();
             tracing::debug!(step, %commit, millis, is_pushed, "state branch written");
-            return Ok(Updated { commit, problem });
+            return Ok(Updated {
+                commit,
+                is_here_only: !is_final,
+                problem,
+            });
         }
         Err(BranchError::Busy)
     }
 
-    /// On what a change is to be made, and, where it was asked, the upstream's tip.
-    fn base(
+    /// On what a change of `place` is to be made.
+    fn start(
         &self,
         remote: Option<&Remote>,
         local: Option<&GitOid>,
-    ) -> Result<(Option<GitOid>, Option<Option<GitOid>>), BranchError> {
+        place: &Place,
+    ) -> Result<Start, BranchError> {
         let Some(remote) = remote else {
-            self.check_known(local)?;
-            return Ok((local.cloned(), None));
+            let local = match (&self.base, local) {
+                // A second root would have nothing in common with the upstream's.
+                (Base::Offline(remote), None) => {
+                    self.repo.tracked_tip(remote.name(), &self.name)?
+                }
+                (_, local) => local.cloned(),
+            };
+            self.check_known(local.as_ref())?;
+            return Ok(Start::here(local));
         };
         let failed = |source| self.unreachable(remote, source);
         let there = remote.tip(&self.name).map_err(failed)?;
@@ -390,6 +463,20 @@ impl Branch {
             remote.fetch(&self.name).map_err(failed)?;
         }
         self.check_known(there.as_ref())?;
+        let key = key_of(place);
+        let diverged = |there: &GitOid, aside| BranchError::Diverged {
+            what: format!("{} {}", place.1, place.0),
+            branch: self.name.clone(),
+            there: there.clone(),
+            aside,
+        };
+        let aside = self.aside(&key);
+        if let Some(there) = &there
+            && self.repo.is_set_aside(&aside)?
+        {
+            return Err(diverged(there, Some(aside)));
+        }
+        let mut left = BTreeSet::new();
         let base = match (local, &there) {
             (local, None) => local.cloned(),
             (None, Some(there)) => Some(there.clone()),
@@ -399,11 +486,27 @@ impl Branch {
                 } else if self.repo.is_ancestor(there, local)? {
                     Some(local.clone())
                 } else {
-                    Some(carry(self, local, there)?)
+                    let carried = carry(self, local, there)?;
+                    if carried.left.contains(&key) {
+                        return Err(diverged(there, None));
+                    }
+                    left = carried.left;
+                    Some(carried.tip)
                 }
             }
         };
-        Ok((base, Some(there)))
+        Ok(Start {
+            base,
+            there: Some(there),
+            left,
+        })
+    }
+
+    /// The ref under which what was written here of a folder is kept, once the branch here follows an upstream that has
+    /// other of it.
+    fn aside(&self, (environment, repo): &Key) -> String {
+        let [environment, repo] = [environment, repo].map(|name| String::from_utf8_lossy(name));
+        format!("refs/scap/diverged/{}/{environment}/{repo}", self.name)
     }
 
     /// Pushes plainly. Whether the upstream was still at `there`.
@@ -542,6 +645,12 @@ pub(super) fn open_root(
         return Err(BranchError::Newer { found });
     }
     Ok(items)
+}
+
+/// The name of a place's folder.
+fn key_of((repo, environment): &Place) -> Key {
+    let environment = environment.as_str().as_bytes().to_vec();
+    (environment, folder_name(repo).into_bytes())
 }
 
 /// The folder of a name.

@@ -1,29 +1,41 @@
-//! Carrying commits that the upstream has not onto its tip, where it has changed other folders only.
+//! Carrying commits that the upstream has not onto its tip, but for those of folders that it has changed too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use scap_proto::id::GitOid;
 
 use super::branch::{Branch, BranchError, folder_in, open_root, put};
 use crate::git::{Item, Objects};
 
-/// The folders of a commit, by environment and repo.
-type Folders = BTreeMap<(Vec<u8>, Vec<u8>), GitOid>;
+/// The name of a folder: environment and repo.
+pub(super) type Key = (Vec<u8>, Vec<u8>);
 
-/// Makes the commits of `local` that `there` has not once more, on `there`, with the same words, authors and times. Returns
-/// the last; no ref is moved.
+/// The folders of a commit.
+type Folders = BTreeMap<Key, GitOid>;
+
+/// What could be carried.
+pub(super) struct Carried {
+    /// The last commit.
+    pub(super) tip: GitOid,
+    /// The folders that the upstream has changed too: all that was written of them here is left out.
+    pub(super) left: BTreeSet<Key>,
+}
+
+/// Makes the commits of `local` that `there` has not once more, on `there`, with the same words, authors and times. No ref is
+/// moved.
 ///
 /// # Errors
-/// [`BranchError::Diverged`] where the upstream has changed the same folder, or has nothing in common with `local`.
+/// [`BranchError::Diverged`] where `there` has nothing in common with `local`, which concerns all of it.
 pub(super) fn carry(
     branch: &Branch,
     local: &GitOid,
     there: &GitOid,
-) -> Result<GitOid, BranchError> {
+) -> Result<Carried, BranchError> {
     let diverged = |what: String| BranchError::Diverged {
         what,
         branch: branch.name.clone(),
         there: there.clone(),
+        aside: None,
     };
     if branch.repo.merge_base(local, there)?.is_none() {
         return Err(diverged("everything: they have no commit in common".into()));
@@ -31,43 +43,42 @@ pub(super) fn carry(
     let mut objects = branch.repo.objects()?;
     let mut tip = there.clone();
     let mut now = folders(&mut objects, branch, &tip)?;
+    let mut left = BTreeSet::new();
     for id in branch.repo.commits_between(there, local)? {
         let raw = objects.commit(&id)?;
         let parent = only_parent(&raw).ok_or_else(|| diverged(format!("commit {id}")))?;
         let before = folders(&mut objects, branch, &parent)?;
         let after = folders(&mut objects, branch, &id)?;
-        for (place, folder) in &after {
-            if before.get(place) == Some(folder) {
+        let mut taken = Folders::new();
+        for (place, folder) in after {
+            if before.get(&place) == Some(&folder) {
                 continue;
             }
-            if now.get(place) != before.get(place) {
-                let (environment, repo) = place;
-                let repo = String::from_utf8_lossy(repo).replace('+', "/");
-                let what = format!("{} {repo}", String::from_utf8_lossy(environment));
-                return Err(diverged(what.escape_debug().to_string()));
+            if left.contains(&place) || now.get(&place) != before.get(&place) {
+                left.insert(place);
+                continue;
             }
             now.insert(place.clone(), folder.clone());
+            taken.insert(place, folder);
         }
-        let tree = write(branch, &mut objects, &tip, &after, &before)?;
-        tip = branch.repo.write_raw_commit(&moved(&raw, &tree, &tip))?;
+        if !taken.is_empty() {
+            let tree = write(branch, &mut objects, &tip, &taken)?;
+            tip = branch.repo.write_raw_commit(&moved(&raw, &tree, &tip))?;
+        }
     }
-    Ok(tip)
+    Ok(Carried { tip, left })
 }
 
-/// The folder of `tip` with the folders that `after` has other than `before`.
+/// The tree of `tip` with other folders.
 fn write(
     branch: &Branch,
     objects: &mut Objects,
     tip: &GitOid,
-    after: &Folders,
-    before: &Folders,
+    new: &Folders,
 ) -> Result<GitOid, BranchError> {
     let mut writer = branch.repo.folder_writer()?;
     let mut root = open_root(objects, &branch.name, tip)?;
-    for ((environment, repo), folder) in after {
-        if before.get(&(environment.clone(), repo.clone())) == Some(folder) {
-            continue;
-        }
+    for ((environment, repo), folder) in new {
         let (environment, repo) = (text(environment), text(repo));
         let mut items = match folder_in(&root, &environment) {
             Some(item) => objects.folder(&item.id)?,

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use scap_proto::{
-    id::GitOid,
+    id::{GitOid, NodeId},
+    limits::PLAN_HOSTS_MAX,
     release::{
         Environment, RepoPath, SignedFinalization, SignedGrant, SignedRelease,
         signature::SshSignature,
@@ -26,7 +27,14 @@ const FINALIZATION: &str = "finalization";
 
 /// Largest file that is read, in bytes: the outcome of ten thousand hosts is about 300 KiB, and a release with all its
 /// deltas and signatures 40 KiB.
-pub(super) const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+pub(super) const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+// The outcome of as many hosts as a plan has, of the longest names and with the most and longest reasons, can be read. A host takes
+// a line with twelve bytes more than its name; a character of a reason takes six bytes at most; there are ten outcomes or fewer.
+const _: () = assert!(
+    (PLAN_HOSTS_MAX * (NodeId::BYTES_MAX + 12)
+        + 10 * (Hosts::REASONS_MAX + 1) * (6 * Hosts::REASON_CHARS_MAX + 256)) as u64
+        <= FILE_BYTES_MAX
+);
 
 /// Where it is: the repo and the environment.
 pub type Place = (RepoPath, Environment);
@@ -173,7 +181,12 @@ impl Folder {
 
     /// With this outcome per host.
     pub fn set_hosts(&mut self, hosts: &Hosts) {
-        let part = Part::File(hosts.to_json());
+        let json = hosts.to_json();
+        assert!(
+            json.len() as u64 <= FILE_BYTES_MAX,
+            "it is grouped, and of as many hosts as a plan may have"
+        );
+        let part = Part::File(json);
         self.others.insert(HOSTS.into(), part);
     }
 

@@ -32,6 +32,9 @@ pub struct Present {
     pub hosts: Hosts,
 }
 
+/// A place, and what the branch has about it now, or why that cannot be read.
+pub type PresentAt = (Place, Result<Present, BranchError>);
+
 /// One release that was recorded, as it was last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
@@ -52,6 +55,8 @@ pub struct Past {
     pub releases: Vec<Recorded>,
     /// Locks that were broken.
     pub broken_locks: Vec<BrokenLock>,
+    /// The commits with a record that cannot be read, and why: what these alone tell of is not in here.
+    pub unreadable: Vec<(GitOid, BranchError)>,
 }
 
 /// Why a name is not that of one release.
@@ -108,13 +113,22 @@ impl History {
         &self.tip
     }
 
-    /// Everything that the branch has now, by environment and repo.
+    /// Everything that the branch has now, by environment and repo; of a place that cannot be read, why.
     ///
     /// # Errors
-    /// [`BranchError`].
-    pub fn present(&self) -> Result<Vec<Present>, BranchError> {
+    /// [`BranchError`], where none of it can be read.
+    pub fn present(&self) -> Result<Vec<PresentAt>, BranchError> {
         let mut objects = self.repo.objects()?;
-        self.present_at(&mut objects, &self.tip, |_| true)
+        let mut found = Vec::new();
+        for (place, tree) in self.folders(&mut objects, &self.tip)? {
+            let present = match present_of(&mut objects, &place, &tree) {
+                // Git ends with it: what comes after would fail for its sake.
+                Err(BranchError::Git(error)) => return Err(error.into()),
+                present => present,
+            };
+            found.push((place, present));
+        }
+        Ok(found)
     }
 
     /// The repos and environments that it is about.
@@ -127,7 +141,8 @@ impl History {
         Ok(folders.into_iter().map(|(place, _)| place).collect())
     }
 
-    /// What the branch had about one place at one of its commits, and what was signed then.
+    /// What the branch had about one place at one of its commits, and what was signed of it then. Whether anybody signed it
+    /// is another question.
     ///
     /// # Errors
     /// [`BranchError`].
@@ -135,35 +150,16 @@ impl History {
         &self,
         commit: &GitOid,
         place: &Place,
+        which: Which,
     ) -> Result<Option<(Present, Option<SignedObjects>)>, BranchError> {
         let mut objects = self.repo.objects()?;
-        let mut present = self.present_at(&mut objects, commit, |it| it == place)?;
-        let Some(present) = present.pop() else {
+        let folders = self.folders(&mut objects, commit)?;
+        let Some((_, tree)) = folders.into_iter().find(|(it, _)| it == place) else {
             return Ok(None);
         };
-        let signed = present.folder.signed(&mut objects, Which::Latest)?;
+        let present = present_of(&mut objects, place, &tree)?;
+        let signed = present.folder.signed(&mut objects, which)?;
         Ok(Some((present, signed)))
-    }
-
-    fn present_at(
-        &self,
-        objects: &mut Objects,
-        commit: &GitOid,
-        is_wanted: impl Fn(&Place) -> bool,
-    ) -> Result<Vec<Present>, BranchError> {
-        let mut found = Vec::new();
-        for (place, tree) in self.folders(objects, commit)? {
-            if is_wanted(&place) {
-                let folder = Folder::read(objects, &tree)?;
-                let hosts = folder.hosts(objects)?;
-                found.push(Present {
-                    place,
-                    folder,
-                    hosts,
-                });
-            }
-        }
-        Ok(found)
     }
 
     fn folders(
@@ -188,7 +184,8 @@ impl History {
         Ok(found)
     }
 
-    /// All that was recorded of one repo in one environment.
+    /// All that was recorded of one repo in one environment. A record that cannot be read is named and passed over: it is there
+    /// for good.
     ///
     /// # Errors
     /// [`BranchError`].
@@ -203,7 +200,13 @@ impl History {
             .filter_map(|written| Some((written.commit, written.file?)))
             .unzip();
         objects.files(&files, FILE_BYTES_MAX, |index, json| {
-            let record = parse::<Record>(json, RECORD)?;
+            let record = match parse::<Record>(json, RECORD) {
+                Ok(record) => record,
+                Err(error) => {
+                    past.unreadable.push((commits[index].clone(), error));
+                    return Ok(());
+                }
+            };
             if let Some(broken) = record.broken_lock
                 && past.broken_locks.last() != Some(&broken)
             {
@@ -226,6 +229,17 @@ impl History {
         })?;
         Ok(past)
     }
+}
+
+/// What is in a place's folder.
+fn present_of(objects: &mut Objects, place: &Place, tree: &GitOid) -> Result<Present, BranchError> {
+    let folder = Folder::read(objects, tree)?;
+    let hosts = folder.hosts(objects)?;
+    Ok(Present {
+        place: place.clone(),
+        folder,
+        hosts,
+    })
 }
 
 /// The one release that `name` names: `#12` or `12` by its sequence, else by how its id begins, with four digits at least.

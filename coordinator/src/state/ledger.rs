@@ -95,7 +95,7 @@ impl Ledger {
             .update(self.change("lock", now, Upstream::Must), |folder| {
                 taken_over = None;
                 if let Some(lock) = &folder.lock {
-                    let Some(why) = lock.stale(now, &self.process, ProcessMark::runs) else {
+                    let Some(why) = lock.stale(now, &self.process, ProcessMark::is_gone) else {
                         return Err(BranchError::Held {
                             what: what(&self.place),
                             holder: lock.describe(now),
@@ -114,6 +114,7 @@ impl Ledger {
                 record = Some(kept);
                 Ok(words)
             })?;
+        updated.warn();
         let folder = before.expect("the change was made");
         let mut objects = self.branch.repo.objects()?;
         let release = folder.signed(&mut objects, Which::Latest)?;
@@ -214,7 +215,7 @@ impl Ledger {
         })
     }
 
-    /// Gives the lock back, with nothing more to say.
+    /// Gives the lock back, with nothing more to say. Whether hosts were told of a release that was begun is not known here.
     ///
     /// # Errors
     /// [`BranchError::Lost`] among others.
@@ -222,7 +223,17 @@ impl Ledger {
         self.step("unlock", now, Upstream::May, |folder| {
             folder.lock = None;
             let record = record_of(folder, &self.place);
-            self.message(record, "unlocked, nothing was released", "", false)
+            let begun = record.latest.as_ref();
+            match begun.filter(|it| it.rollout == self.holder.rollout) {
+                Some(begun) => {
+                    let what = format!(
+                        "unlocked; how release #{} ended is not known",
+                        begun.sequence
+                    );
+                    self.message(record, &what, "", true)
+                }
+                None => self.message(record, "unlocked, nothing was released", "", false),
+            }
         })
     }
 

@@ -3,6 +3,10 @@
 use std::{fs, process};
 
 use jiff::{SignedDuration, Timestamp};
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
 use serde::{Deserialize, Serialize};
 
 use super::record::Document;
@@ -53,7 +57,7 @@ pub struct ProcessMark {
     pub namespace: String,
     /// Its number.
     pub pid: u32,
-    /// When it was started, in the kernel's ticks since it runs.
+    /// When it was started, in the kernel's ticks since it runs; 0 where that is not known.
     pub started: u64,
 }
 
@@ -88,15 +92,19 @@ impl Lock {
         }
     }
 
-    /// Whether it is nobody's any more at `now`, as seen by the process `here`; `runs` says whether a process of this machine does.
+    /// Whether it is nobody's any more at `now`, as seen by the process `here`; `is_gone` says whether a process of this
+    /// machine is known to have ended.
     pub fn stale(
         &self,
         now: Timestamp,
         here: &ProcessMark,
-        runs: impl Fn(&ProcessMark) -> bool,
+        is_gone: impl Fn(&ProcessMark) -> bool,
     ) -> Option<Stale> {
-        let is_of_here = self.process.boot == here.boot && self.process.namespace == here.namespace;
-        if is_of_here && !runs(&self.process) {
+        let is_of_here = !here.boot.is_empty()
+            && !here.namespace.is_empty()
+            && self.process.boot == here.boot
+            && self.process.namespace == here.namespace;
+        if is_of_here && is_gone(&self.process) {
             return Some(Stale::Gone);
         }
         (now > self.until).then_some(Stale::Lease)
@@ -139,13 +147,28 @@ impl ProcessMark {
             boot: read("/proc/sys/kernel/random/boot_id"),
             namespace: namespace.unwrap_or_default().to_string_lossy().into_owned(),
             pid: process::id(),
-            started: started(process::id()).unwrap_or_default(),
+            started: match state_of(process::id()) {
+                Some(Seen::Started(at)) => at,
+                _ => 0,
+            },
         }
     }
 
-    /// Whether it still runs, where it is of this machine.
-    pub fn runs(&self) -> bool {
-        started(self.pid) == Some(self.started)
+    /// Whether it is known to have ended, where it is of this machine. One that cannot be looked at (another user's, where
+    /// `/proc` is mounted with `hidepid`) may still run.
+    pub fn is_gone(&self) -> bool {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        pid.is_some_and(|pid| self.has_ended(test_kill_process(pid), state_of(self.pid)))
+    }
+
+    /// From how the process of its number answers a signal that does nothing, and what is seen of it.
+    fn has_ended(&self, answer: rustix::io::Result<()>, seen: Option<Seen>) -> bool {
+        match (answer, seen) {
+            (_, Some(Seen::Remains)) => true,
+            (_, Some(Seen::Started(at))) => self.started != 0 && at != self.started,
+            (Err(Errno::SRCH), None) => self.started != 0,
+            (_, None) => false,
+        }
     }
 }
 
@@ -160,15 +183,24 @@ pub fn age(since: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// When a process was started, in the kernel's ticks; `None` where there is none, or only what is left of one.
-fn started(pid: u32) -> Option<u64> {
+/// What `/proc` shows of a process.
+#[derive(Debug, Clone, Copy)]
+enum Seen {
+    /// When it was started, in the kernel's ticks.
+    Started(u64),
+    /// It ended, and nobody has asked how.
+    Remains,
+}
+
+/// What is seen of a process; `None` where there is none, or where it may not be seen.
+fn state_of(pid: u32) -> Option<Seen> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // After the command's name, which is in parentheses and may hold any: state, and 18 more before it.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     if matches!(fields.next(), Some("Z" | "X")) {
-        return None;
+        return Some(Seen::Remains);
     }
-    fields.nth(18)?.parse().ok()
+    fields.nth(18)?.parse().ok().map(Seen::Started)
 }
 
 fn read(path: &str) -> String {
@@ -200,7 +232,7 @@ mod tests {
         let lock = lock();
         let mut elsewhere = ProcessMark::here();
         elsewhere.boot = "another".into();
-        let nobody = |_: &ProcessMark| false;
+        let nobody = |_: &ProcessMark| true;
         let lease = LEASE.as_secs();
         assert_eq!(lock.stale(at(lease), &elsewhere, nobody), None);
         assert_eq!(
@@ -213,31 +245,51 @@ mod tests {
     fn a_lock_of_this_machine_is_free_when_its_process_is_gone() {
         let lock = lock();
         let here = ProcessMark::here();
-        assert_eq!(lock.stale(at(1), &here, ProcessMark::runs), None);
-        assert_eq!(lock.stale(at(1), &here, |_| false), Some(Stale::Gone));
+        assert_eq!(lock.stale(at(1), &here, ProcessMark::is_gone), None);
+        assert_eq!(lock.stale(at(1), &here, |_| true), Some(Stale::Gone));
         // Its number is of another container: it says nothing here.
         let mut container = here.clone();
         container.namespace = "pid:[1]".into();
-        assert_eq!(lock.stale(at(1), &container, |_| false), None);
+        assert_eq!(lock.stale(at(1), &container, |_| true), None);
+        // Neither knows of which it is: that makes them no neighbours.
+        let mut unknown = lock.clone();
+        unknown.process.namespace.clear();
+        let mut here = here;
+        here.namespace.clear();
+        assert_eq!(unknown.stale(at(1), &here, |_| true), None);
     }
 
     #[test]
     fn a_process_is_told_from_one_that_has_its_number_later() {
         let here = ProcessMark::here();
-        assert!(here.runs());
+        assert!(!here.is_gone());
         let before = ProcessMark {
             started: here.started - 1,
             ..here
         };
-        assert!(!before.runs());
+        assert!(before.is_gone());
         let mut child = process::Command::new("true").spawn().unwrap();
         let mark = ProcessMark {
             pid: child.id(),
-            started: started(child.id()).unwrap_or(1),
+            started: 1,
             ..ProcessMark::here()
         };
         child.wait().unwrap();
-        assert!(!mark.runs());
+        assert!(mark.is_gone());
+    }
+
+    #[test]
+    fn a_process_that_may_not_be_looked_at_is_not_taken_for_gone() {
+        let mark = ProcessMark::here();
+        // As with `hidepid`: another user's, then one's own.
+        assert!(!mark.has_ended(Err(Errno::PERM), None));
+        assert!(!mark.has_ended(Ok(()), None));
+        assert!(mark.has_ended(Err(Errno::SRCH), None));
+        assert!(mark.has_ended(Ok(()), Some(Seen::Remains)));
+        // One that did not know when it was started.
+        let unknown = ProcessMark { started: 0, ..mark };
+        assert!(!unknown.has_ended(Err(Errno::SRCH), None));
+        assert!(!unknown.has_ended(Ok(()), Some(Seen::Started(5))));
     }
 
     #[test]

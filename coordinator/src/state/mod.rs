@@ -9,6 +9,7 @@ mod folder;
 mod history;
 mod ledger;
 mod lock;
+mod proof;
 mod record;
 mod tip;
 
@@ -21,9 +22,10 @@ pub use self::{
     directory::{Lock as DirectoryLock, Made, Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
     failpoint::Failpoint,
     folder::{Folder, Place, SignedObjects, Which},
-    history::{FindError, History, Past, Present, Recorded, before_latest, find},
+    history::{FindError, History, Past, Present, PresentAt, Recorded, before_latest, find},
     ledger::{End, Found, Ledger, break_lock, what},
     lock::{Holder, LEASE, Lock, ProcessMark, RENEWAL, Stale, age},
+    proof::ProofError,
     record::{
         BrokenLock, Document, DocumentError, HostGroup, Hosts, Message, Outcome,
         Record as BranchRecord, Rollout, WaveEnd,

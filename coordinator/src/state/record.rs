@@ -272,20 +272,34 @@ pub struct HostGroup {
 }
 
 impl Hosts {
+    /// How much of a reason is kept, in characters: hosts word them, and the whole is in their reports.
+    pub const REASON_CHARS_MAX: usize = 200;
+    /// How many reasons of one outcome are told apart: more is noise, and the file is read with each change.
+    pub const REASONS_MAX: usize = 50;
+    /// What is said of hosts whose reason is beyond these.
+    pub const OTHER_REASONS: &'static str = "other reasons";
+
     /// Groups hosts by outcome and reason.
     pub fn group<'a>(hosts: impl Iterator<Item = (&'a NodeId, &'a str, &'a str)>) -> Self {
-        let mut groups = BTreeMap::<(&str, &str), Vec<NodeId>>::new();
+        let mut groups = BTreeMap::<(&str, String), Vec<NodeId>>::new();
+        let mut reasons = BTreeMap::<&str, usize>::new();
         for (host, outcome, reason) in hosts {
-            groups
-                .entry((outcome, reason))
-                .or_default()
-                .push(host.clone());
+            let reason: String = reason.chars().take(Self::REASON_CHARS_MAX).collect();
+            let mut key = (outcome, reason);
+            if !groups.contains_key(&key) {
+                let count = reasons.entry(outcome).or_default();
+                match *count < Self::REASONS_MAX {
+                    true => *count += 1,
+                    false => key.1 = Self::OTHER_REASONS.to_owned(),
+                }
+            }
+            groups.entry(key).or_default().push(host.clone());
         }
-        let group = |((outcome, reason), mut hosts): ((&str, &str), Vec<NodeId>)| {
+        let group = |((outcome, reason), mut hosts): ((&str, String), Vec<NodeId>)| {
             hosts.sort();
             HostGroup {
                 outcome: outcome.into(),
-                reason: reason.into(),
+                reason,
                 hosts,
             }
         };

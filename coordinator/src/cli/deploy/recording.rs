@@ -21,13 +21,14 @@ use crate::{
         About, CliError,
         branch::{failed, now, repo_of},
         exit,
+        history::warn_of_unreadable,
         progress::Progress,
         snapshot::Tree,
     },
     rollout::{CommandError, Ended, Engine, Output, Session, Verdict, Watcher},
     state::{
-        BranchError, End, Found, Hosts, Ledger, Outcome, Place, RENEWAL, Recorded as Release,
-        Rollout, SignedObjects, StateDirectory, Updated,
+        BranchError, End, Found, History, Hosts, Ledger, Outcome, Place, RENEWAL,
+        Recorded as Release, Rollout, SignedObjects, StateDirectory, Updated,
     },
 };
 
@@ -39,24 +40,23 @@ pub(super) struct Recording {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What was released of one repo to one environment, the latest first, as the branch says once the upstream was asked.
+/// The branch once the upstream was asked, and what it says was released of one repo to one environment, the latest first.
 pub(in crate::cli) fn past(
     args: &DeployArgs,
     tree: &Tree,
     state: &StateDirectory,
     place: &Place,
-) -> Result<Vec<Release>, CliError> {
+) -> Result<Option<(History, Vec<Release>)>, CliError> {
     let repo = repo_of(tree.repo(), state)?;
     let branch = &args.record.branch;
     let fetch = !args.record.offline && branch.has_remote(&repo)?;
     let history = branch.history(&repo, fetch)?;
-    match history {
-        Some(history) => Ok(history
-            .past(place)
-            .map_err(|error| failed(&error))?
-            .releases),
-        None => Ok(Vec::new()),
-    }
+    let Some(history) = history else {
+        return Ok(None);
+    };
+    let past = history.past(place).map_err(|error| failed(&error))?;
+    warn_of_unreadable(&past);
+    Ok(Some((history, past.releases)))
 }
 
 /// What goes into the record of each rollout of this run.
@@ -162,7 +162,9 @@ impl Recording {
         let begun = self
             .ask(|reply| Note::Begin(Box::new((rollout, signed)), reply))
             .await;
-        begun.map(|_| ()).map_err(|error| failed(&error))
+        begun
+            .map(|updated| updated.warn())
+            .map_err(|error| failed(&error))
     }
 
     /// Records the end.
@@ -193,9 +195,17 @@ impl Recording {
 
     async fn close(&self, end: End) -> Written {
         match self.ask(|reply| Note::End(Box::new(end), reply)).await {
-            Ok(Updated { commit, problem }) => {
+            Ok(Updated {
+                commit,
+                is_here_only,
+                problem,
+            }) => {
                 let elsewhere = match &problem {
                     None => String::new(),
+                    Some(problem) if !is_here_only => {
+                        let problem = scap_agent::error_chain(problem);
+                        format!(", and not all that belongs to it here: {problem}")
+                    }
                     Some(problem) => {
                         let problem = scap_agent::error_chain(problem);
                         format!(" here only, and at the upstream with the next change: {problem}")
@@ -204,7 +214,7 @@ impl Recording {
                 let line = format!("recorded as {:.10}{elsewhere}", commit.to_string());
                 let json = json!({
                     "commit": commit.to_string(),
-                    "at_upstream": problem.is_none() && !self.run.is_offline,
+                    "at_upstream": !is_here_only,
                 });
                 let code = exit::DONE;
                 Written { json, line, code }
@@ -276,14 +286,7 @@ fn write(ledger: &Ledger, notes: &mpsc::Receiver<Note>) {
             }
         };
         match written {
-            Ok(Updated { problem: None, .. }) => {}
-            Ok(Updated {
-                problem: Some(problem),
-                ..
-            }) => {
-                let error = scap_agent::error_chain(&problem);
-                tracing::warn!(error, "recorded here only");
-            }
+            Ok(updated) => updated.warn(),
             Err(error) => {
                 is_over |= matches!(error, BranchError::Lost { .. });
                 let error = scap_agent::error_chain(&error);

@@ -1,5 +1,6 @@
 //! The state branch over real git.
 
+mod proof;
 mod races;
 mod refusals;
 mod world;
@@ -26,7 +27,7 @@ fn deploys_and_reads_back(test: &TestRepo, repo: &Repo) {
     let ids: Vec<_> = past.releases.iter().map(|it| it.rollout.release).collect();
     assert_eq!(ids, [second, first]);
     assert!(past.releases.iter().all(|it| it.is_finalized));
-    let present = history.present().unwrap();
+    let present = present(repo);
     let stable = |at: usize| present[at].folder.record.clone().unwrap().stable.unwrap();
     assert_eq!(present.len(), 2);
     assert_eq!((stable(0).release, stable(1).release), (second, staging));
@@ -41,7 +42,7 @@ fn deploys_and_reads_back(test: &TestRepo, repo: &Repo) {
     };
     for recorded in &past.releases {
         let (_, signed) = history
-            .signed_at(&recorded.state_commit, &place("production"))
+            .signed_at(&recorded.state_commit, &place("production"), Which::Latest)
             .unwrap()
             .unwrap();
         let signed = signed.unwrap();
@@ -133,6 +134,67 @@ fn commits_say_in_words_and_trailers_what_happened() {
     assert_eq!(trailer("Scap-Sequence"), "1");
     assert_eq!(trailer("Scap-Outcome"), "done");
     assert_eq!(trailer("Scap-Environment"), "production");
+}
+
+#[test]
+fn a_lock_given_back_says_that_nothing_was_released_only_where_nothing_was_begun() {
+    let test = repo(&[]);
+    let branch = branch_of(&test.open(), false);
+    let said = || test.git(&["log", "-1", "--format=%s", "scap/state"]);
+    let first = ledger(&branch, "production", 0);
+    first.lock("test", at(0)).unwrap();
+    first.unlock(at(1)).unwrap();
+    assert!(said().ends_with("unlocked, nothing was released"));
+    let second = ledger(&branch, "production", 2);
+    second.lock("test", at(2)).unwrap();
+    let (rollout, signed) = Signing::new().release(&second, &place("production"), 4);
+    second.begin(&rollout, &signed, at(3)).unwrap();
+    second.unlock(at(4)).unwrap();
+    assert!(
+        said().ends_with("unlocked; how release #4 ended is not known"),
+        "{}",
+        said()
+    );
+    // The next that is given back is about itself.
+    let third = ledger(&branch, "production", 5);
+    third.lock("test", at(5)).unwrap();
+    third.unlock(at(6)).unwrap();
+    assert!(said().ends_with("unlocked, nothing was released"));
+}
+
+#[test]
+fn what_became_of_the_largest_fleet_is_bounded_and_read_back() {
+    use scap_proto::{id::NodeId, limits::PLAN_HOSTS_MAX};
+    let names: Vec<NodeId> = (0..PLAN_HOSTS_MAX)
+        .map(|number| {
+            format!("{number:0>width$}", width = NodeId::BYTES_MAX)
+                .parse()
+                .unwrap()
+        })
+        .collect();
+    // As JSON has it, a character of six bytes.
+    let reason = |number: usize| format!("{number}{}", "\u{1}".repeat(1000));
+    let reasons: Vec<String> = (0..PLAN_HOSTS_MAX).map(reason).collect();
+    let all = names.iter().zip(&reasons);
+    let grouped = Hosts::group(all.map(|(name, reason)| (name, "failed", reason.as_str())));
+    assert_eq!(grouped.count("failed"), PLAN_HOSTS_MAX);
+    assert_eq!(grouped.groups.len(), Hosts::REASONS_MAX + 1);
+    let others = grouped
+        .groups
+        .iter()
+        .find(|it| it.reason == Hosts::OTHER_REASONS);
+    assert_eq!(
+        others.unwrap().hosts.len(),
+        PLAN_HOSTS_MAX - Hosts::REASONS_MAX
+    );
+
+    let test = repo(&[]);
+    let branch = branch_of(&test.open(), false);
+    let ours = ledger(&branch, "production", 0);
+    ours.lock("test", at(0)).unwrap();
+    ours.end_wave("all", &grouped, at(1)).unwrap();
+    let present = present(&test.open());
+    assert_eq!(present[0].hosts, grouped);
 }
 
 #[test]

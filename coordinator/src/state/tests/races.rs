@@ -1,9 +1,9 @@
 //! Two clones and one upstream: who comes second is told, and nobody else is in the way.
 
-use std::thread;
+use std::{thread, time::Duration};
 
 use super::world::*;
-use crate::state::{BranchError, before_latest};
+use crate::state::{Base, Branch, BranchError, Failpoint, KnownTip, before_latest};
 
 #[test]
 fn of_two_clones_that_race_for_one_environment_exactly_one_wins() {
@@ -113,13 +113,7 @@ fn an_end_that_the_upstream_did_not_get_gets_there_with_the_next_change() {
         past.releases[0].rollout.outcome,
         crate::state::Outcome::Done
     );
-    assert!(
-        history(&repo)
-            .present()
-            .unwrap()
-            .iter()
-            .all(|it| it.folder.lock.is_none())
-    );
+    assert!(present(&repo).iter().all(|it| it.folder.lock.is_none()));
     assert!(before_latest(&past.releases).is_none());
     shared.upstream.git(&["fsck", "--strict"]);
     // The other clone goes on from there.
@@ -133,33 +127,111 @@ fn where_both_have_changed_the_same_a_person_is_asked() {
     signing.deploy(&shared.branch(0), "production", 1).unwrap();
     signing.deploy(&shared.branch(1), "production", 2).unwrap();
     // Offline, clone 0 does not know of that.
-    let repo = shared.clones[0].open();
-    let offline = crate::state::Branch::new(
-        repo,
-        name(),
-        crate::state::Base::Offline,
-        None,
-        Default::default(),
-    );
+    let offline = shared.offline(0);
     signing.deploy(&offline, "production", 2).unwrap();
+    let ours = shared.clones[0].git(&["rev-parse", "scap/state"]);
     let tip = shared.tip();
-    let error = signing.deploy(&shared.branch(0), "staging", 1).unwrap_err();
+    let production = || signing.deploy(&shared.branch(0), "production", 3);
+    let error = production().unwrap_err();
     assert!(matches!(&error, BranchError::Diverged { what, .. } if what == "production mw/config"));
     assert!(error.needs_a_person());
     assert_eq!(tip, shared.tip(), "nothing is forced");
+    assert!(error.hint().unwrap().contains("git update-ref refs/heads/"));
+
+    // All else goes on, and it stays halted, with what was here at hand.
+    for sequence in 1..=2 {
+        signing
+            .deploy(&shared.branch(0), "staging", sequence)
+            .unwrap();
+        signing
+            .deploy(&shared.branch(1), "testing", sequence)
+            .unwrap();
+    }
+    let error = production().unwrap_err();
+    assert!(error.needs_a_person(), "{error:?}");
+    let aside = "refs/scap/diverged/scap/state/production/mw+config";
+    assert_eq!(shared.clones[0].git(&["rev-parse", aside]), ours);
+    let past = history(&shared.upstream.open())
+        .past(&place("production"))
+        .unwrap();
+    assert_eq!(
+        past.releases.len(),
+        2,
+        "what was here is not at the upstream"
+    );
 
     // What the hint says.
     let hint = error.hint().unwrap();
-    let command = hint
-        .split_once("git ")
-        .unwrap()
-        .1
-        .split_once(" (")
-        .unwrap()
-        .0;
+    let command = hint.split_once("git ").unwrap().1;
     let words: Vec<&str> = command.split(' ').collect();
     shared.clones[0].git(&words);
-    signing.deploy(&shared.branch(0), "staging", 1).unwrap();
+    production().unwrap();
+}
+
+#[test]
+fn a_lock_that_is_anothers_at_the_upstream_is_lost_though_it_is_ours_here() {
+    let shared = Shared::new();
+    let ours = ledger(&shared.branch(0), "production", 0);
+    ours.lock("test", at(0)).unwrap();
+    // Out of reach for a while, in which somebody breaks the lock and deploys.
+    shared.cut(0, true);
+    let cut = cut_off(&shared.branch(0), &ours);
+    assert!(cut.renew(at(1)).unwrap().is_here_only);
+    crate::state::break_lock(&shared.branch(1), &place("production"), "gone", at(2)).unwrap();
+    let theirs = ledger(&shared.branch(1), "production", 3);
+    theirs.lock("mine now", at(3)).unwrap();
+    shared.cut(0, false);
+    let back = cut_off(&shared.branch(0), &ours);
+    let lost = back.renew(at(4)).unwrap_err();
+    assert!(
+        matches!(&lost, BranchError::Lost { how, .. } if how.contains("mine now")),
+        "{lost:?}"
+    );
+}
+
+#[test]
+fn a_fresh_clone_begins_offline_on_what_it_fetched() {
+    let shared = Shared::new();
+    let signing = Signing::new();
+    signing.deploy(&shared.branch(0), "production", 1).unwrap();
+    shared.clones[1].git(&["fetch", "-q"]);
+    signing.deploy(&shared.offline(1), "staging", 1).unwrap();
+    let roots = [
+        "rev-list",
+        "--max-parents=0",
+        "scap/state",
+        "origin/scap/state",
+    ];
+    assert_eq!(shared.clones[1].git(&roots).lines().count(), 1);
+    signing.deploy(&shared.branch(1), "testing", 1).unwrap();
+    let present = present(&shared.upstream.open());
+    assert_eq!(present.len(), 3);
+}
+
+#[test]
+fn what_the_upstream_has_is_done_though_the_branch_here_cannot_follow() {
+    let shared = Shared::new();
+    let branch = shared.branch(0);
+    let ours = ledger(&branch, "production", 0);
+    ours.lock("test", at(0)).unwrap();
+    let lock = shared.clones[0].write(".git/refs/heads/scap/state.lock", b"");
+    let updated = ours.renew(at(1)).unwrap();
+    assert!(!updated.is_here_only);
+    let problem = updated.problem.unwrap();
+    assert!(problem.to_string().contains("state.lock"), "{problem}");
+    assert_eq!(shared.tip(), updated.commit.to_string());
+    std::fs::remove_file(lock).unwrap();
+
+    // And one that cannot be remembered.
+    let dangling = shared.clones[0].path().join(".git/objects/dangling");
+    std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
+    let repo = shared.clones[0].open();
+    let base = Base::Upstream(repo.remote("origin", Duration::from_secs(20)).unwrap());
+    let known = KnownTip::new(dangling.join("tip"), "one".into());
+    let branch = Branch::new(repo, name(), base, Some(known), Failpoint::default());
+    let updated = ours.through(branch).unlock(at(2)).unwrap();
+    assert!(matches!(updated.problem, Some(BranchError::Tip(_))));
+    assert_eq!(shared.tip(), updated.commit.to_string());
 }
 
 #[test]
@@ -179,6 +251,6 @@ fn an_upstream_out_of_reach_lets_nothing_begin() {
 }
 
 /// The same run, through another look at the repository.
-fn cut_off(branch: &crate::state::Branch, ledger: &crate::state::Ledger) -> crate::state::Ledger {
+fn cut_off(branch: &Branch, ledger: &crate::state::Ledger) -> crate::state::Ledger {
     ledger.through(branch.clone())
 }

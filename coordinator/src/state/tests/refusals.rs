@@ -44,7 +44,8 @@ fn a_branch_of_a_later_version_is_neither_read_nor_written() {
             error.is_misuse() && error.hint().unwrap().contains("upgrade"),
             "{error:?}"
         );
-        assert!(history(&test.open()).present().is_err());
+        let present = history(&test.open()).present();
+        assert!(present.is_err() || present.is_ok_and(|all| all[0].1.is_err()));
         assert_eq!(tip, test.git(&["rev-parse", "scap/state"]));
     }
 }
@@ -64,6 +65,35 @@ fn a_record_that_somebody_edited_halts_only_its_own_environment() {
     assert!(matches!(error, BranchError::Document { .. }), "{error:?}");
     assert!(error.needs_a_person());
     signing.deploy(&branch, "staging", 1).unwrap();
+    let present = history(&test.open()).present().unwrap();
+    let is_read: Vec<_> = present
+        .iter()
+        .map(|((_, environment), it)| (environment.as_str(), it.is_ok()))
+        .collect();
+    assert_eq!(is_read, [("production", false), ("staging", true)]);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_named_and_the_rest_of_the_past_is_there() {
+    let test = repo(&[]);
+    let signing = Signing::new();
+    let branch = branch_of(&test.open(), false);
+    let path = "production/mw+config/record.json";
+    signing.deploy(&branch, "production", 1).unwrap();
+    let before = test.git(&["show", &format!("scap/state:{path}")]);
+    put(&test, path, "{");
+    let bad = test.git(&["rev-parse", "scap/state"]);
+    put(&test, path, &before);
+    signing.deploy(&branch, "production", 2).unwrap();
+    let past = history(&test.open()).past(&place("production")).unwrap();
+    let sequences: Vec<_> = past.releases.iter().map(|it| it.rollout.sequence).collect();
+    assert_eq!(sequences, [2, 1]);
+    let unreadable: Vec<_> = past
+        .unreadable
+        .iter()
+        .map(|(id, _)| id.to_string())
+        .collect();
+    assert_eq!(unreadable, [bad]);
 }
 
 #[test]

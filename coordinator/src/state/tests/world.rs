@@ -17,7 +17,7 @@ use crate::{
     git::{BranchName, Repo, tests::TestRepo},
     state::{
         Base, Branch, BranchError, End, Failpoint, History, Hosts, KnownTip, Ledger, Outcome,
-        Place, Rollout, SignedObjects,
+        Place, Present, Rollout, SignedObjects,
     },
 };
 
@@ -62,6 +62,19 @@ impl Shared {
     /// The branch in one of the clones.
     pub(super) fn branch(&self, clone: usize) -> Branch {
         branch_of(&self.clones[clone].open(), true)
+    }
+
+    /// The branch in one of the clones, which does not ask the upstream.
+    pub(super) fn offline(&self, clone: usize) -> Branch {
+        let repo = self.clones[clone].open();
+        let remote = repo.remote("origin", Duration::from_secs(20)).unwrap();
+        Branch::new(
+            repo,
+            name(),
+            Base::Offline(remote),
+            None,
+            Failpoint::default(),
+        )
     }
 
     pub(super) fn tip(&self) -> String {
@@ -239,6 +252,12 @@ pub(super) fn hosts(outcome: &str) -> Hosts {
 
 pub(super) fn history(repo: &Repo) -> History {
     History::open(repo, &name(), None).unwrap().unwrap()
+}
+
+/// What a repository's branch has now, all of which can be read.
+pub(super) fn present(repo: &Repo) -> Vec<Present> {
+    let all = history(repo).present().unwrap();
+    all.into_iter().map(|(_, it)| it.unwrap()).collect()
 }
 
 /// All files of a folder with their content, but for what is the state branch's own: its ref, that ref's log, and objects.
