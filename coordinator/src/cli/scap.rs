@@ -75,17 +75,17 @@ impl ScapArgs {
         Ok((found, scap))
     }
 
-    /// Tells on standard error where the folder is, and whose word it is who is deployed to where it names nobody.
-    pub(super) fn say_where(
+    /// Where the folder is, and whose word it is who is deployed to where it names nobody; for people.
+    pub(super) fn describe(
         &self,
         found: &Found,
         scap: &Scap,
         fleet: &Inventory,
         file: &Path,
         is_limited: bool,
-    ) {
+    ) -> Option<String> {
         if self.is_ignored {
-            return;
+            return None;
         }
         let (all, file) = (fleet.hosts.len(), file.display());
         let hosts = match (&scap.groups, is_limited) {
@@ -95,7 +95,7 @@ impl ScapArgs {
                 format!("; of the {all} hosts of {file} those that --limit-hosts chooses")
             }
         };
-        eprintln!("scap folder: {}{hosts}", found.place);
+        Some(format!("scap folder: {}{hosts}", found.place))
     }
 
     /// What stands above the folder.

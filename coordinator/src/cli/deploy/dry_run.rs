@@ -19,7 +19,8 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
     // That it is one, and no more: its lock is for those who write.
     StateDirectory::open(&args.state.state)
         .map_err(|error| CliError::failed("read the state", &error).hint(error.hint()))?;
-    let (tree, scap) = find(&args, &fleet)?;
+    let (tree, scap, notes) = find(&args, &fleet)?;
+    notes.iter().for_each(|note| eprintln!("{note}"));
     let (repo, environment) = about(&args, &scap)?;
     let targets = Targets::of(fleet, &scap, &args)?;
     let policy = &targets.policy;

@@ -253,7 +253,7 @@ pub(super) async fn deploy(
         |error: StateError| CliError::failed("read the state", &error).hint(error.hint());
     let state = StateDirectory::open(&args.state.state).map_err(state_error)?;
     let _lock = state.lock().map_err(|error| locked(&error))?;
-    let (tree, scap) = find(&args, &fleet)?;
+    let (tree, scap, notes) = find(&args, &fleet)?;
     let about = about(&args, &scap)?;
     let targets = Targets::of(fleet, &scap, &args)?;
     let Targets { inventory, policy } = &targets;
@@ -272,6 +272,7 @@ pub(super) async fn deploy(
     let first = fed_by_us(&identity.own().name, inventory, policy, topology, &about);
     let mut hub = Hub::start(seed.node(), &identity, inventory, &first, &about).await;
     let mut progress = Progress::new(&about, tree.commit(), args.progress);
+    notes.iter().for_each(|note| progress.note(note));
 
     // Hosts are dialled, and the lock is taken, while the snapshot is built.
     let locking = {
@@ -425,8 +426,8 @@ pub(super) async fn deploy(
     Ok(summary)
 }
 
-/// What is deployed, and what its scap folder says. What of that is not acted on is told on standard error.
-fn find(args: &DeployArgs, fleet: &Inventory) -> Result<(Arc<Tree>, Scap), CliError> {
+/// What is deployed, what its scap folder says, and what of that people should know.
+fn find(args: &DeployArgs, fleet: &Inventory) -> Result<(Arc<Tree>, Scap, Vec<String>), CliError> {
     let mut tree = args.tree()?;
     let (found, scap) = args.scap.read(&args.source, &tree)?;
     // The folder that names another revision is the one that holds.
@@ -440,20 +441,18 @@ fn find(args: &DeployArgs, fleet: &Inventory) -> Result<(Arc<Tree>, Scap), CliEr
         ));
     }
     let is_limited = args.limit_hosts.is_some();
-    if args.progress != Style::Json {
-        args.scap
-            .say_where(&found, &scap, fleet, &args.fleet, is_limited);
-    }
+    let place = args
+        .scap
+        .describe(&found, &scap, fleet, &args.fleet, is_limited);
     // What the machine's own file says is for all that is deployed from it: `config` tells it.
-    for notice in scap
+    let notices = scap
         .notices
         .iter()
-        .filter(|notice| !notice.at.is_of_machine())
-    {
-        eprintln!("warning: {notice}");
-    }
-    args.stages.check(&scap)?;
-    Ok((Arc::new(tree), scap))
+        .filter(|notice| !notice.at.is_of_machine());
+    let warnings = notices.map(|notice| format!("warning: {notice}"));
+    let notes = place.into_iter().chain(warnings);
+    let notes = notes.chain(args.stages.check(&scap)?).collect();
+    Ok((Arc::new(tree), scap, notes))
 }
 
 /// The repo and environment that are deployed to.

@@ -22,11 +22,11 @@ pub(in crate::cli) struct StagesArgs {
 }
 
 impl StagesArgs {
-    /// That nothing is left out but by somebody's word; with that, it is told on standard error.
-    pub(super) fn check(&self, scap: &Scap) -> Result<(), CliError> {
+    /// That nothing is left out but by somebody's word; with that, what is, for people.
+    pub(super) fn check(&self, scap: &Scap) -> Result<Option<String>, CliError> {
         let left_out = LeftOut::of(scap).0;
         if left_out.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let things: Vec<String> = left_out
             .iter()
@@ -34,8 +34,8 @@ impl StagesArgs {
             .collect();
         let things = things.join(", ");
         if self.without_stages {
-            eprintln!("warning: left out, since hosts do not do it: {things}");
-            return Ok(());
+            let warning = format!("warning: left out, since hosts do not do it: {things}");
+            return Ok(Some(warning));
         }
         let problem =
             format!("the scap folder asks for what hosts of this version do not do: {things}");
