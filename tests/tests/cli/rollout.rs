@@ -398,7 +398,13 @@ fn progress_for_programs_is_an_object_a_line() {
         .iter()
         .map(|line| line["kind"].as_str().unwrap())
         .collect();
-    assert_eq!(kinds[..2], ["deploy", "snapshot"]);
+    assert_eq!(kinds[..3], ["deploy", "note", "snapshot"]);
+    assert!(
+        lines[1]["text"]
+            .as_str()
+            .unwrap()
+            .starts_with("scap folder: none")
+    );
     assert_eq!(kinds.last(), Some(&"end"));
     let stages = lines.iter().filter(|line| line["kind"] == "stage");
     let stages: Vec<_> = stages.map(|line| (&line["wave"], &line["stage"])).collect();

@@ -31,7 +31,7 @@ use scap_proto::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 
 use self::{
@@ -275,12 +275,14 @@ pub(super) async fn deploy(
     notes.iter().for_each(|note| progress.note(note));
 
     // Hosts are dialled, and the lock is taken, while the snapshot is built.
-    let locking = {
+    // Where nobody takes it any more, it is given back at once.
+    let (locker, locking) = {
         let (args, state, about, tree) = (args.clone(), state.clone(), about.clone(), tree.clone());
-        let lock = move || Recording::start(&args, &state, &about, &tree);
-        tokio::task::spawn_blocking(lock)
+        let (give, taken) = oneshot::channel();
+        let lock = move || drop(give.send(Recording::start(&args, &state, &about, &tree)));
+        let locking = async { taken.await.expect("taking the lock does not panic") };
+        (tokio::task::spawn_blocking(lock), locking)
     };
-    let locking = async { locking.await.expect("taking the lock does not panic") };
     let building = {
         let (tree, store, show) = (tree.clone(), store.clone(), progress.snapshot_line());
         let earlier = args.earlier(&state, &about);
@@ -293,13 +295,21 @@ pub(super) async fn deploy(
         Ok((greeted, connected_in, building.await))
     };
     let both = async { tokio::try_join!(locking, reached) };
-    let (recording, (greeted, connected_in, built)) = tokio::select! {
-        both = both => both?,
+    let both = tokio::select! {
+        both = both => both,
         Some(_) = requests.recv() => {
             progress.clear();
-            return Err(CliError::usage("interrupted: no host was told anything")
+            Err(CliError::usage("interrupted: no host was told anything")
                 .code(exit::STOPPED)
-                .hint("the same command again begins anew".to_owned()));
+                .hint("the same command again begins anew".to_owned()))
+        }
+    };
+    let (recording, (greeted, connected_in, built)) = match both {
+        Ok(both) => both,
+        Err(error) => {
+            // The lock may be about to be taken, and is given back then.
+            let _ = locker.await;
+            return Err(error);
         }
     };
     if let Some(line) = recording.taken_over() {

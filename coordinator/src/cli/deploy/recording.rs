@@ -25,7 +25,7 @@ use crate::{
         progress::Progress,
         snapshot::Tree,
     },
-    rollout::{CommandError, Ended, Engine, Output, Session, Verdict, Watcher},
+    rollout::{CommandError, Ended, Engine, Output, Session, Verdict, WaitingOn, Watcher},
     state::{
         BranchError, End, Found, History, Hosts, Ledger, Outcome, Place, RENEWAL,
         Recorded as Release, Rollout, SignedObjects, StateDirectory, Updated,
@@ -179,7 +179,7 @@ impl Recording {
             Verdict::Partial => Outcome::Partial,
             Verdict::Failed => Outcome::Failed,
             // A person paused it and went away.
-            Verdict::Stopped(None) => Outcome::Interrupted,
+            Verdict::Stopped(None | Some(WaitingOn::Paused)) => Outcome::Interrupted,
             Verdict::Stopped(Some(_)) => Outcome::Stopped,
             Verdict::RolledBack(_) => Outcome::RolledBack,
             Verdict::RollbackIncomplete(_) => Outcome::RollbackIncomplete,
