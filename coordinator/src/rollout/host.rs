@@ -248,7 +248,10 @@ impl HostProgress {
             return None;
         }
         self.counter = report.counter;
-        self.away = None;
+        if self.away.take().is_some() {
+            // It could not say that it moved.
+            self.moved_at = now;
+        }
         if self.order.is_none() && report.release == Some(release) {
             // It had been told of this release before: what it fetched then is not fetched now.
             self.bytes_before = report.bytes;
