@@ -121,9 +121,9 @@ pub enum Output {
 /// How it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every host has it live.
+    /// Every host has it live, and said that it is its stable one.
     Done,
-    /// It is the stable release, and some hosts, no more than may be lost, do not have it.
+    /// It is the stable release, and some hosts do not have it, or did not say so.
     Partial,
     /// All waves went through, and no host has it live.
     Failed,
@@ -324,6 +324,7 @@ impl Engine {
                 Phase::Finalizing { until, .. } => {
                     let is_over = self.unfinalized().next().is_none() || until <= now;
                     if is_over {
+                        self.settle_unconfirmed();
                         let is_complete = self.promoted().count() == self.hosts.len();
                         self.end(match is_complete {
                             true => Verdict::Done,
@@ -362,6 +363,21 @@ impl Engine {
         };
     }
 
+    /// Whoever did not confirm the finalization in time is no host of which it is known that all is well.
+    fn settle_unconfirmed(&mut self) {
+        let unconfirmed: Vec<NodeId> = self.unfinalized().cloned().collect();
+        for host in unconfirmed {
+            let state = match &self.hosts[&host].away {
+                Some((_, reason)) => HostState::Unreachable(reason.clone()),
+                None => HostState::Failed(format!(
+                    "it has the release live, and did not confirm within {} s that it is the stable one",
+                    self.config.finalize_max.as_secs()
+                )),
+            };
+            self.settle(&host, state);
+        }
+    }
+
     pub(super) fn end(&mut self, verdict: Verdict) {
         self.phase = Phase::Ended;
         self.outputs.push_back(Output::Ended(verdict));
@@ -374,9 +390,7 @@ impl Engine {
     }
 
     pub(super) fn unfinalized(&self) -> impl Iterator<Item = &NodeId> {
-        self.promoted().filter(|host| {
-            let progress = &self.hosts[*host];
-            !progress.is_finalized && progress.away.is_none()
-        })
+        self.promoted()
+            .filter(|host| !self.hosts[*host].is_finalized)
     }
 }

@@ -7,7 +7,6 @@ use scap_proto::{id::NodeId, release::Stage};
 use super::{
     engine::{Engine, Output, Phase, REFINALIZE},
     host::{HostProgress, HostState, Told, Unheard},
-    waves::Soak,
 };
 
 impl Engine {
@@ -117,10 +116,7 @@ impl Engine {
         match &self.phase {
             Phase::Waves(turn) => {
                 let is_held_for = match progress.state {
-                    HostState::Promoted => {
-                        progress.place.0 == turn.wave && turn.soak != Soak::Before
-                    }
-                    HostState::Fetched => progress.place.0 <= turn.wave,
+                    HostState::Promoted | HostState::Fetched => progress.place.0 <= turn.wave,
                     _ => false,
                 };
                 progress.is_busy() || (is_held_for && progress.away.is_some())

@@ -134,9 +134,11 @@ impl Engine {
             self.phase = Phase::Waves(Turn { soak, ..turn });
             return true;
         }
-        // Who is away has not been seen to bear it.
-        let is_away = || turn.soak == Soak::Over && promoted().any(|it| it.away.is_some());
-        if matches!(turn.soak, Soak::Until(_)) || is_away() {
+        // Who is away has not been seen to bear it, also of an earlier wave.
+        let is_away = |it: &HostProgress| {
+            it.place.0 <= turn.wave && matches!(it.state, Promoted | Fetched) && it.away.is_some()
+        };
+        if matches!(turn.soak, Soak::Until(_)) || self.hosts.values().any(is_away) {
             return false;
         }
         if turn.wave + 1 < self.config.policy.waves.len() {

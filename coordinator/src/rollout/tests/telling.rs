@@ -132,5 +132,22 @@ fn a_finalization_is_told_again_to_who_did_not_confirm_it() {
     bench.pass_to(bench.now + 3 * SECOND);
     assert_eq!(told(&bench), 2);
     bench.pass_to(bench.now + 3 * SECOND);
-    assert_eq!(bench.verdict(), Some(&Verdict::Done));
+    assert_eq!(bench.verdict(), Some(&Verdict::Partial));
+    let reason =
+        "it has the release live, and did not confirm within 5 s that it is the stable one";
+    assert_eq!(bench.state("a"), HostState::Failed(reason.into()));
+}
+
+#[test]
+fn a_host_that_comes_back_has_its_time_to_move_again() {
+    let mut bench = lenient("a");
+    bench.working("a", 1);
+    bench.pass(50 * SECOND);
+    bench.away("a");
+    bench.pass(20 * SECOND);
+    bench.working("a", 1);
+    bench.pass(59 * SECOND);
+    assert_eq!(bench.state("a"), HostState::Fetching);
+    bench.pass(SECOND);
+    assert!(matches!(bench.state("a"), HostState::Failed(_)));
 }
