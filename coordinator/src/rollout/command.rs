@@ -5,7 +5,7 @@ use std::time::Duration;
 use scap_proto::id::NodeId;
 
 use super::{
-    engine::{Cause, Engine, Phase},
+    engine::{Cause, Engine, Input, Phase},
     host::{HostProgress, HostState},
     waves::{Soak, Turn},
 };
@@ -107,6 +107,19 @@ impl Engine {
         }
         self.advance(now);
         Ok(())
+    }
+
+    /// A person interrupts: that pauses it, or says why it cannot be paused. None where they know that already: then it ends. Drain
+    /// [`Self::poll_output`] before the next, as with an input.
+    pub fn interrupt(&mut self, now: Duration) -> Option<Result<(), CommandError>> {
+        let was_paused = self.is_paused();
+        let paused = self.command(now, Command::Pause);
+        if was_paused || (paused.is_err() && self.was_warned) {
+            self.handle_input(now, Input::Detach);
+            return None;
+        }
+        self.was_warned = paused.is_err();
+        Some(paused)
     }
 
     /// Whether a person paused it.

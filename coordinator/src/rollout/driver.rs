@@ -129,7 +129,6 @@ pub async fn run(
         engine: Engine::new(config),
         is_finalized: false,
         waits_since: None,
-        was_interrupted: false,
     };
     for event in known {
         driver.engine.handle_input(Duration::ZERO, input(event));
@@ -153,6 +152,11 @@ pub async fn run(
         let given_up = driver.held_until(&desk);
         let input = tokio::select! {
             biased;
+            // However much hosts say, people are heard.
+            Some(request) = desk.requests.recv() => {
+                driver.serve(request, started.elapsed(), watcher);
+                continue;
+            }
             Some(event) = driver.hub.events.recv() => {
                 let need = need(&event, session.release.id());
                 driver.engine.handle_input(started.elapsed(), input(event));
@@ -162,10 +166,6 @@ pub async fn run(
                     }
                     driver.lease(&host, need, started.elapsed()).await;
                 }
-                continue;
-            }
-            Some(request) = desk.requests.recv() => {
-                driver.serve(request, started.elapsed(), watcher);
                 continue;
             }
             () = sleep_until(given_up) => Input::Detach,
@@ -191,7 +191,6 @@ struct Driver<'a> {
     is_finalized: bool,
     /// What it waits for, and since when.
     waits_since: Option<(WaitingOn, Instant)>,
-    was_interrupted: bool,
 }
 
 impl Driver<'_> {
@@ -209,13 +208,9 @@ impl Driver<'_> {
     fn serve(&mut self, request: Request, now: Duration, watcher: &mut impl Watcher) {
         match request {
             Request::Interrupt => {
-                let was_paused = self.engine.is_paused();
-                let paused = self.engine.command(now, Command::Pause);
-                if was_paused || (paused.is_err() && self.was_interrupted) {
-                    return self.engine.handle_input(now, Input::Detach);
+                if let Some(paused) = self.engine.interrupt(now) {
+                    watcher.interrupted(paused);
                 }
-                self.was_interrupted = true;
-                watcher.interrupted(paused);
             }
             Request::Command { command, answer } => {
                 tracing::info!(?command, "a person says");

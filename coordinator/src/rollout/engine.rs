@@ -159,6 +159,8 @@ pub struct Engine {
     pub(super) phase: Phase,
     /// Since when it is paused.
     pub(super) paused: Option<Duration>,
+    /// Whether the last interrupt could not pause it.
+    pub(super) was_warned: bool,
     /// What it waited for when it was looked at last.
     waits: Option<(WaitingOn, Option<String>, Duration)>,
     pub(super) next_number: u64,
@@ -189,6 +191,7 @@ impl Engine {
             hosts,
             phase: Phase::Connecting,
             paused: None,
+            was_warned: false,
             waits: None,
             next_number: 1,
             outputs: VecDeque::new(),

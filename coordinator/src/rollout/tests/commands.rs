@@ -187,3 +187,38 @@ fn whoever_leaves_leaves_hosts_with_what_they_were_told() {
     bench.pass(100 * SECOND);
     assert_eq!(bench.orders().len(), orders);
 }
+
+#[test]
+fn the_first_interrupt_of_a_rollback_warns_and_the_second_ends_it() {
+    let mut bench = Bench::new("a", "b").start();
+    bench.done("a");
+    let now = bench.now;
+    assert_eq!(bench.engine.interrupt(now), Some(Ok(())));
+    bench.tell(Command::Abort).unwrap();
+    assert_eq!(
+        bench.engine.interrupt(now),
+        Some(Err(CommandError::RollingBack)),
+        "what was said of another wait does not count"
+    );
+    bench.drain();
+    assert_eq!(bench.verdict(), None);
+    assert_eq!(bench.engine.interrupt(now), None);
+    bench.drain();
+    let expected = Verdict::Stopped(Some(WaitingOn::Rollback));
+    assert_eq!(bench.verdict(), Some(&expected));
+}
+
+#[test]
+fn an_interrupt_pauses_and_one_more_ends_it_unless_it_went_on_in_between() {
+    let mut bench = Bench::new("a", "b").start();
+    for _ in 0..3 {
+        let now = bench.now;
+        assert_eq!(bench.engine.interrupt(now), Some(Ok(())));
+        bench.tell(Command::Resume).unwrap();
+    }
+    assert_eq!(bench.engine.interrupt(bench.now), Some(Ok(())));
+    assert_eq!(bench.engine.interrupt(bench.now), None);
+    bench.drain();
+    let expected = Verdict::Stopped(Some(WaitingOn::Paused));
+    assert_eq!(bench.verdict(), Some(&expected));
+}
