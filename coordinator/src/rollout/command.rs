@@ -43,6 +43,9 @@ pub enum CommandError {
         "all waves went through, and the release is being finalized: to go back, deploy the older revision"
     )]
     Finalizing,
+    /// It was finalized before this rollout of it.
+    #[error("the release is the stable one: to go back, deploy the older revision")]
+    Finalized,
     /// It goes back already.
     #[error("the rollout is rolling back, and does nothing else")]
     RollingBack,
@@ -88,6 +91,9 @@ impl Engine {
     /// [`CommandError`]; then nothing is changed. A command that asks for what is so already is followed.
     pub fn command(&mut self, now: Duration, command: Command) -> Result<(), CommandError> {
         let turn = match (&self.phase, &command) {
+            (Phase::Waves(_), Command::Abort) if self.config.is_finalized => {
+                return Err(CommandError::Finalized);
+            }
             (Phase::Waves(turn), _) => *turn,
             (Phase::RollingBack(_), Command::Abort) => return Ok(()),
             (Phase::RollingBack(_), _) => return Err(CommandError::RollingBack),

@@ -126,8 +126,8 @@ pub async fn run(
         topology: Topology::of_plan(
             &Plan::decode(session.plan.0, &session.plan.1).expect("it is our own"),
         ),
+        is_finalized: config.is_finalized,
         engine: Engine::new(config),
-        is_finalized: false,
         waits_since: None,
     };
     for event in known {

@@ -40,6 +40,8 @@ pub struct Config {
     pub sequence: u64,
     /// The epoch of the grant.
     pub epoch: u64,
+    /// Whether it is the stable release already, and this is for hosts that were lost: then nobody goes back from it.
+    pub is_finalized: bool,
     /// The waves, and what they are to keep to.
     pub policy: Policy,
     /// How long a host may be away before it counts as unreachable.
@@ -293,6 +295,7 @@ impl Engine {
             release,
             sequence,
             epoch,
+            is_finalized,
             ..
         } = self.config;
         let Some(progress) = self.hosts.get_mut(&report.host) else {
@@ -300,7 +303,15 @@ impl Engine {
         };
         let host = report.host.clone();
         let counter = progress.counter;
+        let was_live = progress.is_live;
         let state = progress.hear(now, report, release, sequence, epoch);
+        if is_finalized {
+            progress.is_touched = false;
+            if progress.is_live && !was_live && !progress.is_finalized {
+                let hosts = vec![host.clone()];
+                self.outputs.push_back(Output::Finalize { hosts });
+            }
+        }
         let is_awaited = match self.phase {
             Phase::Waves(_) => true,
             Phase::RollingBack(_) => progress.is_touched,

@@ -40,7 +40,8 @@ impl Engine {
                 Stage::Promote => HostState::Promoting,
                 Stage::Revert => HostState::Reverting,
             };
-            progress.is_touched |= stage == Stage::Promote && !progress.is_finalized;
+            let is_stable = progress.is_finalized || self.config.is_finalized;
+            progress.is_touched |= stage == Stage::Promote && !is_stable;
         }
         self.outputs.push_back(Output::Order {
             number,

@@ -38,7 +38,10 @@ impl Engine {
         if self.paused.is_some() {
             return false;
         }
-        if let Some((limit, failed)) = self.exceeded_by_failures(turn) {
+        // From the stable release nobody goes back: whoever failed is waited for as if not reached.
+        if let Some((limit, failed)) = self.exceeded_by_failures(turn)
+            && !self.config.is_finalized
+        {
             let cause = Cause::Budget {
                 of: limit.of.clone(),
                 failed,

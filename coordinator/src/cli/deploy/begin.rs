@@ -36,7 +36,8 @@ pub(super) struct Said<'a> {
     pub(super) recorded: Option<&'a SignedRelease>,
 }
 
-/// Signs the release, or takes up the one that was signed for the same tree, and grants it to a new session.
+/// Signs the release, or takes up the one that was signed for the same tree, and grants it to a new session. Also says whether
+/// the one that was taken up is finalized.
 pub(super) fn begin(
     state: &StateDirectory,
     about: &About,
@@ -45,7 +46,7 @@ pub(super) fn begin(
     deltas: &Deltas,
     said: Said<'_>,
     args: &DeployArgs,
-) -> Result<(VerifiedRelease, VerifiedGrant, SecretKey), CliError> {
+) -> Result<(VerifiedRelease, VerifiedGrant, SecretKey, bool), CliError> {
     let failed =
         |error: StateError| CliError::failed("sign the release", &error).hint(error.hint());
     let (repo, environment) = about;
@@ -87,8 +88,8 @@ pub(super) fn begin(
                 now,
             )
         });
-    let (release, epoch) = match (again, &record) {
-        (Some(release), Some(record)) => (release, record.epoch + 1),
+    let (release, epoch, is_finalized) = match (again, &record) {
+        (Some(release), Some(record)) => (release, record.epoch + 1, record.is_finalized),
         _ => {
             let before = record.as_ref().map_or(0, |record| record.sequence);
             let release = Release {
@@ -113,7 +114,7 @@ pub(super) fn begin(
             let release = signed
                 .verify(&authority, now)
                 .map_err(|error| CliError::failed("check our own release", &error))?;
-            (release, 1)
+            (release, 1, false)
         }
     };
     let key = state.begin_session(repo, environment).map_err(failed)?;
@@ -134,13 +135,13 @@ pub(super) fn begin(
         release: release.signed().clone(),
         epoch,
         grant: grant.signed().clone(),
-        is_finalized: false,
+        is_finalized,
         snapshots: worth_keeping(built.snapshot, record.as_ref()),
     };
     state
         .save_record(repo, environment, &record)
         .map_err(failed)?;
-    Ok((release, grant, key))
+    Ok((release, grant, key, is_finalized))
 }
 
 /// The release that the state branch has, if it is one of this repo and environment that an allowed signer signed: who may

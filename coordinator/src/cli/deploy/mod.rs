@@ -314,7 +314,8 @@ pub(super) async fn deploy(
         greeted: &greeted,
         recorded: recording.latest(),
     };
-    let (release, grant, key) = begin(&state, &about, &tree, &built, &deltas, said, &args)?;
+    let (release, grant, key, is_finalized) =
+        begin(&state, &about, &tree, &built, &deltas, said, &args)?;
     let seed_name = identity.own().name.clone();
     let plan = plan(
         seed_name,
@@ -365,6 +366,7 @@ pub(super) async fn deploy(
         release,
         sequence: session.release.release().sequence,
         epoch: session.grant.grant().epoch,
+        is_finalized,
         policy: policy.clone(),
         away_max: Duration::from_secs(args.away_timeout),
         stall_max: Duration::from_secs(stall.unwrap_or(STALL_SECONDS)),

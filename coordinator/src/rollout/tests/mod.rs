@@ -67,6 +67,7 @@ impl Bench {
             release: release(),
             sequence: 7,
             epoch: 1,
+            is_finalized: false,
             policy,
             away_max: 30 * SECOND,
             stall_max: 60 * SECOND,
