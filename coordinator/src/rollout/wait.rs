@@ -20,7 +20,10 @@ pub struct Wait {
 }
 
 /// What a rollout waits for. Each has a section of its code in `docs/waits.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum WaitingOn {
     /// Hosts of a wave that fetch.
     Chunks,
@@ -95,6 +98,13 @@ impl fmt::Display for WaitingOn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_has_the_code_of_every_wait() {
+        for on in WaitingOn::ALL {
+            assert_eq!(serde_json::json!(on), on.code());
+        }
+    }
 
     #[test]
     fn every_wait_has_a_section_in_the_guide_under_its_code() {

@@ -116,6 +116,13 @@ impl Bench {
         told
     }
 
+    /// A person lets it go on from what it waits for now.
+    fn promote(&mut self) -> Result<(), CommandError> {
+        let wait = self.engine.wait().unwrap();
+        let wave = wait.wave.unwrap_or_default();
+        self.tell(Command::Promote { on: wait.on, wave })
+    }
+
     fn drain(&mut self) {
         while let Some(output) = self.engine.poll_output() {
             self.seen.push(output);

@@ -133,10 +133,13 @@ impl World {
             Event::Says(which, at) => {
                 let host = name(&of(at, &self.names));
                 let reason = "so".to_owned();
+                let wait = self.bench.engine.wait();
+                let seen = wait.map(|wait| (wait.on, wait.wave.unwrap_or_default()));
+                let (on, wave) = seen.unwrap_or((WaitingOn::Soak, String::new()));
                 let command = match which % 6 {
                     0 => Command::Pause,
                     1 => Command::Resume,
-                    2 => Command::Promote,
+                    2 => Command::Promote { on, wave },
                     3 => Command::Abort,
                     4 => Command::RetryFailed,
                     _ => Command::Skip { host, reason },
