@@ -254,14 +254,15 @@ impl Engine {
             let told = told.and_then(Told::wake_at);
             std::iter::once(progress.deadline(&self.config)).chain(told)
         });
-        let soaked = match self.phase {
+        let next = match self.phase {
             Phase::Waves(Turn {
                 soak: Soak::Until(until),
                 ..
             }) => Some(until),
+            Phase::RollingBack(_) => self.rollback_held_until(),
             _ => None,
         };
-        wakes.chain(soaked).min()
+        wakes.chain(next).min()
     }
 
     /// Every host and where it is.

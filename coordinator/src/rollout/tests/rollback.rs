@@ -177,3 +177,19 @@ fn nobody_goes_back_from_a_release_that_was_finalized_before() {
     assert_eq!(bench.finish(), Some(Verdict::Partial));
     assert_eq!(bench.told_to(Stage::Revert), [""; 0]);
 }
+
+#[test]
+fn a_host_that_hangs_holds_older_waves_for_ten_seconds_and_the_end_for_its_limit() {
+    let mut bench = halfway();
+    bench.tell(Command::Abort).unwrap();
+    bench.done("e f");
+    bench.pass(9 * SECOND);
+    assert!(!bench.told_to(Stage::Revert).contains(&"c d".to_owned()));
+    bench.pass(SECOND);
+    assert!(bench.told_to(Stage::Revert).contains(&"c d".to_owned()));
+    bench.done("c d");
+    bench.done("a b");
+    assert_eq!(bench.waits(), Some((WaitingOn::Rollback, "g".into())));
+    bench.done("g");
+    assert_eq!(bench.verdict(), Some(&Verdict::RolledBack(Cause::Abort)));
+}
