@@ -106,6 +106,7 @@ impl Engine {
     /// # Errors
     /// [`CommandError`]; then nothing is changed. A command that asks for what is so already is followed.
     pub fn command(&mut self, now: Duration, command: Command) -> Result<(), CommandError> {
+        self.is_out_of_grant |= self.config.granted_until <= now;
         let turn = match (&self.phase, &command) {
             (Phase::Waves(_), Command::Abort) if self.config.is_finalized => {
                 return Err(CommandError::Finalized);

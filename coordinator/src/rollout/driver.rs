@@ -200,6 +200,8 @@ impl Driver<'_> {
         let hold = match on {
             WaitingOn::Budget => desk.budget_hold,
             WaitingOn::Approval => desk.approval_hold,
+            // Nobody can end this one.
+            WaitingOn::Grant => Some(Duration::ZERO),
             _ => None,
         };
         Some(since + hold?)

@@ -42,6 +42,8 @@ pub struct Config {
     pub epoch: u64,
     /// Whether it is the stable release already, and this is for hosts that were lost: then nobody goes back from it.
     pub is_finalized: bool,
+    /// Until when hosts may be told to fetch or promote: they refuse what is told later. They may always be told to go back.
+    pub granted_until: Duration,
     /// The waves, and what they are to keep to.
     pub policy: Policy,
     /// How long a host may be away before it counts as unreachable.
@@ -163,6 +165,8 @@ pub struct Engine {
     pub(super) paused: Option<Duration>,
     /// Whether the last interrupt could not pause it.
     pub(super) was_warned: bool,
+    /// Whether the grant is over.
+    pub(super) is_out_of_grant: bool,
     /// What it waited for when it was looked at last.
     waits: Option<(WaitingOn, Option<String>, Duration)>,
     pub(super) next_number: u64,
@@ -194,6 +198,7 @@ impl Engine {
             phase: Phase::Connecting,
             paused: None,
             was_warned: false,
+            is_out_of_grant: false,
             waits: None,
             next_number: 1,
             outputs: VecDeque::new(),
@@ -202,6 +207,7 @@ impl Engine {
 
     /// Takes one event in. Drain [`Self::poll_output`] before the next.
     pub fn handle_input(&mut self, now: Duration, input: Input) {
+        self.is_out_of_grant |= self.config.granted_until <= now;
         match input {
             Input::Start => {
                 if self.phase == Phase::Connecting {
@@ -250,7 +256,8 @@ impl Engine {
         }
         let watched = self.hosts.values().filter(|it| self.is_watched(it));
         let wakes = watched.flat_map(|progress| {
-            let told = progress.order.as_ref().filter(|_| progress.is_busy());
+            let is_told_again = progress.is_busy() && !self.is_out_of_grant_for(progress);
+            let told = progress.order.as_ref().filter(|_| is_told_again);
             let told = told.and_then(Told::wake_at);
             std::iter::once(progress.deadline(&self.config)).chain(told)
         });
@@ -262,7 +269,14 @@ impl Engine {
             Phase::RollingBack(_) => self.rollback_held_until(),
             _ => None,
         };
-        wakes.chain(next).min()
+        let is_running_out = matches!(self.phase, Phase::Waves(_)) && !self.is_out_of_grant;
+        let granted_until = is_running_out.then_some(self.config.granted_until);
+        wakes.chain(next).chain(granted_until).min()
+    }
+
+    /// Whether what a host was told last is not told again, since it would refuse it.
+    pub(super) fn is_out_of_grant_for(&self, progress: &HostProgress) -> bool {
+        self.is_out_of_grant && progress.state != HostState::Reverting
     }
 
     /// Every host and where it is.

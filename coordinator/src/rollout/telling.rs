@@ -59,7 +59,7 @@ impl Engine {
             // Whoever still fetches while others go back may do so or not.
             let is_awaited = match is_rolling_back {
                 true => progress.state == HostState::Reverting,
-                false => progress.is_busy(),
+                false => progress.is_busy() && !self.is_out_of_grant,
             };
             let Some(told) = progress.order.as_mut().filter(|_| is_awaited) else {
                 continue;

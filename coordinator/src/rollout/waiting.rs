@@ -42,6 +42,13 @@ impl Engine {
             since: Duration::ZERO,
             until,
         };
+        if self.is_out_of_grant {
+            let hosts = self.named(HostProgress::is_busy);
+            return Wait {
+                wave: None,
+                ..held(WaitingOn::Grant, hosts, None)
+            };
+        }
         if self.paused.is_some() {
             let hosts = self.named(HostProgress::is_busy);
             return Wait {

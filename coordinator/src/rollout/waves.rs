@@ -50,6 +50,9 @@ impl Engine {
             self.roll_back(cause);
             return true;
         }
+        if self.is_out_of_grant {
+            return false;
+        }
         if self.begin_fetch(now, turn) {
             return true;
         }

@@ -1,6 +1,6 @@
 //! The release and the grant of one deployment: signed, checked, and saved before anything is sent.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, time::Duration};
 
 use scap_agent::clock;
 use scap_proto::{
@@ -17,6 +17,7 @@ use scap_proto::{
 use super::{DeployArgs, greet::Greeted, not_acted_on};
 use crate::{
     cli::{About, CliError, deltas::Deltas, snapshot::Tree},
+    rollout::Policy,
     snapshot::Built,
     state::{Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
 };
@@ -26,6 +27,8 @@ use crate::{
 const RELEASE_MILLIS: u64 = 7 * 24 * 3600 * 1000;
 /// How long a grant may be used, in milliseconds: a long rollout.
 const GRANT_MILLIS: u64 = 24 * 3600 * 1000;
+/// How long before its end a grant is not used any more, in milliseconds: orders take a while, and clocks differ.
+const GRANT_MARGIN_MILLIS: u64 = 60 * 1000;
 
 /// What others say was released before.
 #[derive(Clone, Copy)]
@@ -142,6 +145,32 @@ pub(super) fn begin(
         .save_record(repo, environment, &record)
         .map_err(failed)?;
     Ok((release, grant, key, is_finalized))
+}
+
+/// How long orders may be given under a grant from now on.
+pub(super) fn time_left(grant: &VerifiedGrant) -> Duration {
+    let until = grant.grant().expires.0.saturating_sub(GRANT_MARGIN_MILLIS);
+    Duration::from_millis(until.saturating_sub(clock::now().0))
+}
+
+/// That waves do not soak for longer than a grant lasts.
+pub(super) fn check_soaks(policy: &Policy) -> Result<(), CliError> {
+    let (soaks, longest) = (
+        policy.soaks(),
+        Duration::from_millis(GRANT_MILLIS - GRANT_MARGIN_MILLIS),
+    );
+    if soaks < longest {
+        return Ok(());
+    }
+    let problem = format!(
+        "plan the waves: they soak for {} s, and a deployment may take {} s",
+        soaks.as_secs(),
+        longest.as_secs()
+    );
+    Err(CliError::usage(problem).hint(
+        "a wave with `approval = true` and --hold can end a deployment that the same command goes on with"
+            .to_owned(),
+    ))
 }
 
 /// The release that the state branch has, if it is one of this repo and environment that an allowed signer signed: who may

@@ -35,7 +35,7 @@ use tokio::{
 };
 
 use self::{
-    begin::{Said, begin},
+    begin::{Said, begin, check_soaks, time_left},
     greet::{Greeted, greet},
     how::{fed_by_us, plan},
     name::repo_name,
@@ -254,6 +254,7 @@ pub(super) async fn deploy(
     let about = about(&args, &scap)?;
     let targets = Targets::of(fleet, &scap, &args)?;
     let Targets { inventory, policy } = &targets;
+    check_soaks(policy)?;
     let identity = state.identity().map_err(state_error)?;
     identity
         .check_time(clock::now().0)
@@ -367,6 +368,7 @@ pub(super) async fn deploy(
         sequence: session.release.release().sequence,
         epoch: session.grant.grant().epoch,
         is_finalized,
+        granted_until: time_left(&session.grant),
         policy: policy.clone(),
         away_max: Duration::from_secs(args.away_timeout),
         stall_max: Duration::from_secs(stall.unwrap_or(STALL_SECONDS)),

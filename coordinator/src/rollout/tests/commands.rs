@@ -34,8 +34,8 @@ fn a_soak_that_is_over_while_it_is_paused_is_over_when_it_goes_on() {
     bench.pass(20 * SECOND);
     assert_eq!(
         bench.engine.poll_timeout(),
-        None,
-        "there is nothing to wake up for"
+        Some(GRANT),
+        "there is nothing else to wake up for"
     );
     bench.tell(Command::Resume).unwrap();
     assert_eq!(bench.told_to(Stage::Promote), ["a", "b"]);

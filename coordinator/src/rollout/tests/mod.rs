@@ -18,6 +18,7 @@ use scap_proto::{
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
+const GRANT: Duration = Duration::from_secs(24 * 3600);
 
 /// An engine, and all that it said.
 struct Bench {
@@ -68,6 +69,7 @@ impl Bench {
             sequence: 7,
             epoch: 1,
             is_finalized: false,
+            granted_until: GRANT,
             policy,
             away_max: 30 * SECOND,
             stall_max: 60 * SECOND,
