@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{About, CliError, StateArgs, branch::ReadArgs, exit, rollout_status};
 use crate::{
-    rollout::{Command, Request},
+    rollout::{Command, Request, WaitingOn},
     state::StateDirectory,
 };
 
@@ -77,7 +77,7 @@ pub(super) struct SkipArgs {
 pub(super) enum Ask {
     Pause,
     Resume,
-    Promote,
+    Promote { on: WaitingOn, wave: String },
     Abort,
     RetryFailed,
     Skip { host: NodeId, reason: String },
@@ -190,7 +190,7 @@ async fn follow(ask: Ask, requests: &mpsc::Sender<Request>) -> Value {
     let command = match ask {
         Ask::Pause => Command::Pause,
         Ask::Resume => Command::Resume,
-        Ask::Promote => Command::Promote,
+        Ask::Promote { on, wave } => Command::Promote { on, wave },
         Ask::Abort => Command::Abort,
         Ask::RetryFailed => Command::RetryFailed,
         Ask::Skip { host, reason } => Command::Skip { host, reason },
@@ -326,7 +326,14 @@ pub(super) async fn resume(args: ControlArgs) -> Result<u8, CliError> {
 }
 
 pub(super) async fn promote(args: ControlArgs) -> Result<u8, CliError> {
-    tell(&args, Ask::Promote, "the next hosts go now").await
+    let seen = ask(&args, &Ask::Status).await?;
+    let wait = seen
+        .map(|status| status["wait"].clone())
+        .unwrap_or_default();
+    // What waits for nothing is not held: it says so itself.
+    let on = serde_json::from_value(wait["on"].clone()).unwrap_or(WaitingOn::Promotion);
+    let wave = wait["wave"].as_str().unwrap_or_default().to_owned();
+    tell(&args, Ask::Promote { on, wave }, "the next hosts go now").await
 }
 
 pub(super) async fn abort(args: ControlArgs) -> Result<u8, CliError> {

@@ -267,6 +267,10 @@ fn verdict(ended: &Ended) -> String {
         }
         Verdict::Failed => "failed: no host has it live".into(),
         Verdict::Stopped(None) => format!("stopped; {again}"),
+        Verdict::Stopped(Some(WaitingOn::Rollback)) => format!(
+            "stopped while it rolled back; these may run it or not: {}; the same command deploys the release again",
+            touched(ended)
+        ),
         Verdict::Stopped(Some(on)) => {
             format!("stopped, waiting for {on}: hosts keep what they were told last; {again}")
         }
@@ -277,15 +281,20 @@ fn verdict(ended: &Ended) -> String {
             )
         }
         Verdict::RollbackIncomplete(cause) => {
-            let hosts = ended.engine.hosts().iter().filter(|(_, it)| it.is_touched);
-            let hosts: Vec<&str> = hosts.map(|(host, _)| host.as_str()).collect();
             format!(
                 "rolled back, since {}, and may still run it: {}; deploy the older revision once these are reached",
                 why(cause),
-                some(&hosts)
+                touched(ended)
             )
         }
     }
+}
+
+/// The hosts that may have the release live by our doing.
+fn touched(ended: &Ended) -> String {
+    let hosts = ended.engine.hosts().iter().filter(|(_, it)| it.is_touched);
+    let hosts: Vec<&str> = hosts.map(|(host, _)| host.as_str()).collect();
+    some(&hosts)
 }
 
 fn why(cause: &Cause) -> String {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use scap_proto::id::NodeId;
 
 use super::{
-    engine::{Cause, Engine, Phase},
+    engine::{Cause, Engine, Input, Phase},
     host::{HostProgress, HostState},
+    wait::WaitingOn,
     waves::{Soak, Turn},
 };
 
@@ -17,8 +18,13 @@ pub enum Command {
     Pause,
     /// Go on: from a pause, and without hosts that are lost beyond what a wave may lose.
     Resume,
-    /// Let the next wave go now: end the soak, or approve.
-    Promote,
+    /// End the one wait that a person saw: the soak of a wave, or that for its approval.
+    Promote {
+        /// For what it was seen to wait.
+        on: WaitingOn,
+        /// Of which wave.
+        wave: String,
+    },
     /// Take every host that was touched back to what it ran.
     Abort,
     /// Try hosts again that failed or were not reached.
@@ -43,6 +49,9 @@ pub enum CommandError {
         "all waves went through, and the release is being finalized: to go back, deploy the older revision"
     )]
     Finalizing,
+    /// It was finalized before this rollout of it.
+    #[error("the release is the stable one: to go back, deploy the older revision")]
+    Finalized,
     /// It goes back already.
     #[error("the rollout is rolling back, and does nothing else")]
     RollingBack,
@@ -55,6 +64,16 @@ pub enum CommandError {
     /// Nothing to promote.
     #[error("nothing but its hosts holds the rollout back")]
     NotHeld,
+    /// It has gone on since somebody looked.
+    #[error(
+        "it went on meanwhile, from wave {seen:?} to wave {wave:?} or another wait of it: look again"
+    )]
+    Elsewhere {
+        /// Where it is.
+        wave: String,
+        /// Where it was.
+        seen: String,
+    },
     /// Paused, which `promote` does not end.
     #[error("the rollout is paused: resume it first")]
     Paused,
@@ -87,7 +106,11 @@ impl Engine {
     /// # Errors
     /// [`CommandError`]; then nothing is changed. A command that asks for what is so already is followed.
     pub fn command(&mut self, now: Duration, command: Command) -> Result<(), CommandError> {
+        self.is_out_of_grant |= self.config.granted_until <= now;
         let turn = match (&self.phase, &command) {
+            (Phase::Waves(_), Command::Abort) if self.config.is_finalized => {
+                return Err(CommandError::Finalized);
+            }
             (Phase::Waves(turn), _) => *turn,
             (Phase::RollingBack(_), Command::Abort) => return Ok(()),
             (Phase::RollingBack(_), _) => return Err(CommandError::RollingBack),
@@ -100,13 +123,26 @@ impl Engine {
                 self.paused.get_or_insert(now);
             }
             Command::Resume => self.resume(turn)?,
-            Command::Promote => self.promote_now(turn)?,
+            Command::Promote { on, wave } => self.promote_now(turn, on, &wave)?,
             Command::Abort => self.roll_back(Cause::Abort),
             Command::RetryFailed => self.retry_failed()?,
             Command::Skip { host, reason } => self.skip(host, reason)?,
         }
         self.advance(now);
         Ok(())
+    }
+
+    /// A person interrupts: that pauses it, or says why it cannot be paused. None where they know that already: then it ends. Drain
+    /// [`Self::poll_output`] before the next, as with an input.
+    pub fn interrupt(&mut self, now: Duration) -> Option<Result<(), CommandError>> {
+        let was_paused = self.is_paused();
+        let paused = self.command(now, Command::Pause);
+        if was_paused || (paused.is_err() && self.was_warned) {
+            self.handle_input(now, Input::Detach);
+            return None;
+        }
+        self.was_warned = paused.is_err();
+        Some(paused)
     }
 
     /// Whether a person paused it.
@@ -129,7 +165,12 @@ impl Engine {
         Ok(())
     }
 
-    fn promote_now(&mut self, turn: Turn) -> Result<(), CommandError> {
+    fn promote_now(
+        &mut self,
+        turn: Turn,
+        seen_on: WaitingOn,
+        seen_wave: &str,
+    ) -> Result<(), CommandError> {
         if self.paused.is_some() {
             return Err(CommandError::Paused);
         }
@@ -140,20 +181,25 @@ impl Engine {
                 allowed: limit.allowed,
             });
         }
-        let wave = &self.config.policy.waves[turn.wave];
-        let next = if wave.needs_approval && !turn.is_approved {
-            Turn {
+        let on = self.waiting_on().map(|wait| wait.on);
+        let next = match on {
+            Some(WaitingOn::Approval) => Turn {
                 is_approved: true,
                 ..turn
-            }
-        } else if matches!(turn.soak, Soak::Until(_)) {
-            Turn {
+            },
+            Some(WaitingOn::Soak) if matches!(turn.soak, Soak::Until(_)) => Turn {
                 soak: Soak::Over,
                 ..turn
-            }
-        } else {
-            return Err(CommandError::NotHeld);
+            },
+            _ => return Err(CommandError::NotHeld),
         };
+        let wave = &self.config.policy.waves[turn.wave].name;
+        if (on, wave.as_str()) != (Some(seen_on), seen_wave) {
+            return Err(CommandError::Elsewhere {
+                wave: wave.clone(),
+                seen: seen_wave.to_owned(),
+            });
+        }
         self.phase = Phase::Waves(next);
         Ok(())
     }

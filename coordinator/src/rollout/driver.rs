@@ -127,11 +127,10 @@ pub async fn run(
         topology: Topology::of_plan(
             &Plan::decode(session.plan.0, &session.plan.1).expect("it is our own"),
         ),
+        is_finalized: config.is_finalized,
         engine: Engine::new(config),
         plan_holders: BTreeSet::new(),
-        is_finalized: false,
         waits_since: None,
-        was_interrupted: false,
     };
     for event in known {
         let kept = kept_plan(&event);
@@ -157,6 +156,11 @@ pub async fn run(
         let given_up = driver.held_until(&desk);
         let input = tokio::select! {
             biased;
+            // However much hosts say, people are heard.
+            Some(request) = desk.requests.recv() => {
+                driver.serve(request, started.elapsed(), watcher);
+                continue;
+            }
             Some(event) = driver.hub.events.recv() => {
                 let need = need(&event, session.release.id());
                 let kept = kept_plan(&event);
@@ -168,10 +172,6 @@ pub async fn run(
                     }
                     driver.lease(&host, need, started.elapsed()).await;
                 }
-                continue;
-            }
-            Some(request) = desk.requests.recv() => {
-                driver.serve(request, started.elapsed(), watcher);
                 continue;
             }
             () = sleep_until(given_up) => Input::Detach,
@@ -200,7 +200,6 @@ struct Driver<'a> {
     is_finalized: bool,
     /// What it waits for, and since when.
     waits_since: Option<(WaitingOn, Instant)>,
-    was_interrupted: bool,
 }
 
 impl Driver<'_> {
@@ -210,6 +209,8 @@ impl Driver<'_> {
         let hold = match on {
             WaitingOn::Budget => desk.budget_hold,
             WaitingOn::Approval => desk.approval_hold,
+            // Nobody can end this one.
+            WaitingOn::Grant => Some(Duration::ZERO),
             _ => None,
         };
         Some(since + hold?)
@@ -218,13 +219,9 @@ impl Driver<'_> {
     fn serve(&mut self, request: Request, now: Duration, watcher: &mut impl Watcher) {
         match request {
             Request::Interrupt => {
-                let was_paused = self.engine.is_paused();
-                let paused = self.engine.command(now, Command::Pause);
-                if was_paused || (paused.is_err() && self.was_interrupted) {
-                    return self.engine.handle_input(now, Input::Detach);
+                if let Some(paused) = self.engine.interrupt(now) {
+                    watcher.interrupted(paused);
                 }
-                self.was_interrupted = true;
-                watcher.interrupted(paused);
             }
             Request::Command { command, answer } => {
                 tracing::info!(?command, "a person says");

@@ -40,6 +40,10 @@ pub struct Config {
     pub sequence: u64,
     /// The epoch of the grant.
     pub epoch: u64,
+    /// Whether it is the stable release already, and this is for hosts that were lost: then nobody goes back from it.
+    pub is_finalized: bool,
+    /// Until when hosts may be told to fetch or promote: they refuse what is told later. They may always be told to go back.
+    pub granted_until: Duration,
     /// The waves, and what they are to keep to.
     pub policy: Policy,
     /// How long a host may be away before it counts as unreachable.
@@ -121,9 +125,9 @@ pub enum Output {
 /// How it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every host has it live.
+    /// Every host has it live, and said that it is its stable one.
     Done,
-    /// It is the stable release, and some hosts, no more than may be lost, do not have it.
+    /// It is the stable release, and some hosts do not have it, or did not say so.
     Partial,
     /// All waves went through, and no host has it live.
     Failed,
@@ -159,6 +163,10 @@ pub struct Engine {
     pub(super) phase: Phase,
     /// Since when it is paused.
     pub(super) paused: Option<Duration>,
+    /// Whether the last interrupt could not pause it.
+    pub(super) was_warned: bool,
+    /// Whether the grant is over.
+    pub(super) is_out_of_grant: bool,
     /// What it waited for when it was looked at last.
     waits: Option<(WaitingOn, Option<String>, Duration)>,
     pub(super) next_number: u64,
@@ -189,6 +197,8 @@ impl Engine {
             hosts,
             phase: Phase::Connecting,
             paused: None,
+            was_warned: false,
+            is_out_of_grant: false,
             waits: None,
             next_number: 1,
             outputs: VecDeque::new(),
@@ -197,6 +207,7 @@ impl Engine {
 
     /// Takes one event in. Drain [`Self::poll_output`] before the next.
     pub fn handle_input(&mut self, now: Duration, input: Input) {
+        self.is_out_of_grant |= self.config.granted_until <= now;
         match input {
             Input::Start => {
                 if self.phase == Phase::Connecting {
@@ -245,18 +256,27 @@ impl Engine {
         }
         let watched = self.hosts.values().filter(|it| self.is_watched(it));
         let wakes = watched.flat_map(|progress| {
-            let told = progress.order.as_ref().filter(|_| progress.is_busy());
+            let is_told_again = progress.is_busy() && !self.is_out_of_grant_for(progress);
+            let told = progress.order.as_ref().filter(|_| is_told_again);
             let told = told.and_then(Told::wake_at);
             std::iter::once(progress.deadline(&self.config)).chain(told)
         });
-        let soaked = match self.phase {
+        let next = match self.phase {
             Phase::Waves(Turn {
                 soak: Soak::Until(until),
                 ..
             }) => Some(until),
+            Phase::RollingBack(_) => self.rollback_held_until(),
             _ => None,
         };
-        wakes.chain(soaked).min()
+        let is_running_out = matches!(self.phase, Phase::Waves(_)) && !self.is_out_of_grant;
+        let granted_until = is_running_out.then_some(self.config.granted_until);
+        wakes.chain(next).chain(granted_until).min()
+    }
+
+    /// Whether what a host was told last is not told again, since it would refuse it.
+    pub(super) fn is_out_of_grant_for(&self, progress: &HostProgress) -> bool {
+        self.is_out_of_grant && progress.state != HostState::Reverting
     }
 
     /// Every host and where it is.
@@ -290,6 +310,7 @@ impl Engine {
             release,
             sequence,
             epoch,
+            is_finalized,
             ..
         } = self.config;
         let Some(progress) = self.hosts.get_mut(&report.host) else {
@@ -297,7 +318,15 @@ impl Engine {
         };
         let host = report.host.clone();
         let counter = progress.counter;
+        let was_live = progress.is_live;
         let state = progress.hear(now, report, release, sequence, epoch);
+        if is_finalized {
+            progress.is_touched = false;
+            if progress.is_live && !was_live && !progress.is_finalized {
+                let hosts = vec![host.clone()];
+                self.outputs.push_back(Output::Finalize { hosts });
+            }
+        }
         let is_awaited = match self.phase {
             Phase::Waves(_) => true,
             Phase::RollingBack(_) => progress.is_touched,
@@ -324,6 +353,7 @@ impl Engine {
                 Phase::Finalizing { until, .. } => {
                     let is_over = self.unfinalized().next().is_none() || until <= now;
                     if is_over {
+                        self.settle_unconfirmed();
                         let is_complete = self.promoted().count() == self.hosts.len();
                         self.end(match is_complete {
                             true => Verdict::Done,
@@ -362,6 +392,21 @@ impl Engine {
         };
     }
 
+    /// Whoever did not confirm the finalization in time is no host of which it is known that all is well.
+    fn settle_unconfirmed(&mut self) {
+        let unconfirmed: Vec<NodeId> = self.unfinalized().cloned().collect();
+        for host in unconfirmed {
+            let state = match &self.hosts[&host].away {
+                Some((_, reason)) => HostState::Unreachable(reason.clone()),
+                None => HostState::Failed(format!(
+                    "it has the release live, and did not confirm within {} s that it is the stable one",
+                    self.config.finalize_max.as_secs()
+                )),
+            };
+            self.settle(&host, state);
+        }
+    }
+
     pub(super) fn end(&mut self, verdict: Verdict) {
         self.phase = Phase::Ended;
         self.outputs.push_back(Output::Ended(verdict));
@@ -374,9 +419,7 @@ impl Engine {
     }
 
     pub(super) fn unfinalized(&self) -> impl Iterator<Item = &NodeId> {
-        self.promoted().filter(|host| {
-            let progress = &self.hosts[*host];
-            !progress.is_finalized && progress.away.is_none()
-        })
+        self.promoted()
+            .filter(|host| !self.hosts[*host].is_finalized)
     }
 }

@@ -90,6 +90,8 @@ pub struct HostProgress {
     pub promote: Duration,
     /// Whether it holds to the finalization.
     pub is_finalized: bool,
+    /// Whether it said last that it has the release live.
+    pub(super) is_live: bool,
     /// Whether it may have the release live by our doing: it was told to promote, or said that it has it, and the release
     /// is not its stable one. These are the hosts that a rollback reaches.
     pub is_touched: bool,
@@ -180,6 +182,7 @@ impl HostProgress {
             prepare: Duration::ZERO,
             promote: Duration::ZERO,
             is_finalized: false,
+            is_live: false,
             is_touched: false,
             is_excused: false,
             gave_up: false,
@@ -248,7 +251,10 @@ impl HostProgress {
             return None;
         }
         self.counter = report.counter;
-        self.away = None;
+        if self.away.take().is_some() {
+            // It could not say that it moved.
+            self.moved_at = now;
+        }
         if self.order.is_none() && report.release == Some(release) {
             // It had been told of this release before: what it fetched then is not fetched now.
             self.bytes_before = report.bytes;
@@ -265,6 +271,7 @@ impl HostProgress {
             return None;
         }
         let is_live = report.standing.live == Some(release);
+        self.is_live = is_live;
         self.is_finalized |= report.standing.finalized_sequence >= sequence;
         self.is_touched = (self.is_touched || is_live) && !self.is_finalized;
         let before = (self.chunks, self.bytes);

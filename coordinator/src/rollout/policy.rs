@@ -96,6 +96,12 @@ impl Policy {
         (hosts.collect(), last + 1)
     }
 
+    /// How long it takes at least: all soaks.
+    pub fn soaks(&self) -> Duration {
+        let soaks = self.waves.iter().map(|wave| wave.soak);
+        soaks.fold(Duration::ZERO, Duration::saturating_add)
+    }
+
     /// The same policy for some of its hosts: waves that are left without any are gone, and what a wave may lose stays.
     #[must_use]
     pub fn limited_to(mut self, is_chosen: impl Fn(&NodeId) -> bool) -> Self {

@@ -9,6 +9,9 @@ use super::{
     host::{HostProgress, HostState},
 };
 
+/// How long hosts of a newer wave hold back those of older ones that make no move: going back is a check and a rename.
+const STRAGGLER: Duration = Duration::from_secs(10);
+
 impl Engine {
     /// Takes every host that was touched back to what it ran before. What was told to others they may finish: it changes nothing
     /// of what is live.
@@ -18,11 +21,12 @@ impl Engine {
         self.phase = Phase::RollingBack(cause);
     }
 
-    /// Has the newest wave go back that has not, and ends when there is none.
+    /// Has the newest wave go back that has not, once nobody of a newer one but stragglers still does, and ends when all are through.
     pub(super) fn advance_rollback(&mut self, now: Duration, cause: Cause) -> bool {
-        let is_left = |it: &&HostProgress| it.state == HostState::Reverting || must_go_back(it);
-        let newest = self.hosts.values().filter(is_left).map(|it| it.place.0);
-        let Some(newest) = newest.max() else {
+        let Some(newest) = self.next_to_go_back() else {
+            if self.hosts.values().any(is_going_back) {
+                return false;
+            }
             let is_complete = !self.hosts.values().any(|it| it.is_touched);
             self.end(match is_complete {
                 true => Verdict::RolledBack(cause),
@@ -30,13 +34,33 @@ impl Engine {
             });
             return true;
         };
+        if self.rollback_held_until().is_some_and(|until| now < until) {
+            return false;
+        }
         let of_wave = self.hosts.iter().filter(|(_, it)| it.place.0 == newest);
         let hosts = of_wave.filter(|(_, it)| must_go_back(it));
         let hosts: Vec<NodeId> = hosts.map(|(host, _)| host.clone()).collect();
-        let has_any = !hosts.is_empty();
         self.order(now, Stage::Revert, &BTreeMap::from([(newest, hosts)]));
-        has_any
+        true
     }
+
+    /// Until when the next wave to go back is held by newer ones; none where nothing holds it, or there is no next.
+    pub(super) fn rollback_held_until(&self) -> Option<Duration> {
+        let next = self.next_to_go_back()?;
+        let newer = self.hosts.values().filter(|it| it.place.0 > next);
+        let held = newer.filter(|it| is_going_back(it));
+        held.map(|it| it.moved_at + STRAGGLER).max()
+    }
+
+    /// The newest wave of which a host is to be told to go back.
+    fn next_to_go_back(&self) -> Option<usize> {
+        let left = self.hosts.values().filter(|it| must_go_back(it));
+        left.map(|it| it.place.0).max()
+    }
+}
+
+fn is_going_back(progress: &HostProgress) -> bool {
+    progress.state == HostState::Reverting
 }
 
 /// Whether a host is to be told to go back.

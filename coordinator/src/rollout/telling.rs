@@ -7,7 +7,6 @@ use scap_proto::{id::NodeId, release::Stage};
 use super::{
     engine::{Engine, Output, Phase, REFINALIZE},
     host::{HostProgress, HostState, Told, Unheard},
-    waves::Soak,
 };
 
 impl Engine {
@@ -41,7 +40,8 @@ impl Engine {
                 Stage::Promote => HostState::Promoting,
                 Stage::Revert => HostState::Reverting,
             };
-            progress.is_touched |= stage == Stage::Promote && !progress.is_finalized;
+            let is_stable = progress.is_finalized || self.config.is_finalized;
+            progress.is_touched |= stage == Stage::Promote && !is_stable;
         }
         self.outputs.push_back(Output::Order {
             number,
@@ -59,7 +59,7 @@ impl Engine {
             // Whoever still fetches while others go back may do so or not.
             let is_awaited = match is_rolling_back {
                 true => progress.state == HostState::Reverting,
-                false => progress.is_busy(),
+                false => progress.is_busy() && !self.is_out_of_grant,
             };
             let Some(told) = progress.order.as_mut().filter(|_| is_awaited) else {
                 continue;
@@ -117,10 +117,7 @@ impl Engine {
         match &self.phase {
             Phase::Waves(turn) => {
                 let is_held_for = match progress.state {
-                    HostState::Promoted => {
-                        progress.place.0 == turn.wave && turn.soak != Soak::Before
-                    }
-                    HostState::Fetched => progress.place.0 <= turn.wave,
+                    HostState::Promoted | HostState::Fetched => progress.place.0 <= turn.wave,
                     _ => false,
                 };
                 progress.is_busy() || (is_held_for && progress.away.is_some())

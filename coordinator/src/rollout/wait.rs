@@ -20,7 +20,10 @@ pub struct Wait {
 }
 
 /// What a rollout waits for. Each has a section of its code in `docs/waits.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum WaitingOn {
     /// Hosts of a wave that fetch.
     Chunks,
@@ -34,6 +37,8 @@ pub enum WaitingOn {
     Paused,
     /// That hosts are reached again, without which a wave has lost more than it may, or that a person goes on without them.
     Budget,
+    /// That somebody deploys again: hosts follow no order any more but to go back.
+    Grant,
     /// Hosts that go back.
     Rollback,
     /// Hosts that have not confirmed the finalization.
@@ -42,13 +47,14 @@ pub enum WaitingOn {
 
 impl WaitingOn {
     /// Every one.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Chunks,
         Self::Promotion,
         Self::Soak,
         Self::Approval,
         Self::Paused,
         Self::Budget,
+        Self::Grant,
         Self::Rollback,
         Self::Finalization,
     ];
@@ -62,6 +68,7 @@ impl WaitingOn {
             Self::Approval => "approval",
             Self::Paused => "paused",
             Self::Budget => "budget",
+            Self::Grant => "grant",
             Self::Rollback => "rollback",
             Self::Finalization => "finalization",
         }
@@ -69,7 +76,10 @@ impl WaitingOn {
 
     /// Whether nothing but a person, or a host that comes back, ends it.
     pub fn needs_a_person(self) -> bool {
-        matches!(self, Self::Approval | Self::Paused | Self::Budget)
+        matches!(
+            self,
+            Self::Approval | Self::Paused | Self::Budget | Self::Grant
+        )
     }
 
     /// What a person may do about it, as commands; none where it is best left alone.
@@ -81,6 +91,7 @@ impl WaitingOn {
             Self::Approval => "promote (let it go), or abort",
             Self::Paused => "resume, retry --failed, skip HOST, or abort",
             Self::Budget => "retry --failed, skip HOST, resume (go on without them), or abort",
+            Self::Grant => "the same command again",
             Self::Rollback | Self::Finalization => "",
         }
     }
@@ -95,6 +106,13 @@ impl fmt::Display for WaitingOn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_has_the_code_of_every_wait() {
+        for on in WaitingOn::ALL {
+            assert_eq!(serde_json::json!(on), on.code());
+        }
+    }
 
     #[test]
     fn every_wait_has_a_section_in_the_guide_under_its_code() {

@@ -42,6 +42,13 @@ impl Engine {
             since: Duration::ZERO,
             until,
         };
+        if self.is_out_of_grant {
+            let hosts = self.named(HostProgress::is_busy);
+            return Wait {
+                wave: None,
+                ..held(WaitingOn::Grant, hosts, None)
+            };
+        }
         if self.paused.is_some() {
             let hosts = self.named(HostProgress::is_busy);
             return Wait {
@@ -76,10 +83,10 @@ impl Engine {
             return held(WaitingOn::Approval, BTreeSet::new(), None);
         }
         let is_away = |it: &HostProgress| it.state == HostState::Promoted && it.away.is_some();
-        let away = self.named(|it| is_here(it) && is_away(it));
+        let away = self.named(|it| it.place.0 <= turn.wave && is_away(it));
         match turn.soak {
             Soak::Until(until) => held(WaitingOn::Soak, away, Some(until)),
-            Soak::Over if !away.is_empty() => self.busy(WaitingOn::Soak, in_turn, away),
+            _ if !away.is_empty() => self.busy(WaitingOn::Soak, in_turn, away),
             // Hosts of earlier waves that came back, before all is finalized.
             _ => match self.named(is_promoting) {
                 promoting if !promoting.is_empty() => {

@@ -38,7 +38,10 @@ impl Engine {
         if self.paused.is_some() {
             return false;
         }
-        if let Some((limit, failed)) = self.exceeded_by_failures(turn) {
+        // From the stable release nobody goes back: whoever failed is waited for as if not reached.
+        if let Some((limit, failed)) = self.exceeded_by_failures(turn)
+            && !self.config.is_finalized
+        {
             let cause = Cause::Budget {
                 of: limit.of.clone(),
                 failed,
@@ -46,6 +49,9 @@ impl Engine {
             };
             self.roll_back(cause);
             return true;
+        }
+        if self.is_out_of_grant {
+            return false;
         }
         if self.begin_fetch(now, turn) {
             return true;
@@ -134,9 +140,11 @@ impl Engine {
             self.phase = Phase::Waves(Turn { soak, ..turn });
             return true;
         }
-        // Who is away has not been seen to bear it.
-        let is_away = || turn.soak == Soak::Over && promoted().any(|it| it.away.is_some());
-        if matches!(turn.soak, Soak::Until(_)) || is_away() {
+        // Who is away has not been seen to bear it, also of an earlier wave.
+        let is_away = |it: &HostProgress| {
+            it.place.0 <= turn.wave && matches!(it.state, Promoted | Fetched) && it.away.is_some()
+        };
+        if matches!(turn.soak, Soak::Until(_)) || self.hosts.values().any(is_away) {
             return false;
         }
         if turn.wave + 1 < self.config.policy.waves.len() {

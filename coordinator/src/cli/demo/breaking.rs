@@ -4,8 +4,10 @@ use std::{io, path::Path, time::Duration};
 
 use scap_agent::api::{self, Call};
 use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
 
 use super::repo_name;
+use crate::rollout::{Command, Request, WaitingOn};
 
 /// Pause between two looks at an agent.
 const LOOK_PERIOD: Duration = Duration::from_millis(20);
@@ -23,6 +25,23 @@ pub(super) async fn fetched(folder: &Path, commit: &str) -> String {
             }
         }
         tokio::time::sleep(LOOK_PERIOD).await;
+    }
+}
+
+/// Approves a wave, as soon as the deployment waits for that: it hears from agents a moment later than whoever asks them.
+pub(super) async fn approve(people: &mpsc::Sender<Request>, wave: &str) {
+    loop {
+        let (answer, followed) = oneshot::channel();
+        let command = Command::Promote {
+            on: WaitingOn::Approval,
+            wave: wave.to_owned(),
+        };
+        let _ = people.send(Request::Command { command, answer }).await;
+        match followed.await {
+            Ok(Err(_)) => tokio::time::sleep(LOOK_PERIOD).await,
+            // Done, or the deployment is over.
+            Ok(Ok(())) | Err(_) => return,
+        }
     }
 }
 

@@ -24,10 +24,7 @@ use super::{
     exit, human_bytes,
     scap::ScapArgs,
 };
-use crate::{
-    rollout::{Command, Request, Verdict},
-    state::StateDirectory,
-};
+use crate::{rollout::Verdict, state::StateDirectory};
 
 /// Most agents: each is two processes on this machine.
 const AGENTS_MAX: u16 = 64;
@@ -232,9 +229,7 @@ impl Demo<'_> {
             let broken = canaries.last().expect("there is a canary").as_str();
             breaking::take_away(&self.root.join(broken), commit, &release)
                 .map_err(|error| CliError::failed("break a canary", &error))?;
-            let (answer, _) = tokio::sync::oneshot::channel();
-            let command = Command::Promote;
-            let _ = people.send(Request::Command { command, answer }).await;
+            breaking::approve(&people, "canary").await;
             std::future::pending::<Result<Summary, CliError>>().await
         };
         let summary = tokio::select! {

@@ -1,6 +1,6 @@
 //! The release and the grant of one deployment: signed, checked, and saved before anything is sent.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, time::Duration};
 
 use scap_agent::clock;
 use scap_proto::{
@@ -17,6 +17,7 @@ use scap_proto::{
 use super::{DeployArgs, greet::Greeted, not_acted_on};
 use crate::{
     cli::{About, CliError, deltas::Deltas, snapshot::Tree},
+    rollout::Policy,
     snapshot::Built,
     state::{Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
 };
@@ -26,6 +27,8 @@ use crate::{
 const RELEASE_MILLIS: u64 = 7 * 24 * 3600 * 1000;
 /// How long a grant may be used, in milliseconds: a long rollout.
 const GRANT_MILLIS: u64 = 24 * 3600 * 1000;
+/// How long before its end a grant is not used any more, in milliseconds: orders take a while, and clocks differ.
+const GRANT_MARGIN_MILLIS: u64 = 60 * 1000;
 
 /// What others say was released before.
 #[derive(Clone, Copy)]
@@ -36,7 +39,8 @@ pub(super) struct Said<'a> {
     pub(super) recorded: Option<&'a SignedRelease>,
 }
 
-/// Signs the release, or takes up the one that was signed for the same tree, and grants it to a new session.
+/// Signs the release, or takes up the one that was signed for the same tree, and grants it to a new session. Also says whether
+/// the one that was taken up is finalized.
 pub(super) fn begin(
     state: &StateDirectory,
     about: &About,
@@ -45,7 +49,7 @@ pub(super) fn begin(
     deltas: &Deltas,
     said: Said<'_>,
     args: &DeployArgs,
-) -> Result<(VerifiedRelease, VerifiedGrant, SecretKey), CliError> {
+) -> Result<(VerifiedRelease, VerifiedGrant, SecretKey, bool), CliError> {
     let failed =
         |error: StateError| CliError::failed("sign the release", &error).hint(error.hint());
     let (repo, environment) = about;
@@ -87,8 +91,8 @@ pub(super) fn begin(
                 now,
             )
         });
-    let (release, epoch) = match (again, &record) {
-        (Some(release), Some(record)) => (release, record.epoch + 1),
+    let (release, epoch, is_finalized) = match (again, &record) {
+        (Some(release), Some(record)) => (release, record.epoch + 1, record.is_finalized),
         _ => {
             let before = record.as_ref().map_or(0, |record| record.sequence);
             let release = Release {
@@ -113,7 +117,7 @@ pub(super) fn begin(
             let release = signed
                 .verify(&authority, now)
                 .map_err(|error| CliError::failed("check our own release", &error))?;
-            (release, 1)
+            (release, 1, false)
         }
     };
     let key = state.begin_session(repo, environment).map_err(failed)?;
@@ -134,13 +138,39 @@ pub(super) fn begin(
         release: release.signed().clone(),
         epoch,
         grant: grant.signed().clone(),
-        is_finalized: false,
+        is_finalized,
         snapshots: worth_keeping(built.snapshot, record.as_ref()),
     };
     state
         .save_record(repo, environment, &record)
         .map_err(failed)?;
-    Ok((release, grant, key))
+    Ok((release, grant, key, is_finalized))
+}
+
+/// How long orders may be given under a grant from now on.
+pub(super) fn time_left(grant: &VerifiedGrant) -> Duration {
+    let until = grant.grant().expires.0.saturating_sub(GRANT_MARGIN_MILLIS);
+    Duration::from_millis(until.saturating_sub(clock::now().0))
+}
+
+/// That waves do not soak for longer than a grant lasts.
+pub(super) fn check_soaks(policy: &Policy) -> Result<(), CliError> {
+    let (soaks, longest) = (
+        policy.soaks(),
+        Duration::from_millis(GRANT_MILLIS - GRANT_MARGIN_MILLIS),
+    );
+    if soaks < longest {
+        return Ok(());
+    }
+    let problem = format!(
+        "plan the waves: they soak for {} s, and a deployment may take {} s",
+        soaks.as_secs(),
+        longest.as_secs()
+    );
+    Err(CliError::usage(problem).hint(
+        "a wave with `approval = true` and --hold can end a deployment that the same command goes on with"
+            .to_owned(),
+    ))
 }
 
 /// The release that the state branch has, if it is one of this repo and environment that an allowed signer signed: who may

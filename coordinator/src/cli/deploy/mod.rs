@@ -35,7 +35,7 @@ use tokio::{
 };
 
 use self::{
-    begin::{Said, begin},
+    begin::{Said, begin, check_soaks, time_left},
     greet::{Greeted, greet},
     how::{fed_by_us, plan},
     name::repo_name,
@@ -257,6 +257,7 @@ pub(super) async fn deploy(
     let about = about(&args, &scap)?;
     let targets = Targets::of(fleet, &scap, &args)?;
     let Targets { inventory, policy } = &targets;
+    check_soaks(policy)?;
     let identity = state.identity().map_err(state_error)?;
     identity
         .check_time(clock::now().0)
@@ -328,7 +329,8 @@ pub(super) async fn deploy(
         greeted: &greeted,
         recorded: recording.latest(),
     };
-    let (release, grant, key) = begin(&state, &about, &tree, &built, &deltas, said, &args)?;
+    let (release, grant, key, is_finalized) =
+        begin(&state, &about, &tree, &built, &deltas, said, &args)?;
     let seed_name = identity.own().name.clone();
     let plan = plan(
         seed_name,
@@ -379,6 +381,8 @@ pub(super) async fn deploy(
         release,
         sequence: session.release.release().sequence,
         epoch: session.grant.grant().epoch,
+        is_finalized,
+        granted_until: time_left(&session.grant),
         policy: policy.clone(),
         away_max: Duration::from_secs(args.away_timeout),
         stall_max: Duration::from_secs(stall.unwrap_or(STALL_SECONDS)),

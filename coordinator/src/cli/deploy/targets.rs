@@ -73,9 +73,11 @@ fn of_fleet(
     }
     if let Some(budget) = args.budget {
         table.budget = Some(budget);
-        // The only wave of a file has it too; the first of several is nobody's to lose but by its own word.
-        let later = usize::from(table.waves.len() > 1);
-        let later = table.waves.iter_mut().skip(later);
+        // The only wave has it too; the first of several is nobody's to lose but by its own word.
+        let is_single = table
+            .policy(&fleet.hosts)
+            .is_ok_and(|it| it.waves.len() == 1);
+        let later = table.waves.iter_mut().skip(usize::from(!is_single));
         later.for_each(|wave| wave.budget = None);
     }
     let policy = table.policy(&fleet.hosts);

@@ -18,7 +18,7 @@ fn nobody_is_told_anything_new_while_it_is_paused_and_what_was_told_is_finished(
     bench.done("a");
     bench.pass(3600 * SECOND);
     assert_eq!(bench.orders().len(), 1);
-    assert_eq!(bench.tell(Command::Promote), Err(CommandError::Paused));
+    assert_eq!(bench.promote(), Err(CommandError::Paused));
     bench.tell(Command::Resume).unwrap();
     assert_eq!(bench.told_to(Stage::Promote), ["a"]);
     assert_eq!(bench.tell(Command::Resume), Err(CommandError::NotPaused));
@@ -34,8 +34,8 @@ fn a_soak_that_is_over_while_it_is_paused_is_over_when_it_goes_on() {
     bench.pass(20 * SECOND);
     assert_eq!(
         bench.engine.poll_timeout(),
-        None,
-        "there is nothing to wake up for"
+        Some(GRANT),
+        "there is nothing else to wake up for"
     );
     bench.tell(Command::Resume).unwrap();
     assert_eq!(bench.told_to(Stage::Promote), ["a", "b"]);
@@ -73,10 +73,10 @@ fn what_fails_while_it_is_paused_may_be_skipped_or_tried_again_before_it_counts(
 fn promote_ends_the_soak_and_nothing_else() {
     let mut bench =
         Bench::of([wave("canary", "a").soaking(900 * SECOND), wave("rest", "b")]).start();
-    assert_eq!(bench.tell(Command::Promote), Err(CommandError::NotHeld));
+    assert_eq!(bench.promote(), Err(CommandError::NotHeld));
     bench.done("a");
     bench.done("a");
-    bench.tell(Command::Promote).unwrap();
+    bench.promote().unwrap();
     assert_eq!(bench.told_to(Stage::Promote), ["a"], "b has not fetched");
     bench.done("b");
     assert_eq!(bench.told_to(Stage::Promote), ["a", "b"]);
@@ -93,7 +93,7 @@ fn whoever_goes_on_without_lost_hosts_says_so() {
         lost: 1,
         allowed: 0,
     };
-    assert_eq!(bench.tell(Command::Promote), Err(budget));
+    assert_eq!(bench.promote(), Err(budget));
     bench.tell(Command::Resume).unwrap();
     assert_eq!(bench.told_to(Stage::Promote), ["b"]);
     bench.done("b");
@@ -186,4 +186,83 @@ fn whoever_leaves_leaves_hosts_with_what_they_were_told() {
     bench.done("a");
     bench.pass(100 * SECOND);
     assert_eq!(bench.orders().len(), orders);
+}
+
+#[test]
+fn the_first_interrupt_of_a_rollback_warns_and_the_second_ends_it() {
+    let mut bench = Bench::new("a", "b").start();
+    bench.done("a");
+    let now = bench.now;
+    assert_eq!(bench.engine.interrupt(now), Some(Ok(())));
+    bench.tell(Command::Abort).unwrap();
+    assert_eq!(
+        bench.engine.interrupt(now),
+        Some(Err(CommandError::RollingBack)),
+        "what was said of another wait does not count"
+    );
+    bench.drain();
+    assert_eq!(bench.verdict(), None);
+    assert_eq!(bench.engine.interrupt(now), None);
+    bench.drain();
+    let expected = Verdict::Stopped(Some(WaitingOn::Rollback));
+    assert_eq!(bench.verdict(), Some(&expected));
+}
+
+#[test]
+fn an_interrupt_pauses_and_one_more_ends_it_unless_it_went_on_in_between() {
+    let mut bench = Bench::new("a", "b").start();
+    for _ in 0..3 {
+        let now = bench.now;
+        assert_eq!(bench.engine.interrupt(now), Some(Ok(())));
+        bench.tell(Command::Resume).unwrap();
+    }
+    assert_eq!(bench.engine.interrupt(bench.now), Some(Ok(())));
+    assert_eq!(bench.engine.interrupt(bench.now), None);
+    bench.drain();
+    let expected = Verdict::Stopped(Some(WaitingOn::Paused));
+    assert_eq!(bench.verdict(), Some(&expected));
+}
+
+#[test]
+fn promote_ends_the_wait_that_was_seen_and_no_other() {
+    let promote = |on, wave: &str| Command::Promote {
+        on,
+        wave: wave.into(),
+    };
+    let approved = wave("two", "b").soaking(60 * SECOND).with_approval(true);
+    let mut bench = Bench::of([wave("one", "a").soaking(60 * SECOND), approved]).start();
+    bench.done("a");
+    bench.done("a");
+    bench.done("b");
+    // Somebody sees wave one soak, and it is over before they speak.
+    bench.pass(60 * SECOND);
+    assert_eq!(bench.waits(), Some((WaitingOn::Approval, String::new())));
+    let elsewhere = |seen: &str| {
+        let (wave, seen) = ("two".into(), seen.into());
+        Err(CommandError::Elsewhere { wave, seen })
+    };
+    assert_eq!(
+        bench.tell(promote(WaitingOn::Soak, "one")),
+        elsewhere("one")
+    );
+    assert_eq!(bench.told_to(Stage::Promote), ["a"]);
+    // Two approve it: the second does not end its soak.
+    bench.tell(promote(WaitingOn::Approval, "two")).unwrap();
+    bench.done("b");
+    assert_eq!(bench.waits(), Some((WaitingOn::Soak, String::new())));
+    let again = bench.tell(promote(WaitingOn::Approval, "two"));
+    assert_eq!(again, elsewhere("two"));
+    assert_eq!(bench.waits(), Some((WaitingOn::Soak, String::new())));
+}
+
+#[test]
+fn a_wave_is_not_approved_before_it_has_fetched() {
+    let mut bench = Bench::of([wave("all", "a").with_approval(true)]).start();
+    let command = Command::Promote {
+        on: WaitingOn::Approval,
+        wave: "all".into(),
+    };
+    assert_eq!(bench.tell(command), Err(CommandError::NotHeld));
+    bench.done("a");
+    assert_eq!(bench.told_to(Stage::Promote), [""; 0]);
 }

@@ -269,3 +269,50 @@ fn of_forty_hosts_none_is_passed_over_when_others_fail() {
         assert_eq!(is_live, at % 4 != 0, "{name}");
     }
 }
+
+#[test]
+fn a_host_that_vanishes_once_it_promoted_is_counted_also_where_nothing_soaks() {
+    for gone in ["a", "c"] {
+        let mut bench = Bench::new("a b", "c d").start();
+        bench.done("a b");
+        bench.done("a b");
+        bench.done("c d");
+        bench.done("c");
+        bench.away(gone);
+        bench.done("d");
+        assert_eq!(bench.waits(), Some((WaitingOn::Soak, gone.into())));
+        bench.pass(29 * SECOND);
+        assert_eq!(bench.verdict(), None, "{gone} may come back");
+        bench.pass(SECOND);
+        assert_eq!(bench.waits(), Some((WaitingOn::Budget, gone.into())));
+        bench.tell(Command::Resume).unwrap();
+        assert_eq!(bench.finish(), Some(Verdict::Partial));
+        assert_eq!(bench.state(gone), HostState::Unreachable("lost".into()));
+    }
+}
+
+#[test]
+fn a_host_that_is_back_in_time_holds_the_turn_up_and_costs_nothing() {
+    let mut bench = Bench::new("a", "b").start();
+    bench.done("a");
+    bench.report("a", 2, Outcome::Done, true);
+    bench.done("b");
+    bench.away("a");
+    bench.done("b");
+    bench.pass(29 * SECOND);
+    bench.report("a", 2, Outcome::Done, true);
+    assert_eq!(bench.finish(), Some(Verdict::Done));
+}
+
+#[test]
+fn a_host_that_vanishes_before_it_confirms_the_finalization_is_named() {
+    let mut bench = Bench::of([wave("all", "a b")]).start();
+    bench.done("a b");
+    bench.done("a b");
+    bench.away("a");
+    bench.report("b", 2, Outcome::Done, true);
+    assert_eq!(bench.verdict(), None, "it may come back");
+    bench.pass(5 * SECOND);
+    assert_eq!(bench.verdict(), Some(&Verdict::Partial));
+    assert_eq!(bench.state("a"), HostState::Unreachable("lost".into()));
+}

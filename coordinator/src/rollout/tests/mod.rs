@@ -18,6 +18,7 @@ use scap_proto::{
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
+const GRANT: Duration = Duration::from_secs(24 * 3600);
 
 /// An engine, and all that it said.
 struct Bench {
@@ -67,6 +68,8 @@ impl Bench {
             release: release(),
             sequence: 7,
             epoch: 1,
+            is_finalized: false,
+            granted_until: GRANT,
             policy,
             away_max: 30 * SECOND,
             stall_max: 60 * SECOND,
@@ -115,6 +118,13 @@ impl Bench {
         told
     }
 
+    /// A person lets it go on from what it waits for now.
+    fn promote(&mut self) -> Result<(), CommandError> {
+        let wait = self.engine.wait().unwrap();
+        let wave = wait.wave.unwrap_or_default();
+        self.tell(Command::Promote { on: wait.on, wave })
+    }
+
     fn drain(&mut self) {
         while let Some(output) = self.engine.poll_output() {
             self.seen.push(output);
@@ -150,6 +160,7 @@ impl Bench {
         self.counter += 1;
         let standing = Standing {
             live: live.then(release),
+            finalized_sequence: if self.was_told_final(host) { 7 } else { 0 },
             ..Standing::default()
         };
         Report {
@@ -217,9 +228,29 @@ impl Bench {
         })
     }
 
-    /// Every host that is to confirm the finalization does not, and the time for it passes.
+    /// Every host that is to confirm the finalization does.
     fn finish(&mut self) -> Option<Verdict> {
-        self.pass(6 * SECOND);
+        let promoted = self.hosts_in(&HostState::Promoted);
+        for host in promoted.split_whitespace() {
+            let (number, _) = self.told(host).unwrap();
+            self.report(host, number, Outcome::Done, true);
+        }
         self.verdict().cloned()
+    }
+
+    fn hosts_in(&self, state: &HostState) -> String {
+        let hosts = self.engine.hosts().iter();
+        let found = hosts.filter(|(_, host)| host.state == *state);
+        let found: Vec<&str> = found.map(|(host, _)| host.as_str()).collect();
+        found.join(" ")
+    }
+
+    /// Whether a host was told that the release is the stable one.
+    fn was_told_final(&self, host: &str) -> bool {
+        let is_it = |output: &Output| match output {
+            Output::Finalize { hosts } => hosts.contains(&name(host)),
+            _ => false,
+        };
+        self.seen.iter().any(is_it)
     }
 }

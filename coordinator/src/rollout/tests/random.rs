@@ -36,6 +36,8 @@ struct Host {
     outcome: Option<Outcome>,
     has_fetched: bool,
     is_live: bool,
+    /// Whether it was told that the release is the stable one.
+    is_final: bool,
     last: Option<Report>,
 }
 
@@ -95,7 +97,8 @@ impl World {
             Event::Drops(at) => {
                 let name = of(at, &self.names);
                 let host = self.hosts.get_mut(&name).unwrap();
-                host.is_live = false;
+                // What was finalized it keeps.
+                host.is_live &= host.is_final;
                 self.says(&name);
             }
             Event::Leaves(at) => {
@@ -130,10 +133,13 @@ impl World {
             Event::Says(which, at) => {
                 let host = name(&of(at, &self.names));
                 let reason = "so".to_owned();
+                let wait = self.bench.engine.wait();
+                let seen = wait.map(|wait| (wait.on, wait.wave.unwrap_or_default()));
+                let (on, wave) = seen.unwrap_or((WaitingOn::Soak, String::new()));
                 let command = match which % 6 {
                     0 => Command::Pause,
                     1 => Command::Resume,
-                    2 => Command::Promote,
+                    2 => Command::Promote { on, wave },
                     3 => Command::Abort,
                     4 => Command::RetryFailed,
                     _ => Command::Skip { host, reason },
@@ -181,7 +187,8 @@ impl World {
         if outcome == Outcome::Done && host.told.is_some_and(|(_, stage)| stage == Stage::Fetch) {
             self.fetched.insert(name.to_owned());
         }
-        let report = self.bench.next_report(name, number, outcome, host.is_live);
+        let mut report = self.bench.next_report(name, number, outcome, host.is_live);
+        report.standing.finalized_sequence = if host.is_final { 7 } else { 0 };
         self.hosts.get_mut(name).unwrap().last = Some(report.clone());
         self.bench.feed(Input::Report(Box::new(report)));
     }
@@ -197,6 +204,13 @@ impl World {
                     hosts,
                     stage,
                 } => self.ordered(number, &hosts, stage),
+                Output::Finalize { hosts } => {
+                    for name in hosts.iter().map(ToString::to_string) {
+                        let host = self.hosts.get_mut(&name).unwrap();
+                        host.is_final |= host.is_reached;
+                        self.says(&name);
+                    }
+                }
                 Output::RollsBack(_) => self.rolls_back = true,
                 _ => {}
             }
@@ -223,6 +237,10 @@ impl World {
         for host in hosts {
             let name = host.to_string();
             match stage {
+                // What it said of an earlier order says nothing of this one.
+                Stage::Fetch if number > self.highest => {
+                    self.fetched.remove(&name);
+                }
                 Stage::Fetch => {}
                 Stage::Promote => {
                     assert!(
@@ -367,7 +385,10 @@ proptest! {
         let (verdict, world) = world.calm_down();
         let live: BTreeSet<&String> = world.names.iter().filter(|name| world.hosts[*name].is_live).collect();
         match verdict {
-            Verdict::Done => prop_assert!(world.bench.engine.hosts().values().all(|it| it.state == HostState::Promoted)),
+            Verdict::Done => {
+                prop_assert!(world.bench.engine.hosts().values().all(|it| it.state == HostState::Promoted));
+                prop_assert!(world.hosts.values().all(|it| it.is_live && it.is_final));
+            }
             Verdict::RolledBack(_) => {
                 prop_assert!(live.is_empty(), "still live: {live:?}");
                 prop_assert_eq!(&world.reverted, &world.touched);

@@ -141,3 +141,55 @@ fn a_host_that_will_not_go_back_is_named_and_the_others_go() {
     );
     assert_eq!(bench.state("a"), HostState::Failed("disk".into()));
 }
+
+#[test]
+fn nobody_goes_back_from_a_release_that_was_finalized_before() {
+    // `a` has it live, and never heard that it is the stable one; `b` has heard.
+    let mut bench = Bench::new("a", "b c d");
+    let config = Config {
+        is_finalized: true,
+        ..bench.engine.config.clone()
+    };
+    bench.engine = Engine::new(config);
+    bench.report("a", 0, Outcome::Idle, true);
+    let mut report = bench.next_report("b", 0, Outcome::Idle, true);
+    report.standing.finalized_sequence = 7;
+    bench.feed(Input::Report(Box::new(report)));
+    bench.report("c", 0, Outcome::Idle, false);
+    bench.report("d", 0, Outcome::Idle, false);
+    bench.feed(Input::Start);
+    let told = |bench: &Bench| ["a", "b", "c", "d"].map(|host| bench.was_told_final(host));
+    assert_eq!(told(&bench), [true, false, false, false]);
+    bench.done("a");
+    bench.done("a");
+    bench.done("b c d");
+    bench.done("b c");
+    assert_eq!(
+        told(&bench),
+        [true, false, true, false],
+        "as soon as it is live"
+    );
+    bench.fails("d");
+    assert_eq!(bench.waits(), Some((WaitingOn::Budget, "d".into())));
+    assert_eq!(bench.tell(Command::Abort), Err(CommandError::Finalized));
+    assert!(bench.engine.hosts().values().all(|host| !host.is_touched));
+    bench.tell(Command::Resume).unwrap();
+    assert_eq!(bench.finish(), Some(Verdict::Partial));
+    assert_eq!(bench.told_to(Stage::Revert), [""; 0]);
+}
+
+#[test]
+fn a_host_that_hangs_holds_older_waves_for_ten_seconds_and_the_end_for_its_limit() {
+    let mut bench = halfway();
+    bench.tell(Command::Abort).unwrap();
+    bench.done("e f");
+    bench.pass(9 * SECOND);
+    assert!(!bench.told_to(Stage::Revert).contains(&"c d".to_owned()));
+    bench.pass(SECOND);
+    assert!(bench.told_to(Stage::Revert).contains(&"c d".to_owned()));
+    bench.done("c d");
+    bench.done("a b");
+    assert_eq!(bench.waits(), Some((WaitingOn::Rollback, "g".into())));
+    bench.done("g");
+    assert_eq!(bench.verdict(), Some(&Verdict::RolledBack(Cause::Abort)));
+}

@@ -132,5 +132,56 @@ fn a_finalization_is_told_again_to_who_did_not_confirm_it() {
     bench.pass_to(bench.now + 3 * SECOND);
     assert_eq!(told(&bench), 2);
     bench.pass_to(bench.now + 3 * SECOND);
-    assert_eq!(bench.verdict(), Some(&Verdict::Done));
+    assert_eq!(bench.verdict(), Some(&Verdict::Partial));
+    let reason =
+        "it has the release live, and did not confirm within 5 s that it is the stable one";
+    assert_eq!(bench.state("a"), HostState::Failed(reason.into()));
+}
+
+#[test]
+fn a_host_that_comes_back_has_its_time_to_move_again() {
+    let mut bench = lenient("a");
+    bench.working("a", 1);
+    bench.pass(50 * SECOND);
+    bench.away("a");
+    bench.pass(20 * SECOND);
+    bench.working("a", 1);
+    bench.pass(59 * SECOND);
+    assert_eq!(bench.state("a"), HostState::Fetching);
+    bench.pass(SECOND);
+    assert!(matches!(bench.state("a"), HostState::Failed(_)));
+}
+
+#[test]
+fn nobody_is_told_to_fetch_or_promote_once_the_grant_is_over() {
+    let mut bench = Bench::of([wave("one", "a"), wave("two", "b").with_approval(true)]).start();
+    bench.done("a");
+    bench.done("a");
+    bench.done("b");
+    bench.pass_to(GRANT - SECOND);
+    assert_eq!(bench.waits(), Some((WaitingOn::Approval, String::new())));
+    bench.pass(SECOND);
+    assert_eq!(bench.waits(), Some((WaitingOn::Grant, String::new())));
+    assert_eq!(bench.promote(), Err(CommandError::NotHeld));
+    assert_eq!(bench.told_to(Stage::Promote), ["a"]);
+    bench.feed(Input::Detach);
+    let expected = Verdict::Stopped(Some(WaitingOn::Grant));
+    assert_eq!(bench.verdict(), Some(&expected));
+}
+
+#[test]
+fn what_nobody_heard_is_not_told_again_once_the_grant_is_over() {
+    let mut bench = Bench::of([wave("one", "a").with_approval(true)]).start();
+    bench.done("a");
+    bench.pass_to(GRANT - SECOND);
+    bench.promote().unwrap();
+    let orders = bench.orders().len();
+    bench.pass(30 * SECOND);
+    assert_eq!(bench.orders().len(), orders);
+    assert_eq!(bench.waits(), Some((WaitingOn::Grant, "a".into())));
+    // To go back is no matter of the grant.
+    bench.tell(Command::Abort).unwrap();
+    assert_eq!(bench.told_to(Stage::Revert), ["a"]);
+    bench.pass(4 * SECOND);
+    assert_eq!(bench.told_to(Stage::Revert), ["a", "a"], "told again");
 }

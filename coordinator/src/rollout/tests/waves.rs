@@ -120,7 +120,7 @@ fn a_wave_that_needs_approval_fetches_and_waits() {
     bench.pass(1000 * SECOND);
     assert_eq!(bench.waits(), Some((WaitingOn::Approval, String::new())));
     assert_eq!(bench.told_to(Stage::Promote), ["a"]);
-    bench.tell(Command::Promote).unwrap();
+    bench.promote().unwrap();
     assert_eq!(bench.told_to(Stage::Promote), ["a", "b"]);
 }
 
