@@ -33,6 +33,7 @@ impl Scene {
         wait_until(&format!("it waits for {on}"), FETCH_MAX, || {
             let (_, text) = self.say(&["status", "--json"]);
             let status: Value = serde_json::from_str(text.trim()).map_err(|_| text)?;
+            let status = status["running"][0].clone();
             let wait = &status["wait"];
             let is_it = wait["on"] == on && wave.is_none_or(|wave| wait["wave"] == wave);
             if is_it {
@@ -169,6 +170,7 @@ fn nobody_switches_while_it_is_paused_and_all_do_when_it_goes_on() {
     wait_until("all have fetched", FETCH_MAX, || {
         let (_, text) = scene.say(&["status", "--json"]);
         let status: Value = serde_json::from_str(text.trim()).map_err(|_| text)?;
+        let status = status["running"][0].clone();
         let waits = (&status["wait"]["on"], &status["wait"]["hosts"]);
         let expected = (Value::from("paused"), Value::Array(Vec::new()));
         if waits == (&expected.0, &expected.1) {
