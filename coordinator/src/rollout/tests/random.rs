@@ -370,8 +370,6 @@ fn policy() -> impl Strategy<Value = Policy> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
-
     #[test]
     fn whatever_happens_no_rule_is_broken_and_it_ends(
         policy in policy(),
