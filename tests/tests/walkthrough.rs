@@ -54,13 +54,15 @@ fn every_configuration_file_of_the_examples_is_read_by_the_program_it_is_for() {
                 let (canary, rest) = Inventory::read(&file).unwrap().waves();
                 assert!(!canary.is_empty() && !rest.is_empty());
             }
+            // In a scap folder that has what it names: the tests of the command line have it read there.
+            "scap.toml" => {}
             _ if name.ends_with(".toml") => panic!("nobody reads {}", file.display()),
             _ => continue,
         }
         seen.push(name);
     }
     seen.sort();
-    assert_eq!(seen, ["agent.toml", "fleet.toml"]);
+    assert_eq!(seen, ["agent.toml", "fleet.toml", "scap.toml"]);
 }
 
 #[test]
