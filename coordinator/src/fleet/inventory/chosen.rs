@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use scap_proto::id::NodeId;
 
-use super::{CANARY_GROUP, Inventory, InventoryError, find_routes};
+use super::{Inventory, InventoryError, find_routes};
 
 impl Inventory {
-    /// The same fleet with none but the hosts of `waves`, which tells of each the number of its wave, from 0. Those of the
-    /// first of several waves are the canary group.
+    /// The same fleet with none but the hosts of `waves`, which tells of each the number of its wave, from 0.
     ///
     /// # Errors
     /// [`InventoryError::RelayLeftOut`] and [`InventoryError::RelayLater`] where a host could get nothing; others as when a
@@ -27,7 +26,6 @@ impl Inventory {
         } = self;
         hosts.retain(|host| waves.contains_key(&host.name));
         assert!(!hosts.is_empty(), "a deployment to nobody");
-        let are_several = waves.values().any(|wave| *wave != 0);
         for host in &mut hosts {
             let wave = waves[&host.name];
             let has_relays = !host.via.is_empty();
@@ -37,10 +35,6 @@ impl Inventory {
             }
             if has_relays && host.via.iter().all(|relay| waves[relay] > wave) {
                 return Err(InventoryError::RelayLater(host.name.clone()));
-            }
-            host.groups.remove(CANARY_GROUP);
-            if wave == 0 && are_several {
-                host.groups.insert(CANARY_GROUP.into());
             }
         }
         sites.retain(|name, _| *name == seed_site || hosts.iter().any(|host| host.site == *name));
@@ -84,16 +78,14 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_fleet_has_the_first_wave_as_its_canaries() {
+    fn a_part_of_a_fleet_keeps_what_joins_its_hosts() {
         let part = only(&[("bastion2", 1), ("db1", 1), ("web1", 0)]).unwrap();
-        let (canary, rest) = part.waves();
-        assert_eq!((canary.len(), rest.len()), (1, 2));
-        assert!(canary.contains(&"web1".parse().unwrap()));
+        let names = part.hosts.iter().map(|host| host.name.as_str());
+        assert!(names.eq(["bastion2", "db1", "web1"]));
         // The relay that is left, by its place.
         assert_eq!(part.routes().relays(1), [0]);
         assert_eq!(part.site("x").border_mbit, None);
         let one = only(&[("web1", 0), ("bastion1", 0)]).unwrap();
-        assert_eq!(one.waves().0.len(), 0);
         assert_eq!(one.site("x").border_mbit, Some(1.0));
     }
 
