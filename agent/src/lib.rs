@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod limits;
 mod lock;
 pub mod node;
+pub mod notation;
 pub mod relay;
 pub mod store;
 pub mod swarm;

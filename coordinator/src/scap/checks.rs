@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32};
 
+use scap_agent::notation::words;
 use scap_proto::{
     content::RelPath,
     release::host_config::{Check, Command, HostStage, Moment, SCRIPTS},
@@ -12,7 +13,6 @@ use super::{
     error::{Notice, ScapError, did_you_mean},
     files::File,
     settings::{seconds, shown},
-    words,
 };
 
 /// What scap gives a check that does not say how long it may take.

@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use scap_agent::notation;
+
 use super::error::{Origin, ScapError};
 
 /// The section whose values are in every other section of all files.
@@ -135,12 +137,8 @@ fn entry(content: &str, at: Origin) -> Result<Entry, ScapError> {
 
 /// The text of a file.
 pub(super) fn text<'a>(bytes: &'a [u8], file: &Arc<str>) -> Result<&'a str, ScapError> {
-    std::str::from_utf8(bytes).map_err(|error| {
-        let before = &bytes[..error.valid_up_to()];
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        let file = file.clone();
-        ScapError::invalid(&Origin::File { file, line }, "a byte that is not UTF-8")
-    })
+    notation::text(bytes, file)
+        .map_err(|at| ScapError::invalid(&at.into(), "a byte that is not UTF-8"))
 }
 
 /// The lines of a text with their numbers, however they end.

@@ -27,7 +27,6 @@ mod source;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;
-mod words;
 mod yaml;
 
 use std::{collections::BTreeMap, num::NonZeroU32, path::Path};

@@ -4,7 +4,7 @@
 ///
 /// # Errors
 /// What is missing.
-pub(super) fn split(text: &str) -> Result<Vec<String>, &'static str> {
+pub fn split(text: &str) -> Result<Vec<String>, &'static str> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut letters = text.chars();

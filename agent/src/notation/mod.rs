@@ -1,0 +1,35 @@
+//! Notations of files that people write, which the coordinator and hosts read alike.
+
+use std::{fmt, sync::Arc};
+
+pub mod node;
+pub mod words;
+pub mod yaml;
+
+/// Where something is written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The file, as people know it.
+    pub file: Arc<str>,
+    /// The line, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// Where it is no UTF-8.
+pub fn text<'a>(bytes: &'a [u8], file: &Arc<str>) -> Result<&'a str, Place> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let file = file.clone();
+        Place { file, line }
+    })
+}
