@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod host;
 pub mod limits;
 mod lock;
 pub mod node;

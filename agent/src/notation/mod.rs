@@ -1,6 +1,12 @@
 //! Notations of files that people write, which the coordinator and hosts read alike.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    sync::Arc,
+};
 
 pub mod node;
 pub mod words;
@@ -32,4 +38,17 @@ pub fn text<'a>(bytes: &'a [u8], file: &Arc<str>) -> Result<&'a str, Place> {
         let file = file.clone();
         Place { file, line }
     })
+}
+
+/// The bytes of a file, unless it has more than `bytes_max` of them. What is no file, and may never end, is an error.
+pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+    // Opening a pipe would wait for somebody to write to it.
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
+    }
+    let mut bytes = Vec::new();
+    let read = File::open(path)?
+        .take(bytes_max + 1)
+        .read_to_end(&mut bytes)?;
+    Ok((read as u64 <= bytes_max).then_some(bytes))
 }

@@ -1,0 +1,137 @@
+//! Checks: what a release has its hosts run before and after a stage.
+
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use scap_proto::release::host_config::{Check, Command, HostStage, Moment, SCRIPTS};
+
+use super::{
+    Doing, HostWork,
+    nrpe::{self, NrpeError},
+    run::{self, Failed, Output, Program, RunFailure},
+};
+
+/// A check that passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckDone {
+    /// Which.
+    pub name: String,
+    /// What it printed.
+    pub output: Output,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A check that did not pass. Those after it were not run.
+#[derive(Debug, thiserror::Error)]
+#[error("check `{}`", .name.escape_debug())]
+pub struct CheckError {
+    /// Which.
+    pub name: String,
+    /// Why it did not pass.
+    #[source]
+    pub why: CheckFailure,
+    /// What it printed.
+    pub output: Output,
+}
+
+/// Why a check did not pass.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckFailure {
+    /// What it runs did not succeed.
+    #[error(transparent)]
+    Run(#[from] RunFailure),
+    /// This host's NRPE configuration does not say what to run.
+    #[error(transparent)]
+    Nrpe(#[from] NrpeError),
+}
+
+impl HostWork<'_> {
+    /// The checks around a stage that are for this host, in their order.
+    pub fn checks(&self, moment: Moment, stage: HostStage) -> impl Iterator<Item = &Check> {
+        let checks = self.config.checks.iter();
+        checks.filter(move |check| {
+            let is_now = check.moment == moment && check.stage == stage;
+            is_now && check.group.as_ref().is_none_or(|group| self.is_in(group))
+        })
+    }
+
+    /// Runs the checks around a stage, one after the other; `begin` hears of each before it is run.
+    ///
+    /// They run in `/`, with nothing to read, in a process group of their own, and are told of [`super::Paths`] in their environment.
+    /// One passes if it ends with exit code 0 in time. The first one that does not is the last one: scap3 goes on with those after
+    /// it, which then act on a host that is already known not to be well.
+    ///
+    /// # Errors
+    /// [`CheckError`] of the one that did not pass.
+    pub fn check(
+        &self,
+        moment: Moment,
+        stage: HostStage,
+        begin: &mut dyn FnMut(Doing<'_>),
+    ) -> Result<Vec<CheckDone>, CheckError> {
+        let checks = self.checks(moment, stage);
+        let run = |check: &Check| {
+            begin(Doing::Check(&check.name));
+            self.run(check)
+        };
+        checks.map(run).collect()
+    }
+
+    fn run(&self, check: &Check) -> Result<CheckDone, CheckError> {
+        let failed = |why, output| CheckError {
+            name: check.name.clone(),
+            why,
+            output,
+        };
+        let (program, arguments) = self
+            .command(&check.command)
+            .map_err(|error| failed(error.into(), Output::default()))?;
+        let done = run::run(&Program {
+            program: &program,
+            arguments: &arguments,
+            paths: self.paths,
+            timeout: Duration::from_millis(check.timeout_millis.get().into()),
+        });
+        match done {
+            Ok(ran) => Ok(CheckDone {
+                name: check.name.clone(),
+                output: ran.output,
+                took: ran.took,
+            }),
+            Err(Failed { why, output }) => Err(failed(why.into(), output)),
+        }
+    }
+
+    /// The program to run, and its arguments.
+    fn command<'a>(&self, command: &'a Command) -> Result<(PathBuf, Cow<'a, [String]>), NrpeError> {
+        match command {
+            Command::Program(words) => {
+                // One without any words has nothing to start, and fails by that.
+                let (program, arguments) = words
+                    .split_first()
+                    .map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
+                Ok((program.into(), arguments.into()))
+            }
+            Command::Shell(line) => Ok(("/bin/sh".into(), vec!["-c".into(), line.clone()].into())),
+            Command::Script { path, arguments } => {
+                let scripts = self.config_dir.join(SCRIPTS);
+                Ok((scripts.join(path.as_path()), arguments.into()))
+            }
+            Command::Nrpe(name) => {
+                let directory = self.config.nrpe_directory.to_path();
+                let mut words = nrpe::command(Path::new(&directory), name)?;
+                let program = words.remove(0);
+                Ok((program.into(), words.into()))
+            }
+        }
+    }
+
+    fn is_in(&self, group: &str) -> bool {
+        let mut groups = self.config.groups.iter();
+        groups.any(|it| it.name == group && it.hosts.contains(self.host))
+    }
+}

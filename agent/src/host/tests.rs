@@ -1,0 +1,1 @@
+//! Real processes, files and sockets: what a host does of a release.
