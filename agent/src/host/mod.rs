@@ -25,10 +25,10 @@ mod vars;
 
 pub use check::{CheckDone, CheckError, CheckFailure};
 pub use nrpe::NrpeError;
-pub use run::{Output, RunFailure};
+pub use run::{OUTPUT_BYTES_MAX, Output, RunFailure};
 pub use service::{ServiceDone, ServiceError, ServiceOutcome};
 pub use service_command::{ServiceCommand, ServiceCommandError, ServiceCommands};
-pub use template::{RenderError, Rendered};
+pub use template::{RENDERED_BYTES_MAX, RenderError, Rendered};
 pub use vars::VarsError;
 
 /// What one release asks of this host, and where things are.

@@ -139,3 +139,63 @@ fn read(file: &Path) -> Result<String, NrpeError> {
         }),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn with(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            fs::write(directory.path().join(name), bytes).unwrap();
+        }
+        directory
+    }
+
+    #[test]
+    fn the_command_is_the_last_of_its_name_in_the_files_of_the_directory() {
+        let directory = with(&[
+            (
+                "a.cfg",
+                b"# command[load]=no\nallowed_hosts=127.0.0.1\n\ncommand[load]=check_load -w 1\ncommand[disk]=x\n",
+            ),
+            ("b.cfg", b"  command[ load ] = check_load -w 'a b' $ARG1$ # 2\r\n"),
+            ("c.cfg.bak", b"command[load]=no\n"),
+            ("d.cfg", b"\xff\ncommand[loads]=no\nxcommand[load]=no\ncommand[load\ncommand[load] no\n"),
+        ]);
+        fs::create_dir(directory.path().join("e.cfg")).unwrap();
+        let words = command(directory.path(), "load").unwrap();
+        assert_eq!(words, ["check_load", "-w", "a b", "$ARG1$", "#", "2"]);
+        assert_eq!(command(directory.path(), "disk").unwrap(), ["x"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        let directory = with(&[(
+            "a.cfg",
+            b"command[a]=x\ncommand[quote]=x 'y\ncommand[none]=\n",
+        )]);
+        let path = directory.path();
+        let says = |path: &Path, name: &str| crate::error_chain(&command(path, name).unwrap_err());
+        let file = path.join("a.cfg");
+        assert_eq!(
+            says(path, "b\n"),
+            format!(
+                "no command `b\\n` in the .cfg files of {}; a line `command[b\\n]=…` was expected",
+                path.display()
+            )
+        );
+        let quote = format!("{}:2: command `quote`: a `'` that ends", file.display());
+        assert!(says(path, "quote").starts_with(&quote));
+        let none = format!("{}:3: command `none`: it is empty", file.display());
+        assert!(says(path, "none").starts_with(&none));
+        let gone = path.join("gone");
+        let text = says(&gone, "a");
+        let expected = format!("read the NRPE commands of {}: No such file", gone.display());
+        assert!(text.starts_with(&expected), "{text}");
+        let long = vec![b'#'; 1024 * 1024 + 1];
+        fs::write(path.join("b.cfg"), long).unwrap();
+        assert!(says(path, "a").ends_with("b.cfg has more than 1048576 bytes"));
+    }
+}

@@ -174,7 +174,7 @@ pub(super) fn run(program: &Program<'_>) -> Result<Ran, Failed> {
     })?;
     let is_done = watched.watch(began + program.timeout);
     let status = is_done.and_then(|is_done| watched.end(is_done));
-    let output = watched.output;
+    let output = std::mem::take(&mut watched.output);
     let status = match status {
         Ok(status) => status,
         Err(source) => {

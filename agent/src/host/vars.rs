@@ -102,5 +102,16 @@ fn read(path: &Path) -> Result<Vars, VarsError> {
 
 /// A value for templates, its keys in the order of the file.
 fn value(node: &Node) -> Value {
-    Value::from_serialize(node)
+    match &node.value {
+        node::Value::Null => Value::from(()),
+        node::Value::Bool(value) => Value::from(*value),
+        node::Value::Int(value) => Value::from(*value),
+        node::Value::Float(value) => Value::from(*value),
+        node::Value::Text(value) => Value::from(value.as_str()),
+        node::Value::List(nodes) => nodes.iter().map(value).collect(),
+        node::Value::Map(map) => {
+            let pairs = map.0.iter();
+            Value::from_pairs(pairs.map(|(key, node)| (&*key.name, value(node))))
+        }
+    }
 }

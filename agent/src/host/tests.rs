@@ -1,1 +1,0 @@
-//! Real processes, files and sockets: what a host does of a release.
