@@ -46,7 +46,7 @@ pub enum CheckFailure {
     Run(#[from] RunFailure),
     /// This host's NRPE configuration does not say what to run.
     #[error(transparent)]
-    Nrpe(#[from] NrpeError),
+    Nrpe(#[from] Box<NrpeError>),
 }
 
 impl HostWork<'_> {
@@ -89,7 +89,7 @@ impl HostWork<'_> {
         };
         let (program, arguments) = self
             .command(&check.command)
-            .map_err(|error| failed(error.into(), Output::default()))?;
+            .map_err(|error| failed(Box::new(error).into(), Output::default()))?;
         let done = run::run(&Program {
             program: &program,
             arguments: &arguments,

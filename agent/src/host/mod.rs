@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use scap_proto::{id::NodeId, release::HostConfig};
 
 mod check;
+mod filters;
 mod format;
 mod nrpe;
 

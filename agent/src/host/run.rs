@@ -4,7 +4,10 @@ use std::{
     ffi::OsString,
     fmt,
     io::{self, PipeReader, Read},
-    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    os::{
+        fd::OwnedFd,
+        unix::process::{CommandExt, ExitStatusExt},
+    },
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -220,10 +223,7 @@ impl Watched {
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
             .stderr(writer);
-        let mut child = {
-            use std::os::unix::process::CommandExt;
-            command.process_group(0).spawn()?
-        };
+        let mut child = command.process_group(0).spawn()?;
         // Our copies of the writing end go with it.
         drop(command);
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -334,4 +334,69 @@ fn environment(
     let path = (OsString::from("PATH"), OsString::from(PATH_DEFAULT));
     // The later one counts.
     std::iter::once(path).chain(ours.filter(move |(name, _)| is_passed_on(name)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn output(parts: &[&[u8]]) -> Output {
+        let mut output = Output::default();
+        for part in parts {
+            output.add(part);
+        }
+        output
+    }
+
+    #[test]
+    fn the_end_of_what_is_printed_is_kept_from_a_whole_line_on() {
+        assert_eq!(output(&[]).tail(), "");
+        let all = output(&[b"one\n", b"", b"two\xff"]);
+        assert_eq!(all.tail(), "one\ntwo\u{fffd}");
+        assert!(!all.is_cut());
+        let full = vec![b'x'; OUTPUT_BYTES_MAX];
+        let kept = output(&[&full]);
+        assert!(!kept.is_cut());
+        assert_eq!(kept.tail().len(), OUTPUT_BYTES_MAX);
+        // A byte more, in any parts.
+        for parts in [
+            vec![b"1\n2\n".as_slice(), &full[4..], b"y"],
+            vec![b"1\n2\n", &full[4..OUTPUT_BYTES_MAX - 7], b"xxxxxxxy"],
+        ] {
+            let cut = output(&parts);
+            assert_eq!(cut.bytes(), OUTPUT_BYTES_MAX as u64 + 1);
+            assert!(cut.is_cut());
+            let tail = cut.tail();
+            assert!(
+                tail.starts_with("2\nxx") && tail.ends_with("xy"),
+                "{parts:?}"
+            );
+        }
+        let line = output(&[&full, b"y"]);
+        assert_eq!(line.tail().len(), OUTPUT_BYTES_MAX);
+        let last = output(&[&full, &full, b"\nlast"]);
+        assert_eq!(last.tail(), "last");
+        assert_eq!(last.bytes(), 2 * OUTPUT_BYTES_MAX as u64 + 5);
+    }
+
+    #[test]
+    fn only_what_is_not_our_own_is_passed_on() {
+        let ours = [
+            "HOME",
+            "LC_ALL",
+            "NOTIFY_SOCKET",
+            "RUST_LOG",
+            "SCAP_REV_PATH",
+            "PATH",
+        ];
+        let ours = ours.map(|name| (name.into(), "x".into()));
+        let passed: Vec<_> = environment(ours.into_iter()).collect();
+        let names: Vec<_> = passed
+            .iter()
+            .map(|(name, _)| name.to_str().unwrap())
+            .collect();
+        assert_eq!(names, ["PATH", "HOME", "LC_ALL", "PATH"]);
+        assert_eq!(passed[0].1, PATH_DEFAULT);
+    }
 }

@@ -14,7 +14,7 @@ use scap_proto::{
 };
 
 use super::{
-    HostWork, format,
+    HostWork, filters, format,
     vars::{AllVars, Vars, VarsError},
 };
 use crate::notation;
@@ -135,6 +135,7 @@ fn environment(file: &ConfigFile, templates: PathBuf) -> Result<Environment<'sta
     environment.set_formatter(move |out, state, value| format::print(format, out, state, value));
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     minijinja_contrib::add_to_environment(&mut environment);
+    filters::add_to(&mut environment);
     environment.add_function("cycler", minijinja_contrib::globals::cycler);
     environment.add_function("joiner", minijinja_contrib::globals::joiner);
     environment.set_fuel(Some(STEPS_MAX));

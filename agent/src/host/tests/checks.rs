@@ -275,7 +275,7 @@ fn commands_of_nrpe_are_those_of_this_host() {
     host.adds_check("disk", Command::Nrpe("disk".into()));
     let error = host.fails();
     assert!(
-        matches!(&error.why, CheckFailure::Nrpe(NrpeError::Unknown { name, .. }) if name == "disk"),
+        matches!(&error.why, CheckFailure::Nrpe(error) if matches!(**error, NrpeError::Unknown { .. })),
         "{error:?}"
     );
 }

@@ -147,6 +147,7 @@ fn no_template_leads_out_of_the_templates() {
 fn an_error_names_the_template_the_line_and_what_is_wrong() {
     let mut host = Host::new();
     host.write("templates/part", "\n\n{{ a.b.c }}");
+    let mut wrong = Vec::new();
     for (template, says) in [
         (
             "a\n{% if %}",
@@ -186,8 +187,12 @@ fn an_error_names_the_template_the_line_and_what_is_wrong() {
         ),
     ] {
         host.has_template(template, OutputFormat::Python);
-        host.fails_with(says);
+        let error = host.renders().unwrap_err();
+        if !error.contains(says) {
+            wrong.push(format!("{template:?}: {error}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     host.write("templates/app.j2", b"a\n\xff\n");
     host.fails_with("templates/app.j2:2: a byte that is not UTF-8");
     host.write("templates/app.j2", " ".repeat(1024 * 1024 + 1));
