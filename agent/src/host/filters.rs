@@ -11,6 +11,7 @@ const DEPTH_MAX: usize = 128;
 pub(super) fn add_to(environment: &mut Environment<'_>) {
     environment.add_filter("tojson", to_json);
     environment.add_filter("to_json", to_json);
+    environment.add_filter("truncate", truncate);
     environment.add_filter("urlencode", url_encode);
 }
 
@@ -58,4 +59,34 @@ fn url_encode(value: &Value) -> Result<String, Error> {
         byte => format!("%{byte:02X}"),
     };
     Ok(text.bytes().map(letter).collect())
+}
+
+/// The first words of a text, with `end` in place of the others: `length` characters at most, but for a text that is `leeway`
+/// longer, which stays whole. With `killwords` the last word is cut as well.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "so the engine calls a filter"
+)]
+fn truncate(
+    text: &str,
+    length: Option<usize>,
+    killwords: Option<bool>,
+    end: Option<String>,
+    named: Kwargs,
+) -> Result<String, Error> {
+    let length = length.or(named.get("length")?).unwrap_or(255);
+    let killwords = killwords.or(named.get("killwords")?).unwrap_or(false);
+    let end = end.or(named.get("end")?).unwrap_or_else(|| "...".into());
+    let leeway = named.get::<Option<usize>>("leeway")?.unwrap_or(5);
+    named.assert_all_used()?;
+    if text.chars().count() <= length.saturating_add(leeway) {
+        return Ok(text.into());
+    }
+    let kept = length.saturating_sub(end.chars().count());
+    let kept: String = text.chars().take(kept).collect();
+    let kept = match kept.rsplit_once(' ') {
+        Some((words, _)) if !killwords => words,
+        _ => &kept,
+    };
+    Ok(format!("{kept}{end}"))
 }

@@ -1,8 +1,9 @@
 //! Config files: templates in the language of Jinja2, rendered with the variables of the release and of this host.
 
 use std::{
-    error,
+    error, io, panic,
     path::{Path, PathBuf},
+    thread,
 };
 
 use minijinja::{
@@ -26,10 +27,14 @@ const TEMPLATE_BYTES_MAX: u64 = 1024 * 1024;
 /// that has other things to do; configuration is some kilobytes.
 pub const RENDERED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// The stack that templates are rendered on: values that a template put in each other are printed and dropped one in the other,
+/// [`STEPS_MAX`] steps are enough for some 60,000, and each takes some kilobytes at most. What is not needed of it is not taken.
+const STACK_BYTES: usize = 256 * 1024 * 1024;
+
 /// What rendering one file may cost: a step each for what the engine does, and for each 64 bytes that it makes. So it ends in about a second and
-/// takes at most 64 MB, whatever the template does. A line that is printed for each host of a large fleet costs some ten
+/// takes at most 32 MB, whatever the template does. A line that is printed for each host of a large fleet costs some ten
 /// steps a host.
-const STEPS_MAX: u64 = 1_000_000;
+const STEPS_MAX: u64 = 500_000;
 
 /// A config file as it is on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +68,9 @@ pub enum RenderError {
         /// What is wrong, and what was expected.
         problem: String,
     },
+    /// There is no thread to render on.
+    #[error("start rendering config files")]
+    Start(#[source] io::Error),
     /// All files together are more than configuration is.
     #[error("render {destination}: with the files before it more than {RENDERED_BYTES_MAX} bytes")]
     TooLong {
@@ -77,25 +85,30 @@ impl HostWork<'_> {
     /// # Errors
     /// [`RenderError`] of the first that cannot be rendered.
     pub fn render(&self) -> Result<Vec<Rendered>, RenderError> {
-        let failed = |destination: String| {
-            |source| RenderError::Vars {
-                destination,
-                source,
-            }
-        };
-        let mut files = Vec::new();
-        let mut bytes = 0;
-        let mut vars = match AllVars::of_release(&self.config.vars) {
-            Ok(vars) => vars,
-            // Nobody needs them.
-            Err(_) if self.config.config_files.is_empty() => return Ok(files),
-            Err(error) => return Err(failed("config files".into())(error)),
-        };
+        if self.config.config_files.is_empty() {
+            return Ok(Vec::new());
+        }
+        thread::scope(|scope| {
+            let thread = thread::Builder::new()
+                .name("render".into())
+                .stack_size(STACK_BYTES);
+            let rendering = thread.spawn_scoped(scope, || self.render_here());
+            let rendered = rendering.map_err(RenderError::Start)?.join();
+            rendered.unwrap_or_else(|panic| panic::resume_unwind(panic))
+        })
+    }
+
+    fn render_here(&self) -> Result<Vec<Rendered>, RenderError> {
+        let (mut files, mut bytes) = (Vec::new(), 0);
+        let mut vars = None;
         for file in &self.config.config_files {
             let destination = name_of(&file.destination);
-            let vars = vars
-                .with(file.remote_vars.as_ref())
-                .map_err(failed(destination.clone()))?;
+            let vars = self
+                .vars(&mut vars, file)
+                .map_err(|source| RenderError::Vars {
+                    destination: destination.clone(),
+                    source,
+                })?;
             let templates = self.config_dir.join(TEMPLATES);
             let text =
                 render(file, templates, vars).map_err(|error| template_error(file, &error))?;
@@ -109,6 +122,15 @@ impl HostWork<'_> {
             });
         }
         Ok(files)
+    }
+
+    /// The variables for a file; `all` is for the next one.
+    fn vars(&self, all: &mut Option<AllVars>, file: &ConfigFile) -> Result<Vars, VarsError> {
+        let all = match all {
+            Some(all) => all,
+            None => all.insert(AllVars::of_release(&self.config.vars)?),
+        };
+        all.with(file.remote_vars.as_ref())
     }
 }
 
@@ -159,7 +181,7 @@ fn load(templates: &Path, name: &str) -> Result<Option<String>, Error> {
         Ok(None) => Err(problem(format!(
             "{TEMPLATES}/{path} has more than {TEMPLATE_BYTES_MAX} bytes"
         ))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(problem(format!("read {TEMPLATES}/{path}: {error}"))),
     }
 }

@@ -1,7 +1,7 @@
 //! YAML as PyYAML reads it: what is not quoted is a number, a yes or no, or nothing by the rules of YAML 1.1.
 //!
 //! Stricter where more would be a trap: a key twice is an error, as is a tag, more than one document, a number that JSON
-//! has not, and a key that is neither text nor a whole number. Dates are text. Nothing is unfolded beyond [`NODES_MAX`] and [`TEXT_BYTES_MAX`].
+//! has not, and a key that is neither text nor a whole number. Dates are text. Nothing is unfolded beyond 20,000 values and 4 MiB of text.
 
 use std::{collections::BTreeMap, ops::Add, sync::Arc};
 

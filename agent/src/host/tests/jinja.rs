@@ -131,8 +131,8 @@ fn templates_are_rendered_as_by_jinja() {
             "[0, 1, 2] ['a', 'b', 'c'] a_b {'a': 1}",
         ),
         (
-            "{{ 'x y/ü?~' | urlencode }} {{ 'abcdef' | truncate(4) }}",
-            "x%20y/%C3%BC%3F~ abcdef",
+            "{{ 'x y/ü?~' | urlencode }} {{ 'abcdef' | truncate(4) }} {{ 'foo bar baz qux' | truncate(9) }} {{ 'foo bar baz qux' | truncate(9, true) }} {{ 'foo bar baz qux' | truncate(11, leeway=0, end='~') }}",
+            "x%20y/%C3%BC%3F~ abcdef foo... foo ba... foo bar~",
         ),
         ("{{ [1,2,3,4] | batch(2) | list }}", "[[1, 2], [3, 4]]"),
         (
