@@ -29,7 +29,22 @@ pub struct Grant {
     pub extensions: Extensions,
 }
 
+/// Its release names a config snapshot, on which a host acts or refuses the release; no bytes.
+const NEEDS_STAGES: u16 = 1;
+
+impl Grant {
+    /// The grant of a release that hosts must not take without what its config snapshot asks of them. Builds that do not act
+    /// on config snapshots refuse it by the extension's number.
+    pub fn needing_stages(self) -> Self {
+        let extensions = self.extensions.with(NEEDS_STAGES, Bytes::new());
+        let extensions = extensions.expect("a grant is made with few extensions");
+        Self { extensions, ..self }
+    }
+}
+
 impl Extensible for Grant {
+    const EXTENSIONS_KNOWN: &'static [u16] = &[NEEDS_STAGES];
+
     fn extensions(&self) -> &Extensions {
         &self.extensions
     }

@@ -47,6 +47,9 @@ pub struct Release {
     pub extensions: Extensions,
 }
 
+/// What a release's id stands behind where its config snapshot is meant.
+pub const CONFIG_MAGIC: &str = "scap-config-snapshot/1\n";
+
 /// A delta: it makes chunks of the release's snapshot from those of its base.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeltaRef {
@@ -105,6 +108,12 @@ impl Priority {
 }
 
 impl Release {
+    /// What nodes open to fetch the config snapshot of `release` from each other, in place of that id: the BLAKE3 of
+    /// [`CONFIG_MAGIC`] and the id.
+    pub fn config_id(release: ReleaseId) -> ReleaseId {
+        ReleaseId::of(&[CONFIG_MAGIC.as_bytes(), release.as_bytes()].concat())
+    }
+
     /// The same release, with a priority.
     pub fn with_priority(self, priority: Priority) -> Self {
         if priority == self.priority() {

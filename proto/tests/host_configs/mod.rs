@@ -178,3 +178,24 @@ proptest! {
         check_bytes::<HostConfig>(&[HostConfig::MAGIC.as_bytes(), &bytes].concat());
     }
 }
+
+#[test]
+fn a_grant_of_a_release_that_asks_has_an_extension_that_older_builds_refuse() {
+    let grant = grant().needing_stages();
+    // One extension: 1, no bytes.
+    let bytes = with_extensions(&golden(GRANT), "01 01 00");
+    assert_eq!(grant.to_payload(), bytes);
+    assert_eq!(Grant::from_payload(&bytes).unwrap(), grant);
+    assert_eq!(grant.clone().needing_stages(), grant);
+    assert_eq!(
+        grant.extensions.require_known(&[]),
+        Err(ExtensionError::Required(1))
+    );
+}
+
+#[test]
+fn a_config_snapshot_is_opened_by_an_id_of_its_release() {
+    let id = ReleaseId::of(&golden(RELEASE));
+    let bytes = [&b"scap-config-snapshot/1\n"[..], id.as_bytes()].concat();
+    assert_eq!(Release::config_id(id), ReleaseId::of(&bytes));
+}
