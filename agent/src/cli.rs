@@ -189,7 +189,7 @@ async fn run(args: RunArgs, prefix: &[&str]) -> ExitCode {
     let command = if args.external_activator {
         Vec::new()
     } else {
-        match activator_command(&config, prefix) {
+        match activator_command(args.config.as_deref(), &config, prefix) {
             Ok(command) => command,
             Err(error) => return fail("find this program's own file", &error, None),
         }
@@ -238,6 +238,7 @@ async fn activator(args: ActivatorArgs) -> ExitCode {
     let config = ActivatorConfig {
         data: config.data,
         deploy_root: config.deploy_root,
+        services: config.services,
         failpoints,
     };
     match process::run(trust, config, cancel).await {
@@ -246,15 +247,22 @@ async fn activator(args: ActivatorArgs) -> ExitCode {
     }
 }
 
-fn activator_command(config: &Config, prefix: &[&str]) -> std::io::Result<Vec<OsString>> {
+/// The file says what no flag does.
+fn activator_command(
+    file: Option<&Path>,
+    config: &Config,
+    prefix: &[&str],
+) -> std::io::Result<Vec<OsString>> {
     let mut command = vec![std::env::current_exe()?.into_os_string()];
     command.extend(prefix.iter().map(OsString::from));
     command.extend(["activator", "--until-stdin-closes"].map(OsString::from));
-    for (flag, path) in [
-        ("--identity", &config.identity),
+    let settings = [
+        ("--identity", config.identity.as_path()),
         ("--data", &config.data),
         ("--deploy-root", &config.deploy_root),
-    ] {
+    ];
+    let file = file.map(|file| ("--config", file));
+    for (flag, path) in file.into_iter().chain(settings) {
         command.extend([OsString::from(flag), path.into()]);
     }
     Ok(command)
@@ -283,6 +291,7 @@ fn settings(
         data,
         deploy_root,
         limits: None,
+        services: None,
     };
     Ok(flags.over(file).complete())
 }

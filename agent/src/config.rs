@@ -7,7 +7,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::limits::Limits;
+use crate::{host::ServiceCommands, limits::Limits};
 
 /// The port agents listen on unless told otherwise.
 pub const PORT: u16 = 7227;
@@ -28,6 +28,8 @@ pub struct Config {
     pub deploy_root: PathBuf,
     /// How much of the network it may use.
     pub limits: Limits,
+    /// How services are handled, which releases ask for.
+    pub services: ServiceCommands,
 }
 
 /// The file, and what flags say over it: each may be missing.
@@ -44,6 +46,8 @@ pub struct PartialConfig {
     pub deploy_root: Option<PathBuf>,
     /// See [`Config::limits`]; none by default.
     pub limits: Option<Limits>,
+    /// See [`Config::services`]; systemd's way by default.
+    pub services: Option<ServiceCommands>,
 }
 
 /// Why a configuration file cannot be used.
@@ -92,6 +96,7 @@ impl PartialConfig {
             data: self.data.or(below.data),
             deploy_root: self.deploy_root.or(below.deploy_root),
             limits: self.limits.or(below.limits),
+            services: self.services.or(below.services),
         }
     }
 
@@ -104,6 +109,7 @@ impl PartialConfig {
             data: self.data.unwrap_or_else(|| DATA_DIRECTORY.into()),
             deploy_root: self.deploy_root.unwrap_or_else(|| "/srv/deployment".into()),
             limits: self.limits.unwrap_or_default(),
+            services: self.services.unwrap_or_default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs::{File, TryLockError},
     io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::{Stat, StatVfsMountFlags};
@@ -16,6 +16,7 @@ use scap_proto::{
 
 use super::{
     ChunkSource, Promoted, Target,
+    asked::Asked,
     compare::{Difference, Judge, What, compare, hash_file},
     dir::{DIRECTORY_MODE, Dir, permissions, touch},
     entries::EntryStore,
@@ -35,6 +36,8 @@ pub const KEPT: usize = 5;
 #[derive(Debug)]
 pub struct Deployment {
     pub(super) repo: RepoPath,
+    /// The deploy root's path, absolute.
+    pub(super) root_path: PathBuf,
     /// Opened before anything is written, so that a sync reports what went wrong with any of it.
     pub(super) root: Dir,
     /// The folder of the final path.
@@ -72,6 +75,7 @@ impl Deployment {
             return Err(ActivateError::ReadOnly(deploy_root.to_owned()));
         }
         check_ours(&root, OTHERS, || deploy_root.display().to_string())?;
+        let root = (root, deploy_root);
         let mut deployment = Self::enter(root, repo, make_ours, |own| {
             own.open_or_create(b"lock", 0o600)
         })?;
@@ -93,6 +97,7 @@ impl Deployment {
             dir.dir_at(name.as_bytes())
                 .doing(|| format!("open `{name}`"))
         };
+        let root = (root, deploy_root);
         let mut deployment = Self::enter(root, repo, there, |own| own.file(b"lock"))?;
         deployment.load()?;
         Ok(deployment)
@@ -100,7 +105,7 @@ impl Deployment {
 
     /// Opens all directories of a repo by `enter`, and takes its lock.
     fn enter(
-        root: Dir,
+        (root, root_path): (Dir, &Path),
         repo: &RepoPath,
         enter: impl Fn(&Dir, &str, u32, u32) -> Result<Dir, ActivateError>,
         open_lock: impl Fn(&Dir) -> io::Result<File>,
@@ -124,8 +129,11 @@ impl Deployment {
                 return Err(error).doing(|| "take the lock".to_owned());
             }
         };
+        let root_path = std::path::absolute(root_path)
+            .doing(|| format!("find the whole path of {}", root_path.display()))?;
         Ok(Self {
             repo: repo.clone(),
+            root_path,
             parent,
             revs,
             releases: enter(&own, "releases", PRIVATE_MODE, GROUP_AND_OTHERS)?,
@@ -223,7 +231,22 @@ impl Deployment {
             ..self.state.clone()
         };
         self.record(next)?;
-        self.prune(KEPT)
+        self.prune(self.kept_max())?;
+        self.collect_asked(&self.releases()?)
+    }
+
+    /// How many release directories are kept: as many as what is live asks for, else [`KEPT`].
+    pub(super) fn kept_max(&self) -> usize {
+        let live = self.state.live.as_ref();
+        let config = live.and_then(|live| self.config_of(live).ok()?);
+        let asked = config.and_then(|config| self.host_config(&config).ok());
+        let kept = asked.map(|asked| asked.cache_revs.get());
+        kept.and_then(|kept| kept.try_into().ok()).unwrap_or(KEPT)
+    }
+
+    /// Whether the final path leads to that release's directory, or nowhere of ours.
+    pub(super) fn leads_to(&self, rev: Option<&Rev>) -> Result<bool, ActivateError> {
+        Ok(self.final_link()? == rev.map(|rev| self.link_to(rev)))
     }
 
     /// Compares the live tree with its snapshot, reading every byte of it.
@@ -233,9 +256,13 @@ impl Deployment {
     pub fn verify(&self, source: &dyn ChunkSource) -> Result<Vec<Difference>, ActivateError> {
         let live = self.state.live.as_ref();
         let live = live.ok_or_else(|| ActivateError::NothingLive(self.repo.clone()))?;
-        let mut differences = Reader::default();
+        let asked = self.asked(&live.rev)?;
+        let mut differences = Reader {
+            asked: &asked,
+            found: Vec::new(),
+        };
         if self.final_link()? != Some(self.link_to(&live.rev)) {
-            differences.0.push(Difference {
+            differences.found.push(Difference {
                 path: Vec::new(),
                 what: What::NotLive,
             });
@@ -243,7 +270,9 @@ impl Deployment {
         let tree = self.tree(live)?;
         let listing = self.entries.open(live, source)?;
         compare(&tree, listing.entries(), &mut differences)?;
-        Ok(differences.0)
+        let mut found = differences.found;
+        found.extend(self.rendered_differences(live)?);
+        Ok(found)
     }
 
     /// Moves release directories of ours to the trash until `keep` are left, those with the lowest sequence first.
@@ -350,11 +379,14 @@ impl Deployment {
     }
 }
 
-/// Reads every file, and collects what is different.
-#[derive(Debug, Default)]
-struct Reader(Vec<Difference>);
+/// Reads every file, and collects what is different, but for what is rendered.
+#[derive(Debug)]
+struct Reader<'a> {
+    asked: &'a Asked,
+    found: Vec<Difference>,
+}
 
-impl Judge for Reader {
+impl Judge for Reader<'_> {
     const SEEKS_EXTRA: bool = true;
 
     fn has_content(
@@ -373,12 +405,14 @@ impl Judge for Reader {
         difference: Difference,
         _: Option<&scap_proto::content::Entry>,
     ) -> Result<(), ActivateError> {
-        self.0.push(difference);
+        if !self.asked.explains(&difference) {
+            self.found.push(difference);
+        }
         Ok(())
     }
 }
 
-const PRIVATE_MODE: u32 = 0o700;
+pub(super) const PRIVATE_MODE: u32 = 0o700;
 
 /// Who must not be able to put anything into a directory. A deploy root, and a folder in it, may be its
 /// group's; where the trees are may not.

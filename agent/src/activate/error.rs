@@ -5,8 +5,10 @@ use std::{io, path::PathBuf};
 use scap_proto::{
     content::{EntriesError, RelPath, descriptor::DescriptorError},
     id::{ChunkId, ReleaseId},
-    release::RepoPath,
+    release::{HostConfigError, RepoPath},
 };
+
+use crate::host::ServiceError;
 
 /// Why a release was not activated, put back or checked. Whatever it is, the final path is what it was
 /// before: the whole old tree, or the whole new one where the flip itself had been made.
@@ -92,6 +94,67 @@ pub enum ActivateError {
     /// Something that is not ours stands in the final path's place.
     #[error("`{0}` is not a link to one of its releases: something else was put in its place")]
     Foreign(RepoPath),
+    /// What the release asks is not a config snapshot.
+    #[error("what the release asks of this host is no config snapshot: {0}")]
+    NoConfig(&'static str),
+    /// Its file cannot be read.
+    #[error(transparent)]
+    HostConfig(#[from] HostConfigError),
+    /// It is not known what goes with a release's directory.
+    #[error(
+        "the record of what goes with `revs/{0}`, .scap/asked/{0}, is damaged; move it away, and the directory too, to have both made anew"
+    )]
+    AskedDamaged(String),
+    /// It is not known which links are ours.
+    #[error(
+        "the record of the config files' links, .scap/links, is damaged; move it away, and what it led to stays where it is"
+    )]
+    LinksDamaged,
+    /// A directory stands where a config file goes.
+    #[error("a directory stands in the place of the config file {}: move it away", .0.display())]
+    FolderInPlace(PathBuf),
+    /// Something that the release asks failed.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+}
+
+/// What a release asks failed: a check, a template or a service. The first line says what, those after it have the end of what it
+/// printed.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct StageError {
+    reason: String,
+}
+
+/// Most lines, and bytes, of output that go with it: they travel in a report, with room for what it is about.
+const OUTPUT_LINES_MAX: usize = 20;
+/// See [`OUTPUT_LINES_MAX`].
+const OUTPUT_BYTES_MAX: usize = 2048;
+
+impl StageError {
+    /// `when` is around which stage.
+    pub(super) fn new(when: &str, error: &(dyn std::error::Error + 'static), output: &str) -> Self {
+        let mut reason = format!("{when}: {}", crate::error_chain(error));
+        let lines: Vec<&str> = output.lines().collect();
+        let lines = &lines[lines.len().saturating_sub(OUTPUT_LINES_MAX)..];
+        let mut tail = lines.join("\n");
+        let cut = tail.len().saturating_sub(OUTPUT_BYTES_MAX);
+        let cut = (cut..=tail.len()).find(|at| tail.is_char_boundary(*at));
+        tail.drain(..cut.expect("the end is one"));
+        if !tail.trim().is_empty() {
+            reason.push('\n');
+            reason.push_str(&tail);
+        }
+        Self { reason }
+    }
+
+    pub(super) fn of_service(error: &ServiceError) -> Self {
+        let output = match error {
+            ServiceError::Command { output, .. } => output.tail(),
+            ServiceError::Port { .. } => String::new(),
+        };
+        Self::new("handle_service", error, &output)
+    }
 }
 
 impl ActivateError {

@@ -17,6 +17,8 @@ impl Failpoints {
     pub const BEFORE_FLIP: &'static str = "before-flip";
     /// The flip is made and not recorded.
     pub const AFTER_FLIP: &'static str = "after-flip";
+    /// A release is live and recorded, or gone back from; what is done after that is not begun.
+    pub const SWITCHED: &'static str = "switched";
     /// Half of a spare's entries are made.
     pub const MID_SPARE: &'static str = "mid-spare";
     /// A spare is in its place and not recorded.

@@ -13,6 +13,7 @@ use scap_proto::{
 
 use super::{
     ChunkSource,
+    asked::Asked,
     build::{is_hashed_to, write_node},
     chunks::Chunks,
     compare::{Difference, Judge, What, compare},
@@ -126,7 +127,9 @@ impl Deployment {
         let tree = self.tree(installed)?;
         let listing = self.entries.open(installed, source)?;
         let mut inodes = self.load_inodes()?;
+        let asked = self.asked(&installed.rev)?;
         let mut repairer = Repairer {
+            asked: &asked,
             began: self.now()?,
             inodes: &mut inodes,
             chunks: Chunks::new(source),
@@ -244,6 +247,7 @@ const REPAIR: &[u8] = b"repair.tmp";
 
 /// Trusts the rows of inodes, reads what has none, and makes anew what is not right.
 struct Repairer<'a> {
+    asked: &'a Asked,
     inodes: &'a mut Inodes,
     /// The file system's time when this began.
     began: i128,
@@ -274,6 +278,10 @@ impl Judge for Repairer<'_> {
         difference: Difference,
         entry: Option<&Entry>,
     ) -> Result<(), ActivateError> {
+        // It takes the place of what the snapshot has.
+        if self.asked.explains(&difference) {
+            return Ok(());
+        }
         tracing::warn!(%difference, "repair a release's directory");
         let doing = || format!("repair {difference}");
         self.repaired += 1;

@@ -14,6 +14,10 @@
 //!   entries/<rev>, pages/<id>  its snapshot's descriptor, and the pages of entries that it names
 //!   spare, spare-of            a clone of the live tree for the next release, and of which release it is
 //!   checked                    which tree was found right a moment ago, and when
+//!   configs/<snapshot>/        what releases ask of this host, written out
+//!   asked/<rev>                which of these goes with a tree, and what was rendered for it
+//!   links                      config files elsewhere that lead to those in what is live
+//!   owed                       what is still to be done after a switch
 //!   staging, trash/            a tree being written, trees being removed
 //! ```
 //! The order of a promotion is plan, journal, write, one sync, check, flip, sync, record. Whatever
@@ -23,6 +27,7 @@
 //! Every name is resolved one component at a time from an open directory, and no link is followed. All of
 //! this blocks: a process of its own calls it.
 
+mod asked;
 mod authorise;
 mod background;
 mod build;
@@ -36,13 +41,17 @@ mod error;
 mod failpoint;
 mod flip;
 mod inodes;
+mod links;
+mod owed;
 mod plan;
 mod prepare;
 pub mod process;
 mod proof;
 mod record;
 mod recover;
+mod rendered;
 mod spare;
+mod stages;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;
@@ -58,12 +67,13 @@ use scap_proto::{
 pub use build::Built;
 pub use compare::{Difference, What};
 pub use deployment::{Deployment, KEPT};
-pub use error::{ActivateError, SourceError};
+pub use error::{ActivateError, SourceError, StageError};
 pub use failpoint::Failpoints;
 pub use flip::Flipped;
 pub use prepare::Prepared;
 pub use record::{Installed, Rev};
 pub use spare::Upkeep;
+pub use stages::Stages;
 
 /// Where chunks come from.
 pub trait ChunkSource {
@@ -94,6 +104,8 @@ pub struct Target {
     pub commit: Option<GitOid>,
     /// Its content.
     pub snapshot: SnapshotRef,
+    /// What it asks of hosts, where it asks anything.
+    pub config: Option<SnapshotRef>,
 }
 
 /// What a promotion did, and how long each part took.

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use scap_proto::content::SnapshotRef;
+
 use super::{
     ChunkSource, Target,
+    asked::Asked,
     build::Built,
-    deployment::{Deployment, KEPT, STAGING},
+    deployment::{Deployment, STAGING},
     error::{ActivateError, Doing},
     inodes::Inodes,
     record::{self, Installed, Rev, State},
@@ -52,7 +55,8 @@ impl Deployment {
             sync_time: Duration::ZERO,
             installed,
         };
-        if !already_there && let Err(error) = self.build(&mut prepared, source) {
+        let config = target.config;
+        if !already_there && let Err(error) = self.build(&mut prepared, config, source) {
             if let Err(error) = self.recover() {
                 tracing::warn!(repo = %self.repo, %error, "an incomplete release is still there");
             }
@@ -70,8 +74,8 @@ impl Deployment {
         Ok(prepared)
     }
 
-    /// Where the release is, or is to be: under the first name that has this content, or that is free.
-    fn place(&self, target: &Target) -> Result<(Installed, bool), ActivateError> {
+    /// Where the release is, or is to be: under the first name that has this content and what goes with it, or that is free.
+    pub(super) fn place(&self, target: &Target) -> Result<(Installed, bool), ActivateError> {
         let commit = target.commit.as_ref();
         let [first, second] = Rev::candidates(&target.release, commit, &target.snapshot.id);
         let installed = |rev: &Rev| Installed {
@@ -83,7 +87,10 @@ impl Deployment {
         };
         for rev in [&first, &second] {
             match self.installed(rev)? {
-                Some(there) if there.snapshot == target.snapshot => {
+                Some(there)
+                    if there.snapshot == target.snapshot
+                        && self.asked(rev)?.config == target.config =>
+                {
                     return Ok((installed(rev), true));
                 }
                 Some(_) => continue,
@@ -103,11 +110,18 @@ impl Deployment {
     fn build(
         &self,
         prepared: &mut Prepared,
+        config: Option<SnapshotRef>,
         source: &dyn ChunkSource,
     ) -> Result<(), ActivateError> {
         let installed = &prepared.installed;
         let mut inodes = self.load_inodes()?;
-        self.prune(KEPT)?;
+        self.prune(self.kept_max())?;
+        // Before there is a tree that it goes with: one without it is of a release that asks nothing.
+        let asked = Asked {
+            config,
+            ..Asked::default()
+        };
+        self.set_asked(&installed.rev, &asked)?;
         let (written, checked) = self.write_somehow(installed, source, &mut inodes)?;
         prepared.built = written.built;
         prepared.plan_time = written.plan_time;

@@ -30,12 +30,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ActivateError, Built, ChunkSource, Deployment, Failpoints, Installed, SourceError, Target,
-    authorise,
+    ActivateError, Built, ChunkSource, Deployment, Failpoints, Installed, SourceError, Stages,
+    Target, authorise,
     background::{Turns, Wanted, lower_priority},
 };
 use crate::{
     clock,
+    host::ServiceCommands,
     store::{Lookup, StoreError, StoreReader},
     trust::HostTrust,
 };
@@ -77,6 +78,13 @@ pub enum Answer {
     MissingChunk(ChunkId),
     /// It failed, and what was live is live.
     Failed(String),
+    /// Something that the release asks failed: before the switch, or after it.
+    StageFailed {
+        /// What, and the end of what it printed.
+        reason: String,
+        /// What is live now.
+        standing: RepoStanding,
+    },
 }
 
 /// What following an order took.
@@ -116,6 +124,8 @@ pub struct LiveRelease {
     pub snapshot: SnapshotRef,
     /// Its commit.
     pub commit: Option<GitOid>,
+    /// What it asks of hosts.
+    pub config: Option<SnapshotRef>,
 }
 
 /// What the process needs.
@@ -125,6 +135,8 @@ pub struct ActivatorConfig {
     pub data: PathBuf,
     /// Where repos go live.
     pub deploy_root: PathBuf,
+    /// How services are handled.
+    pub services: ServiceCommands,
     /// Where to die, in tests.
     pub failpoints: Failpoints,
 }
@@ -285,16 +297,30 @@ impl Activator {
                 sequence: about.sequence,
                 commit: about.commit.clone(),
                 snapshot: about.snapshot,
+                config: about.config,
             };
-            let built = match order.directive.stage {
+            let stages = self.stages();
+            let done_stage = match order.directive.stage {
                 // Its directory is made while nobody waits for it, and a full disk is found out before anything is
                 // switched.
-                Stage::Fetch => deployment.prepare(&target, &self.store)?.built,
-                Stage::Promote => deployment.promote(&target, &self.store)?.prepared.built,
-                Stage::Revert => {
-                    revert(deployment, &target.release, &self.store)?;
-                    Built::default()
+                Stage::Fetch => stages.fetch(deployment, &target).map(|done| done.built),
+                Stage::Promote => {
+                    let promoted = stages.promote(deployment, &target);
+                    promoted.map(|done| done.prepared.built)
                 }
+                Stage::Revert => {
+                    let reverted = stages.revert(deployment, &target.release);
+                    reverted.map(|()| Built::default())
+                }
+            };
+            let built = match done_stage {
+                Err(ActivateError::Stage(failed)) => {
+                    return Ok(Answer::StageFailed {
+                        reason: failed.to_string(),
+                        standing: standing(deployment)?,
+                    });
+                }
+                done => done?,
             };
             done.entries_touched = built.entries_touched;
             done.files_written = built.files_written;
@@ -331,13 +357,22 @@ impl Activator {
             if let Err(refusal) = granted {
                 return Ok(Answer::Refused(refusal));
             }
-            deployment.finalize(&verified.release.id())?;
+            let release = verified.release.id();
+            self.stages().finalize(deployment, &release)?;
             let standing = standing(deployment)?;
             Ok(Answer::Done(Box::new(Activated {
                 standing,
                 ..Activated::default()
             })))
         })
+    }
+
+    fn stages(&self) -> Stages<'_> {
+        Stages {
+            host: &self.trust.addressee.host,
+            services: &self.config.services,
+            source: &self.store,
+        }
     }
 
     /// Does something with a repo that nothing else is done with meanwhile.
@@ -410,20 +445,6 @@ impl Activator {
     }
 }
 
-/// Goes back from a release to what was live before it, or to nothing; where it is not live there is nothing to
-/// go back from.
-fn revert(
-    deployment: &mut Deployment,
-    from: &ReleaseId,
-    source: &dyn ChunkSource,
-) -> Result<(), ActivateError> {
-    if is_live(deployment, from) {
-        let before = deployment.previous().map(|previous| previous.release);
-        deployment.revert(before.as_ref(), source)?;
-    }
-    Ok(())
-}
-
 fn is_live(deployment: &Deployment, release: &ReleaseId) -> bool {
     let live = deployment.live();
     live.is_some_and(|live| live.release == *release)
@@ -435,6 +456,8 @@ fn standing(deployment: &Deployment) -> Result<RepoStanding, ActivateError> {
         sequence: installed.sequence,
         snapshot: installed.snapshot,
         commit: installed.commit.clone(),
+        // One that cannot be told is fetched again when it is needed.
+        config: deployment.config_of(installed).ok().flatten(),
     };
     Ok(RepoStanding {
         live: deployment.live().map(release),

@@ -131,6 +131,7 @@ impl Deployment {
         if self.entries.has_others(&kept).doing(doing)? {
             self.collect_entries(&kept)?;
         }
+        self.collect_asked(&kept)?;
         for name in self.own.names().doing(doing)? {
             if name.ends_with(TEMPORARY_SUFFIX.as_bytes()) {
                 self.own.unlink(&name).doing(doing)?;

@@ -3,6 +3,7 @@
 
 mod activator;
 mod control;
+mod kept;
 mod limits;
 mod relaying;
 mod repo;
@@ -10,16 +11,15 @@ mod reporting;
 mod saved;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use scap_proto::{
-    content::SnapshotRef,
     id::ReleaseId,
-    release::{Environment, Plan, Release, RepoPath, TreeId, plan::PlanError},
+    release::{Environment, Plan, RepoPath, TreeId, plan::PlanError},
     transport::Rate,
     wire::control::{ControlMessage, Finalize, Order},
 };
@@ -541,6 +541,7 @@ impl Daemon {
             list_end: 0,
             priority: about.priority(),
             deltas: about.deltas,
+            config: about.config,
         })
     }
 
@@ -603,6 +604,11 @@ impl Daemon {
             }
             Ok(Answer::Refused(reason) | Answer::Failed(reason)) => {
                 tracing::error!(repo = %key.0, release = %release.short(), reason, "not activated");
+                repo.activation_failed(reason);
+            }
+            Ok(Answer::StageFailed { reason, standing }) => {
+                tracing::error!(repo = %key.0, release = %release.short(), reason, "a stage failed");
+                repo.standing = standing;
                 repo.activation_failed(reason);
             }
             Ok(Answer::Standing(_) | Answer::Differences(_)) => {
@@ -764,21 +770,6 @@ impl Daemon {
             let collected = collected.expect("collecting does not panic")?;
             Ok(GcView::new(collected.chunks, collected.bytes))
         }
-    }
-
-    /// The snapshots whose chunks are kept: what is live, what was live before it, and what is accepted.
-    fn kept_snapshots(&self) -> BTreeSet<SnapshotRef> {
-        let mut keep = BTreeSet::new();
-        for repo in self.repos.values() {
-            let accepted = repo.saved.order.as_ref();
-            let about: Option<Release> = accepted.and_then(|o| o.release.read_unverified().ok());
-            keep.extend(about.map(|about| about.snapshot));
-            let live = repo.standing.live.as_ref();
-            keep.extend(live.map(|live| live.snapshot));
-            let previous = repo.standing.previous.as_ref();
-            keep.extend(previous.map(|previous| previous.snapshot));
-        }
-        keep
     }
 
     fn repo(&mut self, key: &RepoKey) -> &mut Repo {

@@ -1,17 +1,17 @@
-//! Transfers come and go: a release's own, and those of its deltas.
+//! Transfers come and go: a release's own, that of what it asks of hosts, and those of its deltas.
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use scap_proto::{
-    content::Layout,
+    content::{Layout, SnapshotRef},
     id::{NodeId, ReleaseId},
-    release::BytesBySource,
+    release::{BytesBySource, Release},
     wire::peer::PeerMessage,
 };
 
 use super::{
     delta::{self, Awaited},
-    driver::{Active, Driver, Growing},
+    driver::{Active, Beside, Driver, Growing, What},
     edges::Edges,
     event::Job,
     transfer::Transfer,
@@ -19,7 +19,8 @@ use super::{
 use crate::swarm::{Input, Policy, TransferId};
 
 impl Driver {
-    /// Begins to fetch and serve a release, and those of its deltas that are of use; nothing where it does already.
+    /// Begins to fetch and serve a release with what it asks of hosts, and those of its deltas that are of use; nothing where
+    /// it does already.
     pub(super) fn attach(&mut self, job: &Job) {
         if self.find(job.release).is_some() {
             return;
@@ -29,13 +30,29 @@ impl Driver {
         let mut awaits = None;
         for (delta, is_awaited) in delta::choose(job, &self.shared.store) {
             let parts = Layout::of_parts(delta.chunks.clone());
-            let active = self.add(delta.id(job.release), parts, job, edges.clone().of_delta());
-            active.delta_of = Some(job.release);
+            let snapshot = (job.snapshot, parts);
+            let edges = edges.clone().without_lanes();
+            let active = self.add(delta.id(job.release), snapshot, job, edges);
+            active.beside = Some(Beside {
+                release: job.release,
+                what: What::Delta,
+            });
             let id = active.transfer.id;
             added.push(id);
             awaits = is_awaited.then(|| Awaited::new(id)).or(awaits);
         }
-        let active = self.add(job.release, Layout::new(job.snapshot), job, edges);
+        if let Some(config) = job.config {
+            let id = Release::config_id(job.release);
+            let snapshot = (config, Layout::new(config));
+            let active = self.add(id, snapshot, job, edges.clone().without_lanes());
+            active.beside = Some(Beside {
+                release: job.release,
+                what: What::Config,
+            });
+            added.push(active.transfer.id);
+        }
+        let snapshot = (job.snapshot, Layout::new(job.snapshot));
+        let active = self.add(job.release, snapshot, job, edges);
         active.awaits = awaits;
         added.push(active.transfer.id);
         for id in &added {
@@ -60,11 +77,17 @@ impl Driver {
     }
 
     /// Adds one transfer, of which the engine knows nothing yet.
-    fn add(&mut self, release: ReleaseId, known: Layout, job: &Job, edges: Edges) -> &mut Active {
+    fn add(
+        &mut self,
+        release: ReleaseId,
+        (snapshot, known): (SnapshotRef, Layout),
+        job: &Job,
+        edges: Edges,
+    ) -> &mut Active {
         let id = TransferId(self.next_transfer);
         self.next_transfer += 1;
         let hold = self.shared.store.hold();
-        let transfer = Transfer::new(id, release, job, known, hold);
+        let transfer = Transfer::new(id, (release, snapshot), job, known, hold);
         let policy = Policy {
             priority: job.priority,
             ..edges.policy
@@ -72,7 +95,7 @@ impl Driver {
         let active = Active {
             transfer: Arc::new(transfer),
             edges,
-            delta_of: None,
+            beside: None,
             awaits: None,
             bytes: BytesBySource::default(),
             held: 0,
@@ -90,10 +113,10 @@ impl Driver {
         self.transfers.entry(id).or_insert(active)
     }
 
-    /// Ends a release and its deltas, and dials that only they wanted.
+    /// Ends a release and all that is beside it, and dials that only they wanted.
     pub(super) fn detach(&mut self, release: ReleaseId) {
-        let is_of = |it: &Active| it.transfer.release == release || it.delta_of == Some(release);
-        let all = self.transfers.iter().filter(|(_, active)| is_of(active));
+        let all = self.transfers.iter();
+        let all = all.filter(|(_, active)| active.release() == release);
         for id in all.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.remove(id);
         }
@@ -107,7 +130,7 @@ impl Driver {
         });
     }
 
-    /// Ends one transfer: a release's own, or a delta's.
+    /// Ends one transfer.
     pub(super) fn remove(&mut self, id: TransferId) {
         let Some(active) = self.transfers.remove(&id) else {
             return;
@@ -139,24 +162,38 @@ impl Driver {
         let Some(active) = self.transfers.get(&id) else {
             return;
         };
-        if active.delta_of.is_some() {
+        if active.is_delta() {
             return self.drop_delta(id);
         }
-        let transfer = active.transfer.clone();
-        tracing::warn!(release = %transfer.release.short(), "a stored chunk is damaged; fetching it again");
+        let release = active.release();
+        tracing::warn!(release = %release.short(), "a stored chunk is damaged; fetching it again");
+        let snapshot_of = |what: Option<What>| {
+            let mut parts = self.parts_of(release);
+            let part = parts.find(|(_, part)| part.beside.map(|it| it.what) == what);
+            part.map(|(_, part)| part.transfer.snapshot())
+        };
+        let Some(snapshot) = snapshot_of(None) else {
+            return;
+        };
         let job = Job {
-            release: transfer.release,
-            snapshot: transfer.snapshot(),
-            plan: transfer.plan.clone(),
+            release,
+            snapshot,
+            plan: active.transfer.plan.clone(),
             list_end: 0,
             deltas: Vec::new(),
-            priority: transfer.priority,
+            config: snapshot_of(Some(What::Config)),
+            priority: active.transfer.priority,
         };
-        let bytes = active.bytes;
-        self.detach(job.release);
+        let parts = self.parts_of(release);
+        let bytes: Vec<_> = parts.map(|(_, part)| (part.beside, part.bytes)).collect();
+        self.detach(release);
         self.attach(&job);
-        if let Some(active) = self.transfers.values_mut().next_back() {
-            active.bytes = bytes;
+        for active in self.transfers.values_mut() {
+            let mut before = bytes.iter();
+            let before = before.find(|(beside, _)| *beside == active.beside);
+            if let Some((_, bytes)) = before.filter(|_| active.release() == release) {
+                active.bytes = *bytes;
+            }
         }
     }
 }

@@ -80,8 +80,8 @@ pub(super) struct Peer {
 pub(super) struct Active {
     pub(super) transfer: Arc<Transfer>,
     pub(super) edges: Edges,
-    /// Set where it is a delta: of which release.
-    pub(super) delta_of: Option<ReleaseId>,
+    /// Set where it is not a release's own tree.
+    pub(super) beside: Option<Beside>,
     /// The delta to be used before chunks are asked for.
     pub(super) awaits: Option<Awaited>,
     pub(super) bytes: BytesBySource,
@@ -94,6 +94,36 @@ pub(super) struct Active {
     pub(super) fetched_in: Option<Duration>,
     /// Who opened it with us on a link that there is, and closed it.
     pub(super) closed: BTreeSet<PeerId>,
+}
+
+/// What is fetched and served beside a release's own tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Beside {
+    /// The release.
+    pub(super) release: ReleaseId,
+    /// What it is of it.
+    pub(super) what: What,
+}
+
+/// What of a release is not its tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// A delta, which may be given up.
+    Delta,
+    /// What it asks of hosts, without which it is not here.
+    Config,
+}
+
+impl Active {
+    /// The release that it is of.
+    pub(super) fn release(&self) -> ReleaseId {
+        let own = self.transfer.release;
+        self.beside.map_or(own, |beside| beside.release)
+    }
+
+    pub(super) fn is_delta(&self) -> bool {
+        self.beside.is_some_and(|beside| beside.what == What::Delta)
+    }
 }
 
 /// Whether a task looks for what the pages in the store say.
@@ -315,6 +345,15 @@ impl Driver {
         found.map(|(id, _)| *id)
     }
 
+    /// What must be here for a release to be: its tree, and what it asks of hosts.
+    pub(super) fn parts_of(
+        &self,
+        release: ReleaseId,
+    ) -> impl Iterator<Item = (TransferId, &Active)> {
+        let all = self.transfers.iter().map(|(id, active)| (*id, active));
+        all.filter(move |(_, it)| it.release() == release && !it.is_delta())
+    }
+
     pub(super) fn learn(&mut self, id: TransferId, growth: Growth) {
         let Some(active) = self.transfers.get_mut(&id) else {
             return;
@@ -342,7 +381,7 @@ impl Driver {
             self.start_growing(id);
         } else if !active.is_done {
             active.is_done = true;
-            if active.delta_of.is_some() {
+            if active.is_delta() {
                 return self.delta_came(id);
             }
             let store = self.shared.store.clone();
@@ -403,15 +442,18 @@ impl Driver {
             return;
         };
         active.fetched_in = Some(active.started.elapsed());
-        let release = active.transfer.release;
-        let _ = self.out.send(NodeEvent::Fetched { release }).await;
+        let release = active.release();
+        let mut parts = self.parts_of(release);
+        if parts.all(|(_, part)| part.fetched_in.is_some()) {
+            let _ = self.out.send(NodeEvent::Fetched { release }).await;
+        }
     }
 
     async fn fail(&mut self, id: TransferId, reason: String) {
         let Some(active) = self.transfers.get(&id) else {
             return;
         };
-        let release = active.transfer.release;
+        let release = active.release();
         let _ = self.out.send(NodeEvent::Failed { release, reason }).await;
         self.detach(release);
     }

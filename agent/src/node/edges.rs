@@ -102,8 +102,9 @@ impl Edges {
         edges
     }
 
-    /// The same edges for a delta. It has no lanes: it is small, and who stands on one may have no use for it.
-    pub(crate) fn of_delta(mut self) -> Self {
+    /// The same edges for a delta, or for what a release asks of hosts. It has no lanes: it is small, and of a delta who stands on one
+    /// may have no use for it.
+    pub(crate) fn without_lanes(mut self) -> Self {
         self.lanes_from.clear();
         self.lanes_to.clear();
         self.policy.lanes = 0;

@@ -29,6 +29,8 @@ pub struct Job {
     /// Shorter ways to the snapshot, as the release lists them. Each has 1 to
     /// [`DELTA_PARTS_MAX`](scap_proto::limits::DELTA_PARTS_MAX) parts.
     pub deltas: Vec<DeltaRef>,
+    /// What the release asks of hosts: a snapshot that is fetched and served beside the release's own.
+    pub config: Option<SnapshotRef>,
     /// What comes first where there are several.
     pub priority: Priority,
 }

@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Transfer {
     pub(crate) id: TransferId,
-    /// What peers open: the release's id, or a delta's.
+    /// What peers open: the release's id, or that of something beside it.
     pub(crate) release: ReleaseId,
     pub(crate) plan: Arc<Plan>,
     pub(crate) priority: Priority,
@@ -63,10 +63,10 @@ pub(crate) enum GrowError {
 }
 
 impl Transfer {
-    /// The transfer of a job's snapshot, or of one of its deltas, whose chunks are `known` at the start.
+    /// The transfer of a snapshot, or of a delta to it, whose chunks are `known` at the start.
     pub(crate) fn new(
         id: TransferId,
-        release: ReleaseId,
+        (release, snapshot): (ReleaseId, SnapshotRef),
         job: &Job,
         known: Layout,
         hold: Hold,
@@ -76,7 +76,7 @@ impl Transfer {
             release,
             plan: job.plan.clone(),
             priority: job.priority,
-            snapshot: job.snapshot,
+            snapshot,
             layout: Mutex::new(known),
             hold,
         }

@@ -387,7 +387,8 @@ impl Progress {
         };
         let fields = json!({ "host": host.as_str(), "state": state.code(), "reason": reason });
         self.tell("host", fields, || {
-            format!("{} {host}: {}", state.code(), reason.escape_debug())
+            let reason = rollout_status::shown_reason(reason);
+            format!("{} {host}: {reason}", state.code())
         });
     }
 }

@@ -66,6 +66,7 @@ fn back_to(release: Option<&str>, args: DeployArgs) -> Result<DeployArgs, CliErr
             sequence: proven.sequence,
             snapshot: proven.snapshot,
             commit: proven.commit.clone(),
+            config: proven.config,
         }),
         ..args
     })

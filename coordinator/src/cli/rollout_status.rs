@@ -62,20 +62,32 @@ pub(super) fn waves(engine: &Engine) -> Vec<Value> {
         .collect()
 }
 
-/// Lost hosts, by identical reason, the largest group first.
+/// Lost hosts, by identical reason, the largest group first. What a check printed is no part of that: it comes from the first of
+/// the hosts.
 pub(super) fn lost(engine: &Engine) -> Vec<Value> {
-    let mut reasons: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    let mut reasons: BTreeMap<(&str, &str), (Vec<&str>, &str)> = BTreeMap::new();
     for (name, host) in engine.hosts() {
         if let Some(reason) = reason(host) {
-            let group = reasons.entry((host.state.code(), reason)).or_default();
-            group.push(name.as_str());
+            let (first, output) = reason.split_once('\n').unwrap_or((reason, ""));
+            let group = reasons.entry((host.state.code(), first));
+            let (hosts, _) = group.or_insert_with(|| (Vec::new(), output));
+            hosts.push(name.as_str());
         }
     }
     let mut groups: Vec<_> = reasons.into_iter().collect();
-    groups.sort_by_key(|(_, hosts)| std::cmp::Reverse(hosts.len()));
-    let group =
-        |((state, reason), hosts)| json!({ "state": state, "reason": reason, "hosts": hosts });
+    groups.sort_by_key(|(_, (hosts, _))| std::cmp::Reverse(hosts.len()));
+    let group = |((state, reason), (hosts, output)): ((&str, &str), (Vec<&str>, &str))| {
+        let output = Some(output).filter(|output| !output.is_empty());
+        json!({ "state": state, "reason": reason, "output": output, "hosts": hosts })
+    };
     groups.into_iter().map(group).collect()
+}
+
+/// What a host says, its lines below each other, so that it does nothing to a terminal.
+pub(super) fn shown_reason(reason: &str) -> String {
+    let mut lines = reason.lines().map(|line| line.escape_debug().to_string());
+    let first = lines.next().unwrap_or_default();
+    lines.fold(first, |text, line| format!("{text}\n    {line}"))
 }
 
 /// Why a host does not have the release, where there is a reason.
@@ -121,6 +133,9 @@ pub(super) fn print(status: &Value) {
     for group in status["lost"].as_array().into_iter().flatten() {
         let (state, reason) = (text(&group["state"]), text(&group["reason"]));
         println!("{state} {}: {reason}", some(&names(&group["hosts"])));
+        for line in group["output"].as_str().into_iter().flat_map(str::lines) {
+            println!("    {}", line.escape_debug());
+        }
     }
     let wait = &status["wait"];
     if wait.is_null() {

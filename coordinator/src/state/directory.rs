@@ -29,6 +29,8 @@ use scap_proto::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::configs;
+
 const AUTHORITY: &str = "ca";
 const COORDINATOR: &str = "coordinator";
 const DEPLOYER_KEY: &str = "deployer_key";
@@ -343,7 +345,7 @@ impl StateDirectory {
         Ok(Signer::from_agent(Path::new(&socket), &public)?)
     }
 
-    /// The snapshots that the records of all repos and environments say to keep.
+    /// The snapshots that the records of all repos and environments say to keep, and the config snapshots.
     ///
     /// # Errors
     /// [`StateError::Io`], [`StateError::Record`].
@@ -363,6 +365,7 @@ impl StateDirectory {
             {
                 kept.extend(read_record(&path)?.snapshots);
             }
+            kept.extend(configs::kept(&path)?);
         }
         Ok(kept)
     }
@@ -484,7 +487,11 @@ impl StateDirectory {
         self.path(STATE_REPO)
     }
 
-    fn record_path(&self, repo: &RepoPath, environment: &Environment) -> PathBuf {
+    pub(super) fn records(&self) -> PathBuf {
+        self.path(RECORDS)
+    }
+
+    pub(super) fn record_path(&self, repo: &RepoPath, environment: &Environment) -> PathBuf {
         let name = file_name(repo, environment);
         self.path(RECORDS).join(format!("{name}.record"))
     }

@@ -3,6 +3,7 @@
 
 mod branch;
 mod carry;
+mod configs;
 mod directory;
 mod failpoint;
 mod folder;

@@ -259,6 +259,7 @@ impl World {
             plan: Arc::new(plan),
             list_end: 0,
             deltas: deltas.to_vec(),
+            config: None,
             priority: Priority::Normal,
         };
         let (seed, tasks) = start(

@@ -72,6 +72,7 @@ async fn bulk_beside(topology: TopologyKind, priority: Priority) -> u64 {
         plan: plan.clone(),
         list_end: built.layout.list_pages().end,
         deltas: Vec::new(),
+        config: None,
         priority,
     };
     let bulk = job("bulk", &bulk, Priority::Bulk);

@@ -5,4 +5,5 @@ mod hostile;
 mod pages;
 mod promote;
 mod spare;
+mod stages;
 mod world;

@@ -234,6 +234,7 @@ impl World {
             sequence,
             commit: Some(commit),
             snapshot,
+            config: None,
         }
     }
 

@@ -281,7 +281,6 @@ fn arguments(state: &Path, repo: &Path, commit: &str, fleet: &Path) -> DeployArg
         name: Some(repo_name()),
         // Its agents are none of the hosts that a repo's folder names.
         scap: ScapArgs::ignoring(),
-        stages: Default::default(),
         limit_hosts: None,
         message: Vec::new(),
         record: RecordArgs {

@@ -14,11 +14,10 @@ use scap_proto::{
     },
 };
 
-use super::{DeployArgs, greet::Greeted, not_acted_on};
+use super::{DeployArgs, greet::Greeted};
 use crate::{
-    cli::{About, CliError, deltas::Deltas, snapshot::Tree},
+    cli::{About, CliError, deltas::Deltas},
     rollout::Policy,
-    snapshot::Built,
     state::{Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
 };
 
@@ -39,14 +38,21 @@ pub(super) struct Said<'a> {
     pub(super) recorded: Option<&'a SignedRelease>,
 }
 
+/// What is released.
+pub(super) struct Content<'a> {
+    pub(super) commit: Option<GitOid>,
+    pub(super) snapshot: SnapshotRef,
+    /// What hosts are asked.
+    pub(super) config: Option<SnapshotRef>,
+    pub(super) deltas: &'a Deltas,
+}
+
 /// Signs the release, or takes up the one that was signed for the same tree, and grants it to a new session. Also says whether
 /// the one that was taken up is finalized.
 pub(super) fn begin(
     state: &StateDirectory,
     about: &About,
-    tree: &Tree,
-    built: &Built,
-    deltas: &Deltas,
+    content: &Content<'_>,
     said: Said<'_>,
     args: &DeployArgs,
 ) -> Result<(VerifiedRelease, VerifiedGrant, SecretKey, bool), CliError> {
@@ -61,8 +67,6 @@ pub(super) fn begin(
         signers: &signers,
         threshold: NonZeroUsize::MIN,
     };
-    let commit = tree.commit().map(|commit| commit.id.clone());
-
     let highest = said
         .greeted
         .standings
@@ -80,17 +84,7 @@ pub(super) fn begin(
     let again = record
         .as_ref()
         .filter(|it| !is_rival(it))
-        .and_then(|record| {
-            take_up(
-                record,
-                built.snapshot,
-                commit.as_ref(),
-                highest,
-                &authority,
-                &signer,
-                now,
-            )
-        });
+        .and_then(|record| take_up(record, content, highest, &authority, &signer, now));
     let (release, epoch, is_finalized) = match (again, &record) {
         (Some(release), Some(record)) => (release, record.epoch + 1, record.is_finalized),
         _ => {
@@ -100,10 +94,15 @@ pub(super) fn begin(
                 environment: environment.clone(),
                 audience: Default::default(),
                 sequence: 1 + highest.max(before),
-                snapshot: built.snapshot,
-                commit,
-                config: not_acted_on::CONFIG_SNAPSHOT,
-                deltas: deltas.all.iter().map(|it| it.reference.clone()).collect(),
+                snapshot: content.snapshot,
+                commit: content.commit.clone(),
+                config: content.config,
+                deltas: content
+                    .deltas
+                    .all
+                    .iter()
+                    .map(|it| it.reference.clone())
+                    .collect(),
                 previous: match &record {
                     Some(record) if record.sequence >= recorded => Some(record.release.id()),
                     _ => recorded_id,
@@ -129,6 +128,10 @@ pub(super) fn begin(
         expires: UnixMillis(now.0 + GRANT_MILLIS),
         extensions: Default::default(),
     };
+    let grant = match release.release().config {
+        Some(_) => grant.needing_stages(),
+        None => grant,
+    };
     let grant = SignedGrant::sign(&grant, &release.release().namespace(), &signer)
         .map_err(|error| CliError::failed("sign the grant", &error))?
         .verify(&release, &authority, now)
@@ -140,7 +143,7 @@ pub(super) fn begin(
         epoch,
         grant: grant.signed().clone(),
         is_finalized,
-        snapshots: worth_keeping(built.snapshot, record.as_ref()),
+        snapshots: worth_keeping(content.snapshot, record.as_ref()),
     };
     state
         .save_record(repo, environment, &record)
@@ -214,12 +217,11 @@ fn worth_keeping(now: SnapshotRef, before: Option<&Record>) -> Vec<SnapshotRef> 
         .collect()
 }
 
-/// The release of a record, where it is of the same tree and commit, signed by this signer too, may still begin, and
+/// The release of a record, where it is of the same content, signed by this signer too, may still begin, and
 /// no host has accepted a later one.
 fn take_up(
     record: &Record,
-    snapshot: SnapshotRef,
-    commit: Option<&GitOid>,
+    content: &Content<'_>,
     highest: u64,
     authority: &Authority<'_>,
     signer: &Signer,
@@ -228,9 +230,9 @@ fn take_up(
     const _: () = assert!(SIGNATURES_MAX >= 1);
     let release = record.release.clone().verify(authority, now).ok()?;
     let about = release.release();
-    let is_same = about.snapshot == snapshot
-        && about.commit.as_ref() == commit
-        && about.config == not_acted_on::CONFIG_SNAPSHOT;
+    let is_same = about.snapshot == content.snapshot
+        && about.commit == content.commit
+        && about.config == content.config;
     // A grant must be by one who signed the release.
     let is_ours = release
         .signers()

@@ -4,9 +4,7 @@ use bytes::Bytes;
 use scap_proto::{content::EncodedChunk, id::ChunkId};
 use serde_json::{Value, json};
 
-use super::{
-    DeployArgs, about, find, not_acted_on::LeftOut, read_inventory, size_of, targets::Targets,
-};
+use super::{DeployArgs, about, find, read_inventory, size_of, stages, targets::Targets};
 use crate::{
     cli::{CliError, exit, human_bytes},
     rollout::Wave,
@@ -27,6 +25,7 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
     let commit = tree
         .commit()
         .map(|commit| (commit.id.to_string(), commit.subject.clone()));
+    let asked = stages::line(&scap.hosts);
     let work = move || tree.measure(&Nowhere);
     let built = tokio::task::spawn_blocking(work)
         .await
@@ -44,7 +43,7 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
             "snapshot_entries": built.descriptor.totals.entries,
             "prefetch": policy.prefetch.to_string(),
             "waves": waves,
-            "left_out": LeftOut::of(&scap).json(),
+            "asked": stages::json(&scap.hosts),
         });
         println!("{object}");
         return Ok(exit::DONE);
@@ -66,7 +65,7 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
         "the seed would send about {} where no host holds any of it",
         human_bytes(encoded)
     );
-    for line in plan_lines(&targets) {
+    for line in plan_lines(&targets).into_iter().chain(asked) {
         println!("{line}");
     }
     println!("nothing was written, and no host was contacted");

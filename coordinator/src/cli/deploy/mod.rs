@@ -5,8 +5,8 @@ mod dry_run;
 mod greet;
 mod how;
 mod name;
-mod not_acted_on;
 mod recording;
+mod stages;
 mod summary;
 mod targets;
 
@@ -35,16 +35,15 @@ use tokio::{
 };
 
 use self::{
-    begin::{Said, begin, check_soaks, time_left},
+    begin::{Content, Said, begin, check_soaks, time_left},
     greet::{Greeted, greet},
     how::{fed_by_us, plan},
     name::repo_name,
-    not_acted_on::LeftOut,
     recording::Recording,
     summary::{Seconds, summarize},
     targets::Targets,
 };
-pub(super) use self::{not_acted_on::StagesArgs, recording::past, summary::Summary};
+pub(super) use self::{recording::past, summary::Summary};
 use super::{
     About, CliError, SourceArgs, StateArgs,
     branch::RecordArgs,
@@ -84,8 +83,6 @@ pub(super) struct DeployArgs {
     pub(super) name: Option<RepoPath>,
     #[command(flatten)]
     pub(super) scap: ScapArgs,
-    #[command(flatten)]
-    pub(super) stages: StagesArgs,
     /// Deploy to none but these hosts: a name, `web*`, `web[01:10]`, `~` and a regular expression; `!` first for all others
     #[arg(short, long, value_name = "HOSTS")]
     pub(super) limit_hosts: Option<Selection>,
@@ -161,6 +158,8 @@ pub(super) struct BackTo {
     pub(super) snapshot: SnapshotRef,
     /// The commit; `rev` names it too.
     pub(super) commit: Option<GitOid>,
+    /// What it asked of hosts.
+    pub(super) config: Option<SnapshotRef>,
 }
 
 impl DeployArgs {
@@ -311,7 +310,12 @@ pub(super) async fn deploy(
     let building = {
         let (tree, store, show) = (tree.clone(), store.clone(), progress.snapshot_line());
         let earlier = args.earlier(&state, &about);
-        tokio::task::spawn_blocking(move || tree.build(&store, earlier, show))
+        let (scap, args) = (scap.clone(), args.clone());
+        tokio::task::spawn_blocking(move || {
+            let config = stages::pack(&scap, &args, &store)?;
+            // It syncs the store.
+            Ok((tree.build(&store, earlier, show)?, config))
+        })
     };
     let wait = Duration::from_secs(args.connect_timeout);
     let reached = async {
@@ -340,7 +344,8 @@ pub(super) async fn deploy(
     if let Some(line) = recording.taken_over() {
         progress.note(&line);
     }
-    let built = Arc::new(built.expect("building does not panic")?);
+    let (built, config) = built.expect("building does not panic")?;
+    let built = Arc::new(built);
     let built_in = built.elapsed;
     // One that cannot be read is told where the release is made.
     let last = state.record(&about.0, &about.1).ok().flatten();
@@ -353,8 +358,14 @@ pub(super) async fn deploy(
         greeted: &greeted,
         recorded: recording.latest(),
     };
-    let (release, grant, key, is_finalized) =
-        begin(&state, &about, &tree, &built, &deltas, said, &args)?;
+    stages::keep(&state, &about, config)?;
+    let content = Content {
+        commit: tree.commit().map(|commit| commit.id.clone()),
+        snapshot: built.snapshot,
+        config,
+        deltas: &deltas,
+    };
+    let (release, grant, key, is_finalized) = begin(&state, &about, &content, said, &args)?;
     let seed_name = identity.own().name.clone();
     let plan = plan(
         seed_name,
@@ -371,7 +382,8 @@ pub(super) async fn deploy(
         key,
         plan: plan.encode(),
     };
-    confirm(&args, &targets, &greeted, &session, &mut requests).await?;
+    let asked = stages::line(&scap.hosts).filter(|_| config.is_some());
+    confirm(&args, &targets, asked, &greeted, &session, &mut requests).await?;
     recording.begin(&session).await?;
     let mut plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");
     // The same plan; only that we may reach hosts elsewhere than their peers do.
@@ -386,6 +398,7 @@ pub(super) async fn deploy(
         plan: Arc::new(plan),
         list_end: built.layout.list_pages().end,
         deltas: session.release.release().deltas.clone(),
+        config,
         priority: session.release.release().priority(),
     })
     .await;
@@ -455,7 +468,6 @@ pub(super) async fn deploy(
     let mut summary = summarize(&session, &built, inventory, &ended, seed_bytes, &seconds);
     summary.json["deltas"] = deltas.json();
     summary.json["message"] = args.message.join(" ").into();
-    summary.json["left_out"] = LeftOut::of(&scap).json();
     summary.json["state"] = written.json;
     summary.code = match summary.code {
         exit::DONE => written.code,
@@ -489,8 +501,7 @@ fn find(args: &DeployArgs, fleet: &Inventory) -> Result<(Arc<Tree>, Scap, Vec<St
         .iter()
         .filter(|notice| !notice.at.is_of_machine());
     let warnings = notices.map(|notice| format!("warning: {notice}"));
-    let notes = place.into_iter().chain(warnings);
-    let notes = notes.chain(args.stages.check(&scap)?).collect();
+    let notes = place.into_iter().chain(warnings).collect();
     Ok((Arc::new(tree), scap, notes))
 }
 
@@ -524,6 +535,7 @@ async fn clean(state: &StateDirectory, store: Store) {
 async fn confirm(
     args: &DeployArgs,
     targets: &Targets,
+    asked: Option<String>,
     greeted: &Greeted,
     session: &Session,
     requests: &mut mpsc::Receiver<Request>,
@@ -535,7 +547,7 @@ async fn confirm(
             session.release.id().short(),
             release.sequence
         );
-        for line in dry_run::plan_lines(targets) {
+        for line in dry_run::plan_lines(targets).into_iter().chain(asked) {
             eprintln!("{line}");
         }
     }

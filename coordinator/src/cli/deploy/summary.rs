@@ -95,6 +95,7 @@ pub(super) fn summarize(
         "sequence": release.sequence,
         "snapshot": built.snapshot.id.to_string(),
         "commit": release.commit.as_ref().map(ToString::to_string),
+        "config_snapshot": release.config.map(|config| config.id.to_string()),
         "outcome": outcome(&ended.verdict),
         "stopped_on": waits,
         "waves": rollout_status::waves(&ended.engine),

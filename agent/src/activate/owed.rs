@@ -1,0 +1,85 @@
+//! What is still to be done after a switch: checks are run and services handled once it is made, and a crash in between must
+//! not leave a service with the release before.
+//!
+//! It is recorded before the switch, names what is to be live by then, and counts for nothing while that is not live.
+
+use scap_proto::content::SnapshotRef;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    deployment::Deployment,
+    error::{ActivateError, Doing},
+    record::{self, Found, Record, Rev},
+};
+
+/// What a switch leaves to be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Owed {
+    /// What is to be live; nothing after the first release is gone back from.
+    pub(super) live: Option<Rev>,
+    pub(super) after: After,
+}
+
+/// Which switch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum After {
+    /// To a release, or of its config files.
+    Promote,
+    /// Back from a release.
+    Revert {
+        /// What that asked of the host: its services may run its code.
+        from: Option<SnapshotRef>,
+    },
+}
+
+impl Record for Owed {
+    const MAGIC: &'static [u8] = b"scap-owed/1\n";
+}
+
+const OWED: &str = "owed";
+
+impl Deployment {
+    /// What is to be done for what is live, if anything.
+    ///
+    /// # Errors
+    /// Where the record cannot be read.
+    pub(super) fn owed(&self) -> Result<Option<Owed>, ActivateError> {
+        let live = || self.state.live.as_ref().map(|live| live.rev.clone());
+        Ok(match record::read::<Owed>(&self.own, OWED)? {
+            Found::Record(owed) => Some(owed).filter(|owed| owed.live == live()),
+            Found::Nothing => None,
+            // Done once more is done.
+            Found::Damaged => Some(Owed {
+                live: live(),
+                after: After::Promote,
+            }),
+        })
+    }
+
+    /// Records, before it is switched, what is to be done then.
+    ///
+    /// # Errors
+    /// Where the disk is full or fails.
+    pub(super) fn owe(&self, owed: &Owed) -> Result<(), ActivateError> {
+        record::replace(&self.own, OWED, owed)
+    }
+
+    /// Records that it is done.
+    ///
+    /// # Errors
+    /// Where the disk fails: it is done again.
+    pub(super) fn owe_nothing(&self) -> Result<(), ActivateError> {
+        self.own
+            .unlink(OWED.as_bytes())
+            .doing(|| "record what is done".to_owned())
+    }
+
+    /// The config snapshot that is needed for what is to be done.
+    pub(super) fn owed_config(&self) -> Option<SnapshotRef> {
+        let owed = record::hint::<Owed>(&self.own, OWED)?;
+        match owed.after {
+            After::Revert { from } => from,
+            After::Promote => None,
+        }
+    }
+}

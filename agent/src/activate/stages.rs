@@ -1,0 +1,378 @@
+//! The stages of a release on its host: what it asks is done around making its tree and switching to it.
+//!
+//! ```text
+//! fetch    [before] config snapshot, tree [after]; then [before] config files rendered beside it [after]
+//! promote  [before] links, the switch, [after]; then [before] services [after]
+//! revert   [before rollback] the switch back, links, services, [after rollback]
+//! ```
+//! Each of these is the same when it is done twice, and a crash is followed by doing it again: a stage that was gone through is
+//! recorded with its tree, what a switch leaves to be done is recorded before the switch.
+
+use std::path::PathBuf;
+
+use scap_proto::{
+    content::SnapshotRef,
+    id::{NodeId, ReleaseId},
+    release::{
+        HostConfig,
+        host_config::{HostStage, Moment},
+    },
+};
+
+use super::{
+    ActivateError, ChunkSource, Deployment, Prepared, Promoted, Target,
+    asked::Stage,
+    error::StageError,
+    failpoint::Failpoints,
+    links::destinations,
+    owed::{After, Owed},
+    record::{Installed, Rev},
+    rendered::place,
+};
+use crate::host::{Doing, HostWork, Paths, ServiceCommands};
+
+/// Who goes through stages, and with what.
+pub struct Stages<'a> {
+    /// This host.
+    pub host: &'a NodeId,
+    /// How services are handled here.
+    pub services: &'a ServiceCommands,
+    /// Where chunks come from.
+    pub source: &'a dyn ChunkSource,
+}
+
+/// What one release asks, and where it is.
+struct Asking {
+    config: HostConfig,
+    directory: PathBuf,
+    paths: Paths,
+}
+
+impl Stages<'_> {
+    /// Makes the directory of a release, with its config files; what was gone through before is not gone through again.
+    ///
+    /// # Errors
+    /// [`ActivateError::Stage`] where a check fails or a file cannot be rendered, and as [`Deployment::prepare`].
+    pub fn fetch(
+        &self,
+        deployment: &mut Deployment,
+        target: &Target,
+    ) -> Result<Prepared, ActivateError> {
+        self.fetch_and_ask(deployment, target)
+            .map(|(prepared, _)| prepared)
+    }
+
+    fn fetch_and_ask(
+        &self,
+        deployment: &mut Deployment,
+        target: &Target,
+    ) -> Result<(Prepared, Option<Asking>), ActivateError> {
+        deployment.settle()?;
+        let Some(config) = target.config else {
+            return Ok((deployment.prepare(target, self.source)?, None));
+        };
+        let (installed, is_there) = deployment.place(target)?;
+        deployment.unpack(config, self.source)?;
+        let asking = asking(deployment, &config, Some(&installed.rev))?;
+        let is_done = is_there && deployment.has_gone_through(&installed.rev, Stage::Fetch)?;
+        if !is_done {
+            self.check(&asking, Moment::Before, HostStage::Fetch)?;
+        }
+        let prepared = deployment.prepare(target, self.source)?;
+        if !is_done {
+            self.check(&asking, Moment::After, HostStage::Fetch)?;
+            deployment.note_stage(&installed.rev, Stage::Fetch)?;
+        }
+        self.config_deploy(deployment, &asking, &installed)?;
+        Ok((prepared, Some(asking)))
+    }
+
+    /// Renders the config files into the release's tree. Where nothing changes by that, and it was done before, nothing is done.
+    fn config_deploy(
+        &self,
+        deployment: &Deployment,
+        asking: &Asking,
+        installed: &Installed,
+    ) -> Result<(), ActivateError> {
+        const STAGE: HostStage = HostStage::ConfigDeploy;
+        if asking.config.config_files.is_empty() {
+            return Ok(());
+        }
+        let mut is_done = deployment.has_gone_through(&installed.rev, Stage::ConfigDeploy)?;
+        let is_first = !is_done;
+        if is_first {
+            self.check(asking, Moment::Before, STAGE)?;
+        }
+        deployment.check_links(&destinations(&asking.config))?;
+        let rendered = self.work(asking).render();
+        let rendered = rendered.map_err(|error| StageError::new(STAGE.name(), &error, ""))?;
+        let files = place(rendered);
+        let stale = deployment.stale(installed, &files)?;
+        if !stale.is_empty() {
+            if !is_first {
+                self.check(asking, Moment::Before, STAGE)?;
+            }
+            is_done = false;
+            if deployment.live().map(|live| &live.rev) == Some(&installed.rev) {
+                deployment.owe(&Owed {
+                    live: Some(installed.rev.clone()),
+                    after: After::Promote,
+                })?;
+            }
+            deployment.note_rendered(&installed.rev, &files)?;
+            deployment.write_rendered(installed, &files, &stale)?;
+        }
+        if !is_done {
+            self.check(asking, Moment::After, STAGE)?;
+            deployment.note_stage(&installed.rev, Stage::ConfigDeploy)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a release live, with its config files, and then handles its services. Where it is live, and nothing is left to be done,
+    /// nothing is.
+    ///
+    /// # Errors
+    /// [`ActivateError::Stage`] where a check or a service fails: the release is live then, unless it was before the switch. And as
+    /// [`Deployment::promote`].
+    pub fn promote(
+        &self,
+        deployment: &mut Deployment,
+        target: &Target,
+    ) -> Result<Promoted, ActivateError> {
+        let (prepared, asking) = self.fetch_and_ask(deployment, target)?;
+        let rev = &prepared.installed.rev;
+        let is_switched = deployment.leads_to(Some(rev))?;
+        let wanted = asking.as_ref().map(|asking| destinations(&asking.config));
+        let wanted = wanted.unwrap_or_default();
+        if !is_switched {
+            if let Some(asking) = &asking {
+                self.check(asking, Moment::Before, HostStage::Promote)?;
+            }
+            deployment.prepare_links(&wanted)?;
+            deployment.owe(&Owed {
+                live: Some(rev.clone()),
+                after: After::Promote,
+            })?;
+        }
+        let flipped = deployment.flip(&target.release, self.source)?;
+        deployment.hit(Failpoints::SWITCHED)?;
+        deployment.settle_links(&wanted)?;
+        if deployment.owed()?.is_some() {
+            if let Some(asking) = &asking {
+                self.check(asking, Moment::After, HostStage::Promote)?;
+                self.handle_services(asking)?;
+            }
+            deployment.owe_nothing()?;
+        }
+        Ok(Promoted { prepared, flipped })
+    }
+
+    fn handle_services(&self, asking: &Asking) -> Result<(), ActivateError> {
+        const STAGE: HostStage = HostStage::HandleService;
+        self.check(asking, Moment::Before, STAGE)?;
+        let handled = self.work(asking).handle_services(&mut tell);
+        handled.map_err(|error| StageError::of_service(&error))?;
+        self.check(asking, Moment::After, STAGE)
+    }
+
+    /// Goes back from a release to what was live before it, with its config files, or to nothing, and then handles services. Where
+    /// the release is not live there is nothing to go back from, but what an interrupted call left.
+    ///
+    /// # Errors
+    /// [`ActivateError::Stage`] where a check or a service fails: that stops nothing of it. And as [`Deployment::revert`].
+    pub fn revert(
+        &self,
+        deployment: &mut Deployment,
+        from: &ReleaseId,
+    ) -> Result<(), ActivateError> {
+        deployment.settle()?;
+        let live = deployment.live().cloned();
+        let mut failed = Vec::new();
+        if let Some(live) = live.filter(|live| live.release == *from) {
+            let before = deployment.previous().cloned();
+            let back = match &before {
+                Some(before) => self.asking_of(deployment, before)?,
+                None => None,
+            };
+            if let (Some(back), Some(before)) = (&back, &before) {
+                // It stops nobody from going back.
+                failed.extend(self.check(back, Moment::Before, HostStage::Rollback).err());
+                self.restore_rendered(deployment, back, before)?;
+                deployment.prepare_links(&destinations(&back.config))?;
+            }
+            let to = before.as_ref().map(|before| &before.rev);
+            if to != Some(&live.rev) {
+                deployment.owe(&Owed {
+                    live: to.cloned(),
+                    after: After::Revert {
+                        from: deployment.config_of(&live)?,
+                    },
+                })?;
+            }
+            let to = before.map(|before| before.release);
+            deployment.revert(to.as_ref(), self.source)?;
+            deployment.hit(Failpoints::SWITCHED)?;
+        }
+        let live = deployment.live().cloned();
+        let back = match &live {
+            Some(live) => self.asking_of(deployment, live)?,
+            None => None,
+        };
+        let wanted = back.as_ref().map(|back| destinations(&back.config));
+        failed.extend(deployment.settle_links(&wanted.unwrap_or_default()).err());
+        if let Some(Owed {
+            after: After::Revert { from },
+            ..
+        }) = deployment.owed()?
+        {
+            let left = from.map(|from| {
+                let rev = live.as_ref().map(|live| &live.rev);
+                asking(deployment, &from, rev)
+            });
+            let done = self.handle_services_back(left.transpose()?.as_ref(), back.as_ref());
+            failed.extend(done.err());
+            if let Some(back) = &back {
+                failed.extend(self.check(back, Moment::After, HostStage::Rollback).err());
+            }
+            if failed.is_empty() {
+                deployment.owe_nothing()?;
+            }
+        }
+        failed.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Handles the services of the release that is gone back from and of the one that is live again.
+    fn handle_services_back(
+        &self,
+        left: Option<&Asking>,
+        back: Option<&Asking>,
+    ) -> Result<(), ActivateError> {
+        const STAGE: HostStage = HostStage::HandleService;
+        if let Some(back) = back {
+            self.check(back, Moment::Before, STAGE)?;
+        }
+        let handled = match (left, back) {
+            (Some(left), back) => {
+                let config = back.map(|back| &back.config);
+                self.work(left).handle_services_back_to(config, &mut tell)
+            }
+            (None, Some(back)) => self.work(back).handle_services(&mut tell),
+            (None, None) => Ok(Vec::new()),
+        };
+        handled.map_err(|error| StageError::of_service(&error))?;
+        back.map_or(Ok(()), |back| self.check(back, Moment::After, STAGE))
+    }
+
+    /// Has the rendered files of a release that is gone back to be as they were; those that are not are rendered again.
+    fn restore_rendered(
+        &self,
+        deployment: &Deployment,
+        asking: &Asking,
+        installed: &Installed,
+    ) -> Result<(), ActivateError> {
+        if deployment.rendered_differences(installed)?.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(rev = %installed.rev, "config files of a release are not as they were: rendered again");
+        let rendered = self.work(asking).render();
+        let stage = HostStage::Rollback.name();
+        let files = place(rendered.map_err(|error| StageError::new(stage, &error, ""))?);
+        let stale = deployment.stale(installed, &files)?;
+        deployment.note_rendered(&installed.rev, &files)?;
+        deployment.write_rendered(installed, &files, &stale)
+    }
+
+    /// Records that the live release is the stable one. A check that fails changes nothing about that, and is told in the log.
+    ///
+    /// # Errors
+    /// As [`Deployment::finalize`].
+    pub fn finalize(
+        &self,
+        deployment: &mut Deployment,
+        release: &ReleaseId,
+    ) -> Result<(), ActivateError> {
+        let live = deployment.live().cloned();
+        let live = live.filter(|live| live.release == *release);
+        let is_done = live.is_some() && deployment.finalized() == live.as_ref();
+        let asking = match live.filter(|_| !is_done) {
+            Some(live) => self.asking_of(deployment, &live)?,
+            None => None,
+        };
+        let check = |moment| {
+            if let Some(asking) = &asking
+                && let Err(error) = self.check(asking, moment, HostStage::Finalize)
+            {
+                let error = crate::error_chain(&error);
+                tracing::warn!(error, "a check of the stable release failed");
+            }
+        };
+        check(Moment::Before);
+        deployment.finalize(release)?;
+        check(Moment::After);
+        Ok(())
+    }
+
+    /// What an installed release asks, where it asks anything.
+    fn asking_of(
+        &self,
+        deployment: &Deployment,
+        installed: &Installed,
+    ) -> Result<Option<Asking>, ActivateError> {
+        let Some(config) = deployment.config_of(installed)? else {
+            return Ok(None);
+        };
+        deployment.unpack(config, self.source)?;
+        asking(deployment, &config, Some(&installed.rev)).map(Some)
+    }
+
+    fn check(
+        &self,
+        asking: &Asking,
+        moment: Moment,
+        stage: HostStage,
+    ) -> Result<(), ActivateError> {
+        match self.work(asking).check(moment, stage, &mut tell) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let moment = match moment {
+                    Moment::Before => "before",
+                    Moment::After => "after",
+                };
+                let when = format!("{moment} {}", stage.name());
+                Err(StageError::new(&when, &error, &error.output.tail()).into())
+            }
+        }
+    }
+
+    fn work<'a>(&'a self, asking: &'a Asking) -> HostWork<'a> {
+        HostWork {
+            config: &asking.config,
+            config_dir: &asking.directory,
+            host: self.host,
+            paths: &asking.paths,
+            services: self.services,
+        }
+    }
+}
+
+/// What a release asks whose config snapshot is written out, and whose tree is, or is to be, at `rev`.
+fn asking(
+    deployment: &Deployment,
+    config: &SnapshotRef,
+    rev: Option<&Rev>,
+) -> Result<Asking, ActivateError> {
+    Ok(Asking {
+        config: deployment.host_config(config)?,
+        directory: deployment.config_path(config),
+        paths: deployment.paths(rev),
+    })
+}
+
+fn tell(doing: Doing<'_>) {
+    match doing {
+        Doing::Check(name) => tracing::info!(check = name, "a check is run"),
+        Doing::Unit(unit) => tracing::info!(unit, "a service is handled"),
+        Doing::Port(port) => tracing::info!(port, "a port is to answer"),
+    }
+}

@@ -1,0 +1,119 @@
+//! What a release asks of hosts: its config snapshot, in the store before the release names it.
+
+use scap_agent::store::Store;
+use scap_proto::{
+    content::SnapshotRef,
+    release::{
+        HostConfig,
+        host_config::{Destination, ServiceAction},
+    },
+};
+use serde_json::{Value, json};
+
+use super::DeployArgs;
+use crate::{
+    cli::{About, CliError, exit},
+    scap::Scap,
+    snapshot,
+    state::StateDirectory,
+};
+
+/// Puts the config snapshot into the store, which is to be synced then; `None` where hosts are asked to do nothing. What is
+/// gone back to brings its own, whatever the folder says now. Blocking.
+pub(super) fn pack(
+    scap: &Scap,
+    args: &DeployArgs,
+    store: &Store,
+) -> Result<Option<SnapshotRef>, CliError> {
+    let Some(back) = &args.back_to else {
+        return packed(scap, store);
+    };
+    let Some(config) = back.config else {
+        return Ok(None);
+    };
+    let Err(missing) = snapshot::stored(config, store) else {
+        return Ok(Some(config));
+    };
+    // Where the folder is in the commit it is as it was.
+    if packed(scap, store)? == Some(config) {
+        return Ok(Some(config));
+    }
+    let doing = format!("find what release #{} asked of hosts", back.sequence);
+    let commit = back.commit.as_ref().map(ToString::to_string);
+    let commit = commit.map_or_else(String::new, |commit| format!(" --rev {commit}"));
+    Err(CliError::failed(&doing, &missing)
+        .code(exit::USAGE)
+        .hint(format!(
+            "the scap folder is another now, and `deploy{commit}` releases that tree with it; or give the old one with --scap"
+        )))
+}
+
+fn packed(scap: &Scap, store: &Store) -> Result<Option<SnapshotRef>, CliError> {
+    let built = scap.pack(store);
+    let built = built.map_err(|error| {
+        CliError::failed("pack what hosts are asked", &error)
+            .code(exit::USAGE)
+            .hint(error.hint())
+    })?;
+    Ok(built.map(|built| built.snapshot))
+}
+
+/// Keeps the chunks of a release's config snapshot beside those of the tree.
+pub(super) fn keep(
+    state: &StateDirectory,
+    (repo, environment): &About,
+    config: Option<SnapshotRef>,
+) -> Result<(), CliError> {
+    let Some(config) = config else {
+        return Ok(());
+    };
+    state
+        .keep_config(repo, environment, config)
+        .map_err(|error| CliError::failed("keep what hosts are asked", &error).hint(error.hint()))
+}
+
+/// What hosts are asked, for programs.
+pub(super) fn json(hosts: &HostConfig) -> Value {
+    let files = hosts
+        .config_files
+        .iter()
+        .map(|file| match &file.destination {
+            Destination::OnHost(path) => path.to_string(),
+            Destination::InRelease(path) => path.to_string(),
+        });
+    let checks = hosts.checks.iter().map(|check| check.name.as_str());
+    let units = hosts.services.units.iter().map(|unit| unit.name.as_str());
+    json!({
+        "config_files": files.collect::<Vec<_>>(),
+        "checks": checks.collect::<Vec<_>>(),
+        "services": units.collect::<Vec<_>>(),
+    })
+}
+
+/// What hosts are asked, in a line; `None` where that is nothing.
+pub(super) fn line(hosts: &HostConfig) -> Option<String> {
+    if hosts.asks_nothing() {
+        return None;
+    }
+    let count = |count: usize, what: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        count => Some(format!("{count} {what}s")),
+    };
+    let units = hosts.services.units.iter().map(|unit| {
+        let action = match unit.action {
+            ServiceAction::Restart => "restart",
+            ServiceAction::Reload => "reload",
+        };
+        format!("{action} {}", unit.name.escape_debug())
+    });
+    let asked: Vec<String> = [
+        count(hosts.config_files.len(), "config file"),
+        count(hosts.checks.len(), "check"),
+    ]
+    .into_iter()
+    .flatten()
+    .chain(units)
+    .collect();
+    Some(format!("on each host: {}", asked.join(", ")))
+}
