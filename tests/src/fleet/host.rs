@@ -88,6 +88,14 @@ impl Host {
     /// # Panics
     /// When the agent runs, or cannot be started.
     pub fn spawn_agent_with(&self, env: &[(&str, &str)]) {
+        self.spawn_agent_by(&[], env);
+    }
+
+    /// Has another program start its agent, which is given the agent's command line.
+    ///
+    /// # Panics
+    /// When the agent runs, or cannot be started.
+    pub fn spawn_agent_by(&self, by: &[PathBuf], env: &[(&str, &str)]) {
         let mut agent = self.agent.borrow_mut();
         assert!(agent.is_none(), "{}: the agent runs already", self.name());
         let listen = self.station.listen().to_string();
@@ -103,8 +111,8 @@ impl Host {
             "--deploy-root".as_ref(),
             root.as_ref(),
         ];
-        let program = self.station.shared().under_test.agent();
-        *agent = Some(self.station.spawn(self.name(), program, args, env));
+        let program = [by, self.station.shared().under_test.agent()].concat();
+        *agent = Some(self.station.spawn(self.name(), &program, args, env));
     }
 
     /// Waits until its agent answers.

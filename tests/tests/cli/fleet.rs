@@ -34,8 +34,19 @@ impl Agent {
 
     /// The same, with more arguments.
     pub fn start_with(scene: &Scene, name: &str, more: &[&str]) -> Self {
+        Self::start_as(scene, name, more, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_as(
+        scene: &Scene,
+        name: &str,
+        more: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let arguments = run_arguments(name, "127.0.0.1:0");
-        let mut running = scene.start(&[&arguments.each(), more].concat());
+        let mut command = scene.command(&[&arguments.each(), more].concat());
+        let mut running = scene.start_command(command.envs(environment.iter().copied()));
         let address = wait_until(&format!("{name} is ready"), LIMIT, || {
             assert!(!running.is_over(), "{name} ended: {}", running.said());
             let status = status(scene, name);

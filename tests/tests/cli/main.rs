@@ -22,5 +22,6 @@ mod scap_folder;
 mod scene;
 mod sources;
 mod spare;
+mod stages;
 mod state;
 mod state_branch;

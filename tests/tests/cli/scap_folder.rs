@@ -311,7 +311,7 @@ fn fleet() -> (Fleet, scap_tests::repo::SourceRepo) {
     repo.write(
         "scap/scap.cfg",
         "[global]\ngit_repo: mw/app\nserver_groups: first, default\nfirst_dsh_targets: first\ndsh_targets: all\n\
-         group_size: 1\nbatch_size: 9\nservice_name: app\n",
+         group_size: 1\nbatch_size: 9\n",
     );
     repo.write("scap/first", "web3\n");
     repo.write("scap/all", "web1\nweb2\nweb3\n");
@@ -322,22 +322,11 @@ fn fleet() -> (Fleet, scap_tests::repo::SourceRepo) {
 fn a_deployment_goes_through_the_server_groups() {
     let (fleet, repo) = fleet();
     let commit = repo.commit("A scap folder");
-    // What hosts do not do is not left out in silence.
-    for more in [&[][..], &["--dry-run"]] {
-        fleet.deploy(&[&["--repo", "repo"], more].concat()).fails(
-            2,
-            "the scap folder asks for what hosts of this version do not do: service app",
-            "",
-            "--without-stages",
-        );
-    }
-    assert!(!fleet.agents[0].live("mw/app").exists());
-    let without = ["--repo", "repo", "--without-stages", "Fix", "the site"];
-    let ended = fleet.deploy(&without).exits(0);
+    let arguments = ["--repo", "repo", "Fix", "the site"];
+    let ended = fleet.deploy(&arguments).exits(0);
     let ended = ended.says(&[
         &format!("scap folder: scap/ of commit {commit}"),
         "warning: scap/scap.cfg:7: `batch_size` is not acted on: hosts are not reached by ssh",
-        "warning: left out, since hosts do not do it: service app",
         "wave first  1 hosts  may lose 0",
         "wave default  2 hosts in 2 groups  may lose 0",
     ]);
@@ -345,10 +334,6 @@ fn a_deployment_goes_through_the_server_groups() {
     assert_eq!(
         (&report["repo"], &report["message"]),
         (&json!("mw/app"), &json!("Fix the site"))
-    );
-    assert_eq!(
-        report["left_out"],
-        json!([{ "kind": "service", "name": "app" }])
     );
     for agent in &fleet.agents {
         repo.archived(&commit).assert_is(&agent.live("mw/app"));
@@ -381,9 +366,7 @@ fn a_group_that_fails_stops_the_rollout_before_the_next() {
 fn a_deployment_may_be_for_some_hosts_only() {
     let (fleet, repo) = fleet();
     let commit = repo.commit("A scap folder");
-    let ended = fleet
-        .deploy(&["--repo", "repo", "-l", "web[1:2]", "--without-stages"])
-        .exits(0);
+    let ended = fleet.deploy(&["--repo", "repo", "-l", "web[1:2]"]).exits(0);
     let report = deployed(&ended.says(&["wave default  2 hosts in 2 groups"]));
     assert_eq!(report["hosts"].as_array().unwrap().len(), 2);
     assert!(!fleet.agents[2].live("mw/app").exists());

@@ -14,6 +14,7 @@ mod harness;
 mod plans;
 mod relays;
 mod rollout;
+mod scap_folder;
 mod scene;
 mod sites;
 mod sizes;
