@@ -2,12 +2,17 @@
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Deserialize;
 
-use crate::limits::Limits;
+use crate::{
+    catchup::{Peer, Policy, Settings},
+    limits::Limits,
+};
 
 /// The port agents listen on unless told otherwise.
 pub const PORT: u16 = 7227;
@@ -28,6 +33,8 @@ pub struct Config {
     pub deploy_root: PathBuf,
     /// How much of the network it may use.
     pub limits: Limits,
+    /// Whom it asks what is stable, and what it does then.
+    pub catch_up: Settings,
 }
 
 /// The file, and what flags say over it: each may be missing.
@@ -44,6 +51,12 @@ pub struct PartialConfig {
     pub deploy_root: Option<PathBuf>,
     /// See [`Config::limits`]; none by default.
     pub limits: Option<Limits>,
+    /// See [`Settings::peers`]; none by default, and then nobody is asked.
+    pub peers: Option<Vec<Peer>>,
+    /// See [`Settings::policy`]; [`Policy::Activate`] by default.
+    pub catch_up: Option<Policy>,
+    /// See [`Settings::period`].
+    pub catch_up_minutes: Option<NonZeroU32>,
 }
 
 /// Why a configuration file cannot be used.
@@ -92,6 +105,9 @@ impl PartialConfig {
             data: self.data.or(below.data),
             deploy_root: self.deploy_root.or(below.deploy_root),
             limits: self.limits.or(below.limits),
+            peers: self.peers.or(below.peers),
+            catch_up: self.catch_up.or(below.catch_up),
+            catch_up_minutes: self.catch_up_minutes.or(below.catch_up_minutes),
         }
     }
 
@@ -104,6 +120,13 @@ impl PartialConfig {
             data: self.data.unwrap_or_else(|| DATA_DIRECTORY.into()),
             deploy_root: self.deploy_root.unwrap_or_else(|| "/srv/deployment".into()),
             limits: self.limits.unwrap_or_default(),
+            catch_up: Settings {
+                peers: self.peers.unwrap_or_default(),
+                policy: self.catch_up.unwrap_or_default(),
+                period: self
+                    .catch_up_minutes
+                    .map(|it| Duration::from_secs(60 * u64::from(it.get()))),
+            },
         }
     }
 }
@@ -125,6 +148,31 @@ mod tests {
         assert_eq!(config.listen, "10.0.0.2:7000".parse().unwrap());
         assert_eq!(config.deploy_root, Path::new("/srv/b"));
         assert_eq!(config.data, Path::new(DATA_DIRECTORY));
+    }
+
+    #[test]
+    fn peers_are_asked_every_quarter_of_an_hour_unless_it_is_said_and_nobody_where_none_is_named() {
+        let none = PartialConfig::default().complete().catch_up;
+        assert_eq!((none.peers.len(), none.policy), (0, Policy::Activate));
+        assert_eq!(none.period(), Duration::from_secs(900));
+        let text = "peers = ['web1=a:1', 'web2=[::1]:2']\ncatch-up = 'fetch'\ncatch-up-minutes = 5";
+        let said = toml::from_str::<PartialConfig>(text).unwrap().complete();
+        let names: Vec<_> = said
+            .catch_up
+            .peers
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(names, ["web1=a:1", "web2=[::1]:2"]);
+        assert_eq!(said.catch_up.policy, Policy::Fetch);
+        assert_eq!(said.catch_up.period(), Duration::from_secs(300));
+        for text in [
+            "peers = ['web1']",
+            "catch-up = 'now'",
+            "catch-up-minutes = 0",
+        ] {
+            assert!(toml::from_str::<PartialConfig>(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -60,6 +60,18 @@ pub enum Request {
         /// Of which repo.
         repo: RepoPath,
     },
+    /// Make a stable release's directory, and make it live and record that it is stable where it is asked to: on the strength
+    /// of its finalization alone, as no coordinator is there to order it.
+    Stable(Box<StableRequest>),
+}
+
+/// A release that is to be caught up with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StableRequest {
+    /// That it is the stable one.
+    pub finalize: Finalize,
+    /// Whether to switch to it, beside making its directory.
+    pub promotes: bool,
 }
 
 /// What it answers.
@@ -249,6 +261,7 @@ impl Activator {
         let result = match request {
             Request::Order(order) => self.follow(*order),
             Request::Finalize(finalize) => self.finalize(*finalize),
+            Request::Stable(request) => self.stable(*request),
             Request::Standing { repo } => self.with(&repo, |deployment| {
                 Ok(Answer::Standing(standing(deployment)?))
             }),
@@ -318,6 +331,51 @@ impl Activator {
             }
             followed => followed,
         }
+    }
+
+    /// As an order to fetch or to promote, and then as the finalization of what is live.
+    fn stable(&self, request: StableRequest) -> Result<Answer, ActivateError> {
+        let started = std::time::Instant::now();
+        let StableRequest { finalize, promotes } = request;
+        let stage = if promotes {
+            Stage::Promote
+        } else {
+            Stage::Fetch
+        };
+        let verified = match self.trust.verify_finalization(finalize, clock::now()) {
+            Ok(verified) => verified,
+            Err(error) => return Ok(Answer::Refused(crate::error_chain(&error))),
+        };
+        let about = verified.release.release();
+        let floor = self.trust.floor(&about.repo, &about.environment);
+        let floor = floor.unwrap_or(0);
+        self.with(&about.repo, |deployment| {
+            let us = &self.trust.addressee;
+            let granted = authorise::stable(deployment, us, &verified, stage, floor)?;
+            if let Err(refusal) = granted {
+                return Ok(Answer::Refused(refusal));
+            }
+            let target = Target {
+                release: verified.release.id(),
+                sequence: about.sequence,
+                commit: about.commit.clone(),
+                snapshot: about.snapshot,
+            };
+            let built = if promotes {
+                let built = deployment.promote(&target, &self.store)?.prepared.built;
+                deployment.finalize(&target.release)?;
+                built
+            } else {
+                deployment.prepare(&target, &self.store)?.built
+            };
+            Ok(Answer::Done(Box::new(Activated {
+                standing: standing(deployment)?,
+                entries_touched: built.entries_touched,
+                files_written: built.files_written,
+                files_reused: built.files_linked + built.files_cloned,
+                millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            })))
+        })
     }
 
     fn finalize(&self, finalize: Finalize) -> Result<Answer, ActivateError> {

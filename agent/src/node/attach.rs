@@ -13,7 +13,7 @@ use super::{
     delta::{self, Awaited},
     driver::{Active, Driver, Growing},
     edges::Edges,
-    event::Job,
+    event::{Job, Sources},
     transfer::Transfer,
 };
 use crate::swarm::{Input, Policy, TransferId};
@@ -24,7 +24,10 @@ impl Driver {
         if self.find(job.release).is_some() {
             return;
         }
-        let edges = Edges::of(&job.plan, &self.shared.name, job.list_end);
+        let edges = match &job.sources {
+            Sources::Plan => Edges::of(&job.plan, &self.shared.name, job.list_end),
+            Sources::Only(peers) => Edges::only(peers),
+        };
         let mut added = Vec::new();
         let mut awaits = None;
         for (delta, is_awaited) in delta::choose(job, &self.shared.store) {
@@ -148,6 +151,7 @@ impl Driver {
             release: transfer.release,
             snapshot: transfer.snapshot(),
             plan: transfer.plan.clone(),
+            sources: transfer.sources.clone(),
             list_end: 0,
             deltas: Vec::new(),
             priority: transfer.priority,
