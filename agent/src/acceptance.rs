@@ -115,6 +115,16 @@ pub enum Refusal {
     /// Going back from the stable release takes a new release.
     #[error("release {0} is finalized: going back from it takes a new release")]
     Finalized(ReleaseId),
+    /// A stable release below what the host's identity says is the least.
+    #[error("release {release} has sequence {offered}, this host takes none below {floor}")]
+    Floor {
+        /// The release offered.
+        release: ReleaseId,
+        /// Its sequence.
+        offered: u64,
+        /// The least.
+        floor: u64,
+    },
     /// A finalization of something that this host never accepted, or that a later one has overtaken.
     #[error(
         "finalization of sequence {offered}, this host accepted {accepted} and finalized {finalized}"
@@ -235,6 +245,55 @@ impl Acceptance {
                 finalized: Some(new),
                 ..self.clone()
             })),
+        }
+    }
+
+    /// Decides about a release that is offered as the stable one, without an order: its finalization is the authority to
+    /// make its directory and, with [`Stage::Promote`], to switch to it. Nothing about it expires.
+    ///
+    /// It is accepted like the first order about it would be, but below any directive, so that a coordinator may go on with
+    /// it; going back from it would take a new release in any case. Sequences below `floor` are refused.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn consider_stable(
+        &self,
+        us: &Addressee,
+        release: &VerifiedRelease,
+        finalization: &Finalization,
+        stage: Stage,
+        floor: u64,
+    ) -> Result<Decision, Refusal> {
+        us.check(&finalization.environment, &finalization.audience)?;
+        self.check_sequence(release)?;
+        let (id, sequence) = (release.id(), finalization.sequence);
+        if sequence < floor {
+            return Err(Refusal::Floor {
+                release: id,
+                offered: sequence,
+                floor,
+            });
+        }
+        let same = self.accepted.as_ref().filter(|it| it.release == id);
+        let next = Self {
+            accepted: Some(Accepted {
+                sequence,
+                release: id,
+                directive: same.map_or((0, 0), |it| it.directive),
+                // What was switched to is not taken back to being fetched.
+                stage: match same.map(|it| it.stage) {
+                    Some(Stage::Promote) => Stage::Promote,
+                    _ => stage,
+                },
+            }),
+            finalized: Some(Finalized {
+                sequence,
+                release: id,
+            }),
+        };
+        match next == *self {
+            true => Ok(Decision::Again),
+            false => Ok(Decision::Follow(next)),
         }
     }
 

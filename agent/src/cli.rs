@@ -1,6 +1,8 @@
 //! The agent's command line, which the coordinator can run too, under a sub-command of its own.
 
+mod clone;
 mod limit;
+mod pull;
 
 use std::{
     ffi::OsString,
@@ -34,6 +36,8 @@ pub mod exit {
     pub const DONE: u8 = 0;
     /// Failed.
     pub const FAILED: u8 = 1;
+    /// `pull` changed something.
+    pub const CHANGED: u8 = 10;
     /// Bad usage or configuration.
     pub const USAGE: u8 = 2;
 }
@@ -44,7 +48,7 @@ pub mod exit {
     name = "scap-agent",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done, 1 failed or different, 2 bad usage or configuration"
+    after_help = "Exit codes: 0 done, 1 failed or different, 2 bad usage or configuration, 10 `pull` changed something"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -66,6 +70,8 @@ enum Command {
         #[command(flatten)]
         local: LocalArgs,
     },
+    /// Ask the peers which releases are stable, and catch up with them
+    Pull(pull::PullArgs),
     /// Remove chunks that nothing needs from the store
     Gc(LocalArgs),
     /// Show how much of the network the agent may use and does, or change it until it is started again
@@ -82,6 +88,8 @@ struct RunArgs {
     /// Listen on this address [default: [::]:7227]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<std::net::SocketAddr>,
+    #[command(flatten)]
+    catch_up: pull::CatchUpArgs,
     /// Do not start an activator; one runs already, as a unit of its own
     #[arg(long)]
     external_activator: bool,
@@ -175,6 +183,7 @@ async fn execute(command: Command, prefix: &[&str]) -> ExitCode {
         Command::Verify { repo, local } => {
             show(&local, &Call::Verify { repo }, print_differences).await
         }
+        Command::Pull(args) => pull::run(&args).await,
         Command::Gc(local) => show(&local, &Call::Gc, print_collected).await,
         Command::Limit(args) => show(&args.local, &args.call(), limit::print).await,
     }
@@ -182,7 +191,11 @@ async fn execute(command: Command, prefix: &[&str]) -> ExitCode {
 
 async fn run(args: RunArgs, prefix: &[&str]) -> ExitCode {
     log_to_stderr("info");
-    let config = match settings(args.config.as_deref(), args.settings, args.listen) {
+    let flags = PartialConfig {
+        listen: args.listen,
+        ..args.catch_up.into()
+    };
+    let config = match settings(args.config.as_deref(), args.settings, flags) {
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -216,7 +229,8 @@ async fn run(args: RunArgs, prefix: &[&str]) -> ExitCode {
 
 async fn activator(args: ActivatorArgs) -> ExitCode {
     log_to_stderr("info");
-    let config = match settings(args.config.as_deref(), args.settings, None) {
+    let flags = PartialConfig::default();
+    let config = match settings(args.config.as_deref(), args.settings, flags) {
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -270,8 +284,8 @@ fn activator_command(
 
 fn settings(
     file: Option<&Path>,
-    flags: SettingsArgs,
-    listen: Option<std::net::SocketAddr>,
+    paths: SettingsArgs,
+    flags: PartialConfig,
 ) -> Result<Config, ExitCode> {
     let file = match file.map(PartialConfig::read).transpose() {
         Ok(file) => file.unwrap_or_default(),
@@ -284,14 +298,12 @@ fn settings(
         identity,
         data,
         deploy_root,
-    } = flags;
+    } = paths;
     let flags = PartialConfig {
         identity,
-        listen,
         data,
         deploy_root,
-        limits: None,
-        services: None,
+        ..flags
     };
     Ok(flags.over(file).complete())
 }
@@ -364,6 +376,7 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
         );
     }
     limit::print_in_use(&status["limits"], out);
+    pull::print_status(&status["catch_up"], out);
     for peer in status["dropped_peers"]
         .as_array()
         .map(Vec::as_slice)

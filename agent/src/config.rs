@@ -2,12 +2,18 @@
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Deserialize;
 
-use crate::{host::ServiceCommands, limits::Limits};
+use crate::{
+    catchup::{Peer, Policy, Settings},
+    host::ServiceCommands,
+    limits::Limits,
+};
 
 /// The port agents listen on unless told otherwise.
 pub const PORT: u16 = 7227;
@@ -30,6 +36,8 @@ pub struct Config {
     pub limits: Limits,
     /// How services are handled, which releases ask for.
     pub services: ServiceCommands,
+    /// Whom it asks what is stable, and what it does then.
+    pub catch_up: Settings,
 }
 
 /// The file, and what flags say over it: each may be missing.
@@ -48,6 +56,12 @@ pub struct PartialConfig {
     pub limits: Option<Limits>,
     /// See [`Config::services`]; systemd's way by default.
     pub services: Option<ServiceCommands>,
+    /// See [`Settings::peers`]; none by default, and then nobody is asked.
+    pub peers: Option<Vec<Peer>>,
+    /// See [`Settings::policy`]; [`Policy::Activate`] by default.
+    pub catch_up: Option<Policy>,
+    /// See [`Settings::period`].
+    pub catch_up_minutes: Option<NonZeroU32>,
 }
 
 /// Why a configuration file cannot be used.
@@ -97,6 +111,9 @@ impl PartialConfig {
             deploy_root: self.deploy_root.or(below.deploy_root),
             limits: self.limits.or(below.limits),
             services: self.services.or(below.services),
+            peers: self.peers.or(below.peers),
+            catch_up: self.catch_up.or(below.catch_up),
+            catch_up_minutes: self.catch_up_minutes.or(below.catch_up_minutes),
         }
     }
 
@@ -110,6 +127,13 @@ impl PartialConfig {
             deploy_root: self.deploy_root.unwrap_or_else(|| "/srv/deployment".into()),
             limits: self.limits.unwrap_or_default(),
             services: self.services.unwrap_or_default(),
+            catch_up: Settings {
+                peers: self.peers.unwrap_or_default(),
+                policy: self.catch_up.unwrap_or_default(),
+                period: self
+                    .catch_up_minutes
+                    .map(|it| Duration::from_secs(60 * u64::from(it.get()))),
+            },
         }
     }
 }
@@ -131,6 +155,31 @@ mod tests {
         assert_eq!(config.listen, "10.0.0.2:7000".parse().unwrap());
         assert_eq!(config.deploy_root, Path::new("/srv/b"));
         assert_eq!(config.data, Path::new(DATA_DIRECTORY));
+    }
+
+    #[test]
+    fn peers_are_asked_every_quarter_of_an_hour_unless_it_is_said_and_nobody_where_none_is_named() {
+        let none = PartialConfig::default().complete().catch_up;
+        assert_eq!((none.peers.len(), none.policy), (0, Policy::Activate));
+        assert_eq!(none.period(), Duration::from_secs(900));
+        let text = "peers = ['web1=a:1', 'web2=[::1]:2']\ncatch-up = 'fetch'\ncatch-up-minutes = 5";
+        let said = toml::from_str::<PartialConfig>(text).unwrap().complete();
+        let names: Vec<_> = said
+            .catch_up
+            .peers
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(names, ["web1=a:1", "web2=[::1]:2"]);
+        assert_eq!(said.catch_up.policy, Policy::Fetch);
+        assert_eq!(said.catch_up.period(), Duration::from_secs(300));
+        for text in [
+            "peers = ['web1']",
+            "catch-up = 'now'",
+            "catch-up-minutes = 0",
+        ] {
+            assert!(toml::from_str::<PartialConfig>(text).is_err(), "{text}");
+        }
     }
 
     #[test]

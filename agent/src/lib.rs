@@ -1,12 +1,13 @@
 //! The agent: the daemon on every target, and the [`node`] that is also the coordinator's seed.
 //!
-//! Engines decide, drivers do: [`swarm`], [`topology`] and [`acceptance`] hold the decisions, without
+//! Engines decide, drivers do: [`swarm`], [`topology`], [`catchup`] and [`acceptance`] hold the decisions, without
 //! socket, disk, clock or task; [`node`] and [`daemon`] drive them. [`activate`] is a process of its
 //! own, which alone writes release directories.
 
 pub mod acceptance;
 pub mod activate;
 pub mod api;
+pub mod catchup;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,17 +1,19 @@
 //! What one host trusts and which orders are for it: its identity directory.
 
 use std::{
+    collections::BTreeMap,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use scap_proto::{
+    codec::{self, CodecError},
     id::PlanId,
     identity::{Identity, IdentityError, Refusal},
     release::{
-        Audience, Authority, AuthorityError, Directive, Environment, Finalization, Plan,
-        UnixMillis, VerifiedGrant, VerifiedRelease,
+        Audience, Authority, AuthorityError, Directive, Environment, Finalization, Plan, RepoPath,
+        SignedMembership, UnixMillis, VerifiedGrant, VerifiedRelease,
         plan::PlanError,
         signature::{AllowedSigners, AllowedSignersError},
     },
@@ -23,6 +25,8 @@ use crate::acceptance::Addressee;
 
 /// The file that says what this host is in, beside its certificate.
 pub const HOST_FILE: &str = "host.toml";
+/// The file in which a coordinator says what this host is in, beside its certificate.
+pub const MEMBERSHIP_FILE: &str = "membership";
 /// The file that says who may release, in OpenSSH's format.
 pub const ALLOWED_SIGNERS_FILE: &str = "allowed_signers";
 
@@ -33,6 +37,9 @@ pub struct HostTrust {
     pub identity: Arc<Identity>,
     /// Whom orders must be addressed to.
     pub addressee: Addressee,
+    /// What the coordinator that enrolled it says that it is in; hosts of earlier enrolments have none.
+    pub membership: Option<SignedMembership>,
+    floors: BTreeMap<(RepoPath, Environment), u64>,
     signers: AllowedSigners,
     threshold: NonZeroUsize,
 }
@@ -50,6 +57,22 @@ pub struct HostFile {
     /// How many distinct allowed signers a release takes.
     #[serde(default = "default_threshold")]
     pub signatures_min: NonZeroUsize,
+    /// Below which sequences it takes no release as the stable one.
+    #[serde(default, rename = "floor", skip_serializing_if = "Vec::is_empty")]
+    pub floors: Vec<Floor>,
+}
+
+/// The least sequence of a stable release that a host takes from others: what whoever installs it knows to be out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Floor {
+    /// Of which repo.
+    pub repo: RepoPath,
+    /// In which environment.
+    #[serde(default)]
+    pub environment: Environment,
+    /// The least.
+    pub sequence: u64,
 }
 
 impl Default for HostFile {
@@ -58,6 +81,7 @@ impl Default for HostFile {
             environments: default_environments(),
             audiences: default_audiences(),
             signatures_min: default_threshold(),
+            floors: Vec::new(),
         }
     }
 }
@@ -118,6 +142,14 @@ pub enum TrustError {
         /// Why.
         source: Box<toml::de::Error>,
     },
+    /// The membership is none.
+    #[error("read the membership {path}")]
+    Membership {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: CodecError,
+    },
     /// Who may release.
     #[error(transparent)]
     Signers(#[from] AllowedSignersError),
@@ -168,12 +200,27 @@ impl HostTrust {
             environments: file.environments,
             audiences: file.audiences,
         };
+        let floors = file.floors.into_iter();
+        let floors = floors.map(|it| ((it.repo, it.environment), it.sequence));
         Ok(Self {
             identity,
             addressee,
+            membership: load_membership(directory)?,
+            floors: floors.collect(),
             signers,
             threshold: file.signatures_min,
         })
+    }
+
+    /// The least sequence that it takes as stable from others; `None` where nothing is said.
+    pub fn floor(&self, repo: &RepoPath, environment: &Environment) -> Option<u64> {
+        let key = (repo.clone(), environment.clone());
+        self.floors.get(&key).copied()
+    }
+
+    /// All of them.
+    pub fn floors(&self) -> &BTreeMap<(RepoPath, Environment), u64> {
+        &self.floors
     }
 
     /// Checks every signature of an order, and its plan.
@@ -222,6 +269,20 @@ impl HostTrust {
             signers: &self.signers,
             threshold: self.threshold,
         }
+    }
+}
+
+/// The membership as `enroll` wrote it: whether it holds is for those to say to whom it is shown.
+fn load_membership(directory: &Path) -> Result<Option<SignedMembership>, TrustError> {
+    let path = directory.join(MEMBERSHIP_FILE);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(TrustError::Read { path, source }),
+    };
+    match codec::decode(&bytes) {
+        Ok(membership) => Ok(Some(membership)),
+        Err(source) => Err(TrustError::Membership { path, source }),
     }
 }
 

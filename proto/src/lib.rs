@@ -8,9 +8,9 @@
 //!
 //! # Streams
 //! A link ([`transport`]) carries bidirectional streams. The first frame of a stream is an
-//! [`wire::Open`] and says what the stream is for: the peer session, the control stream, or one
-//! chunk. After it a session or control stream carries [`frame`]s until it is closed; a chunk stream
-//! carries a reply header and the chunk's encoded bytes.
+//! [`wire::Open`] and says what the stream is for: the peer session, the control stream, one
+//! chunk, or which releases are stable. After it a session or control stream carries [`frame`]s until it is closed; a chunk stream
+//! carries a reply header and the chunk's encoded bytes; the last a frame for each release.
 //!
 //! # Versions
 //! The ALPN names the major version of the protocol. Each content and signed object starts with a

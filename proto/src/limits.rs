@@ -89,6 +89,12 @@ pub const BRANCHES_MAX: usize = 1024;
 pub const RELAYED_LISTS_MAX: usize = 32;
 const _: () = assert!(RELAYED_LISTS_MAX * 16 * 2 <= BRANCHES_MAX);
 
+/// Most environments, and most audiences, that a host is in: a host follows one or two.
+pub const MEMBERSHIP_NAMES_MAX: usize = 64;
+
+/// Most stable releases in one answer: as many as the asker can then open on a link.
+pub const STABLE_ANSWERS_MAX: usize = OPEN_RELEASES_PER_PEER_MAX;
+
 /// Most targets a directive names; without names it is for all.
 pub const DIRECTIVE_TARGETS_MAX: usize = PLAN_HOSTS_MAX;
 

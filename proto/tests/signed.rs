@@ -36,9 +36,10 @@ use scap_proto::{
     },
     release::{
         Authority, AuthorityError, BytesBySource, DeltaRef, Directive, Finalization, Grant,
-        LeafSigned, Lease, Outcome, Plan, PlanHost, Priority, Release, Report, Roster, RosterHost,
-        Routes, SignedDirective, SignedFinalization, SignedGrant, SignedLease, SignedRelease,
-        SignedReport, SignedRoster, Stage, Standing, Targets, TopologyKind, TreeId, UnixMillis,
+        LeafSigned, Lease, Membership, Outcome, Plan, PlanHost, Priority, Release, Report, Roster,
+        RosterHost, Routes, SignedDirective, SignedFinalization, SignedGrant, SignedLease,
+        SignedMembership, SignedRelease, SignedReport, SignedRoster, Stage, Standing, Targets,
+        TopologyKind, TreeId, UnixMillis,
         plan::PlanError,
         signature::{AllowedSigners, Signer, allowed_signers_line},
         signed::{SessionSigned, SignedObject},
@@ -83,6 +84,15 @@ const LEASE: &str = "
     04 77656231                             # web1 feeds
     03 646231                               # db1
     fd 087be07c9b010000                     # expires with the release
+    00                                      # no extensions
+";
+
+const MEMBERSHIP: &str = "
+    736361702d6d656d626572736869702f310a    # scap-membership/1\\n
+    04 77656232                             # web2
+    02 0a 70726f64756374696f6e              # is in production
+       07 73746167696e67                    #   and staging
+    01 03 616c6c                            # and in audience all
     00                                      # no extensions
 ";
 
@@ -170,6 +180,17 @@ fn lease() -> Lease {
     }
 }
 
+fn membership() -> Membership {
+    Membership {
+        host: name("web2"),
+        environments: ["production", "staging"]
+            .map(|it| it.parse().unwrap())
+            .into(),
+        audiences: vec!["all".parse().unwrap()],
+        extensions: Extensions::default(),
+    }
+}
+
 fn report() -> Report {
     Report {
         host: "web1".parse().unwrap(),
@@ -247,6 +268,7 @@ fn payloads_have_golden_bytes_and_grow_by_extensions() {
     check_payload(&report(), REPORT);
     check_payload(&roster(), ROSTER);
     check_payload(&lease(), LEASE);
+    check_payload(&membership(), MEMBERSHIP);
     assert_eq!(ReleaseId::of(&golden(RELEASE)), release_id());
 }
 
@@ -355,6 +377,7 @@ fn a_signature_of_one_kind_never_passes_for_another() {
         REPORT,
         ROSTER,
         LEASE,
+        MEMBERSHIP,
     ]
     .into_iter()
     .enumerate()
@@ -369,6 +392,7 @@ fn a_signature_of_one_kind_never_passes_for_another() {
             passes_for::<Report>(&payload, &key),
             passes_for::<Roster>(&payload, &key),
             passes_for::<Lease>(&payload, &key),
+            passes_for::<Membership>(&payload, &key),
         ];
         let only_its_own: Vec<bool> = (0..passes.len()).map(|other| other == kind).collect();
         assert_eq!(passes.as_slice(), only_its_own);

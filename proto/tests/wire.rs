@@ -20,15 +20,16 @@ use scap_proto::{
     identity::SecretKey,
     limits::{ENCODED_CHUNK_BYTES_MAX, FRAME_BYTES_MAX, SNAPSHOT_CHUNKS_MAX},
     release::{
-        Branch, Directive, LeafSigned, Plan, PlanHost, SignedDirective, SignedLease, SignedReport,
-        SignedRoster, Stage, Targets, TopologyKind, TreeId, signature::AllowedSigners,
-        signed::SessionSigned,
+        Branch, Directive, LeafSigned, Plan, PlanHost, SignedDirective, SignedLease,
+        SignedMembership, SignedReport, SignedRoster, Stage, Targets, TopologyKind, TreeId,
+        signature::AllowedSigners, signed::SessionSigned,
     },
     wire::{
         Envelope, Hello, Open,
         chunk::{ChunkRequest, ReplyHeader, ReplyHeaderError},
         control::{ControlMessage, Finalize, HostNews, Order},
         peer::{ChunkSet, PeerMessage},
+        stable::StableQuestion,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -110,9 +111,47 @@ fn the_first_frame_of_each_kind_of_stream_is_golden() {
     };
     check_frame(Open::Chunk(request), &golden(chunk));
     assert!(matches!(
-        read::<Open>(&golden("02000000 03 00")),
+        read::<Open>(&golden("02000000 04 00")),
         Err(FrameError::Codec(CodecError::Malformed(_)))
     ));
+}
+
+#[test]
+fn a_question_for_what_is_stable_and_its_answers_are_golden() {
+    let all = "
+        05000000                            # 5 bytes
+        03                                  # what is stable?
+        00 00 00                            # of all repos, in all environments, without a membership
+        00                                  # no extensions
+    ";
+    let question = StableQuestion {
+        repo: None,
+        environment: None,
+        membership: None,
+    };
+    check_frame(Open::Stable(Box::new(question)), &golden(all));
+    let one = "
+        21000000                            # 33 bytes
+        03                                  # what is stable?
+        01 09 6d772f636f6e666967            # of mw/config
+        01 0a 70726f64756374696f6e          # in production
+        01 01 aa 01 bb 02 ccdd              # a membership: payload, certificate, signature
+        00                                  # no extensions
+    ";
+    let membership = SignedMembership(LeafSigned {
+        payload: Bytes::from_static(&[0xaa]),
+        certificate: Bytes::from_static(&[0xbb]),
+        signature: Bytes::from_static(&[0xcc, 0xdd]),
+    });
+    let question = StableQuestion {
+        repo: Some("mw/config".parse().unwrap()),
+        environment: Some("production".parse().unwrap()),
+        membership: Some(membership),
+    };
+    check_frame(Open::Stable(Box::new(question)), &golden(one));
+    // As in the message of control, without the number of its kind.
+    let body = [codec::encode(&finalize()), vec![0]].concat();
+    check_frame(finalize(), &framed(&body));
 }
 
 #[test]
@@ -434,7 +473,26 @@ fn any_open() -> impl Strategy<Value = Open> {
         any_hello().prop_map(Open::Session),
         any_hello().prop_map(Open::Control),
         any::<(u32, u32)>().prop_map(|(handle, index)| Open::Chunk(ChunkRequest { handle, index })),
+        any_question().prop_map(|question| Open::Stable(Box::new(question))),
     ]
+}
+
+fn any_question() -> impl Strategy<Value = StableQuestion> {
+    let membership = (any_bytes(), any_bytes(), any_bytes());
+    let membership = membership.prop_map(|(payload, certificate, signature)| {
+        SignedMembership(LeafSigned {
+            payload,
+            certificate,
+            signature,
+        })
+    });
+    (any::<[bool; 2]>(), proptest::option::of(membership)).prop_map(
+        |([of_one, in_one], membership)| StableQuestion {
+            repo: of_one.then(|| "mw/config".parse().unwrap()),
+            environment: in_one.then(|| "production".parse().unwrap()),
+            membership,
+        },
+    )
 }
 
 fn any_chunks() -> impl Strategy<Value = ChunkSet> {

@@ -93,6 +93,65 @@ fn the_first_order_is_followed_and_its_place_kept() {
 }
 
 #[test]
+fn what_was_caught_up_with_may_be_ordered_and_not_gone_back_from() {
+    let world = World::new();
+    let draft = Draft::new(7);
+    let verified = world.trust.verify_finalization(world.finalize(&draft), NOW);
+    let verified = verified.unwrap();
+    let stable = |state: &Acceptance, stage, floor| {
+        state.consider_stable(
+            &world.trust.addressee,
+            &verified.release,
+            &verified.finalization,
+            stage,
+            floor,
+        )
+    };
+    let state = followed(stable(&Acceptance::default(), Stage::Fetch, 7));
+    assert_eq!((state.sequence(), state.finalized_sequence()), (7, 7));
+    assert_eq!(state.accepted.as_ref().unwrap().directive, (0, 0));
+    assert_eq!(stable(&state, Stage::Fetch, 0).unwrap(), Decision::Again);
+    let state = followed(stable(&state, Stage::Promote, 0));
+    assert_eq!(stable(&state, Stage::Fetch, 0).unwrap(), Decision::Again);
+    let below = stable(&Acceptance::default(), Stage::Promote, 8);
+    assert!(
+        matches!(
+            below,
+            Err(Refusal::Floor {
+                offered: 7,
+                floor: 8,
+                ..
+            })
+        ),
+        "{below:?}"
+    );
+
+    let revert = world.consider(&state, &draft.directing(1, 1, Stage::Revert));
+    assert!(matches!(revert, Err(Refusal::Finalized(_))), "{revert:?}");
+    let ordered = followed(world.consider(&state, &draft.directing(1, 1, Stage::Promote)));
+    assert_eq!(ordered.finalized, state.finalized);
+    // And what was ordered is not taken back by catching up with it.
+    assert_eq!(
+        stable(&ordered, Stage::Promote, 0).unwrap(),
+        Decision::Again
+    );
+    let lower = world.after([&Draft::new(8)]);
+    assert!(matches!(
+        stable(&lower, Stage::Promote, 0),
+        Err(Refusal::Lower {
+            offered: 7,
+            accepted: 8,
+            ..
+        })
+    ));
+    let equivocal = world.after([&other(7)]);
+    assert!(matches!(
+        stable(&equivocal, Stage::Promote, 0),
+        Err(Refusal::Equivocation { sequence: 7, .. })
+    ));
+}
+
+#[test]
 fn an_order_for_another_environment_or_audience_is_refused() {
     let world = World::new();
     let mut draft = Draft::new(1);

@@ -1,6 +1,6 @@
 //! What the activator accepts: its own record, beside the releases that it made.
 
-use scap_proto::release::{Environment, UnixMillis};
+use scap_proto::release::{Environment, Stage, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -51,6 +51,23 @@ pub(super) fn finalization(
     } = verified;
     decide(deployment, us, &finalization.environment, |acceptance| {
         acceptance.consider_finalization(us, release, finalization)
+    })
+}
+
+/// Accepts a stable release without an order and records it durably, or says why not.
+pub(super) fn stable(
+    deployment: &Deployment,
+    us: &Addressee,
+    verified: &VerifiedFinalization,
+    stage: Stage,
+    floor: u64,
+) -> Result<Result<(), String>, ActivateError> {
+    let VerifiedFinalization {
+        release,
+        finalization,
+    } = verified;
+    decide(deployment, us, &finalization.environment, |acceptance| {
+        acceptance.consider_stable(us, release, finalization, stage, floor)
     })
 }
 

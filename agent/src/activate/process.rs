@@ -61,6 +61,18 @@ pub enum Request {
         /// Of which repo.
         repo: RepoPath,
     },
+    /// Make a stable release's directory, and make it live and record that it is stable where it is asked to: on the strength
+    /// of its finalization alone, as no coordinator is there to order it.
+    Stable(Box<StableRequest>),
+}
+
+/// A release that is to be caught up with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StableRequest {
+    /// That it is the stable one.
+    pub finalize: Finalize,
+    /// Whether to switch to it, beside making its directory.
+    pub promotes: bool,
 }
 
 /// What it answers.
@@ -78,8 +90,8 @@ pub enum Answer {
     MissingChunk(ChunkId),
     /// It failed, and what was live is live.
     Failed(String),
-    /// Something that the release asks failed: before the switch, or after it.
-    StageFailed {
+    /// It failed on the way: before the switch, or after it.
+    Stopped {
         /// What, and the end of what it printed.
         reason: String,
         /// What is live now.
@@ -261,6 +273,7 @@ impl Activator {
         let result = match request {
             Request::Order(order) => self.follow(*order),
             Request::Finalize(finalize) => self.finalize(*finalize),
+            Request::Stable(request) => self.stable(*request),
             Request::Standing { repo } => self.with(&repo, |deployment| {
                 Ok(Answer::Standing(standing(deployment)?))
             }),
@@ -291,7 +304,6 @@ impl Activator {
             if let Err(refusal) = granted {
                 return Ok(Answer::Refused(refusal));
             }
-            let mut done = Activated::default();
             let target = Target {
                 release: order.release.id(),
                 sequence: about.sequence,
@@ -300,7 +312,7 @@ impl Activator {
                 config: about.config,
             };
             let stages = self.stages();
-            let done_stage = match order.directive.stage {
+            let done = match order.directive.stage {
                 // Its directory is made while nobody waits for it, and a full disk is found out before anything is
                 // switched.
                 Stage::Fetch => stages.fetch(deployment, &target).map(|done| done.built),
@@ -313,21 +325,7 @@ impl Activator {
                     reverted.map(|()| Built::default())
                 }
             };
-            let built = match done_stage {
-                Err(ActivateError::Stage(failed)) => {
-                    return Ok(Answer::StageFailed {
-                        reason: failed.to_string(),
-                        standing: standing(deployment)?,
-                    });
-                }
-                done => done?,
-            };
-            done.entries_touched = built.entries_touched;
-            done.files_written = built.files_written;
-            done.files_reused = built.files_linked + built.files_cloned;
-            done.standing = standing(deployment)?;
-            done.millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            Ok(Answer::Done(Box::new(done)))
+            answered(deployment, done, started)
         });
         match followed {
             // Where nothing can be written there may still be nothing to go back from.
@@ -344,6 +342,49 @@ impl Activator {
             }
             followed => followed,
         }
+    }
+
+    /// As an order to fetch or to promote, and then as the finalization of what is live.
+    fn stable(&self, request: StableRequest) -> Result<Answer, ActivateError> {
+        let started = std::time::Instant::now();
+        let StableRequest { finalize, promotes } = request;
+        let stage = if promotes {
+            Stage::Promote
+        } else {
+            Stage::Fetch
+        };
+        let verified = match self.trust.verify_finalization(finalize, clock::now()) {
+            Ok(verified) => verified,
+            Err(error) => return Ok(Answer::Refused(crate::error_chain(&error))),
+        };
+        let about = verified.release.release();
+        let floor = self.trust.floor(&about.repo, &about.environment);
+        let floor = floor.unwrap_or(0);
+        self.with(&about.repo, |deployment| {
+            let us = &self.trust.addressee;
+            let granted = authorise::stable(deployment, us, &verified, stage, floor)?;
+            if let Err(refusal) = granted {
+                return Ok(Answer::Refused(refusal));
+            }
+            let target = Target {
+                release: verified.release.id(),
+                sequence: about.sequence,
+                commit: about.commit.clone(),
+                snapshot: about.snapshot,
+                config: about.config,
+            };
+            let stages = self.stages();
+            let done = if promotes {
+                let promoted = stages.promote(deployment, &target);
+                promoted.and_then(|done| {
+                    stages.finalize(deployment, &target.release)?;
+                    Ok(done.prepared.built)
+                })
+            } else {
+                stages.fetch(deployment, &target).map(|done| done.built)
+            };
+            answered(deployment, done, started)
+        })
     }
 
     fn finalize(&self, finalize: Finalize) -> Result<Answer, ActivateError> {
@@ -443,6 +484,35 @@ impl Activator {
             }
         }
     }
+}
+
+/// The answer to an order that was followed to its end, or to where something failed: before the switch, or after it.
+fn answered(
+    deployment: &Deployment,
+    done: Result<Built, ActivateError>,
+    started: std::time::Instant,
+) -> Result<Answer, ActivateError> {
+    let built = match done {
+        Ok(built) => built,
+        Err(error @ (ActivateError::Source(_) | ActivateError::ReadOnly(_))) => return Err(error),
+        Err(error) => {
+            let reason = match &error {
+                ActivateError::Stage(failed) => failed.to_string(),
+                error => crate::error_chain(error),
+            };
+            return Ok(match standing(deployment) {
+                Ok(standing) => Answer::Stopped { reason, standing },
+                Err(_) => Answer::Failed(reason),
+            });
+        }
+    };
+    Ok(Answer::Done(Box::new(Activated {
+        standing: standing(deployment)?,
+        entries_touched: built.entries_touched,
+        files_written: built.files_written,
+        files_reused: built.files_linked + built.files_cloned,
+        millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    })))
 }
 
 fn is_live(deployment: &Deployment, release: &ReleaseId) -> bool {

@@ -191,22 +191,15 @@ impl Stages<'_> {
         let mut failed = Vec::new();
         if let Some(live) = live.filter(|live| live.release == *from) {
             let before = deployment.previous().cloned();
-            let back = match &before {
-                Some(before) => self.asking_of(deployment, before)?,
-                None => None,
-            };
-            if let (Some(back), Some(before)) = (&back, &before) {
-                // It stops nobody from going back.
-                failed.extend(self.check(back, Moment::Before, HostStage::Rollback).err());
-                self.restore_rendered(deployment, back, before)?;
-                deployment.prepare_links(&destinations(&back.config))?;
-            }
+            // Whatever fails here stops nobody from going back.
+            let prepared = self.prepare_revert(deployment, before.as_ref());
+            failed.extend(prepared.err());
             let to = before.as_ref().map(|before| &before.rev);
             if to != Some(&live.rev) {
                 deployment.owe(&Owed {
                     live: to.cloned(),
                     after: After::Revert {
-                        from: deployment.config_of(&live)?,
+                        from: deployment.config_of(&live).unwrap_or_default(),
                     },
                 })?;
             }
@@ -215,9 +208,11 @@ impl Stages<'_> {
             deployment.hit(Failpoints::SWITCHED)?;
         }
         let live = deployment.live().cloned();
-        let back = match &live {
-            Some(live) => self.asking_of(deployment, live)?,
-            None => None,
+        let asked = live.as_ref().map(|live| self.asking_of(deployment, live));
+        let back = match asked.unwrap_or(Ok(None)) {
+            Ok(back) => back,
+            // It is not known which links are its.
+            Err(error) => return Err(failed.into_iter().next().unwrap_or(error)),
         };
         let wanted = back.as_ref().map(|back| destinations(&back.config));
         failed.extend(deployment.settle_links(&wanted.unwrap_or_default()).err());
@@ -240,6 +235,24 @@ impl Stages<'_> {
             }
         }
         failed.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// What is done before a host goes back: checks, and the config files of what it goes back to.
+    fn prepare_revert(
+        &self,
+        deployment: &Deployment,
+        before: Option<&Installed>,
+    ) -> Result<(), ActivateError> {
+        let Some(before) = before else {
+            return Ok(());
+        };
+        let Some(back) = self.asking_of(deployment, before)? else {
+            return Ok(());
+        };
+        let checked = self.check(&back, Moment::Before, HostStage::Rollback);
+        let restored = self.restore_rendered(deployment, &back, before);
+        let linked = deployment.prepare_links(&destinations(&back.config));
+        checked.and(restored).and(linked)
     }
 
     /// Handles the services of the release that is gone back from and of the one that is live again.

@@ -2,6 +2,7 @@
 //!
 //! One request and one answer a connection, each a line of JSON. Only the socket's owner may connect.
 
+mod pull;
 mod view;
 
 use std::{
@@ -9,7 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use scap_proto::release::RepoPath;
+use scap_proto::{
+    release::{Environment, RepoPath},
+    wire::control::Finalize,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -18,8 +22,9 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::{activate::process::listen as listen_on, limits::Caps};
+use crate::{activate::process::listen as listen_on, catchup::engine::Scope, limits::Caps};
 
+pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullView, PulledView};
 pub use view::{
     BytesView, GcView, LimitView, LimitsView, PeerView, RepoView, StatusView, VerifyView,
 };
@@ -27,8 +32,9 @@ pub use view::{
 /// The socket's name in the data directory.
 pub const SOCKET_NAME: &str = "agent.sock";
 
-/// Longest request, in bytes: a method and a repo's name.
-const REQUEST_BYTES_MAX: u64 = 4096;
+/// Longest request, in bytes: a method, a repo's name, and a stable release in hex, which with eight signatures and four deltas
+/// is some 16 KiB.
+const REQUEST_BYTES_MAX: u64 = 64 * 1024;
 /// Most requests that wait for the daemon.
 const REQUESTS_MAX: usize = 64;
 
@@ -42,6 +48,16 @@ pub enum Call {
     Verify {
         /// Which repo.
         repo: RepoPath,
+    },
+    /// Ask the peers for what is stable, and catch up with it.
+    Pull {
+        /// Of this repo alone.
+        repo: Option<RepoPath>,
+        /// In this environment alone.
+        environment: Option<Environment>,
+        /// What is known of it from elsewhere.
+        #[serde(default)]
+        given: Option<Given>,
     },
     /// Collect the chunk store.
     Gc,
@@ -68,6 +84,15 @@ pub enum ApiRequest {
         repo: RepoPath,
         /// For the answer.
         reply: oneshot::Sender<Result<VerifyView, ApiError>>,
+    },
+    /// See [`Call::Pull`].
+    Pull {
+        /// About what.
+        scope: Scope,
+        /// What is known of it from elsewhere: it counts as a peer's word does.
+        given: Option<Box<Finalize>>,
+        /// For the answer.
+        reply: oneshot::Sender<Result<PullView, ApiError>>,
     },
     /// See [`Call::Limit`].
     Limit {
@@ -182,6 +207,25 @@ async fn answer(call: Call, requests: &mpsc::Sender<ApiRequest>) -> String {
             let request = ApiRequest::Limit { reset, caps, reply };
             let _ = requests.send(request).await;
             json(answer.await.map(Ok))
+        }
+        Call::Pull {
+            repo,
+            environment,
+            given,
+        } => {
+            let given = match given.map(|it| it.read()).transpose() {
+                Ok(given) => given.map(Box::new),
+                Err(error) => return error_answer(&format!("read what is given: {error}")),
+            };
+            let (reply, answer) = oneshot::channel();
+            let scope = Scope { repo, environment };
+            let request = ApiRequest::Pull {
+                scope,
+                given,
+                reply,
+            };
+            let _ = requests.send(request).await;
+            json(answer.await)
         }
         Call::Gc => {
             let (reply, answer) = oneshot::channel();

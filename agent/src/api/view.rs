@@ -9,6 +9,7 @@ use scap_proto::{
 };
 use serde::Serialize;
 
+use super::CatchUpView;
 use crate::{daemon::Repo, limits::Source, node::TransferStatus};
 
 /// Answer to a status request: `scap.agent-status/1`.
@@ -34,6 +35,8 @@ pub struct StatusView {
     pub dropped_peers: Vec<PeerView>,
     /// How much of the network it may use, and does.
     pub limits: LimitsView,
+    /// What catching up with peers is at.
+    pub catch_up: CatchUpView,
 }
 
 /// Answer to a limit request: `scap.limits/1`.
@@ -231,7 +234,7 @@ impl GcView {
     }
 }
 
-fn as_text<T: ToString, S: serde::Serializer>(
+pub(super) fn as_text<T: ToString, S: serde::Serializer>(
     value: &Option<T>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {

@@ -8,13 +8,16 @@ use super::Daemon;
 use crate::activate::process::LiveRelease;
 
 impl Daemon {
-    /// What is live, what was live before it, and what is accepted; of each its tree and what it asks of hosts.
+    /// What is live, what was live before it, what is accepted, and what is stable; of each its tree and what it asks of hosts.
     pub(super) fn kept_snapshots(&self) -> BTreeSet<SnapshotRef> {
         let mut keep = BTreeSet::new();
         for repo in self.repos.values() {
-            let accepted = repo.saved.order.as_ref();
-            let about: Option<Release> = accepted.and_then(|o| o.release.read_unverified().ok());
-            keep.extend(about.map(|about| (about.snapshot, about.config)));
+            let stable = repo.saved.finalize.as_ref().map(|it| &it.release);
+            let known = [repo.saved.accepted_release(), stable];
+            for release in known.into_iter().flatten() {
+                let about: Option<Release> = release.read_unverified().ok();
+                keep.extend(about.map(|about| (about.snapshot, about.config)));
+            }
             let standing = &repo.standing;
             let installed = [standing.live.as_ref(), standing.previous.as_ref()];
             let both = |it: &LiveRelease| (it.snapshot, it.config);

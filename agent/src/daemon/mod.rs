@@ -2,17 +2,20 @@
 //! and reports.
 
 mod activator;
+mod catching;
 mod control;
+mod error;
 mod kept;
 mod limits;
+mod pull;
 mod relaying;
 mod repo;
 mod reporting;
 mod saved;
+mod stable;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -32,11 +35,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     activator::ActivatorHandle,
+    catching::Catching,
     control::{Above, ControlId, FromControl},
     limits::Limiter,
     relaying::Relaying,
     repo::Step,
-    saved::{Saved, SavedError, SavedState},
+    saved::{Saved, SavedState},
 };
 use crate::{
     acceptance::Decision,
@@ -45,9 +49,9 @@ use crate::{
     clock,
     config::Config,
     limits::{Cap, Limits},
-    node::{self, ControlStream, Job, Node, NodeEvent, StartError, Tasks},
+    node::{self, ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
     store::{Store, StoreConfig, StoreError},
-    trust::{HostTrust, OrderError, TrustError},
+    trust::{HostTrust, OrderError},
 };
 
 /// How often progress is reported while something is in progress: often enough for a person to see
@@ -65,45 +69,6 @@ const CONTROLS_OF_PEER_MAX: usize = 64;
 
 /// Most peers remembered for having been dropped, for the status.
 const DROPPED_PEERS_MAX: usize = 64;
-
-/// Why the daemon cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// The identity directory.
-    #[error("load the identity in {path}")]
-    Trust {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: TrustError,
-    },
-    /// The data directory cannot be made.
-    #[error("make the data directory {path}")]
-    Data {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The chunk store.
-    #[error("open the chunk store")]
-    Store(#[from] StoreError),
-    /// The saved state.
-    #[error("read the saved state")]
-    Saved(#[from] SavedError),
-    /// The network.
-    #[error("start the node")]
-    Node(#[from] StartError),
-    /// The local API.
-    #[error("start the local API")]
-    Api(#[source] std::io::Error),
-    /// The activator's process.
-    #[error("start the activator")]
-    Activator(#[source] std::io::Error),
-    /// A part of the node ended by itself.
-    #[error("the node ended by itself; the log above says why")]
-    NodeEnded,
-}
 
 /// Runs the daemon until `cancel`. `activator` is the command that starts the activator's process; what comes from `limits`
 /// counts instead of [`Config::limits`] from then on.
@@ -150,7 +115,9 @@ pub async fn run(
     );
     let (control_out, control_messages) = mpsc::channel(CONTROL_MAX);
     let (relayed_out, relayed) = mpsc::channel(CONTROL_MAX);
+    let trust = Arc::new(trust);
     let daemon = Daemon {
+        catching: Catching::new(&config.catch_up, &trust),
         relaying: Relaying::new(node.clone(), relayed_out),
         config,
         trust,
@@ -186,7 +153,9 @@ pub async fn run(
     result
 }
 
-pub(crate) use self::repo::Repo;
+pub use self::{error::DaemonError, saved::SavedError};
+
+pub(crate) use self::{catching::Heard, repo::Repo};
 
 type RepoKey = (RepoPath, Environment);
 
@@ -200,7 +169,7 @@ struct Activation {
 
 /// What comes to the daemon.
 struct Inboxes {
-    control_streams: mpsc::Receiver<ControlStream>,
+    control_streams: mpsc::Receiver<Incoming>,
     control_messages: mpsc::Receiver<FromControl>,
     relayed: mpsc::Receiver<(TreeId, ControlMessage)>,
     api_requests: mpsc::Receiver<ApiRequest>,
@@ -209,7 +178,7 @@ struct Inboxes {
 
 struct Daemon {
     config: Config,
-    trust: HostTrust,
+    trust: Arc<HostTrust>,
     state: SavedState,
     node: Node,
     activator: ActivatorHandle,
@@ -224,6 +193,7 @@ struct Daemon {
     dropped: Vec<PeerView>,
     cleaning: JoinSet<()>,
     limiter: Limiter,
+    catching: Catching,
 }
 
 impl Daemon {
@@ -247,7 +217,13 @@ impl Daemon {
                     Some(event) => self.node_event(event).await,
                     None => break Err(DaemonError::NodeEnded),
                 },
-                Some(stream) = inboxes.control_streams.recv() => self.control_opened(stream),
+                Some(incoming) = inboxes.control_streams.recv() => match incoming {
+                    Incoming::Control(stream) => self.control_opened(stream),
+                    Incoming::Question(question) => self.question(question).await,
+                },
+                Some(asked) = self.catching.asks.join_next() => {
+                    self.heard(asked.expect("asking a peer does not panic")).await;
+                }
                 Some(from) = inboxes.control_messages.recv() => self.control_message(from).await,
                 Some((tree, message)) = inboxes.relayed.recv() => self.pass_up(tree, &message),
                 Some(done) = self.activations.join_next() => {
@@ -269,6 +245,7 @@ impl Daemon {
                     self.apply_limits();
                     self.limiter.sample(Instant::now(), self.node.traffic());
                     self.report_progress().await;
+                    self.catch_up().await;
                 }
             }
         };
@@ -495,6 +472,7 @@ impl Daemon {
                     }
                     match self.job(key) {
                         Ok(job) => {
+                            self.end_beside(key, job.release).await;
                             self.repo(key).fleet_size = job.plan.hosts.len();
                             self.node.attach(job).await;
                         }
@@ -507,10 +485,15 @@ impl Daemon {
                         let order = Box::new(Order { plan, ..order });
                         self.hand_to_activator(key, Request::Order(order));
                     }
-                    None => unreachable!("what is accepted was saved with its order"),
+                    None => {
+                        let request = self.repo(key).saved.stable_request();
+                        let request = request.expect("without an order it is by a finalization");
+                        self.hand_to_activator(key, Request::Stable(Box::new(request)));
+                    }
                 },
             }
         }
+        self.serve_beside(key).await;
     }
 
     fn job(&mut self, key: &RepoKey) -> Result<Job, (ReleaseId, String)> {
@@ -522,14 +505,14 @@ impl Daemon {
             .expect("a job is of an order")
             .release;
         let failed = |reason: String| (release, reason);
-        let order = saved
-            .order
-            .as_ref()
-            .expect("what is accepted was saved with its order");
-        let about = order
-            .release
+        let about = saved.accepted_release();
+        let about = about.expect("what is accepted was saved with its order or finalization");
+        let about = about
             .read_unverified()
             .map_err(|e| failed(crate::error_chain(&e)))?;
+        if saved.order.is_none() {
+            return Ok(self.own_job(key, release, &about));
+        }
         let Some((id, bytes)) = &saved.plan else {
             return Err(failed("the order came without a plan".into()));
         };
@@ -538,6 +521,7 @@ impl Daemon {
             release,
             snapshot: about.snapshot,
             plan: Arc::new(plan),
+            sources: Sources::Plan,
             list_end: 0,
             priority: about.priority(),
             deltas: about.deltas,
@@ -589,6 +573,9 @@ impl Daemon {
                     reused = done.files_reused, "activated"
                 );
                 repo.activated(*done);
+                if repo.saved.order.is_none() {
+                    self.collect_in_background();
+                }
             }
             Ok(Answer::MissingChunk(chunk)) => {
                 tracing::warn!(repo = %key.0, %chunk, "a chunk is missing; fetching it again");
@@ -606,8 +593,8 @@ impl Daemon {
                 tracing::error!(repo = %key.0, release = %release.short(), reason, "not activated");
                 repo.activation_failed(reason);
             }
-            Ok(Answer::StageFailed { reason, standing }) => {
-                tracing::error!(repo = %key.0, release = %release.short(), reason, "a stage failed");
+            Ok(Answer::Stopped { reason, standing }) => {
+                tracing::error!(repo = %key.0, release = %release.short(), reason, "not activated");
                 repo.standing = standing;
                 repo.activation_failed(reason);
             }
@@ -665,6 +652,11 @@ impl Daemon {
                 let _ = reply.send(view);
             }
             ApiRequest::Verify { repo, reply } => self.verify(repo, reply),
+            ApiRequest::Pull {
+                scope,
+                given,
+                reply,
+            } => self.pull(scope, given, reply).await,
             ApiRequest::Limit { reset, caps, reply } => {
                 self.limiter.ask(reset, caps);
                 self.apply_limits();
@@ -685,11 +677,8 @@ impl Daemon {
         for key in self.repos.keys().cloned().collect::<Vec<_>>() {
             let progress = self.progress(&key).await;
             let repo = &self.repos[&key];
-            let about = repo
-                .saved
-                .order
-                .as_ref()
-                .and_then(|o| o.release.read_unverified().ok());
+            let about = repo.saved.accepted_release();
+            let about = about.and_then(|release| release.read_unverified().ok());
             releases.push(RepoView::new(repo, about.as_ref(), progress));
         }
         let waiting = releases.iter().find_map(|release| release.waiting.clone());
@@ -705,6 +694,7 @@ impl Daemon {
             store_bytes: usage.as_ref().map(|usage| usage.encoded_bytes),
             dropped_peers: self.dropped.clone(),
             limits: self.limiter.view(clock::now()),
+            catch_up: self.catch_up_view(),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use scap_proto::{
     id::{ChunkId, ReleaseId},
-    release::{BytesBySource, Environment, Outcome, RepoPath, Stage, Standing, report},
+    release::{BytesBySource, Environment, Outcome, PlanHost, RepoPath, Stage, Standing, report},
     wire::control::Finalize,
 };
 
@@ -38,6 +38,10 @@ pub(crate) struct Repo {
     /// The directive that was followed to its end, and how that was.
     ended: Option<(Pursued, Result<(), String>)>,
     refetches: u32,
+    /// Who has the release that is caught up with.
+    pub(crate) providers: Vec<PlanHost>,
+    /// The stable release, where it is attached beside what was accepted.
+    pub(crate) beside: Option<ReleaseId>,
     /// How many hosts fetch together.
     pub(crate) fleet_size: usize,
     /// Times that progress was not told since it was.
@@ -86,6 +90,8 @@ impl Repo {
             activating: None,
             ended: None,
             refetches: 0,
+            providers: Vec::new(),
+            beside: None,
             fleet_size: 0,
             untold: 0,
         }
@@ -216,6 +222,32 @@ impl Repo {
         }
     }
 
+    /// The stable release, where it is not the one that is attached since it was accepted: during a rollout of a later one, and
+    /// after one was gone back from.
+    pub(crate) fn stable_beside(&self) -> Option<ReleaseId> {
+        let stable = self.saved.acceptance.finalized?.release;
+        let attached = self.attached.map(|(attached, _)| attached);
+        (attached != Some(stable)).then_some(stable)
+    }
+
+    /// What failed, or is not here yet, is begun anew. Returns the release to detach first, if any.
+    pub(crate) fn begin_anew(&mut self) -> Option<ReleaseId> {
+        self.refetches = 0;
+        self.ended = self.ended.take().filter(|(_, result)| result.is_ok());
+        let attached = self.attached.take_if(|(_, is_here)| !*is_here);
+        attached.map(|(release, _)| release)
+    }
+
+    /// Whether all that was accepted is done.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.outcome(None) == Outcome::Done
+    }
+
+    /// Whether it is on its way from just these.
+    pub(crate) fn is_coming_from(&self, providers: &[PlanHost]) -> bool {
+        self.is_working() && self.providers == providers
+    }
+
     pub(crate) fn is_working(&self) -> bool {
         matches!(self.outcome(None), Outcome::Working { .. })
     }
@@ -262,6 +294,7 @@ impl Repo {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::acceptance::Finalized;
 
     const RELEASE: ReleaseId = ReleaseId::from_bytes([7; 32]);
 
@@ -332,6 +365,66 @@ mod tests {
             activated(&mut repo, 1);
             assert_eq!(repo.outcome(None), Outcome::Done);
         }
+    }
+
+    fn stable(repo: &mut Repo, release: ReleaseId) {
+        let mut saved = repo.saved.clone();
+        let sequence = 1;
+        saved.acceptance.finalized = Some(Finalized { sequence, release });
+        repo.follow(saved);
+    }
+
+    #[test]
+    fn what_is_stable_is_served_beside_what_is_rolled_out_and_after_that_was_gone_back_from() {
+        let mut repo = fetched();
+        assert_eq!(repo.stable_beside(), None, "nothing is");
+        stable(&mut repo, RELEASE);
+        assert_eq!(
+            repo.stable_beside(),
+            None,
+            "it is attached as it was accepted"
+        );
+        let later = ReleaseId::from_bytes([8; 32]);
+        let mut saved = repo.saved.clone();
+        saved.acceptance.accepted = Some(Accepted {
+            sequence: 2,
+            release: later,
+            directive: (1, 1),
+            stage: Stage::Fetch,
+        });
+        repo.follow(saved.clone());
+        let instead_of = Some(RELEASE);
+        assert_eq!(repo.next_step(), Some(Step::Fetch { instead_of }));
+        assert_eq!(repo.stable_beside(), Some(RELEASE));
+        // As after a restart.
+        saved.acceptance.accepted.as_mut().unwrap().stage = Stage::Revert;
+        let mut reverted = Repo::restored(saved);
+        assert_eq!(reverted.next_step(), Some(Step::Activate));
+        assert_eq!(reverted.stable_beside(), Some(RELEASE));
+    }
+
+    #[test]
+    fn what_does_not_come_or_failed_is_begun_anew_and_what_is_here_is_not() {
+        let mut repo = fetched();
+        assert_eq!(repo.begin_anew(), None);
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        repo.activation_failed("disk full".into());
+        assert!(!repo.is_reached() && !repo.is_coming_from(&[]));
+        assert_eq!(repo.next_step(), None);
+        assert_eq!(repo.begin_anew(), None);
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        activated(&mut repo, 1);
+        assert_eq!(repo.begin_anew(), None);
+        assert!(repo.is_reached());
+        assert_eq!(repo.next_step(), None);
+
+        let mut coming = self::repo();
+        order(&mut coming, 1, Stage::Fetch);
+        let fetch = Some(Step::Fetch { instead_of: None });
+        assert_eq!(coming.next_step(), fetch);
+        assert!(coming.is_coming_from(&[]));
+        assert_eq!(coming.begin_anew(), Some(RELEASE));
+        assert_eq!(coming.next_step(), fetch);
     }
 
     #[test]

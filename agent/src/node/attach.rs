@@ -13,7 +13,7 @@ use super::{
     delta::{self, Awaited},
     driver::{Active, Beside, Driver, Growing, What},
     edges::Edges,
-    event::Job,
+    event::{Job, Sources},
     transfer::Transfer,
 };
 use crate::swarm::{Input, Policy, TransferId};
@@ -25,7 +25,10 @@ impl Driver {
         if self.find(job.release).is_some() {
             return;
         }
-        let edges = Edges::of(&job.plan, &self.shared.name, job.list_end);
+        let edges = match &job.sources {
+            Sources::Plan => Edges::of(&job.plan, &self.shared.name, job.list_end),
+            Sources::Only(peers) => Edges::only(peers),
+        };
         let mut added = Vec::new();
         let mut awaits = None;
         for (delta, is_awaited) in delta::choose(job, &self.shared.store) {
@@ -179,6 +182,7 @@ impl Driver {
             release,
             snapshot,
             plan: active.transfer.plan.clone(),
+            sources: active.transfer.sources.clone(),
             list_end: 0,
             deltas: Vec::new(),
             config: snapshot_of(Some(What::Config)),

@@ -31,6 +31,7 @@ use super::{
     edges::Edges,
     event::Event,
     fetch::{self, FetchError},
+    guests::Guests,
     serve::{Handles, Served},
     session::{self, OUTBOX_MAX, SessionError},
     shunned::Shunned,
@@ -60,6 +61,7 @@ pub(crate) struct Driver {
     dials: JoinSet<(NodeId, Link)>,
     pub(super) dialling: BTreeMap<NodeId, AbortHandle>,
     shunned: Shunned,
+    pub(super) guests: Guests,
 }
 
 pub(super) struct Peer {
@@ -163,6 +165,7 @@ impl Driver {
             dials: JoinSet::new(),
             dialling: BTreeMap::new(),
             shunned: Shunned::default(),
+            guests: Guests::default(),
         }
     }
 
@@ -328,6 +331,7 @@ impl Driver {
                     }
                 }
             }
+            Event::Admit { release, host } => self.admit(release, host),
             Event::Find { name, reply } => {
                 let peer = self.by_name.get(&name).map(|peer| &self.peers[peer]);
                 let _ = reply.send(peer.map(|peer| peer.link.clone()));

@@ -102,6 +102,28 @@ impl Edges {
         edges
     }
 
+    /// The edges of a node that asks all of `sources` and whose plan says no more.
+    pub(crate) fn only(sources: &[NodeId]) -> Self {
+        let all: BTreeSet<NodeId> = sources.iter().cloned().collect();
+        Self {
+            dial: sources.to_vec(),
+            sources: all.clone(),
+            upstream: BTreeSet::new(),
+            origins: Vec::new(),
+            lanes_from: BTreeMap::new(),
+            lanes_to: BTreeMap::new(),
+            far: BTreeSet::new(),
+            near: all,
+            policy: Policy {
+                reveal: Reveal::All,
+                ask: Ask::Everyone,
+                lanes: 0,
+                far_share: (0, 1),
+                priority: Priority::Normal,
+            },
+        }
+    }
+
     /// The same edges for a delta, or for what a release asks of hosts. It has no lanes: it is small, and of a delta who stands on one
     /// may have no use for it.
     pub(crate) fn without_lanes(mut self) -> Self {

@@ -23,6 +23,8 @@ pub struct Job {
     pub snapshot: SnapshotRef,
     /// Who else fetches it, and how.
     pub plan: Arc<Plan>,
+    /// From whom it is fetched.
+    pub sources: Sources,
     /// How many of the first chunks are the descriptor and the chunk list, where that is known: 0 elsewhere. A
     /// node that starts out complete sends them first.
     pub list_end: u32,
@@ -33,6 +35,15 @@ pub struct Job {
     pub config: Option<SnapshotRef>,
     /// What comes first where there are several.
     pub priority: Priority,
+}
+
+/// From whom a node fetches a release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sources {
+    /// From those that the plan says.
+    Plan,
+    /// From these hosts, all of which it dials where the plan has them, and nobody else; without any it only serves.
+    Only(Vec<NodeId>),
 }
 
 /// What tasks tell the driver.
@@ -73,6 +84,10 @@ pub(crate) enum Event {
         reply: oneshot::Sender<Option<TransferStatus>>,
     },
     Lease {
+        release: ReleaseId,
+        host: NodeId,
+    },
+    Admit {
         release: ReleaseId,
         host: NodeId,
     },

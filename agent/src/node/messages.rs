@@ -85,7 +85,9 @@ impl Driver {
         let mut opened = Vec::new();
         known.waiting.retain(|handle, release| {
             let found = self.transfers.iter().find(|(_, active)| {
-                active.transfer.release == *release && active.transfer.may_have(name)
+                let is_guest = || self.guests.may_have(*release, name);
+                active.transfer.release == *release
+                    && (active.transfer.may_have(name) || is_guest())
             });
             match found {
                 // It lost chunks, and there is no message that takes back what it said to have: both begin anew.

@@ -7,12 +7,14 @@
 //!         │   (serves requests)   └─ events ─▶ driver ── Swarm (decides)
 //! ```
 
+mod ask;
 mod attach;
 mod delta;
 mod driver;
 mod edges;
 mod event;
 mod fetch;
+mod guests;
 mod keep;
 mod lanes;
 mod messages;
@@ -46,7 +48,12 @@ use tokio_util::sync::CancellationToken;
 use self::{driver::Driver, event::Event, recent::Recent, serve::Uploads};
 use crate::store::Store;
 
-pub use self::{event::Job, keep::collect, session::ControlStream};
+pub use self::{
+    ask::{AskError, Question},
+    event::{Job, Sources},
+    keep::collect,
+    session::ControlStream,
+};
 
 /// Most events that wait for the driver; tasks wait when it is full, and so do their peers.
 const EVENTS_MAX: usize = 1024;
@@ -79,6 +86,15 @@ pub enum StartError {
     /// The system does not say where it was bound.
     #[error("ask where the socket is bound")]
     Address(#[source] std::io::Error),
+}
+
+/// What another node opened that the node does not see to by itself.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Orders down, reports up.
+    Control(ControlStream),
+    /// Which releases are stable?
+    Question(Question),
 }
 
 /// What happened on a node.
@@ -146,8 +162,8 @@ pub(crate) struct Shared {
     /// Held by who decodes a delta.
     making: Mutex<()>,
     events: mpsc::Sender<Event>,
-    /// Where control streams go; a node that takes no orders has none.
-    control: Option<mpsc::Sender<ControlStream>>,
+    /// Where control streams and questions go; a node that takes no orders has none.
+    control: Option<mpsc::Sender<Incoming>>,
 }
 
 impl Node {
@@ -162,7 +178,7 @@ impl Node {
         identity: Arc<Identity>,
         listen: Option<SocketAddr>,
         store: Store,
-        control: Option<mpsc::Sender<ControlStream>>,
+        control: Option<mpsc::Sender<Incoming>>,
         caps: RateCaps,
     ) -> Result<(Self, Tasks), StartError> {
         let name = identity.own().name.clone();
@@ -216,6 +232,12 @@ impl Node {
     /// Stops fetching and serving a release. Its chunks stay in the store.
     pub async fn detach(&self, release: ReleaseId) {
         self.shared.tell(Event::Detach { release }).await;
+    }
+
+    /// Lets a host open a release that no plan names it for, as long as the release is attached.
+    pub async fn admit(&self, release: ReleaseId, host: &NodeId) {
+        let host = host.clone();
+        self.shared.tell(Event::Admit { release, host }).await;
     }
 
     /// How far a release is, or `None` where it is not attached or the node is going down.

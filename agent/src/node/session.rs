@@ -8,10 +8,13 @@ use scap_proto::{
     transport::{Link, LinkError, MESSAGES_PRIORITY},
     wire::{Envelope, Hello, Open, close, peer::PeerMessage},
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
 
 use super::{
-    Shared,
+    Incoming, Shared, ask,
     event::Event,
     fetch,
     serve::{Handles, Served},
@@ -65,6 +68,7 @@ pub(crate) async fn run(
     let mut tasks = JoinSet::new();
     let mut outbox = Some(outbox);
     let mut sessions = JoinSet::new();
+    let questions = Arc::new(Semaphore::new(1));
     if dialled {
         let outbox = outbox.take().expect("it was put there above");
         sessions.spawn(dial_session(shared.clone(), link.clone(), peer, outbox));
@@ -147,6 +151,12 @@ pub(crate) async fn run(
                 let session = accept_session(shared.clone(), peer, send, receive, outbox);
                 sessions.spawn(session);
             }
+            Open::Stable(about) => {
+                let to = shared.control.as_ref();
+                if let Err(error) = ask::asked(&link, &questions, *about, send, to) {
+                    return error;
+                }
+            }
             Open::Control(_) => match &shared.control {
                 // Orders are signed by who gives them, so any node of the fleet may pass them on.
                 Some(control) => {
@@ -157,7 +167,7 @@ pub(crate) async fn run(
                         receive,
                     };
                     // A full queue means that orders come faster than they are read: the sender waits.
-                    let _ = control.send(stream).await;
+                    let _ = control.send(Incoming::Control(stream)).await;
                 }
                 None => return SessionError::Unexpected("a control stream, and we take no orders"),
             },

@@ -11,7 +11,7 @@ use scap_proto::{
     release::{Plan, Priority},
 };
 
-use super::event::Job;
+use super::event::{Job, Sources};
 use crate::{
     store::{Lookup, Store, StoreError, gc::Hold},
     swarm::TransferId,
@@ -24,6 +24,8 @@ pub(crate) struct Transfer {
     /// What peers open: the release's id, or that of something beside it.
     pub(crate) release: ReleaseId,
     pub(crate) plan: Arc<Plan>,
+    /// As its job said.
+    pub(crate) sources: Sources,
     pub(crate) priority: Priority,
     snapshot: SnapshotRef,
     layout: Mutex<Layout>,
@@ -75,6 +77,7 @@ impl Transfer {
             id,
             release,
             plan: job.plan.clone(),
+            sources: job.sources.clone(),
             priority: job.priority,
             snapshot,
             layout: Mutex::new(known),

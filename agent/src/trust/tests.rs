@@ -37,7 +37,7 @@ pub(crate) struct World {
     /// May release for `staging` alone.
     apprentice: Signer,
     /// May not.
-    stranger: Signer,
+    pub(crate) stranger: Signer,
     /// Directs the rollout.
     pub(crate) session: SecretKey,
 }
@@ -607,6 +607,37 @@ fn a_file_that_says_who_and_what_to_follow_is_right_or_refused_by_name() {
     fs::write(world.host().join(HOST_FILE), "").unwrap();
     fs::remove_file(world.host().join(ALLOWED_SIGNERS_FILE)).unwrap();
     assert!(matches!(world.load(), Err(TrustError::Signers(_))));
+}
+
+#[test]
+fn a_floor_is_of_one_repo_and_environment_and_a_membership_is_one_or_none() {
+    let text = "[[floor]]\nrepo = \"web/site\"\nsequence = 12\n\
+        [[floor]]\nrepo = \"web/site\"\nenvironment = \"staging\"\nsequence = 3\n";
+    let world = World::with_host_file(text);
+    let site = "web/site".parse().unwrap();
+    let floor = |environment: &str| world.trust.floor(&site, &environment.parse().unwrap());
+    assert_eq!(
+        (floor("production"), floor("staging"), floor("qa")),
+        (Some(12), Some(3), None)
+    );
+    assert_eq!(
+        world
+            .trust
+            .floor(&"web".parse().unwrap(), &Environment::default()),
+        None
+    );
+    assert!(
+        world.trust.membership.is_none(),
+        "enrolled by an earlier build"
+    );
+    fs::write(world.host().join(MEMBERSHIP_FILE), b"not one").unwrap();
+    assert!(matches!(world.load(), Err(TrustError::Membership { .. })));
+    fs::write(
+        world.host().join(HOST_FILE),
+        "[[floor]]\nrepo = \"web/site\"",
+    )
+    .unwrap();
+    assert!(matches!(world.load(), Err(TrustError::Parse { .. })));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use scap_agent::store::durable;
 use scap_proto::{
     codec,
     content::SnapshotRef,
+    extensions::Extensions,
     id::NodeId,
     identity::{
         self, CertificateAuthority, FleetName, Identity, IdentityError, KeyError, Role, SecretKey,
@@ -20,7 +21,8 @@ use scap_proto::{
     },
     limits::DELTAS_MAX,
     release::{
-        Environment, RepoPath, SignedGrant, SignedRelease, UnixMillis,
+        Environment, Membership, RepoPath, SignedGrant, SignedMembership, SignedRelease,
+        UnixMillis,
         signature::{
             AllowedSigners, AllowedSignersError, PublicKey, PublicKeyError, SignError, Signer,
             allowed_signers_line,
@@ -251,7 +253,7 @@ impl StateDirectory {
         environments: &[Environment],
         now: UnixMillis,
     ) -> Result<Identity, StateError> {
-        use scap_agent::trust::{ALLOWED_SIGNERS_FILE, HOST_FILE, HostFile};
+        use scap_agent::trust::{ALLOWED_SIGNERS_FILE, HOST_FILE, HostFile, MEMBERSHIP_FILE};
 
         let authority = CertificateAuthority::load(&self.path(AUTHORITY))?;
         let signers = read(&self.path(ALLOWED_SIGNERS))?;
@@ -261,10 +263,19 @@ impl StateDirectory {
         if !environments.is_empty() {
             host.environments = environments.to_vec();
         }
+        let membership = Membership {
+            host: name.clone(),
+            environments: host.environments.clone(),
+            audiences: host.audiences.clone(),
+            extensions: Extensions::default(),
+        };
+        let membership = SignedMembership::sign(&membership, self.identity()?.as_ref());
+        let membership = codec::encode(&membership);
         let host = toml::to_string(&host).expect("a list of names is TOML");
         for (name, bytes) in [
             (ALLOWED_SIGNERS_FILE, signers.as_slice()),
             (HOST_FILE, host.as_bytes()),
+            (MEMBERSHIP_FILE, membership.as_slice()),
         ] {
             let path = out.join(name);
             durable::replace_file(&path, bytes).map_err(|source| StateError::Io {

@@ -11,6 +11,7 @@
 //! | [`Report`] | what one host did and where it stands | that host's key, Ed25519 |
 //! | [`Roster`] | these hosts are reached there, for those that relay orders | the coordinator's key, Ed25519 |
 //! | [`Lease`] | this relay feeds that host, beside those of the plan | the coordinator's key, Ed25519 |
+//! | [`Membership`] | that host is in these environments and audiences | the coordinator's key, Ed25519 |
 //!
 //! Each is signed and hashed over its bytes as received, and each payload starts with a magic that
 //! names kind and version, so the signature of one kind never passes for another's.
@@ -20,6 +21,7 @@ pub mod finalization;
 pub mod grant;
 pub mod host_config;
 pub mod lease;
+pub mod membership;
 pub mod names;
 pub mod plan;
 #[expect(
@@ -38,6 +40,7 @@ pub use finalization::{Finalization, SignedFinalization};
 pub use grant::{Grant, SignedGrant, VerifiedGrant};
 pub use host_config::{HostConfig, HostConfigError};
 pub use lease::{Lease, SignedLease};
+pub use membership::{Membership, SignedMembership};
 pub use names::{Audience, Environment, NameError, RepoPath};
 pub use plan::{Plan, PlanHost, TopologyKind};
 pub use release::{Authority, DeltaRef, Priority, Release, SignedRelease, VerifiedRelease};

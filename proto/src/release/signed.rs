@@ -192,6 +192,12 @@ pub enum AuthorityError {
     /// A lease that no coordinator signed.
     #[error("a lease that no coordinator of this fleet signed")]
     Lease,
+    /// A membership that no coordinator signed, or another host's.
+    #[error("a membership that no coordinator of this fleet signed for {host}")]
+    Membership {
+        /// Who showed it.
+        host: NodeId,
+    },
 }
 
 impl AuthorityError {

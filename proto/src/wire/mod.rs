@@ -4,6 +4,7 @@ pub mod chunk;
 pub mod close;
 pub mod control;
 pub mod peer;
+pub mod stable;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,8 @@ pub enum Open {
     Control(Hello),
     /// One chunk: the answer is a [`chunk::ReplyHeader`] and the chunk's encoded bytes.
     Chunk(chunk::ChunkRequest),
+    /// Which releases are the stable ones? The answer is as [`stable`] says.
+    Stable(Box<stable::StableQuestion>),
 }
 
 /// What a side is, said once at the start of a session or control stream.

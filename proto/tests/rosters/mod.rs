@@ -34,6 +34,49 @@ fn a_lease_is_the_word_of_a_coordinator_for_a_time() {
 }
 
 #[test]
+fn a_membership_is_the_word_of_a_coordinator_about_one_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = CertificateAuthority::create(&"prod".parse().unwrap(), NOW.0).unwrap();
+    let enrol = |role, folder: &str| {
+        let node = authority.node(role, name("deploy1"));
+        let folder = directory.path().join(folder);
+        Identity::create(&folder, &authority, &node, Validity::leaf(NOW.0)).unwrap()
+    };
+    let deploy1 = enrol(Role::Coordinator, "deploy1");
+    let signed = SignedMembership::sign(&membership(), &deploy1);
+    assert_eq!(signed.0.payload.as_ref(), golden(MEMBERSHIP));
+    let verify = |signed: &SignedMembership, host: &str| {
+        let verified = signed.verify(deploy1.trust(), &name(host), NOW);
+        verified.map_err(|error| error.to_string())
+    };
+    let found = verify(&signed, "web2").unwrap();
+    assert_eq!(found, membership());
+    let all = "all".parse().unwrap();
+    for (environment, is_in) in [("production", true), ("staging", true), ("beta", false)] {
+        assert_eq!(found.includes(&environment.parse().unwrap(), &all), is_in);
+    }
+    assert!(!found.includes(&"staging".parse().unwrap(), &"edge".parse().unwrap()));
+
+    let refused = "a membership that no coordinator of this fleet signed for";
+    let starts = |result: Result<Membership, String>| {
+        let error = result.unwrap_err();
+        assert!(error.starts_with(refused), "{error}");
+    };
+    starts(verify(&signed, "web1"));
+    let agents = SignedMembership::sign(&membership(), &enrol(Role::Agent, "agent"));
+    starts(verify(&agents, "web2"));
+    for flipped in each_flip(&signed.0).map(SignedMembership) {
+        starts(verify(&flipped, "web2"));
+    }
+    let many = Membership {
+        audiences: vec![all; 65],
+        ..membership()
+    };
+    let refused = verify(&SignedMembership::sign(&many, &deploy1), "web2");
+    assert_eq!(refused.unwrap_err(), "65 audiences, 0 to 64 are allowed");
+}
+
+#[test]
 fn a_roster_is_the_word_of_a_coordinator_and_bounded_in_size_and_time() {
     let directory = tempfile::tempdir().unwrap();
     let fleet = |name: &str| CertificateAuthority::create(&name.parse().unwrap(), NOW.0).unwrap();

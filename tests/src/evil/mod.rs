@@ -21,6 +21,7 @@ use scap_proto::limits::SNAPSHOT_CHUNKS_MAX;
 use scap_proto::transport::{Endpoint, Link, LinkSettings, RecvStream};
 use scap_proto::wire::{
     Envelope, Hello, Open,
+    control::Finalize,
     peer::{ChunkSet, PeerMessage},
 };
 use tokio::runtime::Runtime;
@@ -42,6 +43,8 @@ struct Evil {
     conduct: Conduct,
     original: Original,
     seen: Mutex<Seen>,
+    /// What it calls stable.
+    stable: Mutex<Vec<Finalize>>,
 }
 
 /// What it has seen of others.
@@ -80,6 +83,7 @@ impl EvilPeer {
             conduct,
             original,
             seen: Mutex::default(),
+            stable: Mutex::default(),
         });
         runtime.spawn(evil.clone().accept());
         Self {
@@ -110,6 +114,15 @@ impl EvilPeer {
                 tokio::time::sleep(REDIAL_PAUSE).await;
             }
         });
+    }
+
+    /// Calls these stable from now on, to everybody who asks.
+    pub fn call_stable(&self, stable: Vec<Finalize>) {
+        *self
+            .evil
+            .stable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = stable;
     }
 
     /// Who has a link to it now.
@@ -183,6 +196,12 @@ impl Evil {
                     conduct::reply(&mut send, chunk.bytes()).await
                 };
             }
+            Open::Stable(_) => {
+                for finalize in self.called_stable() {
+                    let _ = frame::write_message(&mut send, &Envelope::from(finalize)).await;
+                }
+                let _ = send.finish();
+            }
             // It is not even told that somebody listens.
             Open::Control(_) => std::future::pending().await,
         }
@@ -217,6 +236,11 @@ impl Evil {
         let have = [chunks, beyond].map(|chunks| PeerMessage::Have { handle, chunks });
         let open = is_first.then_some(PeerMessage::Open { handle: 0, release });
         have.into_iter().chain(open).collect()
+    }
+
+    fn called_stable(&self) -> Vec<Finalize> {
+        let stable = self.stable.lock().unwrap_or_else(PoisonError::into_inner);
+        stable.clone()
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {

@@ -88,7 +88,7 @@ impl Host {
     /// # Panics
     /// When the agent runs, or cannot be started.
     pub fn spawn_agent_with(&self, env: &[(&str, &str)]) {
-        self.spawn_agent_by(&[], env);
+        self.spawn(&[], &[], env);
     }
 
     /// Has another program start its agent, which is given the agent's command line.
@@ -96,6 +96,21 @@ impl Host {
     /// # Panics
     /// When the agent runs, or cannot be started.
     pub fn spawn_agent_by(&self, by: &[PathBuf], env: &[(&str, &str)]) {
+        self.spawn(by, &[], env);
+    }
+
+    /// Starts its agent, which asks these hosts what is stable, with more arguments.
+    ///
+    /// # Panics
+    /// As [`Self::spawn_agent_with`].
+    pub fn spawn_agent_asking(&self, peers: &[&Self], more: &[&str]) {
+        let peer = |host: &&Self| format!("--peer={}={}", host.name(), host.station.listen());
+        let peers = peers.iter().map(peer);
+        let args: Vec<String> = peers.chain(more.iter().map(ToString::to_string)).collect();
+        self.spawn(&[], &args, &[]);
+    }
+
+    fn spawn(&self, by: &[PathBuf], more: &[String], env: &[(&str, &str)]) {
         let mut agent = self.agent.borrow_mut();
         assert!(agent.is_none(), "{}: the agent runs already", self.name());
         let listen = self.station.listen().to_string();
@@ -111,6 +126,7 @@ impl Host {
             "--deploy-root".as_ref(),
             root.as_ref(),
         ];
+        let args = args.into_iter().chain(more.iter().map(OsStr::new));
         let program = [by, self.station.shared().under_test.agent()].concat();
         *agent = Some(self.station.spawn(self.name(), &program, args, env));
     }
@@ -178,6 +194,23 @@ impl Host {
         self.station
             .spawn(&log, shared.under_test.agent(), words, &[])
             .wait(COMMAND_MAX)
+    }
+
+    /// Removes all that its agent has written, as a new disk would.
+    ///
+    /// # Panics
+    /// When it cannot be removed, or the agent runs.
+    pub fn wipe(&self) {
+        assert!(
+            self.agent.borrow().is_none(),
+            "{}: the agent runs",
+            self.name()
+        );
+        for dir in [self.data(), self.deploy_root()] {
+            std::fs::remove_dir_all(&dir)
+                .and_then(|()| std::fs::create_dir(&dir))
+                .unwrap_or_else(|error| panic!("wipe {}: {error}", dir.display()));
+        }
     }
 
     /// What its agent says about itself.

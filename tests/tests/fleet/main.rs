@@ -8,6 +8,7 @@
 mod activation;
 mod broken;
 mod caps;
+mod catching_up;
 mod deltas;
 mod deploys;
 mod harness;

@@ -85,7 +85,7 @@ fn a_scap3_folder_is_deployed_unchanged_and_a_canary_that_fails_its_check_brings
     // A level that the service does not know: NRPE says so on the canary.
     write_version(repo, "two", "broken");
     repo.commit("Another level");
-    fleet.expect_log("a stage failed");
+    fleet.expect_log("not activated");
     let report = coordinator
         .deploy(repo.dir(), &["-l", "!host13"])
         .expect_code(4);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use scap_agent::clock;
-use scap_agent::node::{Job, Node, NodeEvent, Tasks};
+use scap_agent::node::{Job, Node, NodeEvent, Sources, Tasks};
 use scap_agent::store::Store;
 use scap_coordinator::snapshot::{Built, Delta, build_delta};
 use scap_coordinator::state::StateDirectory;
@@ -257,6 +257,7 @@ impl World {
             release: ReleaseId::of(b"a release"),
             snapshot: self.new.snapshot,
             plan: Arc::new(plan),
+            sources: Sources::Plan,
             list_end: 0,
             deltas: deltas.to_vec(),
             config: None,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod catching_up;
 mod deltas;
 mod evil;
 mod nodes;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scap_agent::clock;
-use scap_agent::node::{Job, NodeEvent};
+use scap_agent::node::{Job, NodeEvent, Sources};
 use scap_agent::store::Store;
 use scap_coordinator::snapshot::Built;
 use scap_coordinator::state::StateDirectory;
@@ -70,6 +70,7 @@ async fn bulk_beside(topology: TopologyKind, priority: Priority) -> u64 {
         release: ReleaseId::of(name.as_bytes()),
         snapshot: built.snapshot,
         plan: plan.clone(),
+        sources: Sources::Plan,
         list_end: built.layout.list_pages().end,
         deltas: Vec::new(),
         config: None,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use scap_agent::clock;
 use scap_agent::store::{DIRECTORY_NAME, Lookup, StoreReader};
+use scap_agent::trust::HostTrust;
 use scap_coordinator::state::StateDirectory;
 use scap_proto::id::{ChunkId, NodeId};
 use scap_proto::identity::Identity;
@@ -60,11 +61,39 @@ impl Scene {
             .push(Agent::start(&name, self.dir.path().join(&name)));
     }
 
+    /// Enrols and starts one more, which asks these what is stable.
+    pub fn add_agent_asking(&mut self, peers: &[(&str, SocketAddr)]) {
+        let name = format!("host{}", self.agents.len() + 1);
+        self.enrol(&name);
+        let peers = peers.iter();
+        let args = peers.map(|(peer, address)| format!("--peer={peer}={address}"));
+        let dir = self.dir.path().join(&name);
+        self.agents.push(Agent::start_with(&name, dir, args));
+    }
+
+    /// What the identity of an agent that was enrolled says.
+    pub fn trust(&self, name: &str) -> HostTrust {
+        let identity = self.dir.path().join(name).join("identity");
+        HostTrust::load(&identity, clock::now()).unwrap()
+    }
+
     /// Makes an agent's identity and returns it.
     pub fn enrol(&self, name: &str) -> Identity {
+        self.enrol_in(name, &[])
+    }
+
+    /// The same, in these environments.
+    pub fn enrol_in(&self, name: &str, environments: &[&str]) -> Identity {
         let identity = self.dir.path().join(name).join("identity");
+        let environments = environments.iter().map(|it| it.parse().unwrap());
+        let environments: Vec<_> = environments.collect();
         self.state
-            .enroll(&name.parse().unwrap(), &identity, &[], clock::now())
+            .enroll(
+                &name.parse().unwrap(),
+                &identity,
+                &environments,
+                clock::now(),
+            )
             .unwrap()
     }
 
@@ -160,6 +189,10 @@ pub struct Agent {
 
 impl Agent {
     fn start(name: &str, dir: PathBuf) -> Self {
+        Self::start_with(name, dir, [])
+    }
+
+    fn start_with(name: &str, dir: PathBuf, more: impl IntoIterator<Item = String>) -> Self {
         std::fs::create_dir_all(dir.join("srv")).unwrap();
         let child = Command::new(PROGRAM)
             .args(["agent", "run", "--listen", "127.0.0.1:0", "--identity"])
@@ -168,6 +201,7 @@ impl Agent {
             .arg(dir.join("data"))
             .arg("--deploy-root")
             .arg(dir.join("srv"))
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(dir.join("agent.log")).unwrap())
@@ -253,7 +287,7 @@ impl Agent {
     }
 
     #[track_caller]
-    fn assert_verifies(&self) {
+    pub fn assert_verifies(&self) {
         let finished = self.ask(&["verify", REPO]);
         assert_eq!(finished.code, Some(0), "{}: {finished:#?}", self.name);
     }
@@ -279,7 +313,7 @@ impl Agent {
         assert!(rss < RSS_BYTES_MAX, "{}: {rss} bytes", self.name);
     }
 
-    fn ask(&self, words: &[&str]) -> Finished {
+    pub fn ask(&self, words: &[&str]) -> Finished {
         let mut command = Command::new(PROGRAM);
         command
             .arg("agent")
@@ -295,7 +329,7 @@ impl Agent {
         self.dir.join("data").join(DIRECTORY_NAME)
     }
 
-    fn live(&self) -> PathBuf {
+    pub fn live(&self) -> PathBuf {
         self.dir.join("srv").join(REPO)
     }
 }

@@ -20,7 +20,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use scap_agent::{
     clock,
-    node::{self, Job},
+    node::{self, Job, Sources},
     store::Store,
 };
 use scap_proto::{
@@ -396,6 +396,7 @@ pub(super) async fn deploy(
         release,
         snapshot: built.snapshot,
         plan: Arc::new(plan),
+        sources: Sources::Plan,
         list_end: built.layout.list_pages().end,
         deltas: session.release.release().deltas.clone(),
         config,

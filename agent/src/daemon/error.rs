@@ -1,0 +1,45 @@
+//! Why the daemon does not run.
+
+use std::path::PathBuf;
+
+use super::SavedError;
+use crate::{node::StartError, store::StoreError, trust::TrustError};
+
+/// Why the daemon cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The identity directory.
+    #[error("load the identity in {path}")]
+    Trust {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: TrustError,
+    },
+    /// The data directory cannot be made.
+    #[error("make the data directory {path}")]
+    Data {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The chunk store.
+    #[error("open the chunk store")]
+    Store(#[from] StoreError),
+    /// The saved state.
+    #[error("read the saved state")]
+    Saved(#[from] SavedError),
+    /// The network.
+    #[error("start the node")]
+    Node(#[from] StartError),
+    /// The local API.
+    #[error("start the local API")]
+    Api(#[source] std::io::Error),
+    /// The activator's process.
+    #[error("start the activator")]
+    Activator(#[source] std::io::Error),
+    /// A part of the node ended by itself.
+    #[error("the node ended by itself; the log above says why")]
+    NodeEnded,
+}
