@@ -298,17 +298,30 @@ async fn say(stream: UnixStream, ask: &Ask) -> Result<Value, CliError> {
 
 /// Has a command followed, and says that it is.
 async fn tell(args: &ControlArgs, command: Ask, done: &str) -> Result<u8, CliError> {
+    let told = tell_running(args, command, done).await?;
+    told.ok_or_else(|| {
+        CliError::usage("no deployment runs here that could be told so")
+            .code(exit::FAILED)
+            .hint(
+                "`scap-coordinator deploy` with the same arguments goes on with one that has ended"
+                    .to_owned(),
+            )
+    })
+}
+
+/// The same; none where none runs.
+async fn tell_running(
+    args: &ControlArgs,
+    command: Ask,
+    done: &str,
+) -> Result<Option<u8>, CliError> {
     let Some(answer) = ask(args, &command).await? else {
-        return Err(
-            CliError::usage("no deployment runs here that could be told so")
-                .code(exit::FAILED)
-                .hint("`scap-coordinator deploy` with the same arguments goes on with one that has ended".to_owned()),
-        );
+        return Ok(None);
     };
     match answer["error"].as_str() {
         None => {
             println!("{done}");
-            Ok(exit::DONE)
+            Ok(Some(exit::DONE))
         }
         Some(why) => Err(CliError::usage(format!("not done: {}", why.escape_debug()))
             .code(exit::FAILED)
@@ -321,8 +334,9 @@ pub(super) async fn pause(args: ControlArgs) -> Result<u8, CliError> {
     tell(&args, Ask::Pause, done).await
 }
 
-pub(super) async fn resume(args: ControlArgs) -> Result<u8, CliError> {
-    tell(&args, Ask::Resume, "it goes on").await
+/// None where none runs.
+pub(super) async fn resume(args: &ControlArgs) -> Result<Option<u8>, CliError> {
+    tell_running(args, Ask::Resume, "it goes on").await
 }
 
 pub(super) async fn promote(args: ControlArgs) -> Result<u8, CliError> {

@@ -17,6 +17,7 @@ mod history;
 mod init;
 mod plan;
 mod progress;
+mod resume;
 mod rollback;
 mod rollout_status;
 mod scap;
@@ -72,8 +73,9 @@ enum Command {
     Status(status::StatusArgs),
     /// Stop a running deployment from advancing; hosts finish what they were told
     Pause(control::ControlArgs),
-    /// Let a paused deployment go on, or one that lost more hosts than it may go on without them
-    Resume(control::ControlArgs),
+    /// Let a paused deployment go on, or one that lost more hosts than it may go on without them; with --repo and --fleet, where
+    /// none runs, go on with one whose coordinator has ended, here or on another machine
+    Resume(Box<resume::ResumeArgs>),
     /// Let the next wave go now: end the soak, or approve it
     Promote(control::ControlArgs),
     /// Take every host that a running deployment switched back to what it ran
@@ -169,7 +171,7 @@ async fn execute(command: Command) -> Result<u8, CliError> {
         Command::Rollback(args) => rollback::run(*args).await,
         Command::Status(args) => status::run(&args).await,
         Command::Pause(args) => control::pause(args).await,
-        Command::Resume(args) => control::resume(args).await,
+        Command::Resume(args) => resume::run(*args).await,
         Command::Promote(args) => control::promote(args).await,
         Command::Abort(args) => control::abort(args).await,
         Command::Retry(args) => control::retry(args).await,

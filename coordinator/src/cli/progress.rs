@@ -254,6 +254,7 @@ pub(super) fn outcome(verdict: &Verdict) -> &'static str {
         Verdict::Stopped(_) => "stopped",
         Verdict::RolledBack(_) => "rolled-back",
         Verdict::RollbackIncomplete(_) => "rollback-incomplete",
+        Verdict::TakenOver { .. } => "taken-over",
     }
 }
 
@@ -287,6 +288,9 @@ fn verdict(ended: &Ended) -> String {
                 touched(ended)
             )
         }
+        Verdict::TakenOver { host, epoch } => format!(
+            "taken over: {host} follows epoch {epoch} of this release; nothing more is told from here"
+        ),
     }
 }
 
@@ -297,9 +301,10 @@ fn touched(ended: &Ended) -> String {
     some(&hosts)
 }
 
-fn why(cause: &Cause) -> String {
+pub(super) fn why(cause: &Cause) -> String {
     match cause {
         Cause::Abort => "a person said so".into(),
+        Cause::Before => "that was going on when its coordinator ended".into(),
         Cause::Budget {
             of,
             failed,

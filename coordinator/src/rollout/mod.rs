@@ -16,7 +16,7 @@ mod waves;
 
 pub use command::{Command, CommandError};
 pub use driver::{Desk, Ended, Look, Request, Session, Watcher, run};
-pub use engine::{Cause, Config, Engine, Input, Output, Verdict};
+pub use engine::{Cause, Config, EPOCH_JUMP_MAX, Engine, Input, Output, Verdict};
 pub use host::{HostProgress, HostState};
 pub use policy::{Budget, BudgetError, Limit, Policy, Prefetch, PrefetchError, Wave};
 pub use table::{PolicyError, Table, WaveTable};

@@ -34,7 +34,16 @@ impl Agent {
 
     /// The same, with more arguments.
     pub fn start_with(scene: &Scene, name: &str, more: &[&str]) -> Self {
-        let arguments = run_arguments(name, "127.0.0.1:0");
+        Self::start_listening(scene, name, "127.0.0.1:0", more)
+    }
+
+    /// The same, where it was before.
+    pub fn start_at(scene: &Scene, name: &str, address: &str) -> Self {
+        Self::start_listening(scene, name, address, &[])
+    }
+
+    fn start_listening(scene: &Scene, name: &str, listen: &str, more: &[&str]) -> Self {
+        let arguments = run_arguments(name, listen);
         let mut running = scene.start(&[&arguments.each(), more].concat());
         let address = wait_until(&format!("{name} is ready"), LIMIT, || {
             assert!(!running.is_over(), "{name} ended: {}", running.said());
@@ -51,6 +60,10 @@ impl Agent {
             address,
             running: Some(running),
         }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What is live of a repo.

@@ -293,6 +293,7 @@ fn arguments(state: &Path, repo: &Path, commit: &str, fleet: &Path) -> DeployArg
             offline: false,
         },
         back_to: None,
+        go_on: None,
         fleet: fleet.to_owned(),
         topology: Topology::Lanes,
         sign_with: None,

@@ -26,7 +26,7 @@ use scap_agent::{
 use scap_proto::{
     content::SnapshotRef,
     id::{GitOid, SnapshotId},
-    release::{Plan, RepoPath, TopologyKind},
+    release::{Plan, RepoPath, SignedRelease, TopologyKind},
     transport::{Rate, RateCaps},
 };
 use tokio::{
@@ -35,7 +35,7 @@ use tokio::{
 };
 
 use self::{
-    begin::{Said, begin, check_soaks, time_left},
+    begin::{Begun, Said, begin, check_soaks, time_left},
     greet::{Greeted, greet},
     how::{fed_by_us, plan},
     name::repo_name,
@@ -60,7 +60,7 @@ use crate::{
         Inventory, InventoryError,
         hub::{Hub, resolve_all},
     },
-    rollout::{self, Budget, Desk, Ended, Prefetch, Request, Session},
+    rollout::{self, Budget, Desk, Prefetch, Request, Session},
     scap::{Scap, Selection},
     seed::Seed,
     snapshot::{Built, Earlier},
@@ -110,6 +110,9 @@ pub(super) struct DeployArgs {
     /// What a rollback goes back to
     #[arg(skip)]
     pub(super) back_to: Option<BackTo>,
+    /// The release that `resume` goes on with
+    #[arg(skip)]
+    pub(super) go_on: Option<GoOn>,
     /// How long each wave soaks before the next, in seconds [default: the scap folder's or the fleet file's, else 0]
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     pub(super) soak: Option<Duration>,
@@ -160,14 +163,27 @@ pub(super) struct BackTo {
     pub(super) commit: Option<GitOid>,
 }
 
+/// A release whose coordinator ended before it was through.
+#[derive(Debug, Clone)]
+pub(super) struct GoOn {
+    pub(super) sequence: u64,
+    pub(super) signed: SignedRelease,
+    /// What it is of, as it says. That it is signed is checked where it is begun.
+    pub(super) snapshot: SnapshotRef,
+    /// The commit; `rev` names it too.
+    pub(super) commit: Option<GitOid>,
+    /// Whether its hosts were going back.
+    pub(super) goes_back: bool,
+    /// Why the lock is taken also from somebody who may still be there.
+    pub(super) take_over: Option<String>,
+}
+
 impl DeployArgs {
     fn tree(&self) -> Result<Tree, CliError> {
-        match &self.back_to {
-            Some(BackTo {
-                snapshot,
-                commit: None,
-                ..
-            }) => Ok(Tree::Stored(*snapshot)),
+        let back_to = self.back_to.as_ref().map(|it| (it.snapshot, &it.commit));
+        let go_on = self.go_on.as_ref().map(|it| (it.snapshot, &it.commit));
+        match back_to.or(go_on) {
+            Some((snapshot, None)) => Ok(Tree::Stored(snapshot)),
             _ => Tree::find(&self.source, self.rev.as_deref().unwrap_or("HEAD")),
         }
     }
@@ -329,8 +345,12 @@ pub(super) async fn deploy(
         greeted: &greeted,
         recorded: recording.latest(),
     };
-    let (release, grant, key, is_finalized) =
-        begin(&state, &about, &tree, &built, &deltas, said, &args)?;
+    let Begun {
+        release,
+        grant,
+        key,
+        is_finalized,
+    } = begin(&state, &about, &tree, &built, &deltas, said, &args)?;
     let seed_name = identity.own().name.clone();
     let plan = plan(
         seed_name,
@@ -381,6 +401,7 @@ pub(super) async fn deploy(
         release,
         sequence: session.release.release().sequence,
         epoch: session.grant.grant().epoch,
+        goes_back: args.go_on.as_ref().is_some_and(|it| it.goes_back) && !is_finalized,
         is_finalized,
         granted_until: time_left(&session.grant),
         policy: policy.clone(),
@@ -398,7 +419,8 @@ pub(super) async fn deploy(
     };
     let rolling = Instant::now();
     let known = greeted.events;
-    let mut watcher = recording.watch(&mut progress);
+    let note_finalized = || note_finalized(&state, &about, &session);
+    let mut watcher = recording.watch(&mut progress, &note_finalized);
     let ended = rollout::run(
         config,
         &session,
@@ -411,7 +433,7 @@ pub(super) async fn deploy(
     .await;
     drop(control);
     let rolled_in = rolling.elapsed();
-    let finished = finish(&state, &about, &session, &ended);
+    let finished = state.end_session(&about.0, &about.1);
     let written = recording.end(&session, &ended).await;
     finished.map_err(state_error)?;
     let seed_bytes = seed.node().sent_bytes();
@@ -538,15 +560,15 @@ async fn confirm(
     Err(CliError::usage("not confirmed; no host was told anything").code(exit::STOPPED))
 }
 
-fn finish(
+/// Notes that the release is the stable one, before any host is told: whoever goes on with it knows that nobody goes back.
+fn note_finalized(
     state: &StateDirectory,
     (repo, environment): &About,
     session: &Session,
-    ended: &Ended,
 ) -> Result<(), StateError> {
-    if ended.is_finalized
-        && let Some(record) = state.record(repo, environment)?
+    if let Some(record) = state.record(repo, environment)?
         && record.release.id() == session.release.id()
+        && !record.is_finalized
     {
         state.save_record(
             repo,
@@ -557,7 +579,7 @@ fn finish(
             },
         )?;
     }
-    state.end_session(repo, environment)
+    Ok(())
 }
 
 pub(super) fn read_inventory(path: &Path) -> Result<Inventory, CliError> {

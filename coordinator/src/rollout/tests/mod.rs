@@ -68,6 +68,7 @@ impl Bench {
             release: release(),
             sequence: 7,
             epoch: 1,
+            goes_back: false,
             is_finalized: false,
             granted_until: GRANT,
             policy,

@@ -1,0 +1,42 @@
+//! How often a host's live tree was switched, by the kernel's count and nobody's word.
+
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+use rustix::io::Errno;
+
+/// Counts what is renamed to one name in a folder: that is how a release is switched to.
+pub struct Flips {
+    watch: OwnedFd,
+    name: String,
+}
+
+impl Flips {
+    /// From now on, of the final path of a repo.
+    pub fn of(live: &Path) -> Self {
+        let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+        inotify::add_watch(&watch, live.parent().unwrap(), WatchFlags::MOVED_TO).unwrap();
+        let name = live.file_name().unwrap().to_str().unwrap().to_owned();
+        Self { watch, name }
+    }
+
+    /// How many there were since it was asked last.
+    pub fn take(&self) -> usize {
+        // An event with the longest name takes 16 bytes and 256 of name.
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = Reader::new(&self.watch, &mut buffer);
+        let mut count = 0;
+        loop {
+            match events.next() {
+                Ok(event) => {
+                    let name = event.file_name().map(|it| it.to_bytes());
+                    count += usize::from(name == Some(self.name.as_bytes()));
+                }
+                Err(Errno::WOULDBLOCK) => return count,
+                Err(error) => panic!("read the events of {}: {error}", self.name),
+            }
+        }
+    }
+}
