@@ -14,11 +14,14 @@ pub struct Flips {
 }
 
 impl Flips {
-    /// From now on, of the final path of a repo.
+    /// From now on, of the final path of a repo that was deployed before.
     pub fn of(live: &Path) -> Self {
         let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
-        inotify::add_watch(&watch, live.parent().unwrap(), WatchFlags::MOVED_TO).unwrap();
         let name = live.file_name().unwrap().to_str().unwrap().to_owned();
+        let (folder, own) = (live.parent().unwrap(), format!("{name}-cache/.scap"));
+        // Where the new link comes from is watched too: of two equal events, one after the other, the kernel keeps one.
+        inotify::add_watch(&watch, folder.join(own), WatchFlags::MOVED_FROM).unwrap();
+        inotify::add_watch(&watch, folder, WatchFlags::MOVED_TO).unwrap();
         Self { watch, name }
     }
 

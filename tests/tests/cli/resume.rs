@@ -220,7 +220,11 @@ fn another_machine_takes_a_rollout_over_and_the_one_before_is_told_who() {
 
     first.signal(Signal::CONT);
     let ended = first.end().exits(3);
-    let ended = ended.says(&["taken over: web", "follows epoch 2", "the laptop of Ada sleeps"]);
+    let ended = ended.says(&[
+        "taken over: web",
+        "follows epoch 2",
+        "the laptop of Ada sleeps",
+    ]);
     let report = deployed(&ended);
     assert_eq!(report["outcome"], "taken-over");
     for name in ["web1", "web2", "web3"] {
@@ -232,7 +236,10 @@ fn another_machine_takes_a_rollout_over_and_the_one_before_is_told_who() {
         .scene
         .scap(&["history", "--repo", "repo", "--fetch", "--json"]);
     let history = history.exits(0).json("scap.history/1");
-    assert_eq!(history["broken_locks"][0]["reason"], "the laptop of Ada sleeps");
+    assert_eq!(
+        history["broken_locks"][0]["reason"],
+        "the laptop of Ada sleeps"
+    );
     assert_eq!(history["releases"][0]["outcome"], "done");
 }
 
@@ -281,7 +288,7 @@ fn who_goes_on_goes_back_where_that_was_going_on() {
 
 #[test]
 fn what_cannot_be_gone_on_with_is_named_and_nobody_is_told_anything() {
-    let fleet = soaking(&["web1"]);
+    let fleet = soaking(&["web1", "web2"]);
     let (repo, _) = fleet.scene.repo();
     let none = fleet.scene.scap(&RESUME);
     none.fails(
