@@ -272,9 +272,15 @@ fn verdict(ended: &Ended) -> String {
             "stopped while it rolled back; these may run it or not: {}; the same command deploys the release again",
             touched(ended)
         ),
-        Verdict::Stopped(Some(on)) => {
-            format!("stopped, waiting for {on}: hosts keep what they were told last; {again}")
-        }
+        Verdict::Stopped(Some(on)) => match ended.engine.dead_man() {
+            None => {
+                format!("stopped, waiting for {on}: hosts keep what they were told last; {again}")
+            }
+            Some(time) => format!(
+                "stopped, waiting for {on}: hosts that have it live go back by themselves in {} s; until then {again}",
+                time.as_secs()
+            ),
+        },
         Verdict::RolledBack(cause) => {
             format!(
                 "rolled back, since {}: every host runs what it ran before",

@@ -48,6 +48,8 @@ pub struct Config {
     pub goes_back: bool,
     /// Whether it is the stable release already, and this is for hosts that were lost: then nobody goes back from it.
     pub is_finalized: bool,
+    /// After how long a host goes back by itself that has the release live and hears of nobody; none where it keeps it.
+    pub dead_man: Option<Duration>,
     /// Until when hosts may be told to fetch or promote: they refuse what is told later. They may always be told to go back.
     pub granted_until: Duration,
     /// The waves, and what they are to keep to.
@@ -185,6 +187,8 @@ pub struct Engine {
     /// What it waited for when it was looked at last.
     waits: Option<(WaitingOn, Option<String>, Duration)>,
     pub(super) next_number: u64,
+    /// When hosts heard last that it goes on.
+    pub(super) renewed_at: Duration,
     pub(super) outputs: VecDeque<Output>,
 }
 
@@ -221,6 +225,7 @@ impl Engine {
             is_out_of_grant: false,
             waits: None,
             next_number: 1,
+            renewed_at: Duration::ZERO,
             outputs: VecDeque::new(),
         }
     }
@@ -257,6 +262,7 @@ impl Engine {
             }
             Input::Timeout => {
                 self.expire(now);
+                self.renew(now);
                 self.tell_again(now);
             }
         }
@@ -293,7 +299,11 @@ impl Engine {
         };
         let is_running_out = matches!(self.phase, Phase::Waves(_)) && !self.is_out_of_grant;
         let granted_until = is_running_out.then_some(self.config.granted_until);
-        wakes.chain(next).chain(granted_until).min()
+        let renewals = self
+            .renewal_at()
+            .into_iter()
+            .chain(self.retell_renewal_at());
+        wakes.chain(next).chain(granted_until).chain(renewals).min()
     }
 
     /// Whether what a host was told last is not told again, since it would refuse it.

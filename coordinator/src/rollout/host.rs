@@ -292,7 +292,15 @@ impl HostProgress {
         self.promote = Duration::from_millis(report.promote_millis);
         self.waiting.clear();
         let told = self.order.as_ref().map(|told| (epoch, told.number));
-        let is_about_latest = Some(report.directive) == told;
+        // Of an order before the latest, which it may never hear of: it follows that one no more.
+        let went_back = report.stage == Stage::Revert
+            && report.directive.0 == epoch
+            && self
+                .order
+                .as_ref()
+                .is_some_and(|it| it.stage != Stage::Revert);
+        self.is_touched &= is_live || !went_back;
+        let is_about_latest = Some(report.directive) == told || went_back;
         if let Some(order) = self.order.as_mut().filter(|_| is_about_latest) {
             order.is_heard = true;
             order.refused = None;
@@ -319,6 +327,7 @@ impl HostProgress {
             (Outcome::Failed { reason }, Fetching | Promoting | Promoted | Reverting) => {
                 Failed(reason)
             }
+            (Outcome::Failed { reason }, Fetched) if went_back => Failed(reason),
             (Outcome::Done, Fetching) => Fetched,
             (Outcome::Done, Promoting) if is_live => Promoted,
             (Outcome::Done, Promoted) if !is_live => {

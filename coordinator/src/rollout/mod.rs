@@ -5,6 +5,7 @@ mod driver;
 mod engine;
 mod host;
 mod policy;
+mod renewal;
 mod rollback;
 mod table;
 mod telling;

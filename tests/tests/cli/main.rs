@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod daemon;
+mod dead_man;
 mod demo;
 mod deploys;
 mod fleet;

@@ -303,6 +303,7 @@ fn arguments(state: &Path, repo: &Path, commit: &str, fleet: &Path) -> DeployArg
         away_timeout: 20,
         stall_timeout: Some(60),
         soak: None,
+        dead_man: None,
         budget: None,
         prefetch: None,
         hold: None,

@@ -1,6 +1,7 @@
 //! `deploy`: from a commit to a fleet that runs it.
 
 mod begin;
+mod dead_man;
 mod dry_run;
 mod greet;
 mod how;
@@ -116,6 +117,10 @@ pub(super) struct DeployArgs {
     /// How long each wave soaks before the next, in seconds [default: the scap folder's or the fleet file's, else 0]
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     pub(super) soak: Option<Duration>,
+    /// Have a host go back by itself that has the release live and hears of nobody for so long, as N, Ns, Nm or Nh, from 10 s to
+    /// 24 h [default: `dead_man` of the fleet file, else never]
+    #[arg(long, value_name = "TIME", value_parser = dead_man::parse)]
+    pub(super) dead_man: Option<Duration>,
     /// How many hosts each wave may lose, but the first of several, as N or N% [default: the scap folder's or the fleet file's, else 0]
     #[arg(long, value_name = "N")]
     pub(super) budget: Option<Budget>,
@@ -274,6 +279,7 @@ pub(super) async fn deploy(
     let targets = Targets::of(fleet, &scap, &args)?;
     let Targets { inventory, policy } = &targets;
     check_soaks(policy)?;
+    let dead_man = dead_man::of(&args, inventory)?;
     let identity = state.identity().map_err(state_error)?;
     identity
         .check_time(clock::now().0)
@@ -403,6 +409,8 @@ pub(super) async fn deploy(
         epoch: session.grant.grant().epoch,
         goes_back: args.go_on.as_ref().is_some_and(|it| it.goes_back) && !is_finalized,
         is_finalized,
+        // From what is stable nobody goes back.
+        dead_man: dead_man.filter(|_| !is_finalized),
         granted_until: time_left(&session.grant),
         policy: policy.clone(),
         away_max: Duration::from_secs(args.away_timeout),
@@ -451,6 +459,7 @@ pub(super) async fn deploy(
     };
     let mut summary = summarize(&session, &built, inventory, &ended, seed_bytes, &seconds);
     summary.json["deltas"] = deltas.json();
+    summary.json["dead_man_seconds"] = dead_man.map(|it| it.as_secs()).into();
     summary.json["message"] = args.message.join(" ").into();
     summary.json["left_out"] = LeftOut::of(&scap).json();
     summary.json["state"] = written.json;
