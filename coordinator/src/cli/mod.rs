@@ -25,6 +25,7 @@ mod show;
 mod snapshot;
 mod status;
 mod unlock;
+mod why;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -71,6 +72,9 @@ enum Command {
     /// Say what each environment is on, who deploys, and what became of the hosts; and where a deployment that runs here is, what it
     /// waits for, and what may be done
     Status(status::StatusArgs),
+    /// Say why a host is where it is: what it waits for, since when, how long at most, and where that comes from; by the deployment that
+    /// runs here, else by the last record
+    Why(why::WhyArgs),
     /// Stop a running deployment from advancing; hosts finish what they were told
     Pause(control::ControlArgs),
     /// Let a paused deployment go on, or one that lost more hosts than it may go on without them; with --repo and --fleet, where
@@ -170,6 +174,7 @@ async fn execute(command: Command) -> Result<u8, CliError> {
         Command::Deploy(args) => deploy::run(*args).await,
         Command::Rollback(args) => rollback::run(*args).await,
         Command::Status(args) => status::run(&args).await,
+        Command::Why(args) => why::run(&args).await,
         Command::Pause(args) => control::pause(args).await,
         Command::Resume(args) => resume::run(*args).await,
         Command::Promote(args) => control::promote(args).await,

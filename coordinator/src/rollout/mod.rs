@@ -14,6 +14,7 @@ mod tests;
 mod wait;
 mod waiting;
 mod waves;
+mod why;
 
 pub use command::{Command, CommandError};
 pub use driver::{Desk, Ended, Look, Request, Session, Watcher, run};
@@ -22,3 +23,4 @@ pub use host::{HostProgress, HostState};
 pub use policy::{Budget, BudgetError, Limit, Policy, Prefetch, PrefetchError, Wave};
 pub use table::{PolicyError, Table, WaveTable};
 pub use wait::{Wait, WaitingOn};
+pub use why::{Link, Surroundings, Why};

@@ -27,3 +27,4 @@ mod sources;
 mod spare;
 mod state;
 mod state_branch;
+mod why;

@@ -60,6 +60,7 @@ use crate::{
     fleet::{
         Inventory, InventoryError,
         hub::{Hub, resolve_all},
+        places::Places,
     },
     rollout::{self, Budget, Desk, Prefetch, Request, Session},
     scap::{Scap, Selection},
@@ -396,6 +397,7 @@ pub(super) async fn deploy(
         release: release.to_string(),
         sequence: session.release.release().sequence,
         commit: tree.commit().map(|commit| commit.id.to_string()),
+        places: Arc::new(Places::of(inventory, &first)),
     };
     let control = Control::listen(&state, subject, people).inspect_err(|error| {
         progress.note(&format!(

@@ -9,6 +9,7 @@ mod resumed;
 mod rollback;
 mod telling;
 mod waves;
+mod why;
 
 use std::{collections::BTreeSet, time::Duration};
 
