@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::Extensible,
-    extensions::{Extension, Extensions},
+    extensions::Extensions,
     id::{NodeId, PlanId, ReleaseId},
     identity::SecretKey,
     limits::DIRECTIVE_TARGETS_MAX,
@@ -80,14 +80,9 @@ impl Directive {
     /// (epoch, number) and does not know the release to be the stable one goes back by itself to what it ran before. Whole seconds.
     pub fn lapsing_after(self, time: Duration) -> Self {
         let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
-        let mut all = Vec::<Extension>::from(self.extensions);
-        all.retain(|extension| extension.tag != DEAD_MAN);
-        all.push(Extension {
-            tag: DEAD_MAN,
-            bytes: Bytes::copy_from_slice(&seconds.to_le_bytes()),
-        });
-        all.sort_by_key(|extension| extension.tag);
-        let extensions = Extensions::try_from(all).expect("a few short ones are allowed");
+        let bytes = Bytes::copy_from_slice(&seconds.to_le_bytes());
+        let extensions = self.extensions.with(DEAD_MAN, bytes);
+        let extensions = extensions.expect("a few short ones are allowed");
         Self { extensions, ..self }
     }
 
@@ -201,12 +196,9 @@ mod tests {
             );
             assert!(lapsing(seconds).check_dead_man().is_ok());
         }
-        let short = Extension {
-            tag: DEAD_MAN,
-            bytes: Bytes::from_static(&[60, 0]),
-        };
+        let short = Extensions::default().with(DEAD_MAN, Bytes::from_static(&[60, 0]));
         let short = Directive {
-            extensions: vec![short].try_into().unwrap(),
+            extensions: short.unwrap(),
             ..directive()
         };
         let beyond = [0, 9, 24 * 3600 + 1, u64::MAX].map(lapsing);
