@@ -148,7 +148,8 @@ fn going_on(
             signed: signed.release,
             snapshot: release.snapshot,
             commit: release.commit,
-            goes_back: latest.going_back.is_some(),
+            rolls_back_to: latest.rolls_back_to,
+            going_back: latest.going_back.clone(),
             take_over,
         }),
         ..args

@@ -92,7 +92,7 @@ pub struct HostProgress {
     pub is_finalized: bool,
     /// Whether it said last that it has the release live.
     pub(super) is_live: bool,
-    /// Whether it was told of the release before this rollout.
+    /// Whether it was told of the release before this rollout, by an earlier grant.
     pub(super) was_told: bool,
     /// Whether it may have the release live by our doing: it was told to promote, or said that it has it, and the release
     /// is not its stable one. These are the hosts that a rollback reaches. Where others directed the release before, so may have
@@ -268,7 +268,7 @@ impl HostProgress {
         if self.order.is_none() && report.release == Some(release) {
             // It had been told of this release before: what it fetched then is not fetched now.
             self.bytes_before = report.bytes;
-            self.was_told = true;
+            self.was_told = (1..epoch).contains(&report.directive.0);
         }
         if let Outcome::Refused { reason } = report.outcome {
             if refused == Some(release)

@@ -181,8 +181,10 @@ pub(super) struct GoOn {
     pub(super) snapshot: SnapshotRef,
     /// The commit; `rev` names it too.
     pub(super) commit: Option<GitOid>,
-    /// Whether its hosts were going back.
-    pub(super) goes_back: bool,
+    /// The sequence of the release that it goes back to, where it is of an earlier tree.
+    pub(super) rolls_back_to: Option<u64>,
+    /// Why its hosts were going back, where they were.
+    pub(super) going_back: Option<String>,
     /// Why the lock is taken also from somebody who may still be there.
     pub(super) take_over: Option<String>,
 }
@@ -399,7 +401,10 @@ pub(super) async fn deploy(
         plan: plan.encode(),
     };
     confirm(&args, &targets, &greeted, &session, &mut requests).await?;
-    recording.begin(&session).await?;
+    // From what is stable nobody goes back.
+    let going_back = args.go_on.as_ref().and_then(|it| it.going_back.clone());
+    let going_back = going_back.filter(|_| !is_finalized);
+    recording.begin(&session, going_back.clone()).await?;
     let mut plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");
     // The same plan; only that we may reach hosts elsewhere than their peers do.
     let ours = inventory.hosts.iter().map(|host| host.addresses.clone());
@@ -434,7 +439,7 @@ pub(super) async fn deploy(
         release,
         sequence: session.release.release().sequence,
         epoch: session.grant.grant().epoch,
-        goes_back: args.go_on.as_ref().is_some_and(|it| it.goes_back) && !is_finalized,
+        goes_back: going_back.is_some(),
         is_finalized,
         // From what is stable nobody goes back.
         dead_man: dead_man.filter(|_| !is_finalized),

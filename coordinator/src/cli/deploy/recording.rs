@@ -25,7 +25,7 @@ use crate::{
         progress::{Progress, why},
         snapshot::Tree,
     },
-    rollout::{CommandError, Ended, Engine, Output, Session, Verdict, WaitingOn, Watcher},
+    rollout::{Cause, CommandError, Ended, Engine, Output, Session, Verdict, WaitingOn, Watcher},
     state::{
         BranchError, End, Found, History, Hosts, Ledger, Outcome, Place, RENEWAL,
         Recorded as Release, Rollout, SignedObjects, StateDirectory, StateError, Updated,
@@ -103,20 +103,19 @@ impl Recording {
             .map_err(|error| failed(&error))?;
         let ledger = Ledger::new(branch, about.clone(), now());
         let subject = tree.commit().map(|commit| commit.subject.clone());
-        let rolls_back_to = args.back_to.as_ref().map(|back| back.sequence);
-        let reason = match (rolls_back_to, tree.commit()) {
-            _ if args.go_on.is_some() => {
-                let sequence = args.go_on.as_ref().map_or(0, |it| it.sequence);
-                format!("resume #{sequence}")
-            }
-            (Some(sequence), _) => format!("rollback to #{sequence}"),
-            (None, Some(commit)) => {
+        let go_on = args.go_on.as_ref();
+        let back_to = args.back_to.as_ref().map(|back| back.sequence);
+        let rolls_back_to = back_to.or(go_on.and_then(|it| it.rolls_back_to));
+        let reason = match (go_on, rolls_back_to, tree.commit()) {
+            (Some(go_on), ..) => format!("resume #{}", go_on.sequence),
+            (None, Some(sequence), _) => format!("rollback to #{sequence}"),
+            (None, None, Some(commit)) => {
                 let subject: String = commit.subject.chars().take(60).collect();
                 format!("deploy {:.10} \"{subject}\"", commit.id.to_string())
             }
-            (None, None) => "deploy a directory".to_owned(),
+            (None, None, None) => "deploy a directory".to_owned(),
         };
-        let take_over = args.go_on.as_ref().and_then(|it| it.take_over.as_deref());
+        let take_over = go_on.and_then(|it| it.take_over.as_deref());
         let found = match take_over {
             Some(why) => ledger.take_over(&reason, why, now()),
             None => ledger.lock(&reason, now()),
@@ -150,7 +149,11 @@ impl Recording {
     }
 
     /// Records what hosts are about to be told.
-    pub(super) async fn begin(&self, session: &Session) -> Result<(), CliError> {
+    pub(super) async fn begin(
+        &self,
+        session: &Session,
+        going_back: Option<String>,
+    ) -> Result<(), CliError> {
         let release = session.release.release();
         let rollout = Rollout {
             release: session.release.id(),
@@ -167,7 +170,7 @@ impl Recording {
             waves: Vec::new(),
             is_offline: self.run.is_offline,
             rolls_back_to: self.run.rolls_back_to,
-            going_back: None,
+            going_back,
         };
         let signed = signed(session, false);
         let begun = self
@@ -313,7 +316,9 @@ fn write(ledger: &Ledger, notes: &mpsc::Receiver<Note>) {
                 continue;
             }
             Ok(Note::Renew(reply)) => {
-                let _ = reply.send(ledger.renew(now()));
+                let renewed = ledger.renew(now());
+                is_over |= matches!(renewed, Err(BranchError::Lost { .. }));
+                let _ = reply.send(renewed);
                 continue;
             }
             Ok(Note::Wave(..) | Note::GoBack(_)) | Err(RecvTimeoutError::Timeout) if is_over => {
@@ -375,6 +380,8 @@ impl Watcher for Recorded<'_> {
                     let _ = notes.send(Note::Wave(over, self.settled.group()));
                 }
             }
+            // That is recorded already, with why it began.
+            Output::RollsBack(Cause::Before) => {}
             Output::RollsBack(cause) => {
                 if let Some(notes) = &self.recording.notes {
                     let _ = notes.send(Note::GoBack(why(cause)));
