@@ -33,6 +33,7 @@ fn who_has_it_live_hears_four_times_in_the_time_that_somebody_is_there_and_other
     assert_eq!(bench.told_to(Stage::Fetch), ["a"], "nobody has it live yet");
     bench.done("a");
     assert_eq!(bench.state("a"), HostState::Promoted);
+    bench.done("b");
     let mut numbers = Vec::new();
     for _ in 0..8 {
         bench.pass(TIME / 4);
