@@ -112,6 +112,9 @@ pub enum Refusal {
         /// The stage offered.
         offered: Stage,
     },
+    /// An order that does not lapse, or not that of this release.
+    #[error("directive {0:?} is none that lapses")]
+    Lasting((u64, u64)),
     /// Going back from the stable release takes a new release.
     #[error("release {0} is finalized: going back from it takes a new release")]
     Finalized(ReleaseId),
@@ -206,6 +209,48 @@ impl Acceptance {
                 release: release.id(),
                 directive: offered,
                 stage: directive.stage,
+            }),
+            finalized: self.finalized,
+        }))
+    }
+
+    /// What is accepted once a directive lapsed that was obeyed, and nobody followed up: the way back, by the authority that the
+    /// release carries. Whoever asks knows that its time is over. Until something higher is told, the directive is no way forward
+    /// any more.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn lapse(
+        &self,
+        us: &Addressee,
+        release: ReleaseId,
+        directive: &Directive,
+    ) -> Result<Decision, Refusal> {
+        let offered = (directive.epoch, directive.number);
+        if !directive.targets.include(&us.host) {
+            return Ok(Decision::NotForUs);
+        }
+        let obeyed = self.accepted.as_ref().filter(|it| it.release == release);
+        let (Some(obeyed), Some(_)) = (obeyed, directive.dead_man()) else {
+            return Err(Refusal::Lasting(offered));
+        };
+        if self.finalized.is_some_and(|it| it.release == release) {
+            return Err(Refusal::Finalized(release));
+        }
+        if offered < obeyed.directive {
+            return Err(Refusal::Replayed {
+                offered,
+                obeyed: obeyed.directive,
+            });
+        }
+        if offered == obeyed.directive && obeyed.stage == Stage::Revert {
+            return Ok(Decision::Again);
+        }
+        Ok(Decision::Follow(Self {
+            accepted: Some(Accepted {
+                directive: offered,
+                stage: Stage::Revert,
+                ..obeyed.clone()
             }),
             finalized: self.finalized,
         }))

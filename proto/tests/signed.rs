@@ -15,6 +15,7 @@ use std::{
     num::NonZeroUsize,
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use any::{any_directive, any_finalization, any_grant, any_plan, any_release, any_report};
@@ -522,6 +523,25 @@ fn a_report_is_the_word_of_the_agent_it_names_and_of_nobody_else() {
             "4097 bytes of reason, 0 to 4096 are allowed"
         );
     }
+}
+
+#[test]
+fn a_directive_can_lapse_and_who_does_not_know_that_refuses_it() {
+    assert_eq!(directive().dead_man(), None);
+    let lapsing = directive().lapsing_after(Duration::from_secs(600));
+    assert_eq!(lapsing.dead_man(), Some(Duration::from_secs(600)));
+    let mut payload = golden(DIRECTIVE);
+    payload.pop();
+    payload.extend(golden(
+        "01 01 04 58020000 # one extension, which is required: 1, 600 seconds in 4 bytes",
+    ));
+    assert_eq!(lapsing.to_payload().as_ref(), payload);
+    assert_eq!(Directive::from_payload(&payload).unwrap(), lapsing);
+    let known: &[u16] = &[];
+    assert_eq!(
+        lapsing.extensions.require_known(known),
+        Err(ExtensionError::Required(1))
+    );
 }
 
 #[test]

@@ -336,6 +336,60 @@ fn going_back_from_the_stable_release_takes_a_new_release() {
 }
 
 #[test]
+fn an_order_lapses_once_back_and_is_no_way_forward_any_more() {
+    let world = World::new();
+    let us = &world.trust.addressee;
+    let draft = Draft::new(7).directing(1, 2, Stage::Promote);
+    let state = world.after([&draft]);
+    let order = world.trust.verify_order(world.sign(&draft), NOW).unwrap();
+    let (release, lasting) = (order.release.id(), order.directive);
+    let time = std::time::Duration::from_secs(60);
+    let lapsing = lasting.clone().lapsing_after(time);
+    assert!(matches!(
+        state.lapse(us, release, &lasting),
+        Err(Refusal::Lasting((1, 2)))
+    ));
+    assert!(matches!(
+        Acceptance::default().lapse(us, release, &lapsing),
+        Err(Refusal::Lasting(_))
+    ));
+    let back = followed(state.lapse(us, release, &lapsing));
+    let accepted = back.accepted.clone().unwrap();
+    assert_eq!(
+        (accepted.directive, accepted.stage),
+        ((1, 2), Stage::Revert)
+    );
+    assert_eq!(back.lapse(us, release, &lapsing).unwrap(), Decision::Again);
+    // The very order that lapsed does not promote again, and what comes after it counts.
+    assert!(matches!(
+        world.consider(&back, &draft),
+        Err(Refusal::Contradiction {
+            obeyed: Stage::Revert,
+            ..
+        })
+    ));
+    followed(world.consider(&back, &draft.directing(1, 3, Stage::Fetch)));
+
+    // One that was overtaken does not lapse, nor one of what is stable; one that was not heard of before does.
+    let later = world.after([&draft.directing(1, 3, Stage::Promote)]);
+    assert!(matches!(
+        later.lapse(us, release, &lapsing),
+        Err(Refusal::Replayed { .. })
+    ));
+    let stable = world.finalized(&state, &draft);
+    assert!(matches!(
+        stable.lapse(us, release, &lapsing),
+        Err(Refusal::Finalized(_))
+    ));
+    let renewed = Directive {
+        number: 9,
+        ..lapsing
+    };
+    let back = followed(state.lapse(us, release, &renewed));
+    assert_eq!(back.accepted.unwrap().directive, (1, 9));
+}
+
+#[test]
 fn a_finalization_is_of_what_was_accepted_and_once() {
     let world = World::new();
     let stale = |state: &Acceptance, draft: &Draft, expected: (u64, u64, u64)| {

@@ -39,6 +39,18 @@ pub(super) fn order(
     })
 }
 
+/// Accepts that an order lapsed and records it durably, or says why not.
+pub(super) fn lapse(
+    deployment: &Deployment,
+    us: &Addressee,
+    order: &VerifiedOrder,
+) -> Result<Result<(), String>, ActivateError> {
+    let environment = &order.release.release().environment;
+    decide(deployment, us, environment, |acceptance| {
+        acceptance.lapse(us, order.release.id(), &order.directive)
+    })
+}
+
 /// Accepts a finalization and records it durably, or says why not.
 pub(super) fn finalization(
     deployment: &Deployment,

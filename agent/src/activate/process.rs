@@ -64,6 +64,8 @@ pub enum Request {
     /// Make a stable release's directory, and make it live and record that it is stable where it is asked to: on the strength
     /// of its finalization alone, as no coordinator is there to order it.
     Stable(Box<StableRequest>),
+    /// Go back from a release, since this order of it lapsed.
+    Lapse(Box<Order>),
 }
 
 /// A release that is to be caught up with.
@@ -271,7 +273,8 @@ async fn serve(activator: Arc<Activator>, mut stream: UnixStream) -> Result<(), 
 impl Activator {
     fn answer(&self, request: Request) -> Answer {
         let result = match request {
-            Request::Order(order) => self.follow(*order),
+            Request::Order(order) => self.follow(*order, false),
+            Request::Lapse(order) => self.follow(*order, true),
             Request::Finalize(finalize) => self.finalize(*finalize),
             Request::Stable(request) => self.stable(*request),
             Request::Standing { repo } => self.with(&repo, |deployment| {
@@ -290,7 +293,8 @@ impl Activator {
         })
     }
 
-    fn follow(&self, order: Order) -> Result<Answer, ActivateError> {
+    /// Does what an order says; or, where it has lapsed, goes back.
+    fn follow(&self, order: Order, has_lapsed: bool) -> Result<Answer, ActivateError> {
         let started = std::time::Instant::now();
         let now = clock::now();
         let order = match self.trust.verify_order(order, now) {
@@ -298,9 +302,17 @@ impl Activator {
             Err(error) => return Ok(Answer::Refused(crate::error_chain(&error))),
         };
         let about = order.release.release();
-        let is_revert = order.directive.stage == Stage::Revert;
+        let stage = match has_lapsed {
+            true => Stage::Revert,
+            false => order.directive.stage,
+        };
+        let is_revert = stage == Stage::Revert;
         let followed = self.with(&about.repo, |deployment| {
-            let granted = authorise::order(deployment, &self.trust.addressee, &order, now)?;
+            let us = &self.trust.addressee;
+            let granted = match has_lapsed {
+                true => authorise::lapse(deployment, us, &order)?,
+                false => authorise::order(deployment, us, &order, now)?,
+            };
             if let Err(refusal) = granted {
                 return Ok(Answer::Refused(refusal));
             }
@@ -312,7 +324,7 @@ impl Activator {
                 config: about.config,
             };
             let stages = self.stages();
-            let done = match order.directive.stage {
+            let done = match stage {
                 // Its directory is made while nobody waits for it, and a full disk is found out before anything is
                 // switched.
                 Stage::Fetch => stages.fetch(deployment, &target).map(|done| done.built),

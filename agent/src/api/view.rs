@@ -10,7 +10,7 @@ use scap_proto::{
 use serde::Serialize;
 
 use super::CatchUpView;
-use crate::{daemon::Repo, limits::Source, node::TransferStatus};
+use crate::{clock::Moment, daemon::Repo, limits::Source, node::TransferStatus};
 
 /// Answer to a status request: `scap.agent-status/1`.
 #[derive(Debug, Clone, Serialize)]
@@ -114,6 +114,8 @@ pub struct RepoView {
     pub live_commit: Option<String>,
     /// The sequence finalized; 0 for none.
     pub finalized_sequence: u64,
+    /// In how many seconds this host goes back by itself, unless somebody directs the release until then.
+    pub goes_back_in_seconds: Option<u64>,
     /// Releases whose directories are kept.
     pub kept: usize,
 }
@@ -184,6 +186,7 @@ impl RepoView {
                 .and_then(|live| live.commit.as_ref())
                 .map(ToString::to_string),
             finalized_sequence: repo.saved.acceptance.finalized_sequence(),
+            goes_back_in_seconds: repo.lapses_in(&Moment::now()).map(|left| left.as_secs()),
             kept: repo.standing.kept.len(),
         }
     }

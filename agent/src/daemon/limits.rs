@@ -7,12 +7,14 @@ use std::{
 
 use scap_proto::{
     release::UnixMillis,
-    transport::{RateCaps, Traffic},
+    transport::{Rate, RateCaps, Traffic},
 };
 
+use super::Daemon;
 use crate::{
     api::{LimitView, LimitsView},
-    limits::{Caps, Direction, Limits},
+    clock,
+    limits::{Cap, Caps, Direction, Limits},
 };
 
 /// Over how long a rate is measured.
@@ -69,7 +71,7 @@ impl Limiter {
         let view = |of, bytes: fn(&Traffic) -> u64| {
             let (rate, source) = self.configured.cap(of, &self.asked, now);
             LimitView {
-                cap_mbit: rate.map(scap_proto::transport::Rate::mbit),
+                cap_mbit: rate.map(Rate::mbit),
                 source,
                 rate_mbit: self.rate_mbit(bytes),
             }
@@ -94,6 +96,24 @@ impl Limiter {
         }
         let mbit = (bytes(after) - bytes(before)) as f64 * 8.0 / 1e6 / seconds;
         (mbit * 100.0).round() / 100.0
+    }
+}
+
+impl Daemon {
+    /// Has the node keep to the caps that count now.
+    pub(super) fn apply_limits(&self) {
+        let caps = self.limiter.caps(clock::now());
+        let before = self.node.set_caps(caps);
+        if before != caps {
+            let text = |cap: Option<Rate>| Cap(cap).to_string();
+            tracing::info!(
+                upload = text(caps.upload),
+                download = text(caps.download),
+                border_upload = text(caps.border_upload),
+                border_download = text(caps.border_download),
+                "limits changed"
+            );
+        }
     }
 }
 

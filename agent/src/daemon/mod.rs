@@ -4,6 +4,7 @@
 mod activator;
 mod catching;
 mod control;
+mod dead_man;
 mod error;
 mod kept;
 mod limits;
@@ -23,7 +24,6 @@ use std::{
 use scap_proto::{
     id::ReleaseId,
     release::{Environment, Plan, RepoPath, TreeId, plan::PlanError},
-    transport::Rate,
     wire::control::{ControlMessage, Finalize, Order},
 };
 use tokio::{
@@ -48,7 +48,7 @@ use crate::{
     api::{self, ApiError, ApiRequest, GcView, PeerView, RepoView, StatusView, VerifyView},
     clock,
     config::Config,
-    limits::{Cap, Limits},
+    limits::Limits,
     node::{self, ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
     store::{Store, StoreConfig, StoreError},
     trust::{HostTrust, OrderError},
@@ -244,6 +244,7 @@ impl Daemon {
                     // The time of day may have come for others.
                     self.apply_limits();
                     self.limiter.sample(Instant::now(), self.node.traffic());
+                    self.watch_for_lapses().await;
                     self.report_progress().await;
                     self.catch_up().await;
                 }
@@ -259,6 +260,7 @@ impl Daemon {
     async fn restore(&mut self, saved: Saved) {
         let key = (saved.repo.clone(), saved.environment.clone());
         let mut repo = Repo::restored(saved);
+        repo.ordered = self.state.ordered(&repo.saved);
         match self
             .activator
             .ask(Request::Standing {
@@ -379,6 +381,10 @@ impl Daemon {
             Ok(Decision::NotForUs) => {}
             Ok(Decision::Again) => self.report_now(&key).await,
             Ok(Decision::Follow(acceptance)) => {
+                let ordered = match self.note_order(&key, &verified.directive) {
+                    Ok(ordered) => ordered,
+                    Err(reason) => return self.refuse(&key, release, reason).await,
+                };
                 let repo = self.repo(&key);
                 let is_same = repo.accepted().map(|a| a.release) == Some(verified.release.id());
                 let plan = match (verified.directive.plan, &order.plan) {
@@ -406,7 +412,9 @@ impl Daemon {
                     plan = if is_without_plan { "kept" } else { "came" },
                     "order accepted"
                 );
-                self.repo(&key).follow(saved);
+                let repo = self.repo(&key);
+                repo.ordered = ordered;
+                repo.follow(saved);
                 self.pursue(&key).await;
                 self.report_now(&key).await;
             }
@@ -482,8 +490,8 @@ impl Daemon {
                 Step::Activate => match self.repo(key).saved.order.clone() {
                     Some(order) => {
                         let plan = self.repo(key).saved.plan.clone().map(|(_, bytes)| bytes);
-                        let order = Box::new(Order { plan, ..order });
-                        self.hand_to_activator(key, Request::Order(order));
+                        let request = self.repo(key).request(Order { plan, ..order });
+                        self.hand_to_activator(key, request);
                     }
                     None => {
                         let request = self.repo(key).saved.stable_request();
@@ -695,21 +703,6 @@ impl Daemon {
             dropped_peers: self.dropped.clone(),
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
-        }
-    }
-
-    fn apply_limits(&self) {
-        let caps = self.limiter.caps(clock::now());
-        let before = self.node.set_caps(caps);
-        if before != caps {
-            let text = |cap: Option<Rate>| Cap(cap).to_string();
-            tracing::info!(
-                upload = text(caps.upload),
-                download = text(caps.download),
-                border_upload = text(caps.border_upload),
-                border_download = text(caps.border_download),
-                "limits changed"
-            );
         }
     }
 

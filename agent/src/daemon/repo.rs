@@ -8,7 +8,7 @@ use scap_proto::{
     wire::control::Finalize,
 };
 
-use super::saved::Saved;
+use super::{dead_man::Ordered, saved::Saved};
 use crate::{
     acceptance::{Acceptance, Accepted},
     activate::process::{Activated, RepoStanding},
@@ -26,6 +26,8 @@ const PROGRESS_OF_HOSTS_MAX: usize = 500;
 #[derive(Debug)]
 pub(crate) struct Repo {
     pub(crate) saved: Saved,
+    /// The latest order, where it lapses.
+    pub(super) ordered: Option<Ordered>,
     pub(crate) standing: RepoStanding,
     pub(crate) bytes: BytesBySource,
     pub(crate) fetch_millis: u64,
@@ -81,6 +83,7 @@ impl Repo {
     pub(crate) fn restored(saved: Saved) -> Self {
         Self {
             saved,
+            ordered: None,
             standing: RepoStanding::default(),
             bytes: BytesBySource::default(),
             fetch_millis: 0,
@@ -132,6 +135,7 @@ impl Repo {
         if self.activating.is_some() {
             return None;
         }
+        self.take_renewal(pursued);
         let is_ended = match self.ended.as_ref().filter(|(ended, _)| *ended == pursued) {
             // What failed is tried again when it is ordered again.
             Some((_, Err(_))) => return None,
@@ -154,6 +158,24 @@ impl Repo {
         }
         self.activating = Some(pursued);
         Some(Step::Activate)
+    }
+
+    /// Whether the activator is at work on an order.
+    pub(super) fn is_activating(&self) -> bool {
+        self.activating.is_some()
+    }
+
+    /// Whoever has promoted and is told so again need do nothing: it is told that somebody still directs the release.
+    fn take_renewal(&mut self, pursued: Pursued) {
+        let live = self.standing.live.as_ref().map(|live| live.release);
+        let is_live = live == Some(pursued.release);
+        if let Some((ended, Ok(()))) = &mut self.ended
+            && ended.release == pursued.release
+            && (ended.stage, pursued.stage) == (Stage::Promote, Stage::Promote)
+            && is_live
+        {
+            *ended = pursued;
+        }
     }
 
     /// What the accepted order says to do.
@@ -258,7 +280,10 @@ impl Repo {
             return Outcome::Idle;
         }
         match &self.ended {
-            Some((ended, Ok(()))) if Some(*ended) == self.pursued() => Outcome::Done,
+            Some((ended, Ok(()))) if Some(*ended) == self.pursued() => match self.why_lapsed() {
+                Some(reason) => Outcome::Failed { reason },
+                None => Outcome::Done,
+            },
             Some((ended, Err(reason))) if Some(*ended) == self.pursued() => Outcome::Failed {
                 reason: report::bounded_reason(reason.clone()),
             },
@@ -293,8 +318,16 @@ impl Repo {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::time::Duration;
+
+    use scap_proto::{
+        content::SnapshotRef,
+        id::SnapshotId,
+        release::{Directive, Targets, UnixMillis},
+    };
+
     use super::*;
-    use crate::acceptance::Finalized;
+    use crate::{acceptance::Finalized, activate::process::LiveRelease, clock::Moment};
 
     const RELEASE: ReleaseId = ReleaseId::from_bytes([7; 32]);
 
@@ -425,6 +458,121 @@ mod tests {
         assert!(coming.is_coming_from(&[]));
         assert_eq!(coming.begin_anew(), Some(RELEASE));
         assert_eq!(coming.next_step(), fetch);
+    }
+
+    /// The order that is accepted lapses after a minute; it came when the machine had run for 100 s.
+    fn lapsing(repo: &mut Repo) {
+        let accepted = repo.accepted().unwrap();
+        let directive = Directive {
+            release: RELEASE,
+            epoch: accepted.directive.0,
+            number: accepted.directive.1,
+            targets: Targets::All,
+            stage: accepted.stage,
+            plan: None,
+            extensions: Default::default(),
+        };
+        let directive = directive.lapsing_after(Duration::from_secs(60));
+        repo.ordered = Ordered::of(&directive, at(100));
+    }
+
+    fn at(up: u64) -> Moment {
+        Moment {
+            boot: "a".into(),
+            up: Duration::from_secs(up),
+            wall: UnixMillis(0),
+        }
+    }
+
+    fn live(repo: &mut Repo) {
+        let live = LiveRelease {
+            release: RELEASE,
+            sequence: 1,
+            snapshot: SnapshotRef {
+                id: SnapshotId::from_bytes([1; 32]),
+                descriptor_length: 1,
+            },
+            commit: None,
+            config: None,
+        };
+        repo.activated(Activated {
+            standing: RepoStanding {
+                live: Some(live),
+                ..RepoStanding::default()
+            },
+            ..Activated::default()
+        });
+    }
+
+    /// A repo that has promoted, by an order that lapses.
+    fn promoted() -> Repo {
+        let mut repo = fetched();
+        order(&mut repo, 2, Stage::Promote);
+        lapsing(&mut repo);
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        live(&mut repo);
+        assert_eq!(repo.outcome(None), Outcome::Done);
+        repo
+    }
+
+    /// What is left to the second.
+    fn left(repo: &Repo, up: u64) -> Option<u64> {
+        repo.lapses_in(&at(up)).map(|left| left.as_secs())
+    }
+
+    #[test]
+    fn who_has_promoted_goes_back_when_the_time_is_over_and_says_why() {
+        let mut repo = promoted();
+        assert_eq!([left(&repo, 100), left(&repo, 159)], [Some(60), Some(1)]);
+        assert_eq!([left(&repo, 160), left(&repo, 900)], [Some(0), Some(0)]);
+        assert_eq!(repo.lapsed(), None);
+        // As the daemon does then.
+        let mut saved = repo.saved.clone();
+        saved.acceptance.accepted.as_mut().unwrap().stage = Stage::Revert;
+        repo.follow(saved);
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        activated(&mut repo, 1);
+        let reason = "it went back by itself: nobody directed the release for 60 s".to_owned();
+        assert_eq!(repo.outcome(None), Outcome::Failed { reason });
+        assert_eq!(left(&repo, 900), None, "once is enough");
+        // Told to fetch, it begins anew.
+        order(&mut repo, 3, Stage::Fetch);
+        repo.ordered = None;
+        assert_eq!(repo.lapsed(), None);
+    }
+
+    #[test]
+    fn whoever_is_told_again_to_promote_what_is_live_has_nothing_to_do() {
+        let mut repo = promoted();
+        for number in 3..6 {
+            order(&mut repo, number, Stage::Promote);
+            assert_eq!(repo.next_step(), None);
+            assert_eq!(repo.outcome(None), Outcome::Done);
+        }
+        // After fetching anew it is promoted anew, so that a tree is repaired.
+        order(&mut repo, 6, Stage::Fetch);
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        live(&mut repo);
+        order(&mut repo, 7, Stage::Promote);
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+    }
+
+    #[test]
+    fn what_is_stable_or_only_fetched_does_not_lapse() {
+        let mut repo = promoted();
+        repo.saved.acceptance.finalized = Some(Finalized {
+            sequence: 1,
+            release: RELEASE,
+        });
+        assert_eq!(left(&repo, 900), None);
+        let mut fetching = fetched();
+        lapsing(&mut fetching);
+        assert_eq!(left(&fetching, 900), None);
+        // Live from before, by a coordinator that goes on with it: it does.
+        let mut again = promoted();
+        order(&mut again, 3, Stage::Fetch);
+        lapsing(&mut again);
+        assert_eq!(left(&again, 170), Some(0));
     }
 
     #[test]

@@ -120,13 +120,22 @@ impl SavedState {
         Ok((Self { directory }, all))
     }
 
+    /// Where a file of one repo and environment is.
+    pub(super) fn file_of(
+        &self,
+        repo: &RepoPath,
+        environment: &Environment,
+        extension: &str,
+    ) -> PathBuf {
+        // Names hold no `@`, and none holds `+`.
+        let repo = repo.as_str().replace('/', "+");
+        self.directory
+            .join(format!("{repo}@{environment}.{extension}"))
+    }
+
     /// Replaces the file of one repo and environment. A crash leaves the old or the new one.
     pub(crate) fn save(&self, saved: &Saved) -> Result<(), SavedError> {
-        // Names hold no `@`, and none holds `+`.
-        let repo = saved.repo.as_str().replace('/', "+");
-        let path = self
-            .directory
-            .join(format!("{repo}@{}.{EXTENSION}", saved.environment));
+        let path = self.file_of(&saved.repo, &saved.environment, EXTENSION);
         let body = codec::encode(saved);
         let mut bytes = saved.magic().to_vec();
         bytes.extend_from_slice(blake3::hash(&body).as_bytes());

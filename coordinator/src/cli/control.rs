@@ -6,6 +6,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,9 +24,10 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use super::{About, CliError, StateArgs, branch::ReadArgs, exit, rollout_status};
+use super::{About, CliError, StateArgs, branch::ReadArgs, exit, rollout_status, why};
 use crate::{
-    rollout::{Command, Request, WaitingOn},
+    fleet::places::Places,
+    rollout::{Command, Engine, Request, WaitingOn},
     state::StateDirectory,
 };
 
@@ -82,6 +84,7 @@ pub(super) enum Ask {
     RetryFailed,
     Skip { host: NodeId, reason: String },
     Status,
+    Why { host: NodeId },
 }
 
 /// What a deployment says of itself, once it may be asked.
@@ -91,6 +94,7 @@ pub(super) struct Subject {
     pub(super) release: String,
     pub(super) sequence: u64,
     pub(super) commit: Option<String>,
+    pub(super) places: Arc<Places>,
 }
 
 /// The control socket of a deployment; dropping it takes it away.
@@ -171,19 +175,35 @@ async fn serve(
         .await?;
     let answer = match serde_json::from_str(&line) {
         Ok(Ask::Status) => {
-            let (reply, looked) = oneshot::channel();
-            let look = Request::Look(Box::new(move |engine, now| {
-                let _ = reply.send(rollout_status::view(&subject, engine, now));
-            }));
-            let _ = requests.send(look).await;
-            looked
-                .await
-                .unwrap_or_else(|_| refusal("it is just ending"))
+            let view = move |engine: &Engine, now| rollout_status::view(&subject, engine, now);
+            look(&requests, view).await
+        }
+        Ok(Ask::Why { host }) => {
+            let view = move |engine: &Engine, now| {
+                let why = why::view(&subject, engine, &host, now);
+                why.unwrap_or_else(|| refusal("that host is not in this rollout"))
+            };
+            look(&requests, view).await
         }
         Ok(ask) => follow(ask, &requests).await,
         Err(error) => refusal(&format!("not a command: {error}")),
     };
     stream.write_all(format!("{answer}\n").as_bytes()).await
+}
+
+/// What somebody sees who looks.
+async fn look(
+    requests: &mpsc::Sender<Request>,
+    view: impl FnOnce(&Engine, Duration) -> Value + Send + 'static,
+) -> Value {
+    let (reply, looked) = oneshot::channel();
+    let look = Request::Look(Box::new(move |engine, now| {
+        let _ = reply.send(view(engine, now));
+    }));
+    let _ = requests.send(look).await;
+    looked
+        .await
+        .unwrap_or_else(|_| refusal("it is just ending"))
 }
 
 async fn follow(ask: Ask, requests: &mpsc::Sender<Request>) -> Value {
@@ -194,7 +214,7 @@ async fn follow(ask: Ask, requests: &mpsc::Sender<Request>) -> Value {
         Ask::Abort => Command::Abort,
         Ask::RetryFailed => Command::RetryFailed,
         Ask::Skip { host, reason } => Command::Skip { host, reason },
-        Ask::Status => unreachable!("it is no command to the engine"),
+        Ask::Status | Ask::Why { .. } => unreachable!("it is no command to the engine"),
     };
     let (answer, followed) = oneshot::channel();
     let _ = requests.send(Request::Command { command, answer }).await;
@@ -250,11 +270,20 @@ pub(super) async fn ask(args: &ControlArgs, ask: &Ask) -> Result<Option<Value>, 
 
 /// What each deployment says of itself that runs with a state directory and was asked for.
 pub(super) async fn running_here(path: &Path, read: &ReadArgs) -> Result<Vec<Value>, CliError> {
+    ask_here(path, read, &Ask::Status).await
+}
+
+/// What each of these answers. Those of another repo or environment than was asked for are left out; so a refusal is, where one was.
+pub(super) async fn ask_here(
+    path: &Path,
+    read: &ReadArgs,
+    ask: &Ask,
+) -> Result<Vec<Value>, CliError> {
     let state = StateDirectory::open(path)
         .map_err(|error| CliError::failed("find the deployment", &error).hint(error.hint()))?;
     let mut all = Vec::new();
     for stream in running(&state.control()).await {
-        let status = say(stream, &Ask::Status).await?;
+        let status = say(stream, ask).await?;
         let is = |key: &str, wanted: Option<&str>| {
             wanted.is_none_or(|wanted| status[key].as_str() == Some(wanted))
         };
@@ -298,17 +327,30 @@ async fn say(stream: UnixStream, ask: &Ask) -> Result<Value, CliError> {
 
 /// Has a command followed, and says that it is.
 async fn tell(args: &ControlArgs, command: Ask, done: &str) -> Result<u8, CliError> {
+    let told = tell_running(args, command, done).await?;
+    told.ok_or_else(|| {
+        CliError::usage("no deployment runs here that could be told so")
+            .code(exit::FAILED)
+            .hint(
+                "`scap-coordinator deploy` with the same arguments goes on with one that has ended"
+                    .to_owned(),
+            )
+    })
+}
+
+/// The same; none where none runs.
+async fn tell_running(
+    args: &ControlArgs,
+    command: Ask,
+    done: &str,
+) -> Result<Option<u8>, CliError> {
     let Some(answer) = ask(args, &command).await? else {
-        return Err(
-            CliError::usage("no deployment runs here that could be told so")
-                .code(exit::FAILED)
-                .hint("`scap-coordinator deploy` with the same arguments goes on with one that has ended".to_owned()),
-        );
+        return Ok(None);
     };
     match answer["error"].as_str() {
         None => {
             println!("{done}");
-            Ok(exit::DONE)
+            Ok(Some(exit::DONE))
         }
         Some(why) => Err(CliError::usage(format!("not done: {}", why.escape_debug()))
             .code(exit::FAILED)
@@ -321,8 +363,9 @@ pub(super) async fn pause(args: ControlArgs) -> Result<u8, CliError> {
     tell(&args, Ask::Pause, done).await
 }
 
-pub(super) async fn resume(args: ControlArgs) -> Result<u8, CliError> {
-    tell(&args, Ask::Resume, "it goes on").await
+/// None where none runs.
+pub(super) async fn resume(args: &ControlArgs) -> Result<Option<u8>, CliError> {
+    tell_running(args, Ask::Resume, "it goes on").await
 }
 
 pub(super) async fn promote(args: ControlArgs) -> Result<u8, CliError> {

@@ -17,6 +17,7 @@ mod history;
 mod init;
 mod plan;
 mod progress;
+mod resume;
 mod rollback;
 mod rollout_status;
 mod scap;
@@ -24,6 +25,7 @@ mod show;
 mod snapshot;
 mod status;
 mod unlock;
+mod why;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -70,10 +72,14 @@ enum Command {
     /// Say what each environment is on, who deploys, and what became of the hosts; and where a deployment that runs here is, what it
     /// waits for, and what may be done
     Status(status::StatusArgs),
+    /// Say why a host is where it is: what it waits for, since when, how long at most, and where that comes from; by the deployment that
+    /// runs here, else by the last record
+    Why(why::WhyArgs),
     /// Stop a running deployment from advancing; hosts finish what they were told
     Pause(control::ControlArgs),
-    /// Let a paused deployment go on, or one that lost more hosts than it may go on without them
-    Resume(control::ControlArgs),
+    /// Let a paused deployment go on, or one that lost more hosts than it may go on without them; with --repo and --fleet, where
+    /// none runs, go on with one whose coordinator has ended, here or on another machine
+    Resume(Box<resume::ResumeArgs>),
     /// Let the next wave go now: end the soak, or approve it
     Promote(control::ControlArgs),
     /// Take every host that a running deployment switched back to what it ran
@@ -168,8 +174,9 @@ async fn execute(command: Command) -> Result<u8, CliError> {
         Command::Deploy(args) => deploy::run(*args).await,
         Command::Rollback(args) => rollback::run(*args).await,
         Command::Status(args) => status::run(&args).await,
+        Command::Why(args) => why::run(&args).await,
         Command::Pause(args) => control::pause(args).await,
-        Command::Resume(args) => control::resume(args).await,
+        Command::Resume(args) => resume::run(*args).await,
         Command::Promote(args) => control::promote(args).await,
         Command::Abort(args) => control::abort(args).await,
         Command::Retry(args) => control::retry(args).await,

@@ -254,6 +254,7 @@ pub(super) fn outcome(verdict: &Verdict) -> &'static str {
         Verdict::Stopped(_) => "stopped",
         Verdict::RolledBack(_) => "rolled-back",
         Verdict::RollbackIncomplete(_) => "rollback-incomplete",
+        Verdict::TakenOver { .. } => "taken-over",
     }
 }
 
@@ -271,9 +272,15 @@ fn verdict(ended: &Ended) -> String {
             "stopped while it rolled back; these may run it or not: {}; the same command deploys the release again",
             touched(ended)
         ),
-        Verdict::Stopped(Some(on)) => {
-            format!("stopped, waiting for {on}: hosts keep what they were told last; {again}")
-        }
+        Verdict::Stopped(Some(on)) => match ended.engine.dead_man() {
+            None => {
+                format!("stopped, waiting for {on}: hosts keep what they were told last; {again}")
+            }
+            Some(time) => format!(
+                "stopped, waiting for {on}: hosts that have it live go back by themselves in {} s; until then {again}",
+                time.as_secs()
+            ),
+        },
         Verdict::RolledBack(cause) => {
             format!(
                 "rolled back, since {}: every host runs what it ran before",
@@ -287,6 +294,9 @@ fn verdict(ended: &Ended) -> String {
                 touched(ended)
             )
         }
+        Verdict::TakenOver { host, epoch } => format!(
+            "taken over: {host} follows epoch {epoch} of this release; nothing more is told from here"
+        ),
     }
 }
 
@@ -297,9 +307,10 @@ fn touched(ended: &Ended) -> String {
     some(&hosts)
 }
 
-fn why(cause: &Cause) -> String {
+pub(super) fn why(cause: &Cause) -> String {
     match cause {
         Cause::Abort => "a person said so".into(),
+        Cause::Before => "that was going on when its coordinator ended".into(),
         Cause::Budget {
             of,
             failed,

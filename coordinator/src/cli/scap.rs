@@ -40,6 +40,19 @@ impl ScapArgs {
         }
     }
 
+    /// The environment, where a flag says it.
+    pub(super) fn environment(&self) -> Option<&Environment> {
+        self.environment.as_ref()
+    }
+
+    /// The same, whatever the folder says of the environment.
+    pub(super) fn in_environment(self, environment: Environment) -> Self {
+        Self {
+            environment: Some(environment),
+            ..self
+        }
+    }
+
     /// Finds the folder that belongs to `tree`, and reads it.
     pub(super) fn read(&self, source: &SourceArgs, tree: &Tree) -> Result<(Found, Scap), CliError> {
         let failed = |error: ScapError| {

@@ -3,6 +3,7 @@
 pub mod hub;
 mod inventory;
 pub mod leases;
+pub mod places;
 pub mod ways;
 
 pub use inventory::{CANARY_GROUP, Host, Inventory, InventoryError, Site};

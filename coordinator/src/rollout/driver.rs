@@ -11,8 +11,8 @@ use scap_proto::{
     id::{NodeId, PlanId, ReleaseId},
     identity::SecretKey,
     release::{
-        Directive, Finalization, Outcome, Plan, SignedDirective, SignedFinalization, Targets,
-        VerifiedGrant, VerifiedRelease,
+        Directive, Finalization, Outcome, Plan, SignedDirective, SignedFinalization, Stage,
+        Targets, VerifiedGrant, VerifiedRelease,
     },
     wire::control::{ControlMessage, Finalize, Order},
 };
@@ -313,6 +313,10 @@ impl Driver<'_> {
                         stage,
                         plan: Some(self.session.plan.0),
                         extensions: Default::default(),
+                    };
+                    let directive = match self.engine.dead_man() {
+                        Some(time) if stage != Stage::Revert => directive.lapsing_after(time),
+                        _ => directive,
                     };
                     let is_kept = hosts.iter().all(|host| self.plan_holders.contains(host));
                     tracing::debug!(

@@ -31,6 +31,10 @@ use super::{
 /// How often hosts are told of the finalization that have not confirmed it.
 pub(super) const REFINALIZE: Duration = Duration::from_secs(2);
 
+/// How far above ours an epoch may be that a host says it follows: each is one person's going on with a release, which has a week
+/// to begin, so one that is further away is no other coordinator's.
+pub const EPOCH_JUMP_MAX: u64 = 1_000;
+
 /// What differs between one rollout and another.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -38,10 +42,14 @@ pub struct Config {
     pub release: ReleaseId,
     /// Its sequence.
     pub sequence: u64,
-    /// The epoch of the grant.
+    /// The epoch of the grant. Above 1 somebody directed the release before, and hosts that have said nothing may have it live.
     pub epoch: u64,
+    /// Whether it was going back before this grant, and so does nothing else.
+    pub goes_back: bool,
     /// Whether it is the stable release already, and this is for hosts that were lost: then nobody goes back from it.
     pub is_finalized: bool,
+    /// After how long a host goes back by itself that has the release live and hears of nobody; none where it keeps it.
+    pub dead_man: Option<Duration>,
     /// Until when hosts may be told to fetch or promote: they refuse what is told later. They may always be told to go back.
     pub granted_until: Duration,
     /// The waves, and what they are to keep to.
@@ -137,6 +145,13 @@ pub enum Verdict {
     RolledBack(Cause),
     /// Hosts were to go back, and of some it is not known that they did.
     RollbackIncomplete(Cause),
+    /// Somebody else directs the release by a later grant: hosts follow that, and nothing that is said from here.
+    TakenOver {
+        /// The host that said so first.
+        host: NodeId,
+        /// The epoch that it follows.
+        epoch: u64,
+    },
 }
 
 /// Why a rollout went back.
@@ -153,6 +168,8 @@ pub enum Cause {
     },
     /// A person said so.
     Abort,
+    /// The rollout that this one goes on with was going back.
+    Before,
 }
 
 /// One rollout.
@@ -170,6 +187,8 @@ pub struct Engine {
     /// What it waited for when it was looked at last.
     waits: Option<(WaitingOn, Option<String>, Duration)>,
     pub(super) next_number: u64,
+    /// When hosts heard last that it goes on.
+    pub(super) renewed_at: Duration,
     pub(super) outputs: VecDeque<Output>,
 }
 
@@ -186,9 +205,14 @@ impl Engine {
     /// A rollout that has not begun.
     pub fn new(config: Config) -> Self {
         let mut hosts = BTreeMap::new();
+        let may_be_live = config.epoch > 1 && !config.is_finalized;
         for (at, wave) in config.policy.waves.iter().enumerate() {
             for (group, names) in wave.groups.iter().enumerate() {
-                let one = |host: &NodeId| (host.clone(), HostProgress::new((at, group)));
+                let one = |host: &NodeId| {
+                    let mut progress = HostProgress::new((at, group));
+                    progress.is_touched = may_be_live;
+                    (host.clone(), progress)
+                };
                 hosts.extend(names.iter().map(one));
             }
         }
@@ -201,6 +225,7 @@ impl Engine {
             is_out_of_grant: false,
             waits: None,
             next_number: 1,
+            renewed_at: Duration::ZERO,
             outputs: VecDeque::new(),
         }
     }
@@ -210,7 +235,9 @@ impl Engine {
         self.is_out_of_grant |= self.config.granted_until <= now;
         match input {
             Input::Start => {
-                if self.phase == Phase::Connecting {
+                if self.phase == Phase::Connecting && self.config.goes_back {
+                    self.roll_back(Cause::Before);
+                } else if self.phase == Phase::Connecting {
                     self.phase = Phase::Waves(Turn::default());
                 }
             }
@@ -235,6 +262,7 @@ impl Engine {
             }
             Input::Timeout => {
                 self.expire(now);
+                self.renew(now);
                 self.tell_again(now);
             }
         }
@@ -271,7 +299,11 @@ impl Engine {
         };
         let is_running_out = matches!(self.phase, Phase::Waves(_)) && !self.is_out_of_grant;
         let granted_until = is_running_out.then_some(self.config.granted_until);
-        wakes.chain(next).chain(granted_until).min()
+        let renewals = self
+            .renewal_at()
+            .into_iter()
+            .chain(self.retell_renewal_at());
+        wakes.chain(next).chain(granted_until).chain(renewals).min()
     }
 
     /// Whether what a host was told last is not told again, since it would refuse it.
@@ -318,6 +350,12 @@ impl Engine {
         };
         let host = report.host.clone();
         let counter = progress.counter;
+        let followed = report.directive.0;
+        let is_of_another = followed > epoch && followed <= epoch.saturating_add(EPOCH_JUMP_MAX);
+        if report.release == Some(release) && report.counter > counter && is_of_another {
+            let epoch = followed;
+            return self.end(Verdict::TakenOver { host, epoch });
+        }
         let was_live = progress.is_live;
         let state = progress.hear(now, report, release, sequence, epoch);
         if is_finalized {

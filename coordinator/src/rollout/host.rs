@@ -92,8 +92,11 @@ pub struct HostProgress {
     pub is_finalized: bool,
     /// Whether it said last that it has the release live.
     pub(super) is_live: bool,
+    /// Whether it was told of the release before this rollout, by an earlier grant.
+    pub(super) was_told: bool,
     /// Whether it may have the release live by our doing: it was told to promote, or said that it has it, and the release
-    /// is not its stable one. These are the hosts that a rollback reaches.
+    /// is not its stable one. These are the hosts that a rollback reaches. Where others directed the release before, so may have
+    /// any that has not said anything.
     pub is_touched: bool,
     /// Whether a person goes on without it, though it is lost.
     pub(super) is_excused: bool,
@@ -183,6 +186,7 @@ impl HostProgress {
             promote: Duration::ZERO,
             is_finalized: false,
             is_live: false,
+            was_told: false,
             is_touched: false,
             is_excused: false,
             gave_up: false,
@@ -250,6 +254,12 @@ impl HostProgress {
         if report.counter <= self.counter {
             return None;
         }
+        if self.counter == 0 && self.order.is_none() {
+            // Now it is known.
+            let standing = &report.standing;
+            let is_stable = standing.finalized_sequence >= sequence;
+            self.is_touched = standing.live == Some(release) && !is_stable;
+        }
         self.counter = report.counter;
         if self.away.take().is_some() {
             // It could not say that it moved.
@@ -258,6 +268,7 @@ impl HostProgress {
         if self.order.is_none() && report.release == Some(release) {
             // It had been told of this release before: what it fetched then is not fetched now.
             self.bytes_before = report.bytes;
+            self.was_told = (1..epoch).contains(&report.directive.0);
         }
         if let Outcome::Refused { reason } = report.outcome {
             if refused == Some(release)
@@ -281,7 +292,15 @@ impl HostProgress {
         self.promote = Duration::from_millis(report.promote_millis);
         self.waiting.clear();
         let told = self.order.as_ref().map(|told| (epoch, told.number));
-        let is_about_latest = Some(report.directive) == told;
+        // Of an order before the latest, which it may never hear of: it follows that one no more.
+        let went_back = report.stage == Stage::Revert
+            && report.directive.0 == epoch
+            && self
+                .order
+                .as_ref()
+                .is_some_and(|it| it.stage != Stage::Revert);
+        self.is_touched &= is_live || !went_back;
+        let is_about_latest = Some(report.directive) == told || went_back;
         if let Some(order) = self.order.as_mut().filter(|_| is_about_latest) {
             order.is_heard = true;
             order.refused = None;
@@ -308,6 +327,7 @@ impl HostProgress {
             (Outcome::Failed { reason }, Fetching | Promoting | Promoted | Reverting) => {
                 Failed(reason)
             }
+            (Outcome::Failed { reason }, Fetched) if went_back => Failed(reason),
             (Outcome::Done, Fetching) => Fetched,
             (Outcome::Done, Promoting) if is_live => Promoted,
             (Outcome::Done, Promoted) if !is_live => {

@@ -30,6 +30,9 @@ pub struct Table {
     pub rack_budget: Option<Budget>,
     /// After how many seconds without progress a host counts as failed.
     pub deadline: Option<u64>,
+    /// After how many seconds a host goes back by itself that has a release live which is not finalized, and hears of nobody;
+    /// never unless said.
+    pub dead_man: Option<u64>,
     /// The waves, in order. Unless said: the canary group, then the rest.
     #[serde(default, rename = "wave")]
     pub waves: Vec<WaveTable>,

@@ -1,6 +1,9 @@
 //! Orders, told once and again, and who is given up.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use scap_proto::{id::NodeId, release::Stage};
 
@@ -55,12 +58,18 @@ impl Engine {
         let mut orders: BTreeMap<(u64, u8), (Stage, Vec<NodeId>)> = BTreeMap::new();
         let mut refused = Vec::new();
         let is_rolling_back = matches!(self.phase, Phase::RollingBack(_));
+        let renewed = self
+            .hosts
+            .iter()
+            .filter(|(_, it)| self.is_unheard_renewal(it));
+        let renewed: BTreeSet<NodeId> = renewed.map(|(host, _)| host.clone()).collect();
         for (host, progress) in &mut self.hosts {
             // Whoever still fetches while others go back may do so or not.
             let is_awaited = match is_rolling_back {
                 true => progress.state == HostState::Reverting,
                 false => progress.is_busy() && !self.is_out_of_grant,
             };
+            let is_awaited = is_awaited || renewed.contains(host);
             let Some(told) = progress.order.as_mut().filter(|_| is_awaited) else {
                 continue;
             };

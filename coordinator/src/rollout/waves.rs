@@ -69,7 +69,8 @@ impl Engine {
         is_approved && self.end_turn(now, turn)
     }
 
-    /// Has all hosts fetch that may and were not told to, wave by wave.
+    /// Has all hosts fetch that may and were not told to, wave by wave. Those that were told of the release before this rollout are
+    /// told at once: from then on they follow nobody else's orders.
     fn begin_fetch(&mut self, now: Duration, turn: Turn) -> bool {
         let is_canary_live = turn.wave > 0 || turn.soak != Soak::Before;
         let may_fetch = |wave: usize| match self.config.policy.prefetch {
@@ -78,7 +79,8 @@ impl Engine {
             Prefetch::Wave => wave <= turn.wave,
         };
         let is_due = |progress: &HostProgress| {
-            progress.state == HostState::Waiting && may_fetch(progress.place.0)
+            let may_now = progress.was_told || may_fetch(progress.place.0);
+            progress.state == HostState::Waiting && may_now
         };
         let due = self.hosts.iter().filter(|(_, it)| is_due(it));
         let due: Vec<NodeId> = due.map(|(host, _)| host.clone()).collect();

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use scap_proto::{
     id::GitOid,
-    release::{Environment, RepoPath, SignedRelease},
+    release::{Environment, RepoPath},
 };
 
 use super::{
@@ -32,9 +32,9 @@ pub struct Found {
     pub commit: GitOid,
     /// What was recorded.
     pub record: Record,
-    /// The release of the latest rollout. Whether anybody signed it is another question.
-    pub release: Option<SignedRelease>,
-    /// Whose lock was taken over, and why it was nobody's any more.
+    /// What was signed of the latest rollout. By whom is another question.
+    pub signed: Option<SignedObjects>,
+    /// Whose lock was taken over, and why it was nobody's any more, or was taken all the same.
     pub taken_over: Option<String>,
 }
 
@@ -87,6 +87,23 @@ impl Ledger {
     /// # Errors
     /// [`BranchError::Held`] among others.
     pub fn lock(&self, reason: &str, now: Timestamp) -> Result<Found, BranchError> {
+        self.take(reason, None, now)
+    }
+
+    /// Takes the lock, also from somebody who may still be there: that is recorded as breaking it is, with `why`.
+    ///
+    /// # Errors
+    /// [`BranchError`].
+    pub fn take_over(&self, reason: &str, why: &str, now: Timestamp) -> Result<Found, BranchError> {
+        self.take(reason, Some(why), now)
+    }
+
+    fn take(
+        &self,
+        reason: &str,
+        take_over: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Found, BranchError> {
         let mut record = None;
         let mut before = None;
         let mut taken_over = None;
@@ -94,14 +111,23 @@ impl Ledger {
             .branch
             .update(self.change("lock", now, Upstream::Must), |folder| {
                 taken_over = None;
-                if let Some(lock) = &folder.lock {
-                    let Some(why) = lock.stale(now, &self.process, ProcessMark::is_gone) else {
-                        return Err(BranchError::Held {
-                            what: what(&self.place),
-                            holder: lock.describe(now),
-                        });
+                if let Some(lock) = folder.lock.take() {
+                    let stale = lock.stale(now, &self.process, ProcessMark::is_gone);
+                    let why = match (stale, take_over) {
+                        (Some(stale), _) => stale.as_str().to_owned(),
+                        (None, Some(reason)) => reason.escape_debug().to_string(),
+                        (None, None) => {
+                            return Err(BranchError::Held {
+                                what: what(&self.place),
+                                holder: lock.describe(now),
+                            });
+                        }
                     };
-                    taken_over = Some(format!("{}; {}", lock.describe(now), why.as_str()));
+                    taken_over = Some(format!("{}; {why}", lock.describe(now)));
+                    if let (None, Some(reason)) = (stale, take_over) {
+                        let broken = BrokenLock::new(lock.holder, &self.holder, reason, now);
+                        record_of(folder, &self.place).broken_lock = Some(broken);
+                    }
                 }
                 let (holder, process) = (self.holder.clone(), self.process.clone());
                 folder.lock = Some(Lock::new(holder, reason.into(), process, now));
@@ -117,11 +143,10 @@ impl Ledger {
         updated.warn();
         let folder = before.expect("the change was made");
         let mut objects = self.branch.repo.objects()?;
-        let release = folder.signed(&mut objects, Which::Latest)?;
         Ok(Found {
             commit: updated.commit,
             record: record.expect("the change was made"),
-            release: release.map(|signed| signed.release),
+            signed: folder.signed(&mut objects, Which::Latest)?,
             taken_over,
         })
     }
@@ -172,6 +197,23 @@ impl Ledger {
             }
             let what = format!("release #{sequence}: wave {name} is through");
             self.message(record, &what, &tally(hosts), true)
+        })
+    }
+
+    /// Records that hosts go back to what they ran, and why: whoever goes on with it takes them back too.
+    ///
+    /// # Errors
+    /// [`BranchError::Lost`] among others.
+    pub fn go_back(&self, why: &str, now: Timestamp) -> Result<Updated, BranchError> {
+        self.step("back", now, Upstream::May, |folder| {
+            let record = record_of(folder, &self.place);
+            let mut sequence = 0;
+            if let Some(latest) = &mut record.latest {
+                sequence = latest.sequence;
+                latest.going_back = Some(why.into());
+            }
+            let what = format!("release #{sequence} is rolled back");
+            self.message(record, &what, why, true)
         })
     }
 
@@ -255,14 +297,13 @@ impl Ledger {
                     Some(lock) if lock.holder == self.holder => lock.until = now + LEASE,
                     Some(lock) => return Err(lost(format!("now it is {}", lock.describe(now)))),
                     None => {
-                        let broken = folder
-                            .record
-                            .as_ref()
-                            .and_then(|it| it.broken_lock.as_ref());
+                        let record = folder.record.as_ref();
+                        let broken = record.and_then(|it| it.broken_lock.as_ref());
                         let broken = broken.filter(|it| it.rollout == self.holder.rollout);
-                        return Err(lost(
-                            broken.map_or("somebody gave it back".into(), describe),
-                        ));
+                        let later = record.and_then(|it| it.latest.as_ref());
+                        let later = later.filter(|it| it.rollout != self.holder.rollout);
+                        let who = broken.map(describe).or(later.map(follow_up));
+                        return Err(lost(who.unwrap_or("somebody gave it back".into())));
                     }
                 }
                 Ok(edit(folder))
@@ -318,13 +359,7 @@ pub fn break_lock(
             .ok_or_else(|| BranchError::NotLocked(what(place)))?;
         broken = lock.describe(now);
         let record = record_of(folder, place);
-        record.broken_lock = Some(BrokenLock {
-            holder: lock.holder.name,
-            rollout: lock.holder.rollout,
-            by: by.name.clone(),
-            reason: reason.into(),
-            at: now,
-        });
+        record.broken_lock = Some(BrokenLock::new(lock.holder, &by, reason, now));
         let message = Message {
             what: &format!("lock broken; it was {broken}"),
             body: reason,
@@ -348,6 +383,13 @@ fn describe(broken: &BrokenLock) -> String {
         broken.by.escape_debug(),
         broken.reason.escape_debug()
     )
+}
+
+/// Who deployed after a lock was lost.
+fn follow_up(later: &Rollout) -> String {
+    let (by, rollout) = (later.by.escape_debug(), later.rollout.escape_debug());
+    let (sequence, outcome) = (later.sequence, later.outcome.as_str());
+    format!("{by} ({rollout}) went on with release #{sequence}, which is {outcome}")
 }
 
 fn record_of<'a>(folder: &'a mut Folder, (repo, environment): &Place) -> &'a mut Record {

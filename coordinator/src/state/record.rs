@@ -160,6 +160,9 @@ pub struct Rollout {
     pub is_offline: bool,
     /// The sequence of the release that it goes back to.
     pub rolls_back_to: Option<u64>,
+    /// Why its hosts go back to what they ran, from when they do. Not escaped.
+    #[serde(default)]
+    pub going_back: Option<String>,
 }
 
 impl Rollout {
@@ -247,6 +250,18 @@ pub struct BrokenLock {
     pub reason: String,
     /// When.
     pub at: Timestamp,
+}
+
+impl BrokenLock {
+    pub(super) fn new(broken: Holder, by: &Holder, reason: &str, at: Timestamp) -> Self {
+        Self {
+            holder: broken.name,
+            rollout: broken.rollout,
+            by: by.name.clone(),
+            reason: reason.into(),
+            at,
+        }
+    }
 }
 
 /// What became of each host in the latest rollout: `hosts.json`, grouped, so that it is short.
@@ -445,6 +460,7 @@ pub(super) mod tests {
             waves: Vec::new(),
             is_offline: false,
             rolls_back_to: None,
+            going_back: None,
         }
     }
 

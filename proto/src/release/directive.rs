@@ -1,5 +1,8 @@
 //! The directive: a level that hosts shall reach, not an event.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -63,7 +66,47 @@ pub struct Directive {
     pub extensions: Extensions,
 }
 
+/// How long a host that has the release live keeps it without another order: 4 bytes, in seconds, little-endian. Who does not know it
+/// would keep the release for good, and so refuses the order.
+const DEAD_MAN: u16 = 1;
+
+impl Directive {
+    /// Least dead-man time: it is renewed four times in it, and a control tree that lost a relay takes seconds to mend.
+    pub const DEAD_MAN_MIN: Duration = Duration::from_secs(10);
+    /// Longest: as long as a grant lasts, after which nothing is renewed.
+    pub const DEAD_MAN_MAX: Duration = Duration::from_secs(24 * 3600);
+
+    /// The same directive, which lapses after so long: a host that has the release live then, is not told anything of a higher
+    /// (epoch, number) and does not know the release to be the stable one goes back by itself to what it ran before. Whole seconds.
+    pub fn lapsing_after(self, time: Duration) -> Self {
+        let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        let bytes = Bytes::copy_from_slice(&seconds.to_le_bytes());
+        let extensions = self.extensions.with(DEAD_MAN, bytes);
+        let extensions = extensions.expect("a few short ones are allowed");
+        Self { extensions, ..self }
+    }
+
+    /// After how long it lapses; none where it does not, or says so in a way that [`SignedDirective::verify`] refuses.
+    pub fn dead_man(&self) -> Option<Duration> {
+        let bytes = self.extensions.get(DEAD_MAN)?;
+        let seconds = u32::from_le_bytes(bytes.as_ref().try_into().ok()?);
+        let time = Duration::from_secs(seconds.into());
+        (Self::DEAD_MAN_MIN..=Self::DEAD_MAN_MAX)
+            .contains(&time)
+            .then_some(time)
+    }
+
+    fn check_dead_man(&self) -> Result<(), AuthorityError> {
+        match self.extensions.get(DEAD_MAN) {
+            Some(_) if self.dead_man().is_none() => Err(AuthorityError::DeadMan),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Extensible for Directive {
+    const EXTENSIONS_KNOWN: &'static [u16] = &[DEAD_MAN];
+
     fn extensions(&self) -> &Extensions {
         &self.extensions
     }
@@ -85,8 +128,12 @@ impl SignedDirective {
 
     /// Who is meant, by its own word: to find the way to them. None where it cannot be read.
     pub fn targets_unverified(&self) -> Option<Targets> {
-        let directive = Directive::from_payload(&self.0.payload).ok()?;
-        Some(directive.targets)
+        Some(self.read_unverified()?.targets)
+    }
+
+    /// What it says, whoever signed it. None where it cannot be read.
+    pub fn read_unverified(&self) -> Option<Directive> {
+        Directive::from_payload(&self.0.payload).ok()
     }
 
     /// Checks that the holder of the grant gave this order under it.
@@ -94,7 +141,7 @@ impl SignedDirective {
     /// # Errors
     /// [`AuthorityError::SessionSignature`], [`AuthorityError::Codec`],
     /// [`AuthorityError::OtherRelease`], [`AuthorityError::OtherEpoch`],
-    /// [`AuthorityError::Limit`], [`AuthorityError::Targets`].
+    /// [`AuthorityError::Limit`], [`AuthorityError::Targets`], [`AuthorityError::DeadMan`].
     pub fn verify(&self, grant: &VerifiedGrant) -> Result<Directive, AuthorityError> {
         let directive: Directive = self.0.open(&grant.grant().session_key)?;
         let grant = grant.grant();
@@ -116,6 +163,52 @@ impl SignedDirective {
                 return Err(AuthorityError::Targets);
             }
         }
+        directive.check_dead_man()?;
         Ok(directive)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn directive() -> Directive {
+        Directive {
+            release: ReleaseId::from_bytes([7; 32]),
+            epoch: 1,
+            number: 2,
+            targets: Targets::All,
+            stage: Stage::Promote,
+            plan: None,
+            extensions: Extensions::default(),
+        }
+    }
+
+    #[test]
+    fn a_dead_man_time_is_of_four_bytes_and_within_its_limits() {
+        let lapsing = |seconds| directive().lapsing_after(Duration::from_secs(seconds));
+        assert!(directive().check_dead_man().is_ok());
+        for seconds in [10, 24 * 3600] {
+            assert_eq!(
+                lapsing(seconds).dead_man(),
+                Some(Duration::from_secs(seconds))
+            );
+            assert!(lapsing(seconds).check_dead_man().is_ok());
+        }
+        let short = Extensions::default().with(DEAD_MAN, Bytes::from_static(&[60, 0]));
+        let short = Directive {
+            extensions: short.unwrap(),
+            ..directive()
+        };
+        let beyond = [0, 9, 24 * 3600 + 1, u64::MAX].map(lapsing);
+        for refused in beyond.into_iter().chain([short]) {
+            assert_eq!(refused.dead_man(), None);
+            let error = refused.check_dead_man().unwrap_err();
+            assert!(matches!(error, AuthorityError::DeadMan), "{error}");
+        }
+        // The later time counts.
+        let again = lapsing(600).lapsing_after(Duration::from_secs(60));
+        assert_eq!(again, lapsing(60));
     }
 }

@@ -155,6 +155,9 @@ pub enum AuthorityError {
     /// Targets of which a search would miss some.
     #[error("the targets of a directive are not in strictly rising order")]
     Targets,
+    /// A dead-man time that is none.
+    #[error("a directive that lapses after a time that is not 4 bytes of 10 s to 24 h")]
+    DeadMan,
     /// The grant's signer did not sign the release.
     #[error("the grant is signed by a key that did not sign the release")]
     GrantSigner,

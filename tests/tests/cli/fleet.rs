@@ -44,7 +44,22 @@ impl Agent {
         more: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
-        let arguments = run_arguments(name, "127.0.0.1:0");
+        Self::start_listening(scene, name, "127.0.0.1:0", more, environment)
+    }
+
+    /// The same, where it was before.
+    pub fn start_at(scene: &Scene, name: &str, address: &str) -> Self {
+        Self::start_listening(scene, name, address, &[], &[])
+    }
+
+    fn start_listening(
+        scene: &Scene,
+        name: &str,
+        listen: &str,
+        more: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let arguments = run_arguments(name, listen);
         let mut command = scene.command(&[&arguments.each(), more].concat());
         let mut running = scene.start_command(command.envs(environment.iter().copied()));
         let address = wait_until(&format!("{name} is ready"), LIMIT, || {
@@ -62,6 +77,10 @@ impl Agent {
             address,
             running: Some(running),
         }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What is live of a repo.

@@ -6,10 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod daemon;
+mod dead_man;
 mod demo;
 mod deploys;
 mod fleet;
 mod fleet_file;
+mod flips;
 mod incremental;
 mod interrupts;
 mod live_tree;
@@ -17,6 +19,7 @@ mod output;
 mod plan;
 mod process;
 mod refusals;
+mod resume;
 mod rollout;
 mod scap_folder;
 mod scene;
@@ -25,3 +28,4 @@ mod spare;
 mod stages;
 mod state;
 mod state_branch;
+mod why;

@@ -51,7 +51,7 @@ fn status(fleet: &Fleet) -> Value {
 }
 
 /// Waits until the running deployment waits for something, and returns its status.
-fn wait_for(fleet: &Fleet, deploy: &mut Running, on: &str) -> Value {
+pub fn wait_for(fleet: &Fleet, deploy: &mut Running, on: &str) -> Value {
     wait_until(&format!("it waits for {on}"), LIMIT, || {
         assert!(!deploy.is_over(), "{}", deploy.said());
         let status = status(fleet);
@@ -68,7 +68,7 @@ fn wave<'a>(report: &'a Value, name: &str) -> &'a Value {
     waves.iter().find(|wave| wave["name"] == name).unwrap()
 }
 
-const SOAK: &str = "[rollout]\n[[rollout.wave]]\nname = 'canary'\ngroup = 'canary'\nsoak = 600";
+pub const SOAK: &str = "[rollout]\n[[rollout.wave]]\nname = 'canary'\ngroup = 'canary'\nsoak = 600";
 
 #[test]
 fn a_wave_that_fails_takes_all_that_was_switched_back_and_no_others() {
@@ -292,7 +292,14 @@ fn where_nothing_runs_that_is_said() {
         .scap(&["status", "--state", "st"])
         .exits(0)
         .prints(&["no deployment runs here"]);
-    for command in ["pause", "resume", "promote", "abort"] {
+    let resume = scene.scap(&["resume", "--state", "st", "--name", "site"]);
+    resume.fails(
+        1,
+        "no deployment runs here",
+        "told so",
+        "--repo PATH --fleet FILE",
+    );
+    for command in ["pause", "promote", "abort"] {
         let ended = scene.scap(&[command, "--state", "st", "--name", "site"]);
         ended.fails(
             1,

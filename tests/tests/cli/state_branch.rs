@@ -12,7 +12,7 @@ use super::process::{Ended, send_signal};
 
 /// Runs git in a folder of a test's; gives what it wrote.
 #[track_caller]
-fn git(folder: &Path, arguments: &[&str]) -> String {
+pub fn git(folder: &Path, arguments: &[&str]) -> String {
     let output = Command::new("git")
         .arg("-C")
         .arg(folder)
@@ -30,7 +30,7 @@ fn git(folder: &Path, arguments: &[&str]) -> String {
 }
 
 /// Gives `repo` a bare upstream in `origin.git`.
-fn with_upstream(fleet: &Fleet) {
+pub fn with_upstream(fleet: &Fleet) {
     let root = fleet.scene.root();
     git(root, &["init", "-q", "--bare", "origin.git"]);
     let origin = fleet.scene.path("origin.git");
@@ -41,7 +41,7 @@ fn with_upstream(fleet: &Fleet) {
 }
 
 /// Another machine's copies of the state directory and of the repo.
-fn elsewhere(fleet: &Fleet) {
+pub fn elsewhere(fleet: &Fleet) {
     let copy = |from: &str, to: &str| {
         let (from, to) = (fleet.scene.path(from), fleet.scene.path(to));
         let status = Command::new("cp").arg("-a").args([from, to]).status();
@@ -51,7 +51,7 @@ fn elsewhere(fleet: &Fleet) {
     copy("repo", "repo2");
 }
 
-fn commit(repo: &SourceRepo, version: &str) -> String {
+pub fn commit(repo: &SourceRepo, version: &str) -> String {
     repo.write("version", version);
     repo.commit(&format!("Version {version}"))
 }

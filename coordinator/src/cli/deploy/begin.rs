@@ -9,16 +9,16 @@ use scap_proto::{
     identity::SecretKey,
     limits::SIGNATURES_MAX,
     release::{
-        Authority, Grant, Release, SignedGrant, SignedRelease, UnixMillis, VerifiedGrant,
-        VerifiedRelease, signature::Signer,
+        Authority, AuthorityError, Grant, Release, SignedGrant, SignedRelease, UnixMillis,
+        VerifiedGrant, VerifiedRelease, signature::Signer,
     },
 };
 
-use super::{DeployArgs, greet::Greeted};
+use super::{DeployArgs, GoOn, greet::Greeted};
 use crate::{
-    cli::{About, CliError, deltas::Deltas},
-    rollout::Policy,
-    state::{Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
+    cli::{About, CliError, deltas::Deltas, exit},
+    rollout::{EPOCH_JUMP_MAX, Policy},
+    state::{Record, SNAPSHOTS_KEPT, SignedObjects, StateDirectory, StateError},
 };
 
 /// How long a release may be begun with after it was signed, in milliseconds: a rollout over a weekend,
@@ -35,7 +35,7 @@ pub(super) struct Said<'a> {
     /// The hosts.
     pub(super) greeted: &'a Greeted,
     /// The state branch.
-    pub(super) recorded: Option<&'a SignedRelease>,
+    pub(super) recorded: Option<&'a SignedObjects>,
 }
 
 /// What is released.
@@ -47,15 +47,23 @@ pub(super) struct Content<'a> {
     pub(super) deltas: &'a Deltas,
 }
 
-/// Signs the release, or takes up the one that was signed for the same tree, and grants it to a new session. Also says whether
-/// the one that was taken up is finalized.
+/// A release, and who directs it from now on.
+pub(super) struct Begun {
+    pub(super) release: VerifiedRelease,
+    pub(super) grant: VerifiedGrant,
+    pub(super) key: SecretKey,
+    /// Whether the release was taken up, and is finalized.
+    pub(super) is_finalized: bool,
+}
+
+/// Signs the release, or takes up the one that was signed for the same content, or that is gone on with, and grants it to a new session.
 pub(super) fn begin(
     state: &StateDirectory,
     about: &About,
     content: &Content<'_>,
     said: Said<'_>,
     args: &DeployArgs,
-) -> Result<(VerifiedRelease, VerifiedGrant, SecretKey, bool), CliError> {
+) -> Result<Begun, CliError> {
     let failed =
         |error: StateError| CliError::failed("sign the release", &error).hint(error.hint());
     let (repo, environment) = about;
@@ -75,20 +83,34 @@ pub(super) fn begin(
         .max();
     let recorded = said
         .recorded
-        .and_then(|it| signed_for_us(it, about, &authority, now));
+        .and_then(|it| signed_for_us(&it.release, about, &authority, now));
     let (recorded, recorded_id) =
         recorded.map_or((0, None), |it| (it.release().sequence, Some(it.id())));
     let highest = highest.unwrap_or(0).max(recorded);
     // Another one of the same sequence: going on with ours would be a second release with it.
     let is_rival = |of: &Record| recorded >= of.sequence && recorded_id != Some(of.release.id());
-    let again = record
-        .as_ref()
-        .filter(|it| !is_rival(it))
-        .and_then(|record| take_up(record, content, highest, &authority, &signer, now));
-    let (release, epoch, is_finalized) = match (again, &record) {
-        (Some(release), Some(record)) => (release, record.epoch + 1, record.is_finalized),
-        _ => {
-            let before = record.as_ref().map_or(0, |record| record.sequence);
+    let before = record.as_ref().map_or(0, |record| record.sequence);
+    let wanted = Wanted {
+        content,
+        highest,
+        authority: &authority,
+        signer: &signer,
+        now,
+    };
+    let again = match (&args.go_on, &record) {
+        (Some(go_on), _) => {
+            let highest = highest.max(before);
+            Some(Wanted { highest, ..wanted }.going_on(go_on)?)
+        }
+        (None, Some(record)) if !is_rival(record) => wanted.take_up(&record.release).ok(),
+        (None, _) => None,
+    };
+    let (release, epoch, is_finalized) = match again {
+        Some(release) => {
+            let known = Known::of(&release, record.as_ref(), said, &authority, now);
+            (release, known.epoch + 1, known.is_finalized)
+        }
+        None => {
             let release = Release {
                 repo: repo.clone(),
                 environment: environment.clone(),
@@ -148,7 +170,54 @@ pub(super) fn begin(
     state
         .save_record(repo, environment, &record)
         .map_err(failed)?;
-    Ok((release, grant, key, is_finalized))
+    Ok(Begun {
+        release,
+        grant,
+        key,
+        is_finalized,
+    })
+}
+
+/// What was directed of a release before.
+struct Known {
+    /// The highest epoch of all that is known of.
+    epoch: u64,
+    /// Whether it is finalized.
+    is_finalized: bool,
+}
+
+impl Known {
+    /// By what this machine did, by what is signed on the state branch, and by what hosts say. These also know of grants that were
+    /// never recorded; but of none so far away that only a lie gets there.
+    fn of(
+        release: &VerifiedRelease,
+        record: Option<&Record>,
+        said: Said<'_>,
+        authority: &Authority<'_>,
+        now: UnixMillis,
+    ) -> Self {
+        let ours = record.filter(|it| it.release.id() == release.id());
+        let mut known = Self {
+            epoch: ours.map_or(0, |record| record.epoch),
+            is_finalized: ours.is_some_and(|record| record.is_finalized),
+        };
+        let recorded = said.recorded.filter(|it| it.release.id() == release.id());
+        if let Some(recorded) = recorded
+            && let Ok(grant) = recorded.grant.clone().verify(release, authority, now)
+        {
+            known.epoch = known.epoch.max(grant.grant().epoch);
+            let finalization = recorded.finalization.as_ref();
+            known.is_finalized |= finalization.is_some_and(|it| it.verify(release, &grant).is_ok());
+        }
+        // The record of it may be lost with the coordinator that finalized it; from what is stable nobody goes back.
+        let (id, sequence) = (release.id(), release.release().sequence);
+        known.is_finalized |= said.greeted.is_stable(id, sequence);
+        let highest = known.epoch.saturating_add(EPOCH_JUMP_MAX);
+        let said = said.greeted.directed(id);
+        let believed = said.filter(|epoch| *epoch <= highest);
+        known.epoch = known.epoch.max(believed.max().unwrap_or(0));
+        known
+    }
 }
 
 /// How long orders may be given under a grant from now on.
@@ -217,27 +286,94 @@ fn worth_keeping(now: SnapshotRef, before: Option<&Record>) -> Vec<SnapshotRef> 
         .collect()
 }
 
-/// The release of a record, where it is of the same content, signed by this signer too, may still begin, and
-/// no host has accepted a later one.
-fn take_up(
-    record: &Record,
-    content: &Content<'_>,
+/// What a release must be of to be taken up.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    content: &'a Content<'a>,
+    /// The highest sequence that anybody knows of.
     highest: u64,
-    authority: &Authority<'_>,
-    signer: &Signer,
+    authority: &'a Authority<'a>,
+    signer: &'a Signer,
     now: UnixMillis,
-) -> Option<VerifiedRelease> {
-    const _: () = assert!(SIGNATURES_MAX >= 1);
-    let release = record.release.clone().verify(authority, now).ok()?;
-    let about = release.release();
-    let is_same = about.snapshot == content.snapshot
-        && about.commit == content.commit
-        && about.config == content.config;
-    // A grant must be by one who signed the release.
-    let is_ours = release
-        .signers()
-        .iter()
-        .any(|by| by.fingerprint == signer.fingerprint());
-    let may_go_on = highest <= about.sequence && release.check_time(now).is_ok();
-    (is_same && is_ours && may_go_on).then_some(release)
+}
+
+/// Why a release is not taken up.
+#[derive(Debug, thiserror::Error)]
+enum NotTakenUp {
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    #[error("this is snapshot {here}, and the release is of {there}")]
+    Snapshot { here: String, there: String },
+    #[error("the release is of another commit")]
+    Commit,
+    #[error("the release asks of hosts what the scap folder here does not, or the other way round")]
+    Config,
+    #[error("key {0} did not sign the release, and who goes on with it must have")]
+    Signer(String),
+    #[error("the release has sequence {sequence}, and #{highest} was released since")]
+    Later { sequence: u64, highest: u64 },
+}
+
+impl NotTakenUp {
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Authority(AuthorityError::Expired { .. }) => "`deploy` releases it anew",
+            Self::Authority(_) => {
+                "compare allowed_signers of the state directory with that of who deployed; see with `git log` who wrote the record"
+            }
+            Self::Snapshot { .. } | Self::Commit => {
+                "the clone is damaged, or another version built the release: `git fsck`; the versions of both machines"
+            }
+            Self::Config => {
+                "--scap names the folder that it was deployed with; `deploy` releases it anew"
+            }
+            Self::Signer(_) => {
+                "--sign-with names the key that signed it; `deploy` releases it anew with this one"
+            }
+            Self::Later { .. } => "`status` and `history` say which",
+        }
+    }
+}
+
+impl Wanted<'_> {
+    /// A release, where it is of the same content, signed by this signer too, may still begin, and no host has accepted a
+    /// later one.
+    fn take_up(&self, signed: &SignedRelease) -> Result<VerifiedRelease, NotTakenUp> {
+        const _: () = assert!(SIGNATURES_MAX >= 1);
+        let release = signed.clone().verify(self.authority, self.now)?;
+        let about = release.release();
+        if about.snapshot != self.content.snapshot {
+            return Err(NotTakenUp::Snapshot {
+                here: self.content.snapshot.id.to_string(),
+                there: about.snapshot.id.to_string(),
+            });
+        }
+        if about.commit != self.content.commit {
+            return Err(NotTakenUp::Commit);
+        }
+        if about.config != self.content.config {
+            return Err(NotTakenUp::Config);
+        }
+        // A grant must be by one who signed the release.
+        let by = self.signer.fingerprint();
+        if !release.signers().iter().any(|it| it.fingerprint == by) {
+            return Err(NotTakenUp::Signer(by));
+        }
+        if self.highest > about.sequence {
+            let (sequence, highest) = (about.sequence, self.highest);
+            return Err(NotTakenUp::Later { sequence, highest });
+        }
+        release.check_time(self.now)?;
+        Ok(release)
+    }
+
+    /// The release that is gone on with, and no other.
+    fn going_on(&self, go_on: &GoOn) -> Result<VerifiedRelease, CliError> {
+        let doing = format!("go on with release #{}", go_on.sequence);
+        self.take_up(&go_on.signed).map_err(|error| {
+            CliError::failed(&doing, &error)
+                .code(exit::STOPPED)
+                .hint(error.hint().to_owned())
+        })
+    }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use scap_proto::{
-    id::{NodeId, SnapshotId},
+    id::{NodeId, ReleaseId, SnapshotId},
     release::Standing,
 };
 
@@ -25,6 +25,20 @@ impl Greeted {
     /// The snapshot that is live on each host that says so.
     pub(super) fn live(&self) -> impl Iterator<Item = SnapshotId> {
         self.live.values().copied()
+    }
+
+    /// Under which epochs hosts say that they were directed about a release.
+    pub(super) fn directed(&self, release: ReleaseId) -> impl Iterator<Item = u64> {
+        self.events.iter().filter_map(move |event| match event {
+            HubEvent::Report(report) if report.release == Some(release) => Some(report.directive.0),
+            _ => None,
+        })
+    }
+
+    /// Whether a host says that a release of that sequence, which it accepted last, is its stable one.
+    pub(super) fn is_stable(&self, release: ReleaseId, sequence: u64) -> bool {
+        let mut standings = self.standings.values();
+        standings.any(|it| it.accepted == Some(release) && it.finalized_sequence == sequence)
     }
 
     /// Counts as away who said nothing in the time that it had, and with it who stands behind it.

@@ -1,6 +1,7 @@
 //! `deploy`: from a commit to a fleet that runs it.
 
 mod begin;
+mod dead_man;
 mod dry_run;
 mod greet;
 mod how;
@@ -26,7 +27,7 @@ use scap_agent::{
 use scap_proto::{
     content::SnapshotRef,
     id::{GitOid, SnapshotId},
-    release::{Plan, Priority, RepoPath, TopologyKind},
+    release::{Plan, Priority, RepoPath, SignedRelease, TopologyKind},
     transport::{Rate, RateCaps},
 };
 use tokio::{
@@ -35,7 +36,7 @@ use tokio::{
 };
 
 use self::{
-    begin::{Content, Said, begin, check_soaks, time_left},
+    begin::{Begun, Content, Said, begin, check_soaks, time_left},
     greet::{Greeted, greet},
     how::{fed_by_us, plan},
     name::repo_name,
@@ -58,8 +59,9 @@ use crate::{
     fleet::{
         Inventory, InventoryError,
         hub::{Hub, resolve_all},
+        places::Places,
     },
-    rollout::{self, Budget, Desk, Ended, Prefetch, Request, Session},
+    rollout::{self, Budget, Desk, Prefetch, Request, Session},
     scap::{Scap, Selection},
     seed::Seed,
     snapshot::{Built, Earlier},
@@ -110,9 +112,16 @@ pub(super) struct DeployArgs {
     /// What a rollback goes back to
     #[arg(skip)]
     pub(super) back_to: Option<BackTo>,
+    /// The release that `resume` goes on with
+    #[arg(skip)]
+    pub(super) go_on: Option<GoOn>,
     /// How long each wave soaks before the next, in seconds [default: the scap folder's or the fleet file's, else 0]
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     pub(super) soak: Option<Duration>,
+    /// Have a host go back by itself that has the release live and hears of nobody for so long, as N, Ns, Nm or Nh, from 10 s to
+    /// 24 h [default: `dead_man` of the fleet file, else never]
+    #[arg(long, value_name = "TIME", value_parser = dead_man::parse)]
+    pub(super) dead_man: Option<Duration>,
     /// How many hosts each wave may lose, but the first of several, as N or N% [default: the scap folder's or the fleet file's, else 0]
     #[arg(long, value_name = "N")]
     pub(super) budget: Option<Budget>,
@@ -162,14 +171,31 @@ pub(super) struct BackTo {
     pub(super) config: Option<SnapshotRef>,
 }
 
+/// A release whose coordinator ended before it was through.
+#[derive(Debug, Clone)]
+pub(super) struct GoOn {
+    pub(super) sequence: u64,
+    pub(super) signed: SignedRelease,
+    /// What it is of, as it says. That it is signed is checked where it is begun.
+    pub(super) snapshot: SnapshotRef,
+    /// The commit; `rev` names it too.
+    pub(super) commit: Option<GitOid>,
+    /// What it asks of hosts.
+    pub(super) config: Option<SnapshotRef>,
+    /// The sequence of the release that it goes back to, where it is of an earlier tree.
+    pub(super) rolls_back_to: Option<u64>,
+    /// Why its hosts were going back, where they were.
+    pub(super) going_back: Option<String>,
+    /// Why the lock is taken also from somebody who may still be there.
+    pub(super) take_over: Option<String>,
+}
+
 impl DeployArgs {
     fn tree(&self) -> Result<Tree, CliError> {
-        match &self.back_to {
-            Some(BackTo {
-                snapshot,
-                commit: None,
-                ..
-            }) => Ok(Tree::Stored(*snapshot)),
+        let back_to = self.back_to.as_ref().map(|it| (it.snapshot, &it.commit));
+        let go_on = self.go_on.as_ref().map(|it| (it.snapshot, &it.commit));
+        match back_to.or(go_on) {
+            Some((snapshot, None)) => Ok(Tree::Stored(snapshot)),
             _ => Tree::find(&self.source, self.rev.as_deref().unwrap_or("HEAD")),
         }
     }
@@ -281,6 +307,7 @@ pub(super) async fn deploy(
     let targets = Targets::of(fleet, &scap, &args)?;
     let Targets { inventory, policy } = &targets;
     check_soaks(policy)?;
+    let dead_man = dead_man::of(&args, inventory)?;
     let identity = state.identity().map_err(state_error)?;
     identity
         .check_time(clock::now().0)
@@ -365,7 +392,12 @@ pub(super) async fn deploy(
         config,
         deltas: &deltas,
     };
-    let (release, grant, key, is_finalized) = begin(&state, &about, &content, said, &args)?;
+    let Begun {
+        release,
+        grant,
+        key,
+        is_finalized,
+    } = begin(&state, &about, &content, said, &args)?;
     let seed_name = identity.own().name.clone();
     let plan = plan(
         seed_name,
@@ -384,7 +416,10 @@ pub(super) async fn deploy(
     };
     let asked = stages::line(&scap.hosts).filter(|_| config.is_some());
     confirm(&args, &targets, asked, &greeted, &session, &mut requests).await?;
-    recording.begin(&session).await?;
+    // From what is stable nobody goes back.
+    let going_back = args.go_on.as_ref().and_then(|it| it.going_back.clone());
+    let going_back = going_back.filter(|_| !is_finalized);
+    recording.begin(&session, going_back.clone()).await?;
     let mut plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");
     // The same plan; only that we may reach hosts elsewhere than their peers do.
     let ours = inventory.hosts.iter().map(|host| host.addresses.clone());
@@ -409,6 +444,7 @@ pub(super) async fn deploy(
         release: release.to_string(),
         sequence: session.release.release().sequence,
         commit: tree.commit().map(|commit| commit.id.to_string()),
+        places: Arc::new(Places::of(inventory, &first)),
     };
     let control = Control::listen(&state, subject, people).inspect_err(|error| {
         progress.note(&format!(
@@ -420,7 +456,10 @@ pub(super) async fn deploy(
         release,
         sequence: session.release.release().sequence,
         epoch: session.grant.grant().epoch,
+        goes_back: going_back.is_some(),
         is_finalized,
+        // From what is stable nobody goes back.
+        dead_man: dead_man.filter(|_| !is_finalized),
         granted_until: time_left(&session.grant),
         policy: policy.clone(),
         away_max: Duration::from_secs(args.away_timeout),
@@ -437,7 +476,8 @@ pub(super) async fn deploy(
     };
     let rolling = Instant::now();
     let known = greeted.events;
-    let mut watcher = recording.watch(&mut progress);
+    let note_finalized = || note_finalized(&state, &about, &session);
+    let mut watcher = recording.watch(&mut progress, &note_finalized);
     let ended = rollout::run(
         config,
         &session,
@@ -450,7 +490,7 @@ pub(super) async fn deploy(
     .await;
     drop(control);
     let rolled_in = rolling.elapsed();
-    let finished = finish(&state, &about, &session, &ended);
+    let finished = state.end_session(&about.0, &about.1);
     let written = recording.end(&session, &ended).await;
     finished.map_err(state_error)?;
     let seed_bytes = seed.node().sent_bytes();
@@ -468,6 +508,7 @@ pub(super) async fn deploy(
     };
     let mut summary = summarize(&session, &built, inventory, &ended, seed_bytes, &seconds);
     summary.json["deltas"] = deltas.json();
+    summary.json["dead_man_seconds"] = dead_man.map(|it| it.as_secs()).into();
     summary.json["message"] = args.message.join(" ").into();
     summary.json["state"] = written.json;
     summary.code = match summary.code {
@@ -576,15 +617,15 @@ async fn confirm(
     Err(CliError::usage("not confirmed; no host was told anything").code(exit::STOPPED))
 }
 
-fn finish(
+/// Notes that the release is the stable one, before any host is told: whoever goes on with it knows that nobody goes back.
+fn note_finalized(
     state: &StateDirectory,
     (repo, environment): &About,
     session: &Session,
-    ended: &Ended,
 ) -> Result<(), StateError> {
-    if ended.is_finalized
-        && let Some(record) = state.record(repo, environment)?
+    if let Some(record) = state.record(repo, environment)?
         && record.release.id() == session.release.id()
+        && !record.is_finalized
     {
         state.save_record(
             repo,
@@ -595,7 +636,7 @@ fn finish(
             },
         )?;
     }
-    state.end_session(repo, environment)
+    Ok(())
 }
 
 pub(super) fn read_inventory(path: &Path) -> Result<Inventory, CliError> {

@@ -10,7 +10,7 @@ use std::{
 
 use scap_proto::{
     id::NodeId,
-    release::{Finalization, SignedFinalization, SignedRelease, Stage},
+    release::{Finalization, SignedFinalization, Stage},
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -22,13 +22,13 @@ use crate::{
         branch::{failed, now, repo_of},
         exit,
         history::warn_of_unreadable,
-        progress::Progress,
+        progress::{Progress, why},
         snapshot::Tree,
     },
-    rollout::{CommandError, Ended, Engine, Output, Session, Verdict, WaitingOn, Watcher},
+    rollout::{Cause, CommandError, Ended, Engine, Output, Session, Verdict, WaitingOn, Watcher},
     state::{
         BranchError, End, Found, History, Hosts, Ledger, Outcome, Place, RENEWAL,
-        Recorded as Release, Rollout, SignedObjects, StateDirectory, Updated,
+        Recorded as Release, Rollout, SignedObjects, StateDirectory, StateError, Updated,
     },
 };
 
@@ -71,6 +71,9 @@ struct Rollouts {
 enum Note {
     Begin(Box<(Rollout, SignedObjects)>, Reply),
     Wave(String, Hosts),
+    GoBack(String),
+    /// That it is still there; asked by who thinks that it may not be.
+    Renew(Reply),
     End(Box<End>, Reply),
 }
 
@@ -100,18 +103,24 @@ impl Recording {
             .map_err(|error| failed(&error))?;
         let ledger = Ledger::new(branch, about.clone(), now());
         let subject = tree.commit().map(|commit| commit.subject.clone());
-        let rolls_back_to = args.back_to.as_ref().map(|back| back.sequence);
-        let reason = match (rolls_back_to, tree.commit()) {
-            (Some(sequence), _) => format!("rollback to #{sequence}"),
-            (None, Some(commit)) => {
+        let go_on = args.go_on.as_ref();
+        let back_to = args.back_to.as_ref().map(|back| back.sequence);
+        let rolls_back_to = back_to.or(go_on.and_then(|it| it.rolls_back_to));
+        let reason = match (go_on, rolls_back_to, tree.commit()) {
+            (Some(go_on), ..) => format!("resume #{}", go_on.sequence),
+            (None, Some(sequence), _) => format!("rollback to #{sequence}"),
+            (None, None, Some(commit)) => {
                 let subject: String = commit.subject.chars().take(60).collect();
                 format!("deploy {:.10} \"{subject}\"", commit.id.to_string())
             }
-            (None, None) => "deploy a directory".to_owned(),
+            (None, None, None) => "deploy a directory".to_owned(),
         };
-        let found = ledger
-            .lock(&reason, now())
-            .map_err(|error| failed(&error))?;
+        let take_over = go_on.and_then(|it| it.take_over.as_deref());
+        let found = match take_over {
+            Some(why) => ledger.take_over(&reason, why, now()),
+            None => ledger.lock(&reason, now()),
+        };
+        let found = found.map_err(|error| failed(&error))?;
         let run = Rollouts {
             rollout: ledger.holder().rollout.clone(),
             by: ledger.holder().name.clone(),
@@ -134,13 +143,17 @@ impl Recording {
         Some(format!("took over the lock of {lock}"))
     }
 
-    /// The release of the latest rollout on the branch. Whether anybody signed it is another question.
-    pub(super) fn latest(&self) -> Option<&SignedRelease> {
-        self.found.release.as_ref()
+    /// What the branch has signed of the latest rollout. By whom is another question.
+    pub(super) fn latest(&self) -> Option<&SignedObjects> {
+        self.found.signed.as_ref()
     }
 
     /// Records what hosts are about to be told.
-    pub(super) async fn begin(&self, session: &Session) -> Result<(), CliError> {
+    pub(super) async fn begin(
+        &self,
+        session: &Session,
+        going_back: Option<String>,
+    ) -> Result<(), CliError> {
         let release = session.release.release();
         let rollout = Rollout {
             release: session.release.id(),
@@ -157,6 +170,7 @@ impl Recording {
             waves: Vec::new(),
             is_offline: self.run.is_offline,
             rolls_back_to: self.run.rolls_back_to,
+            going_back,
         };
         let signed = signed(session, false);
         let begun = self
@@ -169,6 +183,9 @@ impl Recording {
 
     /// Records the end.
     pub(super) async fn end(&self, session: &Session, ended: &Ended) -> Written {
+        if let Verdict::TakenOver { .. } = ended.verdict {
+            return self.taken_away().await;
+        }
         let hosts = ended.engine.hosts().iter();
         let hosts = Hosts::group(hosts.map(|(name, host)| {
             let (outcome, reason) = outcome_of(&host.state);
@@ -183,6 +200,7 @@ impl Recording {
             Verdict::Stopped(Some(_)) => Outcome::Stopped,
             Verdict::RolledBack(_) => Outcome::RolledBack,
             Verdict::RollbackIncomplete(_) => Outcome::RollbackIncomplete,
+            Verdict::TakenOver { .. } => unreachable!("whoever took it over records its end"),
         };
         let signed = signed(session, ended.is_finalized);
         self.close(End {
@@ -191,6 +209,22 @@ impl Recording {
             signed,
         })
         .await
+    }
+
+    /// Who has the lock now: how it ends is theirs to record.
+    async fn taken_away(&self) -> Written {
+        let line = match self.ask(Note::Renew).await {
+            Err(BranchError::Lost { what, how }) => {
+                format!("taken over: the lock of {what}: {how}")
+            }
+            Err(error) => {
+                let error = scap_agent::error_chain(&error);
+                format!("who took it over is not known: {error}")
+            }
+            Ok(_) => "whoever took it over did not take the lock: given back".into(),
+        };
+        let (json, code) = (Value::Null, exit::STOPPED);
+        Written { json, line, code }
     }
 
     async fn close(&self, end: End) -> Written {
@@ -240,10 +274,15 @@ impl Recording {
     }
 
     /// Tells of the ends of waves, beside whoever shows progress.
-    pub(super) fn watch<'a>(&'a self, progress: &'a mut Progress) -> Recorded<'a> {
+    pub(super) fn watch<'a>(
+        &'a self,
+        progress: &'a mut Progress,
+        note_finalized: &'a dyn Fn() -> Result<(), StateError>,
+    ) -> Recorded<'a> {
         Recorded {
             progress,
             recording: self,
+            note_finalized,
             wave: None,
             settled: Settled::default(),
         }
@@ -276,8 +315,17 @@ fn write(ledger: &Ledger, notes: &mpsc::Receiver<Note>) {
                 let _ = reply.send(ledger.end(&end, now()));
                 continue;
             }
-            Ok(Note::Wave(..)) | Err(RecvTimeoutError::Timeout) if is_over => continue,
+            Ok(Note::Renew(reply)) => {
+                let renewed = ledger.renew(now());
+                is_over |= matches!(renewed, Err(BranchError::Lost { .. }));
+                let _ = reply.send(renewed);
+                continue;
+            }
+            Ok(Note::Wave(..) | Note::GoBack(_)) | Err(RecvTimeoutError::Timeout) if is_over => {
+                continue;
+            }
             Ok(Note::Wave(name, hosts)) => ledger.end_wave(&name, &hosts, now()),
+            Ok(Note::GoBack(why)) => ledger.go_back(&why, now()),
             Err(RecvTimeoutError::Timeout) => ledger.renew(now()),
             Err(RecvTimeoutError::Disconnected) if is_over => return,
             Err(RecvTimeoutError::Disconnected) => {
@@ -311,6 +359,8 @@ impl Settled {
 pub(super) struct Recorded<'a> {
     progress: &'a mut Progress,
     recording: &'a Recording,
+    /// Notes in the state directory that the release is the stable one.
+    note_finalized: &'a dyn Fn() -> Result<(), StateError>,
     wave: Option<String>,
     settled: Settled,
 }
@@ -328,6 +378,19 @@ impl Watcher for Recorded<'_> {
                     && let Some(notes) = &self.recording.notes
                 {
                     let _ = notes.send(Note::Wave(over, self.settled.group()));
+                }
+            }
+            // That is recorded already, with why it began.
+            Output::RollsBack(Cause::Before) => {}
+            Output::RollsBack(cause) => {
+                if let Some(notes) = &self.recording.notes {
+                    let _ = notes.send(Note::GoBack(why(cause)));
+                }
+            }
+            Output::Finalize { .. } => {
+                if let Err(error) = (self.note_finalized)() {
+                    let error = scap_agent::error_chain(&error);
+                    tracing::warn!(error, "that the release is finalized is not noted here");
                 }
             }
             Output::Settled { host, state } => {

@@ -19,16 +19,20 @@ use crate::{
 };
 
 /// Puts the config snapshot into the store, which is to be synced then; `None` where hosts are asked to do nothing. What is
-/// gone back to brings its own, whatever the folder says now. Blocking.
+/// gone back to, or gone on with, has its own, whatever the folder says now. Blocking.
 pub(super) fn pack(
     scap: &Scap,
     args: &DeployArgs,
     store: &Store,
 ) -> Result<Option<SnapshotRef>, CliError> {
-    let Some(back) = &args.back_to else {
+    let back_to = args.back_to.as_ref();
+    let back_to = back_to.map(|it| (it.sequence, it.config, &it.commit));
+    let go_on = args.go_on.as_ref();
+    let go_on = go_on.map(|it| (it.sequence, it.config, &it.commit));
+    let Some((sequence, config, commit)) = go_on.or(back_to) else {
         return packed(scap, store);
     };
-    let Some(config) = back.config else {
+    let Some(config) = config else {
         return Ok(None);
     };
     let Err(missing) = snapshot::stored(config, store) else {
@@ -38,8 +42,8 @@ pub(super) fn pack(
     if packed(scap, store)? == Some(config) {
         return Ok(Some(config));
     }
-    let doing = format!("find what release #{} asked of hosts", back.sequence);
-    let commit = back.commit.as_ref().map(ToString::to_string);
+    let doing = format!("find what release #{sequence} asked of hosts");
+    let commit = commit.as_ref().map(ToString::to_string);
     let commit = commit.map_or_else(String::new, |commit| format!(" --rev {commit}"));
     Err(CliError::failed(&doing, &missing)
         .code(exit::USAGE)

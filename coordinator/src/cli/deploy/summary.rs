@@ -75,7 +75,7 @@ pub(super) fn summarize(
         Verdict::Done => exit::DONE,
         Verdict::Partial => exit::PARTIAL,
         Verdict::Failed | Verdict::RollbackIncomplete(_) => exit::FAILED,
-        Verdict::Stopped(_) => exit::STOPPED,
+        Verdict::Stopped(_) | Verdict::TakenOver { .. } => exit::STOPPED,
         Verdict::RolledBack(_) => exit::ROLLED_BACK,
     };
     let waits = match &ended.verdict {

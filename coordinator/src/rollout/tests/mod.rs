@@ -4,9 +4,12 @@
 mod commands;
 mod lost;
 mod random;
+mod renewal;
+mod resumed;
 mod rollback;
 mod telling;
 mod waves;
+mod why;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -60,33 +63,43 @@ impl Bench {
     }
 
     fn prefetching(prefetch: Prefetch, waves: impl IntoIterator<Item = Wave>) -> Self {
-        let policy = Policy {
-            waves: waves.into_iter().collect(),
-            prefetch,
-        };
-        let config = Config {
-            release: release(),
-            sequence: 7,
-            epoch: 1,
-            is_finalized: false,
-            granted_until: GRANT,
-            policy,
-            away_max: 30 * SECOND,
-            stall_max: 60 * SECOND,
-            finalize_max: 5 * SECOND,
-        };
-        let mut bench = Self {
-            engine: Engine::new(config),
-            now: SECOND,
-            counter: 0,
-            seen: Vec::new(),
-        };
+        let mut bench = Self::silent(Self::config(prefetch, waves));
         let hosts: Vec<NodeId> = bench.engine.hosts().keys().cloned().collect();
         for host in hosts {
             bench.feed(Input::Connected(host.clone()));
             bench.report(host.as_str(), 0, Outcome::Idle, false);
         }
         bench
+    }
+
+    fn config(prefetch: Prefetch, waves: impl IntoIterator<Item = Wave>) -> Config {
+        let policy = Policy {
+            waves: waves.into_iter().collect(),
+            prefetch,
+        };
+        Config {
+            release: release(),
+            sequence: 7,
+            epoch: 1,
+            goes_back: false,
+            dead_man: None,
+            is_finalized: false,
+            granted_until: GRANT,
+            policy,
+            away_max: 30 * SECOND,
+            stall_max: 60 * SECOND,
+            finalize_max: 5 * SECOND,
+        }
+    }
+
+    /// Of which no host has said anything.
+    fn silent(config: Config) -> Self {
+        Self {
+            engine: Engine::new(config),
+            now: SECOND,
+            counter: 0,
+            seen: Vec::new(),
+        }
     }
 
     fn start(mut self) -> Self {
@@ -170,7 +183,7 @@ impl Bench {
             release: Some(release()),
             counter: self.counter,
             stage: Stage::Fetch,
-            directive: (1, number),
+            directive: (self.engine.config.epoch, number),
             outcome,
             bytes: BytesBySource::default(),
             fetch_millis: 1,

@@ -396,6 +396,7 @@ proptest! {
                 prop_assert!(live.iter().all(named), "live and not named: {live:?}");
             }
             Verdict::Partial | Verdict::Failed | Verdict::Stopped(_) => {}
+            Verdict::TakenOver { .. } => prop_assert!(false, "nobody else directs it"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The state branch over real git.
 
+mod going_on;
 mod proof;
 mod races;
 mod refusals;

@@ -179,6 +179,7 @@ impl Signing {
             waves: Vec::new(),
             is_offline: ledger.is_offline(),
             rolls_back_to: None,
+            going_back: None,
         };
         let objects = SignedObjects {
             release: signed,
