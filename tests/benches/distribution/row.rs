@@ -124,7 +124,7 @@ impl Row {
                 None => "",
             };
             let line = format!(
-                "  {:<38}{:>12}  {target:<16}{verdict}",
+                "  {:<46}{:>12}  {target:<16}{verdict}",
                 figure.what,
                 number(figure.value)
             );
@@ -135,7 +135,7 @@ impl Row {
                 true => "  CPU-bound: the row counts as not met",
                 false => "",
             };
-            eprintln!("  {:<38}{:>12}{bound}", "machine idle share", number(share));
+            eprintln!("  {:<46}{:>12}{bound}", "machine idle share", number(share));
         }
         for other in &self.others {
             eprintln!("  {other}");
