@@ -30,6 +30,17 @@ impl Extensions {
             .map(|extension| &extension.bytes)
     }
 
+    /// The same with `tag` in it, in place of what was there under that tag.
+    ///
+    /// # Errors
+    /// [`ExtensionError::TooMany`], [`ExtensionError::TooLong`].
+    pub fn with(mut self, tag: u16, bytes: Bytes) -> Result<Self, ExtensionError> {
+        self.0.retain(|extension| extension.tag != tag);
+        let at = self.0.partition_point(|extension| extension.tag < tag);
+        self.0.insert(at, Extension { tag, bytes });
+        Self::try_from(self.0)
+    }
+
     /// Refuses a required (odd) extension that is not among `known`.
     ///
     /// # Errors
@@ -125,6 +136,19 @@ mod tests {
         );
         assert_eq!(with_odd.require_known(&[7]), Ok(()));
         assert_eq!(with_odd.get(7).unwrap().as_ref(), b"x");
+    }
+
+    #[test]
+    fn one_more_stands_in_its_place_or_takes_that_of_another() {
+        let with = |tag| {
+            let bytes = Bytes::from_static(b"new");
+            extensions(&[2, 7]).unwrap().with(tag, bytes).unwrap()
+        };
+        assert_eq!(format!("{:?}", with(4)), "[2, 4, 7]");
+        assert_eq!(format!("{:?}", with(7)), "[2, 7]");
+        assert_eq!(with(7).get(7).unwrap().as_ref(), b"new");
+        let long = Bytes::from(vec![0; EXTENSION_BYTES_MAX + 1]);
+        assert!(extensions(&[2]).unwrap().with(4, long).is_err());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::{
 };
 
 use any::{any_directive, any_finalization, any_grant, any_plan, any_release, any_report};
+use bytes::Bytes;
 use objects::{
     DEPLOYER, DIRECTIVE, Damages, EVEN, FINALIZATION, GRANT, ODD, PLAN, RELEASE, RELEASE_ID,
     REPORT, ROSTER, any_damages, damage, golden, report_as_sent, signed_directive,
@@ -35,9 +36,9 @@ use scap_proto::{
     },
     release::{
         Authority, AuthorityError, BytesBySource, DeltaRef, Directive, Finalization, Grant,
-        LeafSigned, Lease, Outcome, Plan, PlanHost, Release, Report, Roster, RosterHost, Routes,
-        SignedDirective, SignedFinalization, SignedGrant, SignedLease, SignedRelease, SignedReport,
-        SignedRoster, Stage, Standing, Targets, TopologyKind, TreeId, UnixMillis,
+        LeafSigned, Lease, Outcome, Plan, PlanHost, Priority, Release, Report, Roster, RosterHost,
+        Routes, SignedDirective, SignedFinalization, SignedGrant, SignedLease, SignedRelease,
+        SignedReport, SignedRoster, Stage, Standing, Targets, TopologyKind, TreeId, UnixMillis,
         plan::PlanError,
         signature::{AllowedSigners, Signer, allowed_signers_line},
         signed::{SessionSigned, SignedObject},
@@ -515,6 +516,30 @@ fn a_report_can_ask_for_the_seed_and_who_does_not_know_that_reads_the_rest() {
     let refusing = report().refusing(release_id());
     assert_eq!(refusing.refused_release(), Some(release_id()));
     assert!(!refusing.wants_seed());
+}
+
+#[test]
+fn a_release_has_a_priority_that_who_does_not_know_it_ignores() {
+    assert_eq!(release().priority(), Priority::Normal);
+    let again = release().with_priority(Priority::Normal);
+    assert_eq!(hex_of(&again), hex_of(&release()));
+    let urgent = release().with_priority(Priority::Urgent);
+    let mut payload = golden(RELEASE);
+    payload.pop();
+    payload.extend(golden(
+        "01 02 01 02 # one extension, which may be ignored: 2, one byte, urgent",
+    ));
+    assert_eq!(urgent.to_payload().as_ref(), payload);
+    assert_eq!(urgent.priority(), Priority::Urgent);
+    let bulk = urgent.with_priority(Priority::Bulk);
+    assert_eq!(bulk.priority(), Priority::Bulk);
+    assert!(Priority::Bulk < Priority::Normal && Priority::Normal < Priority::Urgent);
+    let unknown = Extensions::default().with(2, Bytes::from_static(&[9]));
+    let later = Release {
+        extensions: unknown.unwrap(),
+        ..release()
+    };
+    assert_eq!(later.priority(), Priority::Normal);
 }
 
 /// Says that a test does not run here, on a line of its own past the runner's capture: it will pass.

@@ -539,6 +539,7 @@ impl Daemon {
             snapshot: about.snapshot,
             plan: Arc::new(plan),
             list_end: 0,
+            priority: about.priority(),
             deltas: about.deltas,
         })
     }

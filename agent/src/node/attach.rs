@@ -16,7 +16,7 @@ use super::{
     event::Job,
     transfer::Transfer,
 };
-use crate::swarm::{Input, TransferId};
+use crate::swarm::{Input, Policy, TransferId};
 
 impl Driver {
     /// Begins to fetch and serve a release, and those of its deltas that are of use; nothing where it does already.
@@ -65,7 +65,10 @@ impl Driver {
         self.next_transfer += 1;
         let hold = self.shared.store.hold();
         let transfer = Transfer::new(id, release, job, known, hold);
-        let policy = edges.policy;
+        let policy = Policy {
+            priority: job.priority,
+            ..edges.policy
+        };
         let active = Active {
             transfer: Arc::new(transfer),
             edges,
@@ -147,6 +150,7 @@ impl Driver {
             plan: transfer.plan.clone(),
             list_end: 0,
             deltas: Vec::new(),
+            priority: transfer.priority,
         };
         let bytes = active.bytes;
         self.detach(job.release);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use scap_proto::{
     id::NodeId,
-    release::{Plan, TopologyKind},
+    release::{Plan, Priority, TopologyKind},
 };
 
 use crate::{
@@ -66,6 +66,7 @@ impl Edges {
                 ask,
                 lanes,
                 far_share: (0, 1),
+                priority: Priority::Normal,
             },
         };
         if is_origin {

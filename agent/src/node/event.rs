@@ -5,7 +5,7 @@ use std::sync::Arc;
 use scap_proto::{
     content::SnapshotRef,
     id::{NodeId, ReleaseId},
-    release::{DeltaRef, Plan},
+    release::{DeltaRef, Plan, Priority},
     transport::Link,
     wire::peer::PeerMessage,
 };
@@ -29,6 +29,8 @@ pub struct Job {
     /// Shorter ways to the snapshot, as the release lists them. Each has 1 to
     /// [`DELTA_PARTS_MAX`](scap_proto::limits::DELTA_PARTS_MAX) parts.
     pub deltas: Vec<DeltaRef>,
+    /// What comes first where there are several.
+    pub priority: Priority,
 }
 
 /// What tasks tell the driver.

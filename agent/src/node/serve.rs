@@ -14,18 +14,19 @@ use bytes::Bytes;
 use quinn::SendStream;
 use scap_proto::{
     content::ChunkRef,
-    transport::{Link, Rate},
+    release::Priority,
+    transport::{Link, MESSAGES_PRIORITY, Rate},
     wire::{
         chunk::{ChunkRequest, PushHeader, ReplyHeader},
         close,
     },
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Shared, transfer::Transfer};
 use crate::store::{Lookup, StoreError};
 
-/// Most bytes of chunks on their way to all peers at a time: about 8 chunks of the usual length, which the
+/// Most bytes of chunks of one priority on their way to all peers at a time: about 8 chunks of the usual length, which the
 /// simulator found to spread fastest. Few, so that they finish and multiply; enough for 1 Gbit/s at 12 ms
 /// of round trip.
 pub const UPLOAD_BYTES_MAX: u32 = 1536 * 1024;
@@ -75,7 +76,7 @@ pub(crate) struct Handles {
     /// What we opened with it and said to follow: it may push.
     pub(crate) followed: Opened,
     /// How much it may have asked for at a time.
-    budget: Semaphore,
+    budget: Budget,
 }
 
 impl Handles {
@@ -83,17 +84,32 @@ impl Handles {
         Self {
             theirs: Opened::default(),
             followed: Opened::default(),
-            budget: Semaphore::new(UPLOAD_BYTES_PER_PEER_MAX as usize),
+            budget: Budget::new(UPLOAD_BYTES_PER_PEER_MAX),
         }
+    }
+}
+
+/// How many bytes may be on their way, of each priority: what is urgent does not wait until what is not has left.
+#[derive(Debug)]
+struct Budget([Semaphore; Priority::ALL.len()]);
+
+impl Budget {
+    fn new(bytes: u32) -> Self {
+        Self(Priority::ALL.map(|_| Semaphore::new(bytes as usize)))
+    }
+
+    async fn acquire(&self, priority: Priority, bytes: u32) -> SemaphorePermit<'_> {
+        let permit = self.0[priority.index()].acquire_many(bytes).await;
+        permit.expect("never closed")
     }
 }
 
 /// Who may send when, and how much was sent.
 #[derive(Debug)]
 pub(crate) struct Uploads {
-    budget: Semaphore,
+    budget: Budget,
     /// For other sites, where a cap is on what goes there: or all would wait for those that wait for the border.
-    border_budget: Semaphore,
+    border_budget: Budget,
     waiting: AtomicUsize,
     sent_bytes: AtomicU64,
 }
@@ -112,8 +128,8 @@ pub(crate) enum Served {
 impl Uploads {
     pub(crate) fn new() -> Self {
         Self {
-            budget: Semaphore::new(UPLOAD_BYTES_MAX as usize),
-            border_budget: Semaphore::new(UPLOAD_BYTES_MAX as usize),
+            budget: Budget::new(UPLOAD_BYTES_MAX),
+            border_budget: Budget::new(UPLOAD_BYTES_MAX),
             waiting: AtomicUsize::new(0),
             sent_bytes: AtomicU64::new(0),
         }
@@ -147,7 +163,7 @@ impl Uploads {
             let _ = answer(&mut stream, ReplyHeader::Busy, Bytes::new()).await;
             return Some((transfer, Served::Not));
         };
-        let length = chunk.plain_length;
+        let (length, priority) = (chunk.plain_length, transfer.priority);
         let caps = shared.endpoint.caps();
         let (budget, cap) = match caps.border_upload {
             Some(cap) if link.is_border() => {
@@ -159,9 +175,9 @@ impl Uploads {
         let turn = async {
             // The peer's own first, so that one that asks much waits for itself and not for others.
             let ours = length.min(UPLOAD_BYTES_PER_PEER_MAX);
-            let ours = handles.budget.acquire_many(ours).await;
-            let all = budget.acquire_many(permits(length, cap)).await;
-            (ours.expect("never closed"), all.expect("never closed"))
+            let ours = handles.budget.acquire(priority, ours).await;
+            let all = budget.acquire(priority, permits(length, cap)).await;
+            (ours, all)
         };
         let turn = tokio::time::timeout(turn_wait_max(length, cap), turn).await;
         drop(waiting);
@@ -188,6 +204,7 @@ impl Uploads {
                 return Some((transfer, Served::Not));
             }
         };
+        let _ = stream.set_priority(stream_priority(priority));
         let header = ReplyHeader::Found(length_of(&encoded));
         let served = self.sent(
             &encoded,
@@ -220,6 +237,7 @@ impl Uploads {
         let Ok(mut stream) = link.open_uni().await else {
             return Served::Not;
         };
+        let _ = stream.set_priority(stream_priority(transfer.priority));
         let length = length_of(&encoded);
         let header = PushHeader {
             handle,
@@ -237,6 +255,15 @@ impl Uploads {
         let length = u64::from(length_of(encoded));
         self.sent_bytes.fetch_add(length, Ordering::Relaxed);
         Served::Sent
+    }
+}
+
+/// That of a stream of content: what is urgent goes before all other content of its link, and after messages.
+fn stream_priority(priority: Priority) -> i32 {
+    match priority {
+        Priority::Bulk => -1,
+        Priority::Normal => 0,
+        Priority::Urgent => MESSAGES_PRIORITY - 1,
     }
 }
 

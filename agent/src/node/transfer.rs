@@ -8,7 +8,7 @@ use scap_proto::{
         ChunkRef, Descriptor, Layout, SnapshotRef, descriptor::DescriptorError, layout::LayoutError,
     },
     id::{NodeId, ReleaseId},
-    release::Plan,
+    release::{Plan, Priority},
 };
 
 use super::event::Job;
@@ -24,6 +24,7 @@ pub(crate) struct Transfer {
     /// What peers open: the release's id, or a delta's.
     pub(crate) release: ReleaseId,
     pub(crate) plan: Arc<Plan>,
+    pub(crate) priority: Priority,
     snapshot: SnapshotRef,
     layout: Mutex<Layout>,
     /// Keeps what was counted as held, and what comes, from being collected as long as the release is attached.
@@ -74,6 +75,7 @@ impl Transfer {
             id,
             release,
             plan: job.plan.clone(),
+            priority: job.priority,
             snapshot: job.snapshot,
             layout: Mutex::new(known),
             hold,

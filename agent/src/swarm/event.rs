@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use scap_proto::release::Priority;
+
 /// A peer, as the driver numbers it. One number for as long as its link, and what the engine thinks of
 /// it, lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +53,8 @@ pub struct Policy {
     /// Which chunks we ask of [`Link::Far`] peers while all is well: we are number `.0` of `.1` hosts that do, and chunk
     /// `i` is for number `i` modulo `.1`. None where `.0` is not below `.1`.
     pub far_share: (u32, u32),
+    /// While anything of a transfer of higher priority can be asked of a peer, nothing of this one is.
+    pub priority: Priority,
 }
 
 /// What a peer that opens a transfer is told that we hold.

@@ -35,7 +35,7 @@ impl Swarm {
         next.or_else(|| self.hungry.first()).copied()
     }
 
-    /// What to ask a peer for next, if it has room: its transfers take turns.
+    /// What to ask a peer for next, if it has room: of its transfers those of the highest priority take turns.
     fn choose(&mut self, id: PeerId) -> Option<(TransferId, u32)> {
         let peer = self.peers.get(&id)?;
         if !peer.has_room(&self.config) {
@@ -48,7 +48,11 @@ impl Swarm {
         let order = after.chain(self.transfers.range(..=last));
         let mut dry = Vec::new();
         let mut choice = None;
+        let mut chosen = None;
         for (&transfer, it) in order {
+            if chosen >= Some(it.policy.priority) {
+                continue;
+            }
             let Some(side) = it.sides.get(&id) else {
                 continue;
             };
@@ -57,7 +61,8 @@ impl Swarm {
             }
             if let Some(index) = it.pick(side, &mut self.rng) {
                 choice = Some((transfer, index));
-                break;
+                chosen = Some(it.policy.priority);
+                continue;
             }
             dry.push(transfer);
         }

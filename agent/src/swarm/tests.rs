@@ -7,6 +7,7 @@ use std::{
 };
 
 use proptest::prelude::*;
+use scap_proto::release::Priority;
 
 use super::*;
 
@@ -21,6 +22,7 @@ const SWARM: Policy = Policy {
     ask: Ask::Everyone,
     lanes: 0,
     far_share: (0, 1),
+    priority: Priority::Normal,
 };
 
 /// An origin that tells chunks below `eager` first.
@@ -612,6 +614,53 @@ fn transfers_take_turns_and_end_with_their_requests() {
     assert!(matches!(said[0], Output::Cancel { transfer: T, .. }));
     assert_eq!(host.swarm.waiting(T), None);
     assert_eq!(host.swarm.stats(T), None);
+}
+
+#[test]
+fn while_a_peer_has_something_of_an_urgent_transfer_it_is_asked_for_nothing_else() {
+    let mut host = Host::new(SWARM, 10);
+    let urgent = TransferId(2);
+    let policy = Policy {
+        priority: Priority::Urgent,
+        ..SWARM
+    };
+    host.feed(Input::TransferAdded {
+        transfer: urgent,
+        policy,
+    });
+    host.feed(Input::TransferGrown {
+        transfer: urgent,
+        plain_lengths: vec![CHUNK; 3],
+        is_all: true,
+    });
+    host.connect(1);
+    host.available(1, 0..10);
+    host.take();
+    host.feed(Input::Available {
+        peer: PeerId(1),
+        transfer: urgent,
+        indexes: vec![0, 1, 2],
+    });
+    let mut asked = Vec::new();
+    for _ in 0..10 {
+        let said = host.take();
+        let requests = said.into_iter().filter_map(|output| match output {
+            Output::Request { transfer, .. } => Some(transfer),
+            _ => None,
+        });
+        asked.extend(requests);
+        host.now += ms(10);
+        let peer = host.swarm.peers[&PeerId(1)].requests.keys().next().copied();
+        let Some((transfer, index)) = peer else { break };
+        host.feed(Input::Received {
+            peer: PeerId(1),
+            transfer,
+            index,
+            encoded_bytes: u64::from(CHUNK),
+        });
+    }
+    assert_eq!(asked[..3], [urgent; 3], "{asked:?}");
+    assert!(asked.len() > 3 && asked[3..].iter().all(|it| *it == T));
 }
 
 #[test]

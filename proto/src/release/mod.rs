@@ -40,7 +40,7 @@ pub use host_config::{HostConfig, HostConfigError};
 pub use lease::{Lease, SignedLease};
 pub use names::{Audience, Environment, NameError, RepoPath};
 pub use plan::{Plan, PlanHost, TopologyKind};
-pub use release::{Authority, DeltaRef, Release, SignedRelease, VerifiedRelease};
+pub use release::{Authority, DeltaRef, Priority, Release, SignedRelease, VerifiedRelease};
 pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing};
 pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
 pub use routes::{Routes, RoutesError};

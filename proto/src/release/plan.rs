@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::{CodecError, Extensible},
-    extensions::{Extension, ExtensionError, Extensions},
+    extensions::{ExtensionError, Extensions},
     id::{NodeId, PlanId},
     limits::{HOST_ADDRESSES_MAX, PLAN_HOSTS_MAX},
     release::{
@@ -166,11 +166,7 @@ impl Plan {
     }
 
     fn extended(self, tag: u16, bytes: Bytes) -> Result<Self, ExtensionError> {
-        let mut extensions = Vec::from(self.extensions);
-        extensions.retain(|extension| extension.tag != tag);
-        let at = extensions.partition_point(|extension| extension.tag < tag);
-        extensions.insert(at, Extension { tag, bytes });
-        let extensions = Extensions::try_from(extensions)?;
+        let extensions = self.extensions.with(tag, bytes)?;
         Ok(Self { extensions, ..self })
     }
 

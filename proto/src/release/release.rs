@@ -79,7 +79,52 @@ impl SignedObject for Release {
     const MAGIC: &'static str = "scap-release/1\n";
 }
 
+/// Which releases come first where a host or a link has several to do, the least urgent first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// What can wait: it gets what others leave.
+    Bulk,
+    /// Unless said.
+    #[default]
+    Normal,
+    /// What cannot: all others wait for it.
+    Urgent,
+}
+
+/// The priority: one byte, 0 for bulk, 2 for urgent. Who does not know it has all releases take turns.
+const PRIORITY: u16 = 2;
+
+impl Priority {
+    /// All of them, the least urgent first.
+    pub const ALL: [Self; 3] = [Self::Bulk, Self::Normal, Self::Urgent];
+
+    /// Its place in [`Self::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
 impl Release {
+    /// The same release, with a priority.
+    pub fn with_priority(self, priority: Priority) -> Self {
+        if priority == self.priority() {
+            return self;
+        }
+        let byte = Bytes::copy_from_slice(&[priority as u8]);
+        let extensions = self.extensions.with(PRIORITY, byte);
+        let extensions = extensions.expect("a release is made with few extensions");
+        Self { extensions, ..self }
+    }
+
+    /// Its priority; normal where it says none, or none that this version knows.
+    pub fn priority(&self) -> Priority {
+        match self.extensions.get(PRIORITY).map(Bytes::as_ref) {
+            Some([0]) => Priority::Bulk,
+            Some([2]) => Priority::Urgent,
+            _ => Priority::Normal,
+        }
+    }
+
     /// The SSHSIG namespace in which this release and its grants are signed, and which the
     /// `namespaces=` patterns of an allowed-signers file match.
     pub fn namespace(&self) -> String {

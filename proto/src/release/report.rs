@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::Extensible,
-    extensions::{Extension, Extensions},
+    extensions::Extensions,
     id::{NodeId, PlanId, ReleaseId, SnapshotId},
     identity::{Identity, PeerIdentity, Role, Trust},
     limits::REASON_BYTES_MAX,
@@ -144,11 +144,8 @@ impl Report {
 
     /// The same report with one extension more, or with another value of it.
     fn with(self, tag: u16, bytes: Bytes) -> Self {
-        let mut all = Vec::<Extension>::from(self.extensions);
-        all.retain(|extension| extension.tag != tag);
-        all.push(Extension { tag, bytes });
-        all.sort_by_key(|extension| extension.tag);
-        let extensions = Extensions::try_from(all).expect("a few short ones are allowed");
+        let extensions = self.extensions.with(tag, bytes);
+        let extensions = extensions.expect("a few short ones are allowed");
         Self { extensions, ..self }
     }
 

@@ -14,7 +14,7 @@ pub type RecvStream = quinn::RecvStream;
 
 /// The priority of messages: what is sent on such streams goes before content, whose streams have 0. Streams that
 /// [`Link::open_bi`] opens are of messages; of those that are accepted only the user knows.
-pub const MESSAGES_PRIORITY: i32 = 1;
+pub const MESSAGES_PRIORITY: i32 = 2;
 
 /// A connection whose peer is known. Cheap to clone; closed when the last clone is dropped.
 #[derive(Debug, Clone)]

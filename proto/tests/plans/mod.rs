@@ -31,7 +31,7 @@ fn a_plan_says_whether_sites_count_and_where_the_seed_is() {
     assert_eq!(in_sites.in_sites("").unwrap().seed_site(), Some(""));
     assert!(plan().in_sites(&"x".repeat(5000)).is_err());
 
-    let bytes = bytes::Bytes::from_static(b"\xff");
+    let bytes = Bytes::from_static(b"\xff");
     let no_text =
         Extensions::try_from(vec![scap_proto::extensions::Extension { tag: 1, bytes }]).unwrap();
     let refused = changed(|plan| plan.extensions = no_text);
@@ -63,7 +63,7 @@ fn a_plan_says_which_hosts_stand_behind_others() {
     assert_eq!((both.seed_site(), both.routes()), (Some("east"), routes));
     assert_eq!(plan_of(&Routes::default()), plan());
 
-    let bytes = bytes::Bytes::from_static(b"\x01\x01\x02\x01\x01\x01");
+    let bytes = Bytes::from_static(b"\x01\x01\x02\x01\x01\x01");
     let stranger =
         Extensions::try_from(vec![scap_proto::extensions::Extension { tag: 3, bytes }]).unwrap();
     let refused = changed(|plan| plan.extensions = stranger);

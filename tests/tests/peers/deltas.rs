@@ -1,23 +1,22 @@
 //! Nodes in this process, some of which have a snapshot from which the next can be made.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use scap_agent::clock;
 use scap_agent::node::{Job, Node, NodeEvent, Tasks};
-use scap_agent::store::{Store, StoreConfig};
-use scap_coordinator::snapshot::{self, Built, Delta, Options, Source, build_delta};
+use scap_agent::store::Store;
+use scap_coordinator::snapshot::{Built, Delta, build_delta};
 use scap_coordinator::state::StateDirectory;
 use scap_proto::content::delta::{Part, Run};
 use scap_proto::content::{ChunkRef, EncodedChunk};
 use scap_proto::id::{ChunkId, NodeId, ReleaseId};
-use scap_proto::identity::Identity;
-use scap_proto::release::{BytesBySource, DeltaRef, Plan, PlanHost, TopologyKind};
+use scap_proto::release::{BytesBySource, DeltaRef, Plan, PlanHost, Priority, TopologyKind};
 use scap_proto::transport::RateCaps;
 use scap_tests::repo::write_source_tree;
 use tempfile::TempDir;
+
+use crate::nodes::{CONFIG, FETCH_MAX, build, memory_dir, start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_with_the_base_fetches_the_delta_and_makes_the_rest() {
@@ -244,7 +243,7 @@ impl World {
                 &[],
                 clock::now(),
             );
-            let (node, tasks) = start(identity.unwrap().into(), true, store);
+            let (node, tasks) = start(identity.unwrap().into(), true, store, RateCaps::default());
             plan.hosts.push(PlanHost {
                 name: NodeId::try_from(name).unwrap(),
                 addresses: vec![node.address()],
@@ -260,11 +259,13 @@ impl World {
             plan: Arc::new(plan),
             list_end: 0,
             deltas: deltas.to_vec(),
+            priority: Priority::Normal,
         };
         let (seed, tasks) = start(
             self.state.identity().unwrap(),
             false,
             self.seed_store.clone(),
+            RateCaps::default(),
         );
         let mut all_tasks = vec![tasks];
         for (node, _) in &nodes {
@@ -330,26 +331,6 @@ impl World {
     }
 }
 
-fn start(identity: Arc<Identity>, listens: bool, store: Store) -> (Node, Tasks) {
-    let listen = listens.then_some(SocketAddr::from(([127, 0, 0, 1], 0)));
-    Node::start(identity, listen, store, None, RateCaps::default()).unwrap()
-}
-
 fn tree(dir: &Path, line: &str) -> PathBuf {
     dir.join("trees").join(line)
 }
-
-fn build(tree: &Path, store: &Store) -> Built {
-    snapshot::build(Source::Directory(tree), store, Options::default(), |_| {}).unwrap()
-}
-
-/// In memory where the machine has some to spare: these are no tests of disks.
-fn memory_dir() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
-}
-
-/// No reserve: what the machine that runs the tests has free is its own affair.
-const CONFIG: StoreConfig = StoreConfig { free_bytes_min: 0 };
-
-/// The longest that any of these may take.
-const FETCH_MAX: Duration = Duration::from_secs(30);

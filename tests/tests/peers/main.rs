@@ -4,5 +4,7 @@
 
 mod deltas;
 mod evil;
+mod nodes;
+mod priorities;
 mod rot;
 mod scene;

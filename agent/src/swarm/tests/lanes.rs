@@ -7,6 +7,7 @@ const LANES: Policy = Policy {
     ask: Ask::Everyone,
     lanes: 2,
     far_share: (0, 1),
+    priority: Priority::Normal,
 };
 
 const ORIGIN: Policy = Policy {

@@ -295,6 +295,7 @@ fn arguments(state: &Path, repo: &Path, commit: &str, fleet: &Path) -> DeployArg
         back_to: None,
         fleet: fleet.to_owned(),
         topology: Topology::Lanes,
+        priority: Default::default(),
         sign_with: None,
         yes: true,
         json: false,

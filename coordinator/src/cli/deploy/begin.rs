@@ -111,7 +111,8 @@ pub(super) fn begin(
                 created: now,
                 expires: UnixMillis(now.0 + RELEASE_MILLIS),
                 extensions: Default::default(),
-            };
+            }
+            .with_priority(args.priority.of_release());
             let signed = SignedRelease::sign(&release, &signer)
                 .map_err(|error| CliError::failed("sign the release", &error))?;
             let release = signed

@@ -26,7 +26,7 @@ use scap_agent::{
 use scap_proto::{
     content::SnapshotRef,
     id::{GitOid, SnapshotId},
-    release::{Plan, RepoPath, TopologyKind},
+    release::{Plan, Priority, RepoPath, TopologyKind},
     transport::{Rate, RateCaps},
 };
 use tokio::{
@@ -95,6 +95,9 @@ pub(super) struct DeployArgs {
     /// How chunks spread
     #[arg(long, value_enum, default_value_t = Topology::Lanes)]
     pub(super) topology: Topology,
+    /// What comes first where hosts have several releases to fetch: while an urgent one can be fetched, others wait
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) priority: PriorityArg,
     /// Sign with this OpenSSH private key, or, where the file ends in `.pub`, with that key of the ssh-agent [default:
     /// the key that `init` made]
     #[arg(long, value_name = "FILE")]
@@ -202,6 +205,27 @@ impl Topology {
             Self::Lanes => TopologyKind::Lanes,
             Self::Swarm => TopologyKind::Swarm,
             Self::Tree => TopologyKind::Tree,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum PriorityArg {
+    /// It gets what others leave
+    Bulk,
+    /// It takes turns with others
+    #[default]
+    Normal,
+    /// All others wait for it
+    Urgent,
+}
+
+impl PriorityArg {
+    pub(super) fn of_release(self) -> Priority {
+        match self {
+            Self::Bulk => Priority::Bulk,
+            Self::Normal => Priority::Normal,
+            Self::Urgent => Priority::Urgent,
         }
     }
 }
@@ -362,6 +386,7 @@ pub(super) async fn deploy(
         plan: Arc::new(plan),
         list_end: built.layout.list_pages().end,
         deltas: session.release.release().deltas.clone(),
+        priority: session.release.release().priority(),
     })
     .await;
 

@@ -9,6 +9,7 @@ use scap_agent::{
     swarm::{Ask, Config, Failure, Input, Link, Output, PeerId, Policy, Reveal, Swarm, TransferId},
     topology::Shape,
 };
+use scap_proto::release::Priority;
 
 use super::{
     Conduct, Dropped, Host, NodeIndex, ORIGIN, SURVEY, Setup, Simulation, content,
@@ -123,6 +124,7 @@ impl Simulation {
             ask: if swarm { Ask::Everyone } else { Ask::Upstream },
             lanes: self.lanes,
             far_share: self.edges[index].far_share,
+            priority: Priority::Normal,
         };
         let transfer = TRANSFER;
         self.feed(index, Input::TransferAdded { transfer, policy });
