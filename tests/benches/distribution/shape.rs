@@ -84,10 +84,10 @@ impl Shape {
         self.mib * 1024 * 1024
     }
 
-    /// What measuring it will fill: each host keeps chunks and tree, the seed the chunks, git its objects, and the rest is
-    /// room to check, and for what else the machine reads and writes meanwhile.
+    /// What measuring it will fill: each host keeps chunks and tree, the seed the chunks, git its objects and the work tree, and
+    /// the rest is room to check, and for what else the machine reads and writes meanwhile.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        let copies = 2 * u64::from(self.hosts) + 16;
+        let copies = 2 * u64::from(self.hosts) + 6;
         copies * self.payload_bytes() as u64
     }
 
