@@ -54,6 +54,22 @@ impl SourceRepo {
         self.git(&["rev-parse", "HEAD"]).trim().to_owned()
     }
 
+    /// Moves branch and work tree to a commit.
+    ///
+    /// # Panics
+    /// When git fails.
+    pub fn go_to(&self, commit: &str) {
+        self.git(&["reset", "--quiet", "--hard", commit]);
+    }
+
+    /// Has git keep what it has in one pack, as in a repo that was cloned or has been used for a while.
+    ///
+    /// # Panics
+    /// When git fails.
+    pub fn pack(&self) {
+        self.git(&["repack", "-a", "-d", "--quiet"]);
+    }
+
     /// What git says a commit holds: the output of `git archive`, unpacked.
     ///
     /// # Panics

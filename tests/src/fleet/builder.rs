@@ -1,5 +1,6 @@
 //! How a fleet is described and made.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::rc::Rc;
@@ -21,6 +22,8 @@ pub struct Builder {
     canaries: StationNumber,
     rate: Rate,
     coordinator_rate: Option<Rate>,
+    host_rates: BTreeMap<StationNumber, Rate>,
+    loopback: bool,
     sites: Option<(SiteNumber, u32)>,
     walls: Walls,
     tmpfs: bool,
@@ -34,6 +37,8 @@ impl Builder {
             canaries: 0,
             rate: Rate::default(),
             coordinator_rate: None,
+            host_rates: BTreeMap::new(),
+            loopback: false,
             sites: None,
             walls: Walls::default(),
             tmpfs: false,
@@ -61,6 +66,18 @@ impl Builder {
     /// The rate of the coordinator's link where it differs.
     pub fn coordinator_rate(mut self, rate: Rate) -> Self {
         self.coordinator_rate = Some(rate);
+        self
+    }
+
+    /// The rate of the link of `host{number}` where it differs.
+    pub fn host_rate(mut self, number: u16, rate: Rate) -> Self {
+        self.host_rates.insert(number, rate);
+        self
+    }
+
+    /// Has all processes on one network of its own, the loopback device: no link, no bridge and no rate between them.
+    pub fn on_loopback(mut self) -> Self {
+        self.loopback = true;
         self
     }
 
@@ -136,12 +153,11 @@ impl Builder {
             logs: Logs::new(logs),
             home,
         });
-        let network = Network::create(
-            &netns::prefix(number),
-            &self.rates(),
-            sites,
-            self.walls.clone(),
-        )?;
+        let prefix = netns::prefix(number);
+        let network = match self.loopback {
+            true => Network::create_loopback(&prefix)?,
+            false => Network::create(&prefix, &self.rates(), sites, self.walls.clone())?,
+        };
         let network = Rc::new(network);
         let station = |name: &str, number| {
             let place = dir.path().join(name);
@@ -171,6 +187,9 @@ impl Builder {
     fn rates(&self) -> Vec<Rate> {
         let mut rates = vec![self.rate; usize::from(self.hosts) + 1];
         rates[0] = self.coordinator_rate.unwrap_or(self.rate);
+        for (number, rate) in &self.host_rates {
+            rates[usize::from(*number)] = *rate;
+        }
         rates
     }
 }

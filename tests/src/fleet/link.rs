@@ -65,6 +65,25 @@ impl Counters {
     }
 }
 
+/// What the queue of a device let through, every packet with its headers; `None` where it has no `tbf` queue.
+pub(crate) fn passed_bytes(namespace: &str, device: &str) -> Option<u64> {
+    let output = Command::new("tc")
+        .args([
+            "-n", namespace, "-json", "-stats", "qdisc", "show", "dev", device,
+        ])
+        .output()
+        .expect("`tc` made the fleet");
+    let queues: Vec<Queue> = serde_json::from_slice(&output.stdout).ok()?;
+    let queue = queues.into_iter().find(|queue| queue.kind == "tbf")?;
+    Some(queue.bytes)
+}
+
+#[derive(Deserialize)]
+struct Queue {
+    kind: String,
+    bytes: u64,
+}
+
 #[derive(Deserialize)]
 struct Link {
     stats64: Stats,

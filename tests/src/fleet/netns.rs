@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::link::tbf;
+use super::link::{passed_bytes, tbf};
 use super::sites::{self, SiteNumber, Sites};
 use super::walls::Walls;
 use super::{Border, Rate};
@@ -29,6 +29,8 @@ pub(crate) struct Network {
     stations: StationNumber,
     sites: Option<Sites>,
     walls: Walls,
+    /// All stations are in the first one's namespace.
+    is_loopback: bool,
 }
 
 impl Network {
@@ -48,6 +50,7 @@ impl Network {
             stations: StationNumber::try_from(rates.len()).context("too many stations")?,
             sites,
             walls,
+            is_loopback: false,
         };
         network
             .add_namespaces()
@@ -58,8 +61,54 @@ impl Network {
         Ok(network)
     }
 
+    /// Makes one namespace for all stations, however many, with nothing in it but the loopback device.
+    ///
+    /// # Errors
+    /// When a command fails; what was made by then is removed again.
+    pub(crate) fn create_loopback(prefix: &str) -> Result<Self> {
+        let network = Self {
+            prefix: prefix.to_owned(),
+            stations: 1,
+            sites: None,
+            walls: Walls::default(),
+            is_loopback: true,
+        };
+        network
+            .add_namespaces()
+            .and_then(|()| ip(&network.namespace(0), "link set lo up\n"))
+            .inspect_err(|_| {
+                network.remove();
+            })?;
+        Ok(network)
+    }
+
     pub(crate) fn namespace(&self, station: StationNumber) -> String {
+        let station = if self.is_loopback { 0 } else { station };
         format!("{}-{station}", self.prefix)
+    }
+
+    /// The device that a station's traffic passes.
+    pub(crate) fn device(&self) -> &'static str {
+        if self.is_loopback { "lo" } else { DEVICE }
+    }
+
+    /// A station's only address, or on the loopback device its own among all that are there.
+    pub(crate) fn address(&self, station: StationNumber) -> Ipv4Addr {
+        let address = address(station);
+        if self.is_loopback {
+            let [_, _, high, low] = address.octets();
+            return Ipv4Addr::new(127, 0, high, low);
+        }
+        address
+    }
+
+    /// Bytes that the queue in front of a station's link let through to it, each packet with its headers, also those that the
+    /// sender handed over in one piece; `None` where the link has no rate.
+    pub(crate) fn bytes_to(&self, station: StationNumber) -> Option<u64> {
+        if self.is_loopback {
+            return None;
+        }
+        passed_bytes(&self.bridge_namespace(), &format!("p{station}"))
     }
 
     fn bridge_namespace(&self) -> String {

@@ -49,7 +49,7 @@ impl Station {
 
     /// Its only address but loopback.
     pub fn address(&self) -> Ipv4Addr {
-        netns::address(self.number)
+        self.network.address(self.number)
     }
 
     /// Where an agent listens by default.
@@ -70,22 +70,29 @@ impl Station {
 
     /// What has passed its link so far.
     pub fn counters(&self) -> Counters {
-        Counters::read(&self.network.namespace(self.number), netns::DEVICE)
+        Counters::read(&self.network.namespace(self.number), self.network.device())
     }
 
     /// Its link, to be watched.
     #[must_use]
     pub fn device(&self) -> Device {
-        Device::open(&self.network.namespace(self.number), netns::DEVICE)
+        Device::open(&self.network.namespace(self.number), self.network.device())
     }
 
-    /// What the processes that run here now have used.
+    /// Bytes that its link carried to it so far, every packet with its headers; `None` where the link has no rate.
+    pub fn carried_bytes(&self) -> Option<u64> {
+        self.network.bytes_to(self.number)
+    }
+
+    /// What the processes that run here now have used, together.
     pub fn usage(&self) -> Usage {
-        self.network
-            .processes(self.number)
-            .into_iter()
-            .filter_map(Usage::of)
-            .fold(Usage::default(), Usage::and)
+        self.usages().into_iter().fold(Usage::default(), Usage::and)
+    }
+
+    /// What each process that runs here now has used.
+    pub fn usages(&self) -> Vec<Usage> {
+        let processes = self.network.processes(self.number).into_iter();
+        processes.filter_map(Usage::of).collect()
     }
 
     /// Starts any program here; its output goes to the log called `log`.

@@ -28,7 +28,12 @@ impl Device {
         }
     }
 
-    fn counters(&self) -> Counters {
+    /// What has passed it so far.
+    ///
+    /// # Panics
+    /// When it is gone.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
         let mut text = vec![0; TABLE_BYTES_MAX];
         let length = self.table.read_at(&mut text, 0).expect("it is open");
         let text = String::from_utf8_lossy(&text[..length]);

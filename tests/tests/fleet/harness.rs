@@ -96,6 +96,48 @@ fn the_counters_of_a_link_tell_what_passed_it() {
 }
 
 #[test]
+fn one_host_may_have_a_link_of_its_own_rate() {
+    let builder = Fleet::builder(under_test!()).hosts(2).rate_mbit(80);
+    let Some(fleet) = builder.host_rate(2, Rate::symmetric(20)).build() else {
+        return;
+    };
+    let from = fleet.coordinator().station();
+    let own = goodput_mbit(from, fleet.host(2).station(), 4_000_000);
+    assert!((16.0..20.5).contains(&own), "its own {own} Mbit/s");
+    let other = goodput_mbit(from, fleet.host(1).station(), 16_000_000);
+    assert!((64.0..82.0).contains(&other), "the other's {other} Mbit/s");
+}
+
+#[test]
+fn what_a_link_carried_counts_the_headers_of_every_packet() {
+    let builder = Fleet::builder(under_test!()).hosts(2).rate_mbit(200);
+    let rate = Rate::default();
+    let Some(fleet) = builder.host_rate(2, rate).build() else {
+        return;
+    };
+    let (from, to) = (fleet.coordinator().station(), fleet.host(1).station());
+    let before = to.carried_bytes().unwrap();
+    goodput_mbit(from, to, 5_000_000);
+    let carried = to.carried_bytes().unwrap() - before;
+    // 66 bytes of headers with each 1,448 of content make 4.6 %.
+    assert!((5_200_000..5_400_000).contains(&carried), "{carried}");
+    assert_eq!(fleet.host(2).station().carried_bytes(), None);
+}
+
+#[test]
+fn on_the_loopback_device_hosts_have_addresses_of_their_own_and_no_link() {
+    let builder = Fleet::builder(under_test!()).hosts(2).on_loopback();
+    let Some(fleet) = builder.build() else { return };
+    let (one, other) = (fleet.host(1).station(), fleet.host(2).station());
+    assert!(one.address().is_loopback() && one.address() != other.address());
+    let before = one.counters();
+    let goodput = goodput_mbit(one, other, 16_000_000);
+    let passed = one.counters().since(before).sent_bytes;
+    assert!(passed >= 16_000_000, "{passed} of {goodput} Mbit/s");
+    assert_eq!(one.carried_bytes(), None);
+}
+
+#[test]
 fn a_link_that_is_down_carries_nothing_until_it_is_up() {
     let Some(fleet) = Fleet::builder(under_test!()).hosts(3).build() else {
         return;
