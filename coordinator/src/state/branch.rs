@@ -367,9 +367,12 @@ impl Branch {
             Base::Here | Base::Offline(_) => None,
         };
         for _ in 0..ATTEMPTS_MAX {
+            // Before any tip is read: others of this clone may write meanwhile, and what they remember must be in what is read.
+            let known = self.known.as_ref().map(KnownTip::read).transpose()?;
+            let known = known.flatten();
             let local = self.repo.tip(&self.name)?;
             let mut problem = None;
-            let start = match self.start(remote.as_ref(), local.as_ref(), place) {
+            let start = match self.start(remote.as_ref(), local.as_ref(), known.as_ref(), place) {
                 Err(error) if upstream == Upstream::May && error.is_upstreams() => {
                     // What was read there may refuse the change, as where the lock is another's by now.
                     if let BranchError::Diverged { there, .. } = &error {
@@ -442,6 +445,7 @@ impl Branch {
         &self,
         remote: Option<&Remote>,
         local: Option<&GitOid>,
+        known: Option<&GitOid>,
         place: &Place,
     ) -> Result<Start, BranchError> {
         let Some(remote) = remote else {
@@ -452,7 +456,7 @@ impl Branch {
                 }
                 (_, local) => local.cloned(),
             };
-            self.check_known(local.as_ref())?;
+            self.check_known(known, local.as_ref())?;
             return Ok(Start::here(local));
         };
         let failed = |source| self.unreachable(remote, source);
@@ -462,7 +466,7 @@ impl Branch {
         {
             remote.fetch(&self.name).map_err(failed)?;
         }
-        self.check_known(there.as_ref())?;
+        self.check_known(known, there.as_ref())?;
         let key = key_of(place);
         let diverged = |there: &GitOid, aside| BranchError::Diverged {
             what: format!("{} {}", place.1, place.0),
@@ -549,22 +553,20 @@ impl Branch {
         Err(BranchError::Busy)
     }
 
-    fn check_known(&self, tip: Option<&GitOid>) -> Result<(), BranchError> {
-        let Some(known) = &self.known else {
-            return Ok(());
-        };
-        let Some(id) = known.read()? else {
+    /// That what is remembered of the branch is in it.
+    fn check_known(&self, known: Option<&GitOid>, tip: Option<&GitOid>) -> Result<(), BranchError> {
+        let Some((file, known)) = self.known.as_ref().zip(known) else {
             return Ok(());
         };
         let is_in_it = match tip {
-            Some(tip) => self.repo.is_ancestor(&id, tip)?,
+            Some(tip) => self.repo.is_ancestor(known, tip)?,
             None => false,
         };
         match is_in_it {
             true => Ok(()),
             false => Err(BranchError::Rewritten {
-                known: id,
-                file: known.path().to_owned(),
+                known: known.clone(),
+                file: file.path().to_owned(),
             }),
         }
     }
