@@ -85,7 +85,7 @@ impl Driver {
         let mut opened = Vec::new();
         known.waiting.retain(|handle, release| {
             let found = self.transfers.iter().find(|(_, active)| {
-                let is_guest = || self.guests.may_have(*release, name);
+                let is_guest = || self.guests.may_have(active.release(), name);
                 active.transfer.release == *release
                     && (active.transfer.may_have(name) || is_guest())
             });

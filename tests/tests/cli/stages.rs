@@ -354,22 +354,24 @@ fn an_activator_that_is_killed_in_a_check_runs_it_again() {
     let marker = world.fleet.scene.path("checked");
     let gate = world.fleet.scene.path("gate");
     world.checks(&format!(
-        "  gate: {{type: command, shell: true, command: 'echo x >> {}; test -e {} || sleep 1000', after: promote, timeout: 100}}\n",
+        "  gate: {{type: command, shell: true, command: 'echo x >> {}; until test -e {}; do sleep 0.1; done', after: promote, timeout: 100}}\n",
         marker.display(),
         gate.display()
     ));
     world.repo.commit("One");
     let deploy = world.fleet.start_deploy(&["--repo", "repo"]);
     let runs = || std::fs::read_to_string(&marker).map_or(0, |text| text.lines().count());
-    scap_tests::fleet::wait_until("the check runs", super::process::LIMIT, || {
-        if runs() == 1 {
-            Ok(())
-        } else {
-            Err("it does not")
-        }
-    });
-    std::fs::write(&gate, "").unwrap();
+    let wait_for_run = |number: usize| {
+        let what = format!("the check runs, {number} times by now");
+        scap_tests::fleet::wait_until(&what, super::process::LIMIT, || {
+            (runs() == number).then_some(()).ok_or_else(runs)
+        });
+    };
+    wait_for_run(1);
     super::process::send_signal(world.fleet.agents[0].activator().pid, Signal::KILL);
+    wait_for_run(2);
+    // Also for the one that the first activator left behind.
+    std::fs::write(&gate, "").unwrap();
     deploy.end().exits(0);
     assert_eq!(runs(), 2);
     assert_eq!(

@@ -112,6 +112,47 @@ fn a_host_that_was_down_during_a_deploy_catches_up_when_it_starts_and_the_next_d
 }
 
 #[test]
+fn what_a_release_asks_of_its_hosts_is_done_also_where_it_is_caught_up_with() {
+    let Some(scene) = start_without_the_last(3) else {
+        return;
+    };
+    let [first, second, new] = scene.fleet.hosts() else {
+        panic!("there are three");
+    };
+    let folder = [
+        (
+            "scap.cfg",
+            format!("[global]\ngit_repo: {REPO}\nconfig_deploy: True\n"),
+        ),
+        ("vars.yaml", "level: warn\n".to_owned()),
+        ("templates/level.j2", "{{ level }}\n".to_owned()),
+        (
+            "config-files.yaml",
+            "conf/level: {template: level.j2}\n".to_owned(),
+        ),
+        ("checks.yaml", CHECKS.to_owned()),
+    ];
+    for (path, text) in folder {
+        scene.repo.write(format!("scap/{path}"), text);
+    }
+    let commit = scene.commit_payload(1_000_000, 5);
+    let coordinator = scene.fleet.coordinator();
+    coordinator.deploy(scene.repo.dir(), &[]).expect_done();
+    coordinator.station().link_down();
+
+    new.spawn_agent_asking(&[first, second], &[]);
+    new.wait_ready();
+    wait_for(new, &commit);
+    for host in [first, new] {
+        let rendered = std::fs::read_to_string(host.live(REPO).join("conf/level"));
+        assert_eq!(rendered.unwrap(), "warn", "{}", host.name());
+        let checked = host.deploy_root().join(format!("{REPO}.checked"));
+        assert!(checked.exists(), "{}", host.name());
+        host.assert_verifies(REPO);
+    }
+}
+
+#[test]
 fn a_newcomer_during_a_canary_gets_the_stable_release() {
     let Some(scene) = start_without_the_last(4) else {
         return;
@@ -237,3 +278,7 @@ fn a_clone_of_the_state_branch_says_what_is_stable_where_a_peer_alone_is_not_bel
 
 /// The longest that catching up may take: some seconds, where others build beside.
 const CATCH_UP_MAX: Duration = Duration::from_secs(60);
+
+/// One that leaves a mark where it was run.
+const CHECKS: &str =
+    "checks: {mark: {command: 'touch $SCAP_FINAL_PATH.checked', shell: true, after: promote}}\n";
