@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use super::fleet::{Agent, Fleet, deployed, enroll, host};
 use super::process::Ended;
+use super::rollout::wait_for;
 use super::scene::Scene;
+use super::state_branch::{elsewhere, with_upstream};
 
 /// What the repo is called below the deploy root.
 const REPO: &str = "mw/app";
@@ -378,6 +380,33 @@ fn an_activator_that_is_killed_in_a_check_runs_it_again() {
         world.handled("web1"),
         ["restart app one", "reload helper one"]
     );
+}
+
+#[test]
+fn a_release_that_asks_something_is_gone_on_with_on_another_machine_and_nothing_is_done_twice() {
+    let world = World::start(&["web1"]);
+    let fleet = &world.fleet;
+    with_upstream(fleet);
+    world.deploy("One", &[]).exits(0);
+    world.version("two");
+    world.repo.commit("Two");
+    elsewhere(fleet);
+    let mut first = fleet.start_deploy(&["--repo", "repo", "--soak", "600"]);
+    wait_for(fleet, &mut first, "soak");
+    first.signal(Signal::KILL);
+    first.end();
+    let resume = ["resume", "--state", "st2", "--repo", "repo2", "--yes"];
+    let of = ["--fleet", "fleet.toml", "--soak", "0", "--json"];
+    let ended = fleet.scene.scap(&[&resume[..], &of].concat()).exits(0);
+    let report = deployed(&ended);
+    assert_eq!(
+        (&report["sequence"], &report["outcome"]),
+        (&json!(2), &json!("done"))
+    );
+    assert!(report["config_snapshot"].is_string(), "{report:#}");
+    assert_eq!(world.config(), "level: warn\nversion: two");
+    let handled = world.handled("web1");
+    assert_eq!(handled[2..], ["restart app two", "reload helper two"]);
 }
 
 #[test]
