@@ -6,11 +6,13 @@
 use scap_proto::{
     id::{NodeId, ReleaseId},
     release::{
-        Audience, AuthorityError, Directive, Environment, Finalization, Stage, UnixMillis,
-        VerifiedGrant, VerifiedRelease,
+        Audience, AuthorityError, Directive, Environment, Stage, UnixMillis, VerifiedGrant,
+        VerifiedRelease,
     },
 };
 use serde::{Deserialize, Serialize};
+
+use crate::trust::VerifiedFinalization;
 
 /// Whom orders must be addressed to for this host to follow them.
 #[derive(Debug, Clone)]
@@ -128,6 +130,18 @@ pub enum Refusal {
         /// The least.
         floor: u64,
     },
+    /// A release that this host has gone back from, by an order that is later than what calls it stable.
+    #[error(
+        "this host went back from release {release} by directive {obeyed:?}, and it was finalized by epoch {epoch}"
+    )]
+    GoneBack {
+        /// The release.
+        release: ReleaseId,
+        /// The (epoch, number) by which it went back.
+        obeyed: (u64, u64),
+        /// The epoch of who finalized it.
+        epoch: u64,
+    },
     /// A finalization of something that this host never accepted, or that a later one has overtaken.
     #[error(
         "finalization of sequence {offered}, this host accepted {accepted} and finalized {finalized}"
@@ -140,6 +154,17 @@ pub enum Refusal {
         /// The highest sequence finalized; 0 for none.
         finalized: u64,
     },
+}
+
+impl Accepted {
+    /// That it was gone back from, and finalized by who was overtaken by then.
+    fn refusal(&self, epoch: u64) -> Refusal {
+        Refusal::GoneBack {
+            release: self.release,
+            obeyed: self.directive,
+            epoch,
+        }
+    }
 }
 
 impl Acceptance {
@@ -256,17 +281,27 @@ impl Acceptance {
         }))
     }
 
-    /// Decides about a finalization of a release. It never expires.
+    /// Decides about a finalization of a release. It never expires. One by a grant that a later one has overtaken and taken this
+    /// host back from the release is refused.
     ///
     /// # Errors
     /// [`Refusal`]; a finalization of another release than the one accepted is stale.
     pub fn consider_finalization(
         &self,
         us: &Addressee,
-        release: &VerifiedRelease,
-        finalization: &Finalization,
+        verified: &VerifiedFinalization,
     ) -> Result<Decision, Refusal> {
+        let VerifiedFinalization {
+            release,
+            finalization,
+            epoch,
+        } = verified;
         us.check(&finalization.environment, &finalization.audience)?;
+        if let Some(back) = self.gone_back_from(release.id())
+            && back.directive.0 > *epoch
+        {
+            return Err(back.refusal(*epoch));
+        }
         let stale = Refusal::StaleFinalization {
             offered: finalization.sequence,
             accepted: self.sequence(),
@@ -297,18 +332,23 @@ impl Acceptance {
     /// make its directory and, with [`Stage::Promote`], to switch to it. Nothing about it expires.
     ///
     /// It is accepted like the first order about it would be, but below any directive, so that a coordinator may go on with
-    /// it; going back from it would take a new release in any case. Sequences below `floor` are refused.
+    /// it; going back from it would take a new release in any case. Sequences below `floor` are refused, and so is a release that
+    /// this host has gone back from, by an order or by itself, unless somebody directed it later, to be the stable one.
     ///
     /// # Errors
     /// [`Refusal`].
     pub fn consider_stable(
         &self,
         us: &Addressee,
-        release: &VerifiedRelease,
-        finalization: &Finalization,
+        verified: &VerifiedFinalization,
         stage: Stage,
         floor: u64,
     ) -> Result<Decision, Refusal> {
+        let VerifiedFinalization {
+            release,
+            finalization,
+            epoch,
+        } = verified;
         us.check(&finalization.environment, &finalization.audience)?;
         self.check_sequence(release)?;
         let (id, sequence) = (release.id(), finalization.sequence);
@@ -318,6 +358,11 @@ impl Acceptance {
                 offered: sequence,
                 floor,
             });
+        }
+        if let Some(back) = self.gone_back_from(id)
+            && back.directive.0 >= *epoch
+        {
+            return Err(back.refusal(*epoch));
         }
         let same = self.accepted.as_ref().filter(|it| it.release == id);
         let next = Self {
@@ -340,6 +385,12 @@ impl Acceptance {
             true => Ok(Decision::Again),
             false => Ok(Decision::Follow(next)),
         }
+    }
+
+    /// The release, where the last that was accepted of it was to go back from it.
+    fn gone_back_from(&self, release: ReleaseId) -> Option<&Accepted> {
+        let accepted = self.accepted.as_ref();
+        accepted.filter(|it| it.release == release && it.stage == Stage::Revert)
     }
 
     fn check_sequence(&self, release: &VerifiedRelease) -> Result<(), Refusal> {

@@ -118,6 +118,8 @@ pub struct VerifiedFinalization {
     pub release: VerifiedRelease,
     /// That it is stable.
     pub finalization: Finalization,
+    /// The epoch of the grant by which it is.
+    pub epoch: u64,
 }
 
 /// Why an identity directory cannot be used.
@@ -261,6 +263,7 @@ impl HostTrust {
         Ok(VerifiedFinalization {
             release,
             finalization,
+            epoch: grant.grant().epoch,
         })
     }
 

@@ -38,11 +38,7 @@ impl World {
         let now = UnixMillis(100 * LATE.0);
         let verified = self.trust.verify_finalization(self.finalize(draft), now);
         let verified = verified.unwrap();
-        state.consider_finalization(
-            &self.trust.addressee,
-            &verified.release,
-            &verified.finalization,
-        )
+        state.consider_finalization(&self.trust.addressee, &verified)
     }
 
     /// The state after these were followed, one after the other.
@@ -93,19 +89,36 @@ fn the_first_order_is_followed_and_its_place_kept() {
 }
 
 #[test]
+fn what_was_gone_back_from_is_stable_again_only_by_who_directed_it_later() {
+    let world = World::new();
+    let draft = Draft::new(7);
+    let by = |epoch| {
+        let finalize = world.finalize(&draft.directing(epoch, 1, Stage::Promote));
+        world.trust.verify_finalization(finalize, NOW).unwrap()
+    };
+    let us = &world.trust.addressee;
+    let gone_back = |number| draft.directing(2, number, Stage::Revert);
+    let state = world.after([&draft.directing(2, 1, Stage::Promote), &gone_back(2)]);
+    let stable = |epoch| state.consider_stable(us, &by(epoch), Stage::Promote, 0);
+    for epoch in [1, 2] {
+        let refused = matches!(stable(epoch), Err(Refusal::GoneBack { obeyed: (2, 2), .. }));
+        assert!(refused, "{:?}", stable(epoch));
+    }
+    assert!(matches!(stable(3), Ok(Decision::Follow(_))));
+    let finalize = |epoch| state.consider_finalization(us, &by(epoch));
+    assert!(matches!(finalize(1), Err(Refusal::GoneBack { .. })));
+    // A host that went back by itself may hear so by who directed it.
+    assert!(matches!(finalize(2), Ok(Decision::Follow(_))));
+}
+
+#[test]
 fn what_was_caught_up_with_may_be_ordered_and_not_gone_back_from() {
     let world = World::new();
     let draft = Draft::new(7);
     let verified = world.trust.verify_finalization(world.finalize(&draft), NOW);
     let verified = verified.unwrap();
     let stable = |state: &Acceptance, stage, floor| {
-        state.consider_stable(
-            &world.trust.addressee,
-            &verified.release,
-            &verified.finalization,
-            stage,
-            floor,
-        )
+        state.consider_stable(&world.trust.addressee, &verified, stage, floor)
     };
     let state = followed(stable(&Acceptance::default(), Stage::Fetch, 7));
     assert_eq!((state.sequence(), state.finalized_sequence()), (7, 7));
@@ -443,7 +456,7 @@ fn a_finalization_for_others_is_refused() {
         audiences: vec!["edge".parse().unwrap()],
         ..us.clone()
     };
-    let by = |us| state.consider_finalization(us, &verified.release, &verified.finalization);
+    let by = |us| state.consider_finalization(us, &verified);
     assert!(matches!(
         by(&staging),
         Err(Refusal::Authority(AuthorityError::Environment(_)))

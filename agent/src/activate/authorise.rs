@@ -57,12 +57,9 @@ pub(super) fn finalization(
     us: &Addressee,
     verified: &VerifiedFinalization,
 ) -> Result<Result<(), String>, ActivateError> {
-    let VerifiedFinalization {
-        release,
-        finalization,
-    } = verified;
-    decide(deployment, us, &finalization.environment, |acceptance| {
-        acceptance.consider_finalization(us, release, finalization)
+    let environment = &verified.finalization.environment;
+    decide(deployment, us, environment, |acceptance| {
+        acceptance.consider_finalization(us, verified)
     })
 }
 
@@ -74,12 +71,9 @@ pub(super) fn stable(
     stage: Stage,
     floor: u64,
 ) -> Result<Result<(), String>, ActivateError> {
-    let VerifiedFinalization {
-        release,
-        finalization,
-    } = verified;
-    decide(deployment, us, &finalization.environment, |acceptance| {
-        acceptance.consider_stable(us, release, finalization, stage, floor)
+    let environment = &verified.finalization.environment;
+    decide(deployment, us, environment, |acceptance| {
+        acceptance.consider_stable(us, verified, stage, floor)
     })
 }
 

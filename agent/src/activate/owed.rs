@@ -64,6 +64,31 @@ impl Deployment {
         record::replace(&self.own, OWED, owed)
     }
 
+    /// Switches, and records before it what is to be done then. Where nothing was switched, what was to be done before it still is.
+    ///
+    /// # Errors
+    /// As [`Self::owe`], and of the switch.
+    pub(super) fn switch_owing<T>(
+        &mut self,
+        owed: Option<&Owed>,
+        switch: impl FnOnce(&mut Self) -> Result<T, ActivateError>,
+    ) -> Result<T, ActivateError> {
+        let Some(owed) = owed else {
+            return switch(self);
+        };
+        let live = self.state.live.clone();
+        let before = self.owed()?;
+        self.owe(owed)?;
+        let switched = switch(self);
+        if switched.is_err() && self.state.live == live {
+            match &before {
+                Some(before) => self.owe(before)?,
+                None => self.owe_nothing()?,
+            }
+        }
+        switched
+    }
+
     /// Records that it is done.
     ///
     /// # Errors

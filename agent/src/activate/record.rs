@@ -9,6 +9,7 @@ use scap_proto::{
     codec,
     content::SnapshotRef,
     id::{GitOid, ReleaseId, SnapshotId},
+    limits::HOST_CONFIG_BYTES_MAX,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -253,8 +254,9 @@ pub(super) fn note<T: Record>(dir: &Dir, name: &str, record: &T) -> Result<(), A
 /// What a record's file ends with while it is written.
 pub(super) const TEMPORARY_SUFFIX: &str = ".tmp";
 
-/// Longest record file, in bytes: a state of 7 releases is under 2 KiB.
-const RECORD_MAX: u64 = 64 * 1024;
+/// Longest record file, in bytes: a state of 7 releases is under 2 KiB, and of each config file that a release asks for, in at
+/// most [`HOST_CONFIG_BYTES_MAX`] together, its path and hash are recorded.
+const RECORD_MAX: u64 = 4 * HOST_CONFIG_BYTES_MAX as u64;
 
 fn seal<T: Record>(record: &T) -> Vec<u8> {
     let mut bytes = T::MAGIC.to_vec();

@@ -58,14 +58,16 @@ impl Stages<'_> {
         deployment: &mut Deployment,
         target: &Target,
     ) -> Result<Prepared, ActivateError> {
-        self.fetch_and_ask(deployment, target)
+        self.fetch_and_ask(deployment, target, HostStage::Fetch)
             .map(|(prepared, _)| prepared)
     }
 
+    /// On the way to a stage.
     fn fetch_and_ask(
         &self,
         deployment: &mut Deployment,
         target: &Target,
+        stage: HostStage,
     ) -> Result<(Prepared, Option<Asking>), ActivateError> {
         deployment.settle()?;
         let Some(config) = target.config else {
@@ -83,7 +85,11 @@ impl Stages<'_> {
             self.check(&asking, Moment::After, HostStage::Fetch)?;
             deployment.note_stage(&installed.rev, Stage::Fetch)?;
         }
-        self.config_deploy(deployment, &asking, &installed)?;
+        let is_live = deployment.live().map(|live| &live.rev) == Some(&installed.rev);
+        // What is live is changed where it is promoted again, in its turn, and not while others fetch.
+        if !is_live || stage == HostStage::Promote {
+            self.config_deploy(deployment, &asking, &installed)?;
+        }
         Ok((prepared, Some(asking)))
     }
 
@@ -140,7 +146,7 @@ impl Stages<'_> {
         deployment: &mut Deployment,
         target: &Target,
     ) -> Result<Promoted, ActivateError> {
-        let (prepared, asking) = self.fetch_and_ask(deployment, target)?;
+        let (prepared, asking) = self.fetch_and_ask(deployment, target, HostStage::Promote)?;
         let rev = &prepared.installed.rev;
         let is_switched = deployment.leads_to(Some(rev))?;
         let wanted = asking.as_ref().map(|asking| destinations(&asking.config));
@@ -150,12 +156,15 @@ impl Stages<'_> {
                 self.check(asking, Moment::Before, HostStage::Promote)?;
             }
             deployment.prepare_links(&wanted)?;
-            deployment.owe(&Owed {
-                live: Some(rev.clone()),
-                after: After::Promote,
-            })?;
         }
-        let flipped = deployment.flip(&target.release, self.source)?;
+        let owed = Owed {
+            live: Some(rev.clone()),
+            after: After::Promote,
+        };
+        let owed = (!is_switched).then_some(owed);
+        let flipped = deployment.switch_owing(owed.as_ref(), |deployment| {
+            deployment.flip(&target.release, self.source)
+        })?;
         deployment.hit(Failpoints::SWITCHED)?;
         deployment.settle_links(&wanted)?;
         if deployment.owed()?.is_some() {
@@ -195,16 +204,17 @@ impl Stages<'_> {
             let prepared = self.prepare_revert(deployment, before.as_ref());
             failed.extend(prepared.err());
             let to = before.as_ref().map(|before| &before.rev);
-            if to != Some(&live.rev) {
-                deployment.owe(&Owed {
-                    live: to.cloned(),
-                    after: After::Revert {
-                        from: deployment.config_of(&live).unwrap_or_default(),
-                    },
-                })?;
-            }
+            let owed = Owed {
+                live: to.cloned(),
+                after: After::Revert {
+                    from: deployment.config_of(&live).unwrap_or_default(),
+                },
+            };
+            let owed = (to != Some(&live.rev)).then_some(owed);
             let to = before.map(|before| before.release);
-            deployment.revert(to.as_ref(), self.source)?;
+            deployment.switch_owing(owed.as_ref(), |deployment| {
+                deployment.revert(to.as_ref(), self.source)
+            })?;
             deployment.hit(Failpoints::SWITCHED)?;
         }
         let live = deployment.live().cloned();
@@ -216,16 +226,22 @@ impl Stages<'_> {
         };
         let wanted = back.as_ref().map(|back| destinations(&back.config));
         failed.extend(deployment.settle_links(&wanted.unwrap_or_default()).err());
-        if let Some(Owed {
-            after: After::Revert { from },
-            ..
-        }) = deployment.owed()?
-        {
+        if let Some(Owed { after, .. }) = deployment.owed()? {
+            let from = match after {
+                After::Revert { from } => from,
+                // Of config files of what is live, which another release of the same tree had it render anew.
+                After::Promote => None,
+            };
             let left = from.map(|from| {
                 let rev = live.as_ref().map(|live| &live.rev);
                 asking(deployment, &from, rev)
             });
-            let done = self.handle_services_back(left.transpose()?.as_ref(), back.as_ref());
+            let left = left.transpose();
+            let done = match &left {
+                Ok(left) => self.handle_services_back(left.as_ref(), back.as_ref()),
+                Err(_) => self.handle_services_back(None, back.as_ref()),
+            };
+            failed.extend(left.err());
             failed.extend(done.err());
             if let Some(back) = &back {
                 failed.extend(self.check(back, Moment::After, HostStage::Rollback).err());
@@ -262,9 +278,11 @@ impl Stages<'_> {
         back: Option<&Asking>,
     ) -> Result<(), ActivateError> {
         const STAGE: HostStage = HostStage::HandleService;
-        if let Some(back) = back {
-            self.check(back, Moment::Before, STAGE)?;
-        }
+        // It stops nothing: what runs may be what makes it fail.
+        let checked = match back {
+            Some(back) => self.check(back, Moment::Before, STAGE),
+            None => Ok(()),
+        };
         let handled = match (left, back) {
             (Some(left), back) => {
                 let config = back.map(|back| &back.config);
@@ -274,6 +292,7 @@ impl Stages<'_> {
             (None, None) => Ok(Vec::new()),
         };
         handled.map_err(|error| StageError::of_service(&error))?;
+        checked?;
         back.map_or(Ok(()), |back| self.check(back, Moment::After, STAGE))
     }
 

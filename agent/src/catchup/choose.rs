@@ -90,6 +90,11 @@ pub enum Finding {
     Older,
     /// A coordinator leads this host to it.
     Led,
+    /// This host has gone back from it: an order or a later release is to say what comes next.
+    GoneBack {
+        /// Which.
+        release: ReleaseId,
+    },
     /// Too few peers answered to believe them.
     TooFew {
         /// How many did.
@@ -292,8 +297,7 @@ fn find(
     let floor = known.floors.get(key).copied();
     let decision = holding.acceptance.consider_stable(
         known.us,
-        &offer.verified.release,
-        &offer.verified.finalization,
+        &offer.verified,
         known.stage,
         floor.unwrap_or(0),
     );
@@ -316,6 +320,7 @@ fn find(
         },
         // A peer that was away itself says so too.
         Err(Refusal::Lower { .. }) => Finding::Older,
+        Err(Refusal::GoneBack { .. }) => Finding::GoneBack { release },
         Err(refusal) => {
             let reason = refusal.to_string();
             disbelieve(&|_| Some(reason.clone()));

@@ -300,6 +300,7 @@ impl Daemon {
                 Finding::Current { from } => self.take_again(&key, &from).await,
                 Finding::Older
                 | Finding::Led
+                | Finding::GoneBack { .. }
                 | Finding::TooFew { .. }
                 | Finding::Equivocation { .. } => {}
             }
@@ -403,6 +404,10 @@ fn reason_of(finding: &Finding) -> Option<String> {
     match finding {
         Finding::Take { .. } | Finding::Current { .. } | Finding::Older => None,
         Finding::Led => Some("a coordinator leads a rollout of it here".into()),
+        Finding::GoneBack { release } => Some(format!(
+            "this host went back from release {}: a deployment is to say what comes next",
+            release.short()
+        )),
         Finding::TooFew { answered } => Some(format!(
             "{answered} of {ANSWERS_MIN} peers answered that it takes, as nothing is known here and there is no floor"
         )),

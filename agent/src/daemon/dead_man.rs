@@ -24,6 +24,10 @@ use crate::{acceptance::Decision, activate::process::Request, clock::Moment, sto
 const MAGIC: &[u8] = b"scap-agent-heard/1\n";
 const EXTENSION: &str = "heard";
 
+/// How long after a try to go back that failed the next one is made: a full disk or an activator that is started anew is no
+/// matter of seconds.
+const RETRY_PAUSE: Duration = Duration::from_secs(30);
+
 /// When an order came that lapses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Heard {
@@ -80,6 +84,20 @@ impl Repo {
                 .lapses_after
                 .saturating_sub(now.since(&ordered.heard.at)),
         )
+    }
+
+    /// Whether going back by itself failed and is to be tried again, which counts as begun.
+    pub(crate) fn retries_lapse(&mut self, now: &Moment) -> bool {
+        let release = self.accepted().map(|accepted| accepted.release);
+        let live = self.standing.live.as_ref().map(|live| live.release);
+        let is_stuck = self.lapsed().is_some() && live == release && self.has_failed();
+        let was_tried = self.lapse_tried_at.as_ref();
+        if !is_stuck || was_tried.is_some_and(|at| now.since(at) < RETRY_PAUSE) {
+            return false;
+        }
+        self.lapse_tried_at = Some(now.clone());
+        self.begin_anew();
+        true
     }
 
     /// What the activator is asked about the latest order.
@@ -168,6 +186,13 @@ impl Daemon {
         });
         for key in due.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.lapse(&key).await;
+        }
+        // What stood in the way may be gone.
+        let stuck = self.repos.iter_mut();
+        let stuck = stuck.filter_map(|(key, repo)| repo.retries_lapse(&now).then(|| key.clone()));
+        for key in stuck.collect::<Vec<_>>() {
+            self.pursue(&key).await;
+            self.report_now(&key).await;
         }
     }
 

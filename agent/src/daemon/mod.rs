@@ -448,11 +448,7 @@ impl Daemon {
         let about = verified.release.release();
         let key = (about.repo.clone(), about.environment.clone());
         let acceptance = self.repo(&key).saved.acceptance.clone();
-        let decision = acceptance.consider_finalization(
-            &self.trust.addressee,
-            &verified.release,
-            &verified.finalization,
-        );
+        let decision = acceptance.consider_finalization(&self.trust.addressee, &verified);
         match decision {
             Ok(Decision::Follow(acceptance)) => {
                 let repo = self.repo(&key);

@@ -12,6 +12,7 @@ use super::{dead_man::Ordered, saved::Saved};
 use crate::{
     acceptance::{Acceptance, Accepted},
     activate::process::{Activated, RepoStanding},
+    clock::Moment,
     node::TransferStatus,
 };
 
@@ -40,6 +41,8 @@ pub(crate) struct Repo {
     /// The directive that was followed to its end, and how that was.
     ended: Option<(Pursued, Result<(), String>)>,
     refetches: u32,
+    /// When this host last tried again to go back by itself.
+    pub(super) lapse_tried_at: Option<Moment>,
     /// Who has the release that is caught up with.
     pub(crate) providers: Vec<PlanHost>,
     /// The stable release, where it is attached beside what was accepted.
@@ -93,6 +96,7 @@ impl Repo {
             activating: None,
             ended: None,
             refetches: 0,
+            lapse_tried_at: None,
             providers: Vec::new(),
             beside: None,
             fleet_size: 0,
@@ -132,7 +136,12 @@ impl Repo {
     pub(crate) fn next_step(&mut self) -> Option<Step> {
         let pursued = self.pursued()?;
         let Pursued { release, stage, .. } = pursued;
-        if self.activating.is_some() {
+        if let Some(begun) = &mut self.activating {
+            // Told again while it is at it: what comes of it answers the later order.
+            if begun.release == release && (begun.stage, stage) == (Stage::Promote, Stage::Promote)
+            {
+                *begun = pursued;
+            }
             return None;
         }
         self.take_renewal(pursued);
@@ -158,6 +167,13 @@ impl Repo {
         }
         self.activating = Some(pursued);
         Some(Step::Activate)
+    }
+
+    /// Whether what was accepted last was tried and failed.
+    pub(super) fn has_failed(&self) -> bool {
+        let pursued = self.pursued();
+        let ended = self.ended.as_ref();
+        ended.is_some_and(|(ended, result)| Some(*ended) == pursued && result.is_err())
     }
 
     /// Whether the activator is at work on an order.
@@ -327,7 +343,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{acceptance::Finalized, activate::process::LiveRelease, clock::Moment};
+    use crate::{acceptance::Finalized, activate::process::LiveRelease};
 
     const RELEASE: ReleaseId = ReleaseId::from_bytes([7; 32]);
 
@@ -539,6 +555,38 @@ mod tests {
         order(&mut repo, 3, Stage::Fetch);
         repo.ordered = None;
         assert_eq!(repo.lapsed(), None);
+    }
+
+    #[test]
+    fn going_back_by_itself_is_tried_again_after_a_while_where_it_failed() {
+        let mut repo = promoted();
+        let mut saved = repo.saved.clone();
+        saved.acceptance.accepted.as_mut().unwrap().stage = Stage::Revert;
+        repo.follow(saved);
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        repo.activation_failed("disk full".into());
+        assert_eq!(repo.next_step(), None);
+        assert!(repo.retries_lapse(&at(170)));
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        repo.activation_failed("disk full".into());
+        assert!(!repo.retries_lapse(&at(199)));
+        assert!(repo.retries_lapse(&at(200)));
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        activated(&mut repo, 1);
+        assert!(!repo.retries_lapse(&at(900)));
+    }
+
+    #[test]
+    fn a_promotion_that_fails_is_not_begun_again_by_a_renewal_that_came_meanwhile() {
+        let mut repo = fetched();
+        order(&mut repo, 2, Stage::Promote);
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        order(&mut repo, 3, Stage::Promote);
+        assert_eq!(repo.next_step(), None);
+        repo.activation_failed("a check".into());
+        assert_eq!(repo.next_step(), None);
+        let reason = "a check".to_owned();
+        assert_eq!(repo.outcome(None), Outcome::Failed { reason });
     }
 
     #[test]

@@ -208,8 +208,7 @@ mod tests {
         let verified = verified.unwrap();
         let decision = Acceptance::default().consider_stable(
             &world.trust.addressee,
-            &verified.release,
-            &verified.finalization,
+            &verified,
             Stage::Promote,
             0,
         );

@@ -101,8 +101,10 @@ impl HostWork<'_> {
     /// somebody meanwhile. One that either of them restarts is restarted, as that certainly takes it back; the port is the one of the
     /// release before. Where there is nothing to go back to, a unit that does not start is left as it is: it has nothing to run.
     ///
+    /// Each is tried, whatever became of those before it: one that fails keeps no other on the release that is gone back from.
+    ///
     /// # Errors
-    /// [`ServiceError`] of the first one that failed, which is the last one tried.
+    /// [`ServiceError`] of the first one that failed.
     pub fn handle_services_back_to(
         &self,
         before: Option<&HostConfig>,
@@ -113,7 +115,23 @@ impl HostWork<'_> {
             return Ok(self.handle_without_release(left, begin));
         };
         let services = both(left, &before.services);
-        self.handle_all(&services, begin)
+        let one_by_one = services.units.iter().map(|unit| Services {
+            units: vec![unit.clone()],
+            port: None,
+            ..services.clone()
+        });
+        let mut done = Vec::new();
+        let mut failed = None;
+        for one in one_by_one {
+            match self.handle_all(&one, begin) {
+                Ok(handled) => done.extend(handled),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => self.wait_for_answer(&services, done, begin),
+        }
     }
 
     /// Each unit is tried, none must come up, and no port must answer.
@@ -153,6 +171,16 @@ impl HostWork<'_> {
                 took: began.elapsed(),
             });
         }
+        self.wait_for_answer(services, done, begin)
+    }
+
+    /// Waits until the port of services answers, where any of them was started.
+    fn wait_for_answer(
+        &self,
+        services: &Services,
+        done: Vec<ServiceDone>,
+        begin: &mut dyn FnMut(Doing<'_>),
+    ) -> Result<Vec<ServiceDone>, ServiceError> {
         let runs = |done: &ServiceDone| {
             matches!(
                 done.outcome,

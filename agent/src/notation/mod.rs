@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use rustix::fs::{Mode, OFlags};
+
 pub mod node;
 pub mod words;
 pub mod yaml;
@@ -42,13 +44,13 @@ pub fn text<'a>(bytes: &'a [u8], file: &Arc<str>) -> Result<&'a str, Place> {
 
 /// The bytes of a file, unless it has more than `bytes_max` of them. What is no file, and may never end, is an error.
 pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
-    // Opening a pipe would wait for somebody to write to it.
-    if !path.metadata()?.is_file() {
+    // Else opening a pipe would wait for somebody to write to it.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
     }
     let mut bytes = Vec::new();
-    let read = File::open(path)?
-        .take(bytes_max + 1)
-        .read_to_end(&mut bytes)?;
+    let read = file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     Ok((read as u64 <= bytes_max).then_some(bytes))
 }

@@ -150,7 +150,6 @@ fn going_on(
             commit: release.commit,
             config: release.config,
             rolls_back_to: latest.rolls_back_to,
-            going_back: latest.going_back.clone(),
             take_over,
         }),
         ..args
@@ -158,7 +157,7 @@ fn going_on(
 }
 
 /// That there is something to go on with.
-fn check_outcome(latest: &Rollout) -> Result<(), CliError> {
+pub(super) fn check_outcome(latest: &Rollout) -> Result<(), CliError> {
     match latest.outcome {
         Outcome::Running | Outcome::Interrupted | Outcome::Stopped => Ok(()),
         outcome => Err(CliError::usage(format!(

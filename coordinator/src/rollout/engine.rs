@@ -352,7 +352,9 @@ impl Engine {
         let counter = progress.counter;
         let followed = report.directive.0;
         let is_of_another = followed > epoch && followed <= epoch.saturating_add(EPOCH_JUMP_MAX);
-        if report.release == Some(release) && report.counter > counter && is_of_another {
+        // While hosts go back nobody's word stops that: whoever took over would have them go back, too.
+        let may_end = !matches!(self.phase, Phase::RollingBack(_));
+        if may_end && report.release == Some(release) && report.counter > counter && is_of_another {
             let epoch = followed;
             return self.end(Verdict::TakenOver { host, epoch });
         }

@@ -19,7 +19,10 @@ use scap_proto::{
 
 use super::world::*;
 use crate::{
-    activate::{ActivateError, Stages, Target, What},
+    activate::{
+        ActivateError, Stages, Target, What,
+        owed::{After, Owed},
+    },
     host::ServiceCommands,
 };
 
@@ -52,11 +55,21 @@ fn host_path(path: &Path) -> HostPath {
 
 /// A config snapshot with a template for each destination, which prints `text`.
 fn config(world: &World, text: &str, destinations: &[Destination]) -> SnapshotRef {
+    config_with(world, text, destinations, None)
+}
+
+/// The same, where a file on the host may say another text.
+fn config_with(
+    world: &World,
+    text: &str,
+    destinations: &[Destination],
+    remote_vars: Option<&Path>,
+) -> SnapshotRef {
     let number = |value| NonZeroU32::new(value).unwrap();
     let file = |destination: &Destination| ConfigFile {
         destination: destination.clone(),
         template: RelPath::new("template.j2").unwrap(),
-        remote_vars: None,
+        remote_vars: remote_vars.map(host_path),
         format: OutputFormat::Python,
         has_erb_syntax: false,
     };
@@ -159,6 +172,46 @@ fn config_files_go_live_and_back_with_the_tree_and_are_told_from_it() {
     );
     stages.revert(&mut deployment, &two.release).unwrap();
     assert_eq!(read(world.live().join("README")), "one");
+}
+
+#[test]
+fn what_is_live_gets_other_config_files_where_it_is_promoted_again_and_not_by_fetching() {
+    let (world, host) = (World::new(), Host::new());
+    let stages = host.stages(&world);
+    let (path, destination) = elsewhere(&world);
+    let vars = world.root().join("vars.yaml");
+    fs::write(&vars, "text: one\n").unwrap();
+    let config = config_with(&world, "none", &[destination], Some(&vars));
+    let target = asking(world.target(1, &small_tree()), config);
+    let mut deployment = world.open();
+    stages.promote(&mut deployment, &target).unwrap();
+    stages.finalize(&mut deployment, &target.release).unwrap();
+    assert_eq!(read(&path), "one");
+    fs::write(&vars, "text: two\n").unwrap();
+    stages.fetch(&mut deployment, &target).unwrap();
+    assert_eq!(read(&path), "one");
+    stages.promote(&mut deployment, &target).unwrap();
+    assert_eq!(read(&path), "two");
+}
+
+#[test]
+fn what_is_owed_is_still_owed_after_a_switch_that_failed() {
+    let (world, host) = (World::new(), Host::new());
+    let mut deployment = world.open();
+    let target = world.target(1, &small_tree());
+    let stages = host.stages(&world);
+    stages.promote(&mut deployment, &target).unwrap();
+    let to = |live, after| Owed { live, after };
+    let rev = deployment.live().unwrap().rev.clone();
+    let owed = to(Some(rev), After::Promote);
+    deployment.owe(&owed).unwrap();
+    let back = to(None, After::Revert { from: None });
+    let failed = |target: Target| Err::<(), _>(ActivateError::NotPrepared(target.release));
+    let switched = deployment.switch_owing(Some(&back), |_| failed(target));
+    assert!(switched.is_err());
+    assert_eq!(deployment.owed().unwrap(), Some(owed));
+    deployment.switch_owing(None, |_| Ok(())).unwrap();
+    assert!(deployment.owed().unwrap().is_some());
 }
 
 #[test]

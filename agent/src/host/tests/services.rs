@@ -229,6 +229,21 @@ fn going_back_takes_the_services_of_both_releases_along() {
 }
 
 #[test]
+fn on_the_way_back_one_that_fails_keeps_no_other_from_being_handled() {
+    let left = Host::with_services(&[("web", Restart, false), ("proxy", Restart, false)]);
+    left.write("restart-web", "");
+    let before = left.config.clone();
+    let done = left
+        .work()
+        .handle_services_back_to(Some(&before), &mut |_| {});
+    let Err(ServiceError::Command { unit, .. }) = done else {
+        panic!("{done:?}");
+    };
+    assert_eq!(unit, "web");
+    assert_eq!(left.log(), ["restart web", "restart proxy"]);
+}
+
+#[test]
 fn with_nothing_to_go_back_to_no_service_has_to_come_up() {
     let mut host = Host::with_services(&[("web", Restart, false), ("proxy", Reload, false)]);
     let (_socket, port) = port();

@@ -209,9 +209,8 @@ impl Known {
             let finalization = recorded.finalization.as_ref();
             known.is_finalized |= finalization.is_some_and(|it| it.verify(release, &grant).is_ok());
         }
-        // The record of it may be lost with the coordinator that finalized it; from what is stable nobody goes back.
-        let (id, sequence) = (release.id(), release.release().sequence);
-        known.is_finalized |= said.greeted.is_stable(id, sequence);
+        // That a host says it is stable proves nothing, and would make it so for all; one that is told to go back says no.
+        let id = release.id();
         let highest = known.epoch.saturating_add(EPOCH_JUMP_MAX);
         let said = said.greeted.directed(id);
         let believed = said.filter(|epoch| *epoch <= highest);

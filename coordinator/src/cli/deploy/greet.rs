@@ -35,12 +35,6 @@ impl Greeted {
         })
     }
 
-    /// Whether a host says that a release of that sequence, which it accepted last, is its stable one.
-    pub(super) fn is_stable(&self, release: ReleaseId, sequence: u64) -> bool {
-        let mut standings = self.standings.values();
-        standings.any(|it| it.accepted == Some(release) && it.finalized_sequence == sequence)
-    }
-
     /// Counts as away who said nothing in the time that it had, and with it who stands behind it.
     fn miss(&mut self, inventory: &Inventory, waited: Duration) {
         let mut ways = Ways::new(inventory);

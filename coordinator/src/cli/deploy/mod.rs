@@ -184,8 +184,6 @@ pub(super) struct GoOn {
     pub(super) config: Option<SnapshotRef>,
     /// The sequence of the release that it goes back to, where it is of an earlier tree.
     pub(super) rolls_back_to: Option<u64>,
-    /// Why its hosts were going back, where they were.
-    pub(super) going_back: Option<String>,
     /// Why the lock is taken also from somebody who may still be there.
     pub(super) take_over: Option<String>,
 }
@@ -385,6 +383,7 @@ pub(super) async fn deploy(
         greeted: &greeted,
         recorded: recording.latest(),
     };
+    let going_back = recording.going_back(args.go_on.as_ref())?;
     stages::keep(&state, &about, config)?;
     let content = Content {
         commit: tree.commit().map(|commit| commit.id.clone()),
@@ -417,7 +416,6 @@ pub(super) async fn deploy(
     let asked = stages::line(&scap.hosts).filter(|_| config.is_some());
     confirm(&args, &targets, asked, &greeted, &session, &mut requests).await?;
     // From what is stable nobody goes back.
-    let going_back = args.go_on.as_ref().and_then(|it| it.going_back.clone());
     let going_back = going_back.filter(|_| !is_finalized);
     recording.begin(&session, going_back.clone()).await?;
     let mut plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");

@@ -15,7 +15,7 @@ use scap_proto::{
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{DeployArgs, summary::outcome_of};
+use super::{DeployArgs, GoOn, summary::outcome_of};
 use crate::{
     cli::{
         About, CliError,
@@ -23,6 +23,7 @@ use crate::{
         exit,
         history::warn_of_unreadable,
         progress::{Progress, why},
+        resume::check_outcome,
         snapshot::Tree,
     },
     rollout::{Cause, CommandError, Ended, Engine, Output, Session, Verdict, WaitingOn, Watcher},
@@ -141,6 +142,26 @@ impl Recording {
     pub(super) fn taken_over(&self) -> Option<String> {
         let lock = self.found.taken_over.as_ref()?;
         Some(format!("took over the lock of {lock}"))
+    }
+
+    /// Now that the lock is ours: why the hosts of the release that is gone on with go back, where they do. Its rollout may have
+    /// ended, or gone back, since it was looked at.
+    pub(super) fn going_back(&self, go_on: Option<&GoOn>) -> Result<Option<String>, CliError> {
+        let Some(go_on) = go_on else {
+            return Ok(None);
+        };
+        let latest = self.found.record.latest.as_ref();
+        let latest = latest.filter(|it| it.release == go_on.signed.id());
+        let latest = latest.ok_or_else(|| {
+            CliError::usage(format!(
+                "go on with release #{}: another one was released meanwhile",
+                go_on.sequence
+            ))
+            .code(exit::STOPPED)
+            .hint("`scap-coordinator status` says which".to_owned())
+        })?;
+        check_outcome(latest)?;
+        Ok(latest.going_back.clone())
     }
 
     /// What the branch has signed of the latest rollout. By whom is another question.
