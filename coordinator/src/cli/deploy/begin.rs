@@ -187,8 +187,8 @@ struct Known {
 }
 
 impl Known {
-    /// By what this machine did, by what is signed on the state branch, and by what hosts say. These also know of grants that were
-    /// never recorded; but of none so far away that only a lie gets there.
+    /// By what this machine did and by what is signed on the state branch. Of epochs hosts are heard too: they also know of grants
+    /// that were never recorded; but of none so far away that only a lie gets there.
     fn of(
         release: &VerifiedRelease,
         record: Option<&Record>,
