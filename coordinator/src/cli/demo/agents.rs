@@ -2,6 +2,7 @@
 
 use std::{fmt::Write, fs::File, net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
+use rustix::process::{Pid, Signal, kill_process};
 use scap_agent::api::{self, Call};
 use scap_proto::id::NodeId;
 use serde_json::Value;
@@ -14,30 +15,44 @@ const LOOK_PERIOD: Duration = Duration::from_millis(20);
 /// How long an agent may take to end in order.
 const STOP_MAX: Duration = Duration::from_secs(15);
 
-/// Running agents; dropping them kills them.
-pub(super) struct Agents(Vec<(NodeId, SocketAddr, Child)>);
+/// Agents' processes; dropping them kills them.
+#[derive(Default)]
+pub(super) struct Agents(Vec<Agent>);
+
+struct Agent {
+    name: NodeId,
+    /// Where it listens, once it is ready.
+    address: Option<SocketAddr>,
+    child: Child,
+}
 
 impl Agents {
     /// Starts an agent a name, each in a folder of its own below `root`, and waits until all are ready.
-    pub(super) async fn start(root: &Path, names: &[NodeId]) -> Result<Self, CliError> {
-        let mut children = Vec::with_capacity(names.len());
+    ///
+    /// Those that were started are in here however this ends, also when it is dropped.
+    pub(super) async fn start(&mut self, root: &Path, names: &[NodeId]) -> Result<(), CliError> {
         for name in names {
-            let folder = root.join(name.as_str());
-            let child = spawn(&folder).map_err(|e| CliError::failed("start an agent", &e))?;
-            children.push((name, folder, child));
+            let child = spawn(&root.join(name.as_str()))
+                .map_err(|e| CliError::failed("start an agent", &e))?;
+            self.0.push(Agent {
+                name: name.clone(),
+                address: None,
+                child,
+            });
         }
-        let mut agents = Vec::with_capacity(names.len());
-        for (name, folder, mut child) in children {
-            let address = ready(&folder, &mut child).await?;
-            agents.push((name.clone(), address, child));
+        for agent in &mut self.0 {
+            let folder = root.join(agent.name.as_str());
+            agent.address = Some(ready(&folder, &mut agent.child).await?);
         }
-        Ok(Self(agents))
+        Ok(())
     }
 
     /// The fleet file: the first `canaries` agents are canaries.
     pub(super) fn fleet_file(&self, canaries: usize) -> String {
         let mut text = String::new();
-        for (at, (name, address, _)) in self.0.iter().enumerate() {
+        for (at, agent) in self.0.iter().enumerate() {
+            let name = &agent.name;
+            let address = agent.address.expect("agents that have started");
             let _ = writeln!(text, "[[host]]\nname = \"{name}\"\naddress = \"{address}\"");
             if at < canaries {
                 text.push_str("groups = [\"canary\"]\n");
@@ -46,14 +61,16 @@ impl Agents {
         text
     }
 
-    /// Ends all agents in order.
-    pub(super) async fn stop(self) {
-        for (name, _, mut child) in self.0 {
-            if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok())
-                && let Some(pid) = rustix::process::Pid::from_raw(pid)
+    /// Ends all agents in order, each with its activator.
+    pub(super) async fn stop(mut self) {
+        for agent in &self.0 {
+            if let Some(pid) = agent.child.id().and_then(|pid| i32::try_from(pid).ok())
+                && let Some(pid) = Pid::from_raw(pid)
             {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+                let _ = kill_process(pid, Signal::TERM);
             }
+        }
+        for Agent { name, child, .. } in &mut self.0 {
             if tokio::time::timeout(STOP_MAX, child.wait()).await.is_err() {
                 tracing::warn!(%name, "the agent did not end in time and was killed");
                 let _ = child.kill().await;

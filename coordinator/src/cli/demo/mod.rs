@@ -6,6 +6,7 @@ mod check;
 mod repo;
 
 use std::{
+    io::ErrorKind,
     num::NonZeroU16,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -15,6 +16,7 @@ use clap::Args;
 use scap_agent::clock;
 use scap_proto::{id::NodeId, release::RepoPath};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use self::agents::Agents;
 use super::{
@@ -58,12 +60,15 @@ pub(super) async fn run(args: DemoArgs) -> Result<u8, CliError> {
         root: folder.path().to_owned(),
         args: &args,
     };
+    let mut agents = Agents::default();
     let result = tokio::select! {
-        result = demo.run() => result,
+        result = demo.run(&mut agents) => result,
         _ = tokio::signal::ctrl_c() => {
             Err(CliError::usage("interrupted; the agents were stopped").code(exit::FAILED))
         }
     };
+    // Also of a demo that did not end well: nothing of theirs may still write to the folder.
+    agents.stop().await;
     if args.keep {
         let kept = folder.keep();
         eprintln!(
@@ -72,8 +77,8 @@ pub(super) async fn run(args: DemoArgs) -> Result<u8, CliError> {
         );
     } else {
         say("cleaning up");
-        folder
-            .close()
+        remove(folder)
+            .await
             .map_err(|error| CliError::failed("remove the temporary directory", &error))?;
     }
     let report = result?;
@@ -89,7 +94,8 @@ struct Demo<'a> {
 }
 
 impl Demo<'_> {
-    async fn run(&self) -> Result<Value, CliError> {
+    /// Starts `agents`, which the caller stops, and shows what they do.
+    async fn run(&self, agents: &mut Agents) -> Result<Value, CliError> {
         let started = Instant::now();
         let repo = self.root.join("repo");
         say("1/7  a git repo with three commits, the later ones one-line changes");
@@ -120,7 +126,7 @@ impl Demo<'_> {
             "3/7  {} agents, each a process of its own, on loopback",
             names.len()
         ));
-        let agents = Agents::start(&self.root, &names).await?;
+        agents.start(&self.root, &names).await?;
         // With two, one that breaks does not stand alone.
         let canaries = if names.len() > 2 { 2 } else { 1 };
         let inventory = self.root.join("fleet.toml");
@@ -139,10 +145,9 @@ impl Demo<'_> {
             "7/7  deploy the third commit, and break canary {broken} between fetch and promote"
         ));
         let three = self
-            .deploy_broken(&state, &repo, &third, &agents, &names[..canaries])
+            .deploy_broken(&state, &repo, &third, agents, &names[..canaries])
             .await?;
         self.check(&repo, &second, &names)?;
-        agents.stop().await;
 
         for (commit, summary) in [(&first, &one), (&second, &two)] {
             let bytes = |source: &str| -> u64 {
@@ -318,9 +323,32 @@ fn repo_name() -> RepoPath {
     "demo/site".parse().expect("a plain name")
 }
 
+/// Removes the demo's directory.
+///
+/// A deployment that was interrupted may have a thread that still writes a file of its record; such a thread ends
+/// with what it is at, so what it added is removed with the next attempt.
+async fn remove(folder: TempDir) -> std::io::Result<()> {
+    let path = folder.keep();
+    let deadline = Instant::now() + REMOVE_MAX;
+    loop {
+        match std::fs::remove_dir_all(&path) {
+            Err(error)
+                if error.kind() == ErrorKind::DirectoryNotEmpty && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(REMOVE_PERIOD).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 fn say(text: &str) {
     eprintln!("demo  {text}");
 }
 
+/// How long the directory may take to become removable: the longest step of a deployment's record is a git command.
+const REMOVE_MAX: Duration = Duration::from_secs(10);
+/// Pause between two attempts to remove it.
+const REMOVE_PERIOD: Duration = Duration::from_millis(20);
 /// How long an agent may take to start.
 const START_MAX: Duration = Duration::from_secs(30);
