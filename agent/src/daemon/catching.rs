@@ -310,11 +310,10 @@ impl Daemon {
     }
 
     fn conclude(&self, round: &Round) -> Conclusion {
-        let is_led = |repo: &super::Repo| repo.is_working() && !self.controls.is_empty();
         let holdings = self.repos.iter().map(|(key, repo)| {
             let holding = Holding {
                 acceptance: repo.saved.acceptance.clone(),
-                is_led: is_led(repo),
+                is_led: repo.is_working() && self.is_led(Some(key)),
             };
             (key.clone(), holding)
         });
@@ -325,6 +324,12 @@ impl Daemon {
             stage: self.catching.stage(),
         };
         choose(round, &known)
+    }
+
+    /// Whether somebody who may leads what is done about a repo here, or with `None` about any.
+    fn is_led(&self, key: Option<&RepoKey>) -> bool {
+        let now = clock::now();
+        self.controls.values().any(|above| above.leads(key, now))
     }
 
     /// Accepts a stable release, durably, and begins to fetch it.
@@ -384,7 +389,7 @@ impl Daemon {
         let now = catching.now();
         let is_stale = catching.answered_last;
         let is_stale = is_stale.is_some_and(|it| it < catching.answers_min);
-        let stale = is_stale && self.controls.is_empty();
+        let stale = is_stale && !self.is_led(None);
         CatchUpView::new(
             &catching.settings,
             &catching.heard,

@@ -1,13 +1,16 @@
 //! One control stream: messages in, reports out.
 
+use std::collections::BTreeMap;
+
 use scap_proto::{
     frame,
     id::NodeId,
-    release::{Branch, TreeId},
+    release::{Branch, TreeId, UnixMillis},
     wire::{Envelope, Hello, control::ControlMessage},
 };
 use tokio::sync::mpsc;
 
+use super::RepoKey;
 use crate::{node::ControlStream, relay::BEAT};
 
 /// A control stream of this daemon.
@@ -23,6 +26,8 @@ pub(super) struct Above {
     pub(super) outbox: mpsc::Sender<ControlMessage>,
     /// What we relay for it, once it said so.
     pub(super) part: Option<Part>,
+    /// Until when the grants hold whose orders it brought, by the repo that they are about.
+    leads_until: BTreeMap<RepoKey, UnixMillis>,
 }
 
 /// What we relay for one that is above us.
@@ -42,7 +47,23 @@ impl Above {
             from,
             outbox,
             part: None,
+            leads_until: BTreeMap::new(),
         }
+    }
+
+    /// It brought an order about `key` that is one, by a grant that ends at `expires`.
+    ///
+    /// Whoever is enrolled can open a control stream, and relays bring what others signed: so it is not who holds the
+    /// stream that leads a host, but what came by it.
+    pub(super) fn brought(&mut self, key: RepoKey, expires: UnixMillis) {
+        let until = self.leads_until.entry(key).or_insert(expires);
+        *until = expires.max(*until);
+    }
+
+    /// Whether it leads what is done about `key`, or with `None` about any repo.
+    pub(super) fn leads(&self, key: Option<&RepoKey>, now: UnixMillis) -> bool {
+        let mut led = self.leads_until.iter();
+        led.any(|(of, until)| key.is_none_or(|key| key == of) && now <= *until)
     }
 
     /// In which tree it is above us.
@@ -100,4 +121,31 @@ pub(super) async fn run(
         }
     }
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_holds_a_stream_leads_by_what_it_brought_about_that_repo_and_as_long_as_the_grant_holds()
+    {
+        let (outbox, _messages) = mpsc::channel(1);
+        let mut above = Above::new("relay1".parse().unwrap(), outbox);
+        let key = |repo: &str| (repo.parse().unwrap(), "production".parse().unwrap());
+        let (site, other) = (key("site"), key("other"));
+        assert!(!above.leads(None, UnixMillis(0)));
+        above.brought(site.clone(), UnixMillis(10));
+        // Of two grants the one that holds longer counts, whichever came last.
+        above.brought(site.clone(), UnixMillis(5));
+        for (of, at, leads) in [
+            (Some(&site), 10, true),
+            (Some(&site), 11, false),
+            (Some(&other), 10, false),
+            (None, 10, true),
+            (None, 11, false),
+        ] {
+            assert_eq!(above.leads(of, UnixMillis(at)), leads, "{of:?} at {at}");
+        }
+    }
 }

@@ -325,7 +325,7 @@ impl Daemon {
                 // Else it is for those that it was passed on to.
                 let targets = order.directive.targets_unverified();
                 if targets.is_none_or(|targets| targets.include(us)) {
-                    self.order(*order).await;
+                    self.order(id, *order).await;
                 }
             }
             ControlMessage::Finalize(finalize) => self.finalize(*finalize).await,
@@ -344,7 +344,7 @@ impl Daemon {
         }
     }
 
-    async fn order(&mut self, mut order: Order) {
+    async fn order(&mut self, id: ControlId, mut order: Order) {
         // Whose it says to be, for the answer; believed only once verified.
         let Ok(claimed) = order.release.read_unverified() else {
             return tracing::warn!("an order whose release cannot be read");
@@ -377,6 +377,11 @@ impl Daemon {
             &verified.directive,
             now,
         );
+        if decision.is_ok()
+            && let Some(above) = self.controls.get_mut(&id)
+        {
+            above.brought(key.clone(), verified.grant.grant().expires);
+        }
         match decision {
             Ok(Decision::NotForUs) => {}
             Ok(Decision::Again) => self.report_now(&key).await,

@@ -116,6 +116,30 @@ impl EvilPeer {
         });
     }
 
+    /// Opens a control stream to an agent, as a coordinator or a relay would, and says nothing on it from then on. It
+    /// ends with this peer.
+    ///
+    /// # Panics
+    /// When the agent is not reached.
+    pub fn hold_control(&self, name: NodeId, address: SocketAddr) {
+        let evil = self.evil.clone();
+        let opening = async move {
+            let expect = Expect::agent(name);
+            let link = evil.endpoint.dial(&[address], &expect).await;
+            let link = link.unwrap_or_else(|error| panic!("{error}"));
+            let (mut send, receive) = link.open_bi().await.expect("a link just made");
+            let open = Envelope::from(Open::Control(Hello::ours()));
+            let opened = frame::write_message(&mut send, &open).await;
+            opened.expect("a stream just opened");
+            (link, send, receive)
+        };
+        let held = self.runtime.block_on(opening);
+        self.runtime.spawn(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+    }
+
     /// Calls these stable from now on, to everybody who asks.
     pub fn call_stable(&self, stable: Vec<Finalize>) {
         *self

@@ -144,6 +144,31 @@ fn an_old_release_from_the_only_peer_that_answers_is_not_taken_by_a_host_that_kn
 }
 
 #[test]
+fn a_control_stream_that_brings_nothing_does_not_hide_that_a_host_hears_nothing() {
+    let mut scene = Scene::start(1);
+    let identity = scene.enrol(EVIL);
+    let commit = scene.commit_payload(PAYLOAD_BYTES, 1);
+    scene.deploy(&commit, &[]);
+    let snapshot = scene.snapshot().parse().unwrap();
+    let original = Original::read(&scene.coordinator_store(), snapshot).unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let evil = EvilPeer::start(identity, any, original, Conduct::FlipsOneBit);
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    scene.add_agent_asking(&[("silent1", nobody), ("silent2", nobody)]);
+    let new = &scene.agents[1];
+    evil.hold_control(new.id().clone(), new.address);
+    let opened = format!("control stream opened from={EVIL}");
+    wait_until("the stream is taken", CATCH_UP_MAX, || {
+        let log = new.log();
+        log.contains(&opened).then_some(()).ok_or(log)
+    });
+    // After the stream was opened.
+    assert_eq!(new.ask(&["pull"]).code, Some(1));
+    let catch_up = &new.status().unwrap()["catch_up"];
+    assert!(catch_up["stale_secs"].is_u64(), "{catch_up}");
+}
+
+#[test]
 fn who_may_not_have_a_release_hears_nothing_of_it() {
     let scene = Scene::start(1);
     let commit = scene.commit_payload(PAYLOAD_BYTES, 1);
