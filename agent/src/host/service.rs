@@ -25,6 +25,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// systemd.
 const UNKNOWN: [&str; 2] = ["not-found", "masked"];
 
+/// What it ends with if there is no such unit, where it says so by that: LSB's "status is unknown", which `systemctl status` and
+/// init scripts use.
+const UNKNOWN_EXIT: i32 = 4;
+
 /// A service that was handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceDone {
@@ -228,9 +232,10 @@ impl HostWork<'_> {
                 Ok(!UNKNOWN.contains(&said))
             }
             Err(Failed {
-                why: RunFailure::Exit(_),
+                why: RunFailure::Exit(UNKNOWN_EXIT),
                 ..
             }) => Ok(false),
+            // Whoever could have known was not reached: a unit that is there must not be left on the old release for that.
             Err(failed) => Err(failed.at("look for", unit)),
         }
     }

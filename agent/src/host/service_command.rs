@@ -21,7 +21,7 @@ pub struct ServiceCommands {
     /// Has a unit read its configuration again.
     pub reload: ServiceCommand,
     /// Says whether a unit is there to be started: it is if this ends with exit code 0, and the last line that it prints is neither
-    /// `not-found` nor `masked`.
+    /// `not-found` nor `masked`. It is not there either if this ends with exit code 4, as LSB has it; to end otherwise is to fail.
     pub is_known: ServiceCommand,
     /// Stops a unit, and sees to it that it is not started with the host.
     pub stop_and_disable: ServiceCommand,

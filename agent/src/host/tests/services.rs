@@ -16,7 +16,7 @@ use crate::host::{
 
 impl Host {
     /// A host whose commands write down what they are called with. They fail for a unit that has a file of their name and
-    /// its, and are known unless a file says what is printed of them.
+    /// its, and are known unless a file says what is printed of them or what exit code tells that they are not.
     fn with_services(units: &[(&str, ServiceAction, bool)]) -> Self {
         let mut host = Self::new();
         let directory = host.directory.path().display().to_string();
@@ -29,7 +29,7 @@ impl Host {
         host.services.reload = command("reload", "");
         host.services.is_known = command(
             "look-for",
-            " && cat said-$1 2> /dev/null || [ ! -e look-for-$1 ]",
+            "; cat said-$1 2> /dev/null; exit $(cat exit-$1 2> /dev/null || echo 0)",
         );
         host.services.stop_and_disable = command("disable", "");
         host.config.services.units = units.iter().map(|unit| service(*unit)).collect();
@@ -141,11 +141,11 @@ fn a_secondary_host_stops_and_disables_what_is_marked_so() {
 
 #[test]
 fn units_that_the_host_does_not_know_are_left_out_if_that_is_asked_for() {
-    let units = ["gone", "masked", "failed", "web"].map(|name| (name, Restart, false));
+    let units = ["gone", "masked", "none", "web"].map(|name| (name, Restart, false));
     let mut host = Host::with_services(&units);
     host.write("said-gone", "not-found\n");
     host.write("said-masked", "masked\n");
-    host.write("look-for-failed", "");
+    host.write("exit-none", "4");
     host.write("said-web", "loaded\n");
     // Not asked for: nobody looks.
     assert_eq!(host.handles().unwrap().len(), 4);
@@ -154,7 +154,7 @@ fn units_that_the_host_does_not_know_are_left_out_if_that_is_asked_for() {
     let expected = [
         ("gone", Unknown),
         ("masked", Unknown),
-        ("failed", Unknown),
+        ("none", Unknown),
         ("web", Restarted),
     ];
     assert_eq!(host.handles().unwrap(), named(expected));
@@ -163,11 +163,15 @@ fn units_that_the_host_does_not_know_are_left_out_if_that_is_asked_for() {
         [
             "look-for gone",
             "look-for masked",
-            "look-for failed",
+            "look-for none",
             "look-for web",
             "restart web"
         ]
     );
+    // Nobody who could say is there.
+    host.write("exit-web", "1");
+    let error = crate::error_chain(&host.handles().unwrap_err());
+    assert_eq!(error, "look for `web`: ended with exit code 1");
 }
 
 #[test]
