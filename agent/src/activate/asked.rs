@@ -148,6 +148,11 @@ impl Deployment {
         own.join("configs").join(config.id.to_string())
     }
 
+    /// Where it is noted what is run for a release.
+    pub(super) fn running_path(&self) -> PathBuf {
+        self.cache_path().join(".scap/running")
+    }
+
     /// What a config snapshot says that is written out.
     ///
     /// # Errors

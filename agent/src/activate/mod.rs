@@ -16,6 +16,7 @@
 //!   checked                    which tree was found right a moment ago, and when
 //!   configs/<snapshot>/        what releases ask of this host, written out
 //!   asked/<rev>                which of these goes with a tree, and what was rendered for it
+//!   running/<number>           a check or a service's command that runs, so that a crash leaves none running
 //!   links                      config files elsewhere that lead to those in what is live
 //!   owed                       what is still to be done after a switch
 //!   staging, trash/            a tree being written, trees being removed

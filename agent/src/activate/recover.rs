@@ -55,6 +55,13 @@ impl Deployment {
     /// Finishes or undoes what the journal says, removes what was left over, and rewrites the links. It can
     /// be interrupted and done again at any point.
     pub(super) fn recover(&mut self) -> Result<(), ActivateError> {
+        let left = crate::host::end_what_was_left(&self.running_path());
+        match left.doing(|| "end what an interrupted stage left running".to_owned())? {
+            0 => {}
+            left => {
+                tracing::warn!(repo = %self.repo, left, "what an interrupted stage left running was killed")
+            }
+        }
         match record::read(&self.own, JOURNAL)? {
             // A tree that is not complete is in the staging folder, or has no record: a leftover.
             Found::Record(Journal::Build { .. }) | Found::Nothing => {}

@@ -46,6 +46,7 @@ struct Asking {
     config: HostConfig,
     directory: PathBuf,
     paths: Paths,
+    running: PathBuf,
 }
 
 impl Stages<'_> {
@@ -384,6 +385,7 @@ impl Stages<'_> {
             host: self.host,
             paths: &asking.paths,
             services: self.services,
+            running: &asking.running,
         }
     }
 }
@@ -398,6 +400,7 @@ fn asking(
         config: deployment.host_config(config)?,
         directory: deployment.config_path(config),
         paths: deployment.paths(rev),
+        running: deployment.running_path(),
     })
 }
 

@@ -94,6 +94,7 @@ impl HostWork<'_> {
             program: &program,
             arguments: &arguments,
             paths: self.paths,
+            running: self.running,
             timeout: Duration::from_millis(check.timeout_millis.get().into()),
         });
         match done {

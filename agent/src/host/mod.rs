@@ -4,7 +4,8 @@
 //! Where rendered files go, and when which stage is, is for [`activate`](crate::activate) to say; this renders and runs.
 //!
 //! Everything blocks, some of it for minutes, and nothing without a bound: a process of its own calls it. Nothing is
-//! kept from one call to the next, so that a call after a crash is like the first one.
+//! kept from one call to the next but a note of what runs, so that a call after a crash is like the first one, once what the
+//! crash left running is ended.
 
 use std::path::{Path, PathBuf};
 
@@ -13,8 +14,8 @@ use scap_proto::{id::NodeId, release::HostConfig};
 mod check;
 mod filters;
 mod format;
+mod left;
 mod nrpe;
-
 mod run;
 mod service;
 mod service_command;
@@ -23,6 +24,8 @@ mod template;
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;
 mod vars;
+
+pub(crate) use left::end_what_was_left;
 
 pub use check::{CheckDone, CheckError, CheckFailure};
 pub use nrpe::NrpeError;
@@ -45,6 +48,8 @@ pub struct HostWork<'a> {
     pub paths: &'a Paths,
     /// How services are handled on this host.
     pub services: &'a ServiceCommands,
+    /// Where it is noted what runs: a directory in one that is ours alone, or the note of another could name any process.
+    pub running: &'a Path,
 }
 
 /// Where the releases of a repo are on this host, as absolute paths. They are told to all that is run, in the variables that

@@ -19,7 +19,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
 };
 
-use super::Paths;
+use super::{Paths, left::Noted};
 
 /// Most bytes kept of what a program prints: its last words, which say why it failed, and enough of them for a stack trace.
 /// All else is read and dropped, so that it neither fills memory nor stops for a reader.
@@ -72,6 +72,8 @@ pub(super) struct Program<'a> {
     pub(super) arguments: &'a [String],
     /// What it is told in its environment.
     pub(super) paths: &'a Paths,
+    /// Where it is noted while it runs.
+    pub(super) running: &'a Path,
     /// After this it is killed, and all of its process group with it.
     pub(super) timeout: Duration,
 }
@@ -208,6 +210,7 @@ struct Watched {
     /// Until all who could write to it are gone.
     pipe: Option<PipeReader>,
     output: Output,
+    _noted: Noted,
 }
 
 impl Watched {
@@ -235,6 +238,7 @@ impl Watched {
                 ended,
                 pipe: Some(pipe),
                 output: Output::default(),
+                _noted: Noted::group(program.running, group),
             }),
             Err(error) => {
                 kill(group)?;
@@ -316,7 +320,7 @@ impl Drop for Watched {
 }
 
 /// Kills a process group; one that is gone is killed.
-fn kill(group: Pid) -> io::Result<()> {
+pub(super) fn kill(group: Pid) -> io::Result<()> {
     match kill_process_group(group, Signal::KILL) {
         Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(error) => Err(error.into()),

@@ -247,6 +247,7 @@ impl HostWork<'_> {
             program: Path::new(program),
             arguments: &arguments,
             paths: self.paths,
+            running: self.running,
             timeout: Duration::from_secs(timeout),
         })
     }

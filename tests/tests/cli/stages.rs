@@ -356,7 +356,7 @@ fn an_activator_that_is_killed_in_a_check_runs_it_again() {
     let marker = world.fleet.scene.path("checked");
     let gate = world.fleet.scene.path("gate");
     world.checks(&format!(
-        "  gate: {{type: command, shell: true, command: 'echo x >> {}; until test -e {}; do sleep 0.1; done', after: promote, timeout: 100}}\n",
+        "  gate: {{type: command, shell: true, command: 'echo $$ >> {}; until test -e {}; do sleep 0.1; done', after: promote, timeout: 100}}\n",
         marker.display(),
         gate.display()
     ));
@@ -372,7 +372,14 @@ fn an_activator_that_is_killed_in_a_check_runs_it_again() {
     wait_for_run(1);
     super::process::send_signal(world.fleet.agents[0].activator().pid, Signal::KILL);
     wait_for_run(2);
-    // Also for the one that the first activator left behind.
+    let first = std::fs::read_to_string(&marker).unwrap();
+    let first = first.lines().next().unwrap();
+    // Nobody waits for it but the system, which may take its time.
+    scap_tests::fleet::wait_until("the first one is gone", super::process::LIMIT, || {
+        let state = std::fs::read_to_string(format!("/proc/{first}/stat")).unwrap_or_default();
+        let is_gone = state.is_empty() || state.contains(") Z ");
+        is_gone.then_some(()).ok_or(state)
+    });
     std::fs::write(&gate, "").unwrap();
     deploy.end().exits(0);
     assert_eq!(runs(), 2);

@@ -26,6 +26,7 @@ struct Host {
     id: NodeId,
     paths: Paths,
     services: ServiceCommands,
+    running: PathBuf,
     /// Goes last.
     directory: TempDir,
 }
@@ -69,6 +70,7 @@ impl Host {
                 revs_dir: revs,
             },
             services: ServiceCommands::default(),
+            running: directory.path().join("running"),
             directory,
         }
     }
@@ -80,6 +82,7 @@ impl Host {
             host: &self.id,
             paths: &self.paths,
             services: &self.services,
+            running: &self.running,
         }
     }
 
