@@ -9,7 +9,7 @@ use scap_proto::{
 };
 
 use super::{
-    document::{Key, Map, Node, Value},
+    document::{Expect, Key, Map, Node, Value, finish},
     error::{Notice, ScapError, did_you_mean},
     files::File,
     settings::{seconds, shown},
@@ -70,7 +70,7 @@ fn check(
         None => TIMEOUT_MILLIS,
         Some((_, node)) => timeout(&node, &what)?,
     };
-    body.finish(&what, &FIELDS, Some(notices))?;
+    finish(body, &what, &FIELDS, Some(notices))?;
 
     let Some((line, command_at)) = command else {
         let problem = format!("{what} has no `command`, which says what to run");

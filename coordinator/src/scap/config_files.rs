@@ -9,7 +9,7 @@ use scap_proto::{
 
 use super::{
     checks::take_text,
-    document::{Key, Map, Value},
+    document::{Expect, Key, Map, Value, finish},
     error::{Notice, ScapError, did_you_mean},
     files::File,
     settings::shown,
@@ -50,7 +50,7 @@ fn config_file(
             _ => return Err(node.expected(&format!("`erb_syntax` of {what}"), "yes or no")),
         },
     };
-    body.finish(&what, &FIELDS, Some(notices))?;
+    finish(body, &what, &FIELDS, Some(notices))?;
 
     let Some((template, template_at)) = template else {
         let problem = format!("{what} has no `template`, the name of a file in {TEMPLATES}/");

@@ -43,7 +43,7 @@ use scap_proto::{
 use self::{
     checks::{Around, checks},
     config_files::config_files,
-    document::Map,
+    document::{Expect, Map, finish},
     files::Files,
     groups::groups,
     ini::Ini,
@@ -275,11 +275,11 @@ impl Layer {
         let mut checks = map("checks.yaml")?.unwrap_or_default();
         let checks = match checks.take("checks") {
             Some((_, node)) => {
-                checks.finish("checks.yaml", &["checks"], None)?;
+                finish(checks, "checks.yaml", &["checks"], None)?;
                 node.into_map("`checks`")?
             }
             None => {
-                checks.finish("checks.yaml", &["checks"], None)?;
+                finish(checks, "checks.yaml", &["checks"], None)?;
                 Map::default()
             }
         };

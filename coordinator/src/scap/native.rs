@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use scap_agent::notation::node;
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -12,7 +13,7 @@ use toml::{
 
 use super::{
     checks, config_files,
-    document::{Key, Map, Node, Value},
+    document::{Expect, Key, Map, Node, Value, finish},
     error::{Origin, ScapError, did_you_mean},
     ini::{self, Entry, Ini},
     keys,
@@ -83,7 +84,7 @@ fn bodies(node: Node, what: &str, fields: &[&str]) -> Result<Map, ScapError> {
         for field in fields {
             body.take(field);
         }
-        body.finish(&what, fields, None)?;
+        finish(body, &what, fields, None)?;
     }
     Ok(bodies)
 }
@@ -156,7 +157,7 @@ impl Places<'_> {
             let name = key.get_ref().as_ref().into();
             Ok((Key { name, at }, self.node(value)?))
         });
-        pairs.collect::<Result<_, _>>().map(Map)
+        pairs.collect::<Result<_, _>>().map(node::Map)
     }
 
     fn node(&self, value: &Spanned<DeValue<'_>>) -> Result<Node, ScapError> {
