@@ -14,7 +14,7 @@ mod check;
 mod filters;
 mod format;
 mod nrpe;
-
+mod preview;
 mod run;
 mod service;
 mod service_command;
@@ -26,6 +26,7 @@ mod vars;
 
 pub use check::{CheckDone, CheckError, CheckFailure};
 pub use nrpe::NrpeError;
+pub use preview::{HostVars, Preview, preview};
 pub use run::{OUTPUT_BYTES_MAX, Output, RunFailure};
 pub use service::{ServiceDone, ServiceError, ServiceOutcome};
 pub use service_command::{ServiceCommand, ServiceCommandError, ServiceCommands};
