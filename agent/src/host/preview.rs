@@ -123,11 +123,14 @@ struct Known {
     asked: Names,
 }
 
+/// What the engine looks for and sets itself.
+const OWN_NAMES: [&str; 3] = ["loop", "self", "caller"];
+
 impl Object for Known {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         let name = key.as_str()?;
         let known = self.of_release.get(name);
-        if known.is_some() || self.globals.contains(name) {
+        if known.is_some() || self.globals.contains(name) || OWN_NAMES.contains(&name) {
             return known.cloned();
         }
         self.asked.add(name);

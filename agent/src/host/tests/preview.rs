@@ -88,15 +88,16 @@ fn what_only_a_host_knows_stands_there_by_its_name() {
 #[test]
 fn what_cannot_be_told_without_a_host_is_told_with_the_file_and_all_else_is_an_error() {
     let mut host = Host::new();
-    for (template, says) in [
+    for (template, says, asked) in [
         (
             "a\n{% for x in servers %}{% endfor %}",
             "templates/app.j2:2: ",
+            ["servers"],
         ),
-        ("{{ a + 1 }}", "templates/app.j2:1: "),
+        ("{{ a + 1 }}", "templates/app.j2:1: ", ["a"]),
     ] {
         let file = previewed(&mut host, template, &[]).unwrap();
-        assert!(!names(&file).is_empty(), "{template}");
+        assert_eq!(names(&file), asked, "{template}");
         let error = crate::error_chain(&file.text.unwrap_err());
         assert!(error.contains(says), "{error}");
     }
