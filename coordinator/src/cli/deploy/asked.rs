@@ -118,7 +118,7 @@ pub(super) struct Finder<'a> {
 
 impl Finder<'_> {
     /// What the deployment asks.
-    pub(super) fn new(&self) -> Result<Asked, CliError> {
+    pub(super) fn deployed(&self) -> Result<Asked, CliError> {
         let Some(back) = &self.args.back_to else {
             return Asked::of_folder(self.scap).map_err(|error| {
                 CliError::failed("put together what hosts are asked", &error).code(exit::USAGE)

@@ -297,3 +297,107 @@ fn vars_lines(vars: &HostVars) -> Vec<String> {
         wins,
     ]
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use scap_proto::{
+        content::RelPath,
+        release::host_config::{HostPath, OutputFormat},
+    };
+
+    use super::*;
+
+    fn file(name: &str, remote_vars: Option<&str>) -> ConfigFile {
+        ConfigFile {
+            destination: Destination::InRelease(RelPath::new(name.to_owned()).unwrap()),
+            template: RelPath::new("t").unwrap(),
+            remote_vars: remote_vars.map(|path| HostPath::new(path).unwrap()),
+            format: OutputFormat::Python,
+            has_erb_syntax: false,
+        }
+    }
+
+    /// A file with its text; without one it cannot be rendered here.
+    fn side<'a>(file: &'a ConfigFile, text: Option<&str>) -> Side<'a> {
+        let names = ["db".to_owned()].into();
+        let vars = file.remote_vars.clone();
+        let preview = Preview {
+            text: text.map(str::to_owned).ok_or(RenderError::Template {
+                destination: "a".into(),
+                template: "t".into(),
+                line: 7,
+                problem: "not iterable".into(),
+            }),
+            host_vars: vars.map(|file| HostVars { file, names }),
+        };
+        (file, preview)
+    }
+
+    /// How one file differs, and its lines.
+    fn one(before: Side<'_>, after: Side<'_>, renders_same: bool) -> (Status, String) {
+        let files = compare(vec![before], vec![after], renders_same);
+        let [file] = files.as_slice() else {
+            panic!("one file: {files:?}");
+        };
+        (file.status, file.lines().join("\n"))
+    }
+
+    #[test]
+    fn a_file_whose_variables_come_from_elsewhere_is_changed_though_its_text_is_not() {
+        let (none, a, b) = (
+            file("c", None),
+            file("c", Some("/etc/a")),
+            file("c", Some("/etc/b")),
+        );
+        let (status, lines) = one(side(&a, Some("x")), side(&b, Some("x")), false);
+        assert_eq!(status, Status::Changed);
+        assert!(
+            lines.ends_with("\n  its variables come from /etc/b, and so far from /etc/a"),
+            "{lines}"
+        );
+        let (_, lines) = one(side(&a, Some("x")), side(&none, Some("x")), false);
+        assert!(
+            lines.ends_with("come from no file of the host, and so far from /etc/a"),
+            "{lines}"
+        );
+        let (status, _) = one(side(&a, Some("x")), side(&a, Some("x")), false);
+        assert_eq!(status, Status::Unchanged);
+    }
+
+    #[test]
+    fn what_cannot_be_rendered_here_is_unchanged_only_where_all_that_makes_it_is() {
+        let (a, b) = (file("c", Some("/etc/a")), file("c", Some("/etc/b")));
+        let (status, _) = one(side(&a, None), side(&a, None), true);
+        assert_eq!(status, Status::Unchanged);
+        for (after, renders_same) in [
+            (side(&a, None), false),
+            (side(&b, None), true),
+            (side(&a, Some("x")), false),
+        ] {
+            let (status, lines) = one(side(&a, None), after, renders_same);
+            assert_eq!(status, Status::Unknown);
+            assert!(
+                lines.contains("only hosts can render it: render a: templates/t:7: not iterable"),
+                "{lines}"
+            );
+        }
+    }
+
+    #[test]
+    fn files_are_in_the_order_of_their_destinations_whichever_has_them() {
+        let all = ["a", "b", "c"].map(|name| file(name, None));
+        let before = vec![side(&all[0], Some("x")), side(&all[2], Some("x"))];
+        let after = vec![side(&all[1], Some("x")), side(&all[2], Some("y"))];
+        let files = compare(before, after, false);
+        let found: Vec<_> = files
+            .iter()
+            .map(|it| (it.file.as_str(), it.status))
+            .collect();
+        let (removed, new, changed) = (Status::Removed, Status::New, Status::Changed);
+        assert_eq!(found, [("a", removed), ("b", new), ("c", changed)]);
+        // Not one that is empty on both sides.
+        let empty = compare(vec![], vec![side(&all[0], Some(""))], false);
+        assert_eq!((empty[0].status, empty[0].diff.as_deref()), (new, Some("")));
+    }
+}

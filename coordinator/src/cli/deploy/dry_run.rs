@@ -36,7 +36,7 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
             tree: &tree,
             scap: &scap,
         };
-        let new = finder.new()?;
+        let new = finder.deployed()?;
         let config = ConfigDiff::of(&new, finder.live(&place)?)?;
         Ok::<_, CliError>((tree.measure(&Nowhere)?, new.hosts, config))
     };
