@@ -1,9 +1,10 @@
 //! What `deploy --dry-run` says of config files: the difference to what is live, and nothing that only hosts know.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::process::Ended;
-use super::rollout::look;
+use super::rollout::{look, wait_for};
 use super::scene::Scene;
 use super::stages::World;
 
@@ -177,10 +178,34 @@ fn what_is_live_is_found_without_the_chunks_and_said_where_it_cannot_be() {
     let problem = plan["config_live"]["problem"].as_str().unwrap();
     assert!(problem.contains("chunk store"), "{problem}");
     assert!(unknown.iter().all(|(_, status, _)| status == "unknown"));
-    dry(scene, &other[..2]).exits(0).prints(&[
-        "what it asked of hosts is not known here, so nothing is compared",
+    let ended = dry(scene, &other[..2]).exits(0);
+    ended.prints(&[
+        "its config files are not known here, so nothing is compared: ",
         "unknown    conf/version\n",
     ]);
+
+    // One that was not finalized is named; that of its hosts it is not.
+    let more = ["--repo", "repo", "--soak", "600"];
+    let mut second = world.fleet.start_deploy(&more);
+    wait_for(&world.fleet, &mut second, "soak");
+    second.signal(Signal::KILL);
+    second.end();
+    let ended = dry(scene, &[]).exits(0);
+    ended.prints(&[
+        "config files, against #1 ",
+        "  #2 ",
+        " came after it and is running: what it changed",
+    ]);
+
+    // What nobody signed who may is not believed.
+    std::fs::write(scene.path("st/allowed_signers"), "").unwrap();
+    let (plan, unknown) = files(dry(scene, &["--json"]));
+    let problem = plan["config_live"]["problem"].as_str().unwrap();
+    assert!(
+        problem.contains("signatures on the state branch do not hold"),
+        "{problem}"
+    );
+    assert!(unknown.iter().all(|(_, status, _)| status == "unknown"));
 }
 
 #[test]
@@ -240,4 +265,45 @@ fn a_template_that_no_host_can_render_is_an_error_with_file_and_line() {
         let ended = ended.says(&[&doing, "hint: each host would fail with this"]);
         assert_eq!(ended.stdout, "", "{template}");
     }
+}
+
+#[test]
+fn of_a_directory_what_is_live_is_known_too() {
+    let world = World::start(&["web1"]);
+    let scene = &world.fleet.scene;
+    let cfg = "[global]\ngit_repo: mw/app\nconfig_deploy: True\n";
+    scene.write("site/scap/scap.cfg", cfg);
+    scene.write("site/scap/config-files.yaml", "a:\n  template: a.j2\n");
+    scene.write("site/scap/templates/a.j2", "one");
+    let dry = [
+        "deploy",
+        "--state",
+        "st",
+        "--fleet",
+        "fleet.toml",
+        "--dir",
+        "site",
+        "--dry-run",
+        "--json",
+    ];
+    let (plan, new) = files(scene.scap(&dry));
+    assert_eq!(
+        (&plan["config_live"], new[0].1.as_str()),
+        (&Value::Null, "new")
+    );
+    assert!(
+        !scene.path("st/state.git").exists(),
+        "something was written"
+    );
+    world.fleet.deploy(&["--dir", "site"]).exits(0);
+    scene.write("site/scap/templates/a.j2", "two");
+    let before = look(scene);
+    let (_, changed) = files(scene.scap(&dry));
+    assert_eq!(before, look(scene), "something was written");
+    let hunk =
+        "@@ -1 +1 @@\n-one\n\\ No newline at end of file\n+two\n\\ No newline at end of file\n";
+    assert_eq!(
+        changed,
+        [file("a", "changed", &format!("--- a\n+++ a\n{hunk}"))]
+    );
 }

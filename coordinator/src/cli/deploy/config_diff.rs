@@ -117,14 +117,14 @@ impl ConfigDiff {
                     rollout.title()
                 ));
                 lines.extend(later.as_ref().map(|later| {
-                    let outcome = later.rollout.outcome.as_str();
-                    let later = later.describe();
-                    format!("  {later} came after it, is {outcome} and not finalized: hosts that have it live differ from this")
+                    let (later, outcome) = (later.describe(), later.rollout.outcome.as_str());
+                    format!("  {later} came after it and is {outcome}: what it changed on hosts is not in this")
                 }));
             }
         }
         lines.extend(self.problem.as_ref().map(|problem| {
-            format!("  what it asked of hosts is not known here, so nothing is compared: {problem}")
+            let problem = inert(problem);
+            format!("  its config files are not known here, so nothing is compared: {problem}")
         }));
         let (unchanged, others): (Vec<&FileDiff>, _) = self
             .files

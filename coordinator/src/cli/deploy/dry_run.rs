@@ -1,4 +1,5 @@
-//! `deploy --dry-run`: what would be done, from what is here. It writes nothing and contacts nobody.
+//! `deploy --dry-run`: what would be done, and what would change in config files, from what is here. It writes nothing and contacts
+//! nobody.
 
 use bytes::Bytes;
 use scap_proto::{content::EncodedChunk, id::ChunkId};
