@@ -1,12 +1,13 @@
 //! Config files without a host: what they are, as far as a release alone says it.
 //!
 //! They are rendered by the code that hosts run. What only a host knows, the variables of the file that `remote_vars` names, is
-//! not made up: each stands in the text as its name between `⟦` and `⟧`.
+//! not made up: each stands in the text as its name between `⟦` and `⟧`. What a template makes of one, other than to print it, would
+//! look like a value of the host: there is no text then.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
+    fmt, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -69,7 +70,7 @@ pub fn preview(
 }
 
 fn preview_one(renderer: &mut Renderer<'_>, file: &ConfigFile) -> Result<Preview, RenderError> {
-    let names = Names::default();
+    let seen = Shared::default();
     let vars = |all: &mut AllVars, environment: &Environment<'_>| {
         let of_release = all.without_host().clone();
         Ok(match file.remote_vars {
@@ -80,17 +81,25 @@ fn preview_one(renderer: &mut Renderer<'_>, file: &ConfigFile) -> Result<Preview
                     .globals()
                     .map(|(name, _)| name.to_owned())
                     .collect(),
-                asked: names.clone(),
+                seen: seen.clone(),
             }),
         })
     };
     let text = renderer.render(file, vars);
-    let names = names.taken();
-    let may_be_the_hosts =
-        |error: &RenderError| !names.is_empty() && matches!(error, RenderError::Template { .. });
+    let Seen { names, written } = seen.take();
     let text = match text {
-        Err(error) if !may_be_the_hosts(&error) => return Err(error),
-        text => text,
+        // It fails for every host.
+        Err(error) if names.is_empty() || !matches!(error, RenderError::Template { .. }) => {
+            return Err(error);
+        }
+        Ok(text) => match altered(&text, &written) {
+            None => Ok(text),
+            Some(marker) => Err(RenderError::NeedsHost {
+                destination: file.destination.to_string(),
+                marker,
+            }),
+        },
+        error => error,
     };
     let host_vars = file.remote_vars.clone();
     Ok(Preview {
@@ -99,28 +108,48 @@ fn preview_one(renderer: &mut Renderer<'_>, file: &ConfigFile) -> Result<Preview
     })
 }
 
-/// Names that were asked for.
-#[derive(Debug, Clone, Default)]
-struct Names(Arc<Mutex<BTreeSet<String>>>);
+/// The marker that is not in the text as often as it was written: something else was made of it.
+fn altered(text: &str, written: &BTreeMap<String, usize>) -> Option<String> {
+    let mut written = written.iter();
+    let (marker, _) = written.find(|(marker, count)| text.matches(*marker).count() < **count)?;
+    Some(marker.clone())
+}
 
-impl Names {
-    fn add(&self, name: &str) {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        names.insert(name.to_owned());
+/// What a template did with variables of the host.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Those that it asked for.
+    names: BTreeSet<String>,
+    /// How often which marker became text, be it that of the file or not.
+    written: BTreeMap<String, usize>,
+}
+
+/// Of all values of a template.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Seen>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn taken(&self) -> BTreeSet<String> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn take(&self) -> Seen {
+        mem::take(&mut *self.lock())
+    }
+
+    /// What stands for a value of the host.
+    fn marker(&self, name: String) -> Value {
+        let seen = self.clone();
+        Value::from_object(Marker { name, seen })
     }
 }
 
 /// All variables of a template: those of the release, and for all others what stands for them.
-#[derive(Debug)]
 struct Known {
     of_release: Vars,
     /// What the engine itself has; variables would hide it.
     globals: BTreeSet<String>,
-    asked: Names,
+    seen: Shared,
 }
 
 /// What the engine looks for and sets itself.
@@ -133,14 +162,22 @@ impl Object for Known {
         if known.is_some() || self.globals.contains(name) || OWN_NAMES.contains(&name) {
             return known.cloned();
         }
-        self.asked.add(name);
-        Some(Value::from_object(Marker(name.to_owned())))
+        self.seen.lock().names.insert(name.to_owned());
+        Some(self.seen.marker(name.to_owned()))
+    }
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(&self.of_release).finish()
     }
 }
 
 /// What stands for a value of the host, by how the template names it.
-#[derive(Debug)]
-struct Marker(String);
+struct Marker {
+    name: String,
+    seen: Shared,
+}
 
 impl Object for Marker {
     fn repr(self: &Arc<Self>) -> ObjectRepr {
@@ -148,11 +185,11 @@ impl Object for Marker {
     }
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        let of = match key.as_str() {
-            Some(name) => format!("{}.{name}", self.0),
-            None => format!("{}[{key}]", self.0),
-        };
-        Some(Value::from_object(Self(of)))
+        let name = &self.name;
+        Some(self.seen.marker(match key.as_str() {
+            Some(key) => format!("{name}.{key}"),
+            None => format!("{name}[{key}]"),
+        }))
     }
 
     fn call_method(
@@ -161,11 +198,20 @@ impl Object for Marker {
         method: &str,
         _: &[Value],
     ) -> Result<Value, Error> {
-        let of = format!("{}.{method}()", self.0);
-        Ok(Value::from_object(Self(of)))
+        Ok(self.seen.marker(format!("{}.{method}()", self.name)))
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "⟦{}⟧", self.0)
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// As a list prints it, too.
+impl fmt::Debug for Marker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let marker = format!("⟦{}⟧", self.name);
+        f.write_str(&marker)?;
+        *self.seen.lock().written.entry(marker).or_default() += 1;
+        Ok(())
     }
 }

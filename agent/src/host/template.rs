@@ -68,6 +68,16 @@ pub enum RenderError {
         /// What is wrong, and what was expected.
         problem: String,
     },
+    /// What it makes of a variable that only a host knows cannot be told without the host.
+    #[error(
+        "render {destination}: what it makes of {marker}, other than to print it, only a host knows"
+    )]
+    NeedsHost {
+        /// The file.
+        destination: String,
+        /// What stands for the variable.
+        marker: String,
+    },
     /// There is no thread to render on.
     #[error("start rendering config files")]
     Start(#[source] io::Error),

@@ -9,6 +9,15 @@ use scap_proto::{
 use super::Host;
 use crate::host::{Preview, RenderError, preview};
 
+/// Templates in memory.
+fn held(templates: &[(&str, &str)]) -> Arc<BTreeMap<RelPath, Bytes>> {
+    let held = templates.iter().map(|(path, text)| {
+        let path = RelPath::new((*path).to_owned()).unwrap();
+        (path, Bytes::from((*text).to_owned()))
+    });
+    Arc::new(held.collect())
+}
+
 /// The preview of one file, which is rendered from `template` with the others of `templates` beside it.
 fn previewed(
     host: &mut Host,
@@ -19,14 +28,7 @@ fn previewed(
     let remote = HostPath::new("/etc/app/vars.yaml").unwrap();
     host.has_template(template, format).remote_vars = Some(remote);
     let templates = [&[("app.j2", template)], others].concat();
-    let templates: BTreeMap<RelPath, Bytes> = templates
-        .iter()
-        .map(|(path, text)| {
-            let path = RelPath::new((*path).to_owned()).unwrap();
-            (path, Bytes::from((*text).to_owned()))
-        })
-        .collect();
-    let mut files = preview(&host.config, &Arc::new(templates))?;
+    let mut files = preview(&host.config, &held(&templates))?;
     Ok(files.remove(0))
 }
 
@@ -95,6 +97,13 @@ fn what_cannot_be_told_without_a_host_is_told_with_the_file_and_all_else_is_an_e
             ["servers"],
         ),
         ("{{ a + 1 }}", "templates/app.j2:1: ", ["a"]),
+        ("{{ a | upper }}", "what it makes of ⟦a⟧", ["a"]),
+        (
+            "{{ a }} {{ a.b }} {{ a.b | urlencode }}",
+            "what it makes of ⟦a.b⟧",
+            ["a"],
+        ),
+        ("{{ a | replace('a', 'b') }}", "what it makes of ⟦a⟧", ["a"]),
     ] {
         let file = previewed(&mut host, template, &[]).unwrap();
         assert_eq!(names(&file), asked, "{template}");
@@ -113,16 +122,23 @@ fn what_cannot_be_told_without_a_host_is_told_with_the_file_and_all_else_is_an_e
 }
 
 #[test]
+fn a_marker_is_the_same_in_a_list_that_is_printed_as_python_does() {
+    let mut host = Host::new();
+    let template = "{{ [a, {'k': a.b}] }} {{ '%s-%s' | format(a, 1) }} {{ [a, a] | join('+') }}";
+    host.has_template(template, OutputFormat::Python)
+        .remote_vars = Some(HostPath::new("/etc/app/vars.yaml").unwrap());
+    let files = preview(&host.config, &held(&[("app.j2", template)])).unwrap();
+    let text = files[0].text.as_deref().unwrap();
+    assert_eq!(text, "[⟦a⟧, {'k': ⟦a.b⟧}] ⟦a⟧-1 ⟦a⟧+⟦a⟧");
+}
+
+#[test]
 fn without_variables_of_hosts_it_is_what_hosts_render() {
     let mut host = Host::new();
     host.config.vars = r#"{"list": ["a", null, true]}"#.into();
     let template = "{{ list }} {{ nothing }}.\n\n";
     host.has_template(template, OutputFormat::Yaml);
-    let templates = BTreeMap::from([(
-        RelPath::new("app.j2").unwrap(),
-        Bytes::from_static(template.as_bytes()),
-    )]);
-    let files = preview(&host.config, &Arc::new(templates)).unwrap();
+    let files = preview(&host.config, &held(&[("app.j2", template)])).unwrap();
     assert_eq!(files[0].text.as_deref().unwrap(), host.renders().unwrap());
     assert_eq!(files[0].host_vars, None);
 }
