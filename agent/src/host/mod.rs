@@ -16,6 +16,7 @@ mod filters;
 mod format;
 mod left;
 mod nrpe;
+mod preview;
 mod run;
 mod service;
 mod service_command;
@@ -29,6 +30,7 @@ pub(crate) use left::end_what_was_left;
 
 pub use check::{CheckDone, CheckError, CheckFailure};
 pub use nrpe::NrpeError;
+pub use preview::{HostVars, Preview, preview};
 pub use run::{OUTPUT_BYTES_MAX, Output, RunFailure};
 pub use service::{ServiceDone, ServiceError, ServiceOutcome};
 pub use service_command::{ServiceCommand, ServiceCommandError, ServiceCommands};

@@ -1,22 +1,22 @@
 //! Config files: templates in the language of Jinja2, rendered with the variables of the release and of this host.
 
-use std::{
-    error, io, panic,
-    path::{Path, PathBuf},
-    thread,
-};
+use std::{collections::BTreeMap, error, io, panic, path::PathBuf, sync::Arc, thread};
 
+use bytes::Bytes;
 use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, syntax::SyntaxConfig,
+    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig,
 };
 use scap_proto::{
     content::RelPath,
-    release::host_config::{ConfigFile, Destination, TEMPLATES},
+    release::{
+        HostConfig,
+        host_config::{ConfigFile, Destination, TEMPLATES},
+    },
 };
 
 use super::{
     HostWork, filters, format,
-    vars::{AllVars, Vars, VarsError},
+    vars::{AllVars, VarsError},
 };
 use crate::notation;
 
@@ -68,6 +68,16 @@ pub enum RenderError {
         /// What is wrong, and what was expected.
         problem: String,
     },
+    /// What it makes of a variable that only a host knows cannot be told without the host.
+    #[error(
+        "render {destination}: what it makes of {marker}, other than to print it, only a host knows"
+    )]
+    NeedsHost {
+        /// The file.
+        destination: String,
+        /// What stands for the variable.
+        marker: String,
+    },
     /// There is no thread to render on.
     #[error("start rendering config files")]
     Start(#[source] io::Error),
@@ -85,63 +95,120 @@ impl HostWork<'_> {
     /// # Errors
     /// [`RenderError`] of the first that cannot be rendered.
     pub fn render(&self) -> Result<Vec<Rendered>, RenderError> {
-        if self.config.config_files.is_empty() {
+        let files = &self.config.config_files;
+        if files.is_empty() {
             return Ok(Vec::new());
         }
-        thread::scope(|scope| {
-            let thread = thread::Builder::new()
-                .name("render".into())
-                .stack_size(STACK_BYTES);
-            let rendering = thread.spawn_scoped(scope, || self.render_here());
-            let rendered = rendering.map_err(RenderError::Start)?.join();
-            rendered.unwrap_or_else(|panic| panic::resume_unwind(panic))
+        let templates = Templates::InFolder(self.config_dir.join(TEMPLATES));
+        on_a_large_stack(|| {
+            let mut renderer = Renderer::new(self.config, templates);
+            let render = |file: &ConfigFile| {
+                let vars = |all: &mut AllVars, _: &Environment<'_>| {
+                    all.with(file.remote_vars.as_ref()).map(Value::from)
+                };
+                let bytes = renderer.render(file, vars)?.into_bytes();
+                let destination = file.destination.clone();
+                Ok(Rendered { destination, bytes })
+            };
+            files.iter().map(render).collect()
         })
-    }
-
-    fn render_here(&self) -> Result<Vec<Rendered>, RenderError> {
-        let (mut files, mut bytes) = (Vec::new(), 0);
-        let mut vars = None;
-        for file in &self.config.config_files {
-            let destination = name_of(&file.destination);
-            let vars = self
-                .vars(&mut vars, file)
-                .map_err(|source| RenderError::Vars {
-                    destination: destination.clone(),
-                    source,
-                })?;
-            let templates = self.config_dir.join(TEMPLATES);
-            let text =
-                render(file, templates, vars).map_err(|error| template_error(file, &error))?;
-            bytes += text.len();
-            if bytes > RENDERED_BYTES_MAX {
-                return Err(RenderError::TooLong { destination });
-            }
-            files.push(Rendered {
-                destination: file.destination.clone(),
-                bytes: text.into_bytes(),
-            });
-        }
-        Ok(files)
-    }
-
-    /// The variables for a file; `all` is for the next one.
-    fn vars(&self, all: &mut Option<AllVars>, file: &ConfigFile) -> Result<Vars, VarsError> {
-        let all = match all {
-            Some(all) => all,
-            None => all.insert(AllVars::of_release(&self.config.vars)?),
-        };
-        all.with(file.remote_vars.as_ref())
     }
 }
 
-fn render(file: &ConfigFile, templates: PathBuf, vars: Vars) -> Result<String, Error> {
-    let environment = environment(file, templates)?;
-    let name = file.template.as_path().to_string_lossy();
-    environment.get_template(&name)?.render(vars)
+/// Runs what renders on a stack that is large enough for it.
+pub(super) fn on_a_large_stack<T: Send>(
+    work: impl FnOnce() -> Result<T, RenderError> + Send,
+) -> Result<T, RenderError> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .name("render".into())
+            .stack_size(STACK_BYTES);
+        let rendering = thread.spawn_scoped(scope, work);
+        let rendered = rendering.map_err(RenderError::Start)?.join();
+        rendered.unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })
+}
+
+/// Where the templates of a release are.
+#[derive(Debug, Clone)]
+pub(super) enum Templates {
+    /// Written out into this folder.
+    InFolder(PathBuf),
+    /// In memory, by their paths below [`TEMPLATES`].
+    Held(Arc<BTreeMap<RelPath, Bytes>>),
+}
+
+impl Templates {
+    /// The bytes of a template; `None` where it has more than [`TEMPLATE_BYTES_MAX`].
+    fn read(&self, path: &RelPath) -> io::Result<Option<Bytes>> {
+        match self {
+            Self::InFolder(folder) => {
+                let read = notation::read(&folder.join(path.as_path()), TEMPLATE_BYTES_MAX)?;
+                Ok(read.map(Bytes::from))
+            }
+            Self::Held(all) => {
+                let bytes = all.get(path).ok_or(io::ErrorKind::NotFound)?;
+                let fits = bytes.len() as u64 <= TEMPLATE_BYTES_MAX;
+                Ok(fits.then(|| bytes.clone()))
+            }
+        }
+    }
+}
+
+/// Renders the config files of one release, one after the other.
+pub(super) struct Renderer<'a> {
+    config: &'a HostConfig,
+    templates: Templates,
+    /// Once they are read.
+    vars: Option<AllVars>,
+    /// Rendered so far.
+    bytes: usize,
+}
+
+impl<'a> Renderer<'a> {
+    pub(super) fn new(config: &'a HostConfig, templates: Templates) -> Self {
+        Self {
+            config,
+            templates,
+            vars: None,
+            bytes: 0,
+        }
+    }
+
+    /// The text of a file of the release; `vars` makes its variables from all that there are.
+    pub(super) fn render(
+        &mut self,
+        file: &ConfigFile,
+        vars: impl FnOnce(&mut AllVars, &Environment<'_>) -> Result<Value, VarsError>,
+    ) -> Result<String, RenderError> {
+        let destination = file.destination.to_string();
+        let failed = |error: Error| template_error(file, &error);
+        let environment = environment(file, self.templates.clone()).map_err(failed)?;
+        let vars = self.all_vars().and_then(|all| vars(all, &environment));
+        let vars = vars.map_err(|source| RenderError::Vars {
+            destination: destination.clone(),
+            source,
+        })?;
+        let name = file.template.as_path().to_string_lossy();
+        let template = environment.get_template(&name).map_err(failed)?;
+        let text = template.render(vars).map_err(failed)?;
+        self.bytes += text.len();
+        match self.bytes > RENDERED_BYTES_MAX {
+            true => Err(RenderError::TooLong { destination }),
+            false => Ok(text),
+        }
+    }
+
+    fn all_vars(&mut self) -> Result<&mut AllVars, VarsError> {
+        match &mut self.vars {
+            Some(all) => Ok(all),
+            none => Ok(none.insert(AllVars::of_release(&self.config.vars)?)),
+        }
+    }
 }
 
 /// The engine, set to be as much like Jinja2 with its defaults as it can.
-fn environment(file: &ConfigFile, templates: PathBuf) -> Result<Environment<'static>, Error> {
+fn environment(file: &ConfigFile, templates: Templates) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     if file.has_erb_syntax {
         let syntax = SyntaxConfig::builder()
@@ -166,12 +233,12 @@ fn environment(file: &ConfigFile, templates: PathBuf) -> Result<Environment<'sta
 }
 
 /// The text of a template; `None` where there is none of that name.
-fn load(templates: &Path, name: &str) -> Result<Option<String>, Error> {
+fn load(templates: &Templates, name: &str) -> Result<Option<String>, Error> {
     let Ok(path) = RelPath::new(name.to_owned()) else {
         return Ok(None);
     };
     let problem = |what: String| Error::new(ErrorKind::TemplateNotFound, what);
-    match notation::read(&templates.join(path.as_path()), TEMPLATE_BYTES_MAX) {
+    match templates.read(&path) {
         Ok(Some(bytes)) => match notation::text(&bytes, &path.to_string().into()) {
             Ok(text) => Ok(Some(text.to_owned())),
             Err(at) => Err(problem(format!(
@@ -183,14 +250,6 @@ fn load(templates: &Path, name: &str) -> Result<Option<String>, Error> {
         ))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(problem(format!("read {TEMPLATES}/{path}: {error}"))),
-    }
-}
-
-/// What people call a file.
-fn name_of(destination: &Destination) -> String {
-    match destination {
-        Destination::OnHost(path) => path.to_string(),
-        Destination::InRelease(path) => path.to_string(),
     }
 }
 
@@ -218,7 +277,7 @@ fn template_error(file: &ConfigFile, error: &Error) -> RenderError {
         (kind, None) => kind.to_string(),
     };
     RenderError::Template {
-        destination: name_of(&file.destination),
+        destination: file.destination.to_string(),
         template: place.name().map_or_else(
             || file.template.to_string(),
             |name| name.escape_debug().to_string(),

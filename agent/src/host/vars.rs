@@ -67,6 +67,11 @@ impl AllVars {
         })
     }
 
+    /// Those of the release, without those of any host.
+    pub(super) fn without_host(&self) -> &Vars {
+        &self.of_release
+    }
+
     /// Those for a template that also has those of a file on this host, which win: a whole variable, not what is in it.
     pub(super) fn with(&mut self, file: Option<&HostPath>) -> Result<Vars, VarsError> {
         let mut vars = self.of_release.clone();

@@ -1,7 +1,7 @@
 //! `config`: what a scap folder says in the end, and who says so.
 
 use clap::Args;
-use scap_proto::release::host_config::{Command, Destination, Moment, ServiceAction};
+use scap_proto::release::host_config::{Command, Moment, ServiceAction};
 use serde_json::{Value, json};
 
 use super::{CliError, SourceArgs, exit, scap::ScapArgs, snapshot::Tree};
@@ -57,8 +57,7 @@ fn print(found: &Found, scap: &Scap) {
     for file in &hosts.config_files {
         println!(
             "  config file {} from templates/{}",
-            destination(&file.destination),
-            file.template
+            file.destination, file.template
         );
     }
     for check in &hosts.checks {
@@ -120,7 +119,7 @@ fn object(found: &Found, scap: &Scap, host_name: &str) -> Value {
     let hosts = &scap.hosts;
     let config_files = hosts.config_files.iter().map(|file| {
         json!({
-            "destination": destination(&file.destination),
+            "destination": file.destination.to_string(),
             "template": file.template.to_string(),
             "remote_vars": file.remote_vars.as_ref().map(ToString::to_string),
         })
@@ -165,13 +164,6 @@ fn object(found: &Found, scap: &Scap, host_name: &str) -> Value {
         "services": services.collect::<Vec<_>>(),
         "notes": scap.notices.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
-}
-
-fn destination(destination: &Destination) -> String {
-    match destination {
-        Destination::OnHost(path) => path.to_string(),
-        Destination::InRelease(path) => path.to_string(),
-    }
 }
 
 fn moment(moment: Moment) -> &'static str {

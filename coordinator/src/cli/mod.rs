@@ -24,6 +24,7 @@ mod scap;
 mod show;
 mod snapshot;
 mod status;
+mod unified;
 mod unlock;
 mod why;
 

@@ -13,7 +13,7 @@ use super::{
     history::named,
     snapshot::Tree,
 };
-use crate::state::{History, Recorded, StateDirectory, before_latest};
+use crate::state::{History, ProofError, Recorded, StateDirectory, before_latest};
 
 #[derive(Debug, Args)]
 #[command(mut_arg("rev", |arg| arg.hide(true)))]
@@ -55,7 +55,11 @@ fn back_to(release: Option<&str>, args: DeployArgs) -> Result<DeployArgs, CliErr
         Some(name) => finalized(named(&past, name)?)?,
         None => before_latest(&past).ok_or_else(nothing)?,
     };
-    let proven = proven(&history, back, &state)?;
+    let proven = proven(&history, back, &state)?.map_err(|error| {
+        CliError::failed("go back to what is recorded", &error)
+            .code(exit::STOPPED)
+            .hint(error.hint())
+    })?;
     let proven = proven.release();
     eprintln!("back to {} {}", back.describe(), back.rollout.title());
     let rev = proven.commit.as_ref().map(ToString::to_string);
@@ -73,11 +77,11 @@ fn back_to(release: Option<&str>, args: DeployArgs) -> Result<DeployArgs, CliErr
 }
 
 /// What was signed of it: the record names it, and who may write to the branch could have it name anything.
-fn proven(
+pub(super) fn proven(
     history: &History,
-    back: &Recorded,
+    recorded: &Recorded,
     state: &StateDirectory,
-) -> Result<VerifiedRelease, CliError> {
+) -> Result<Result<VerifiedRelease, ProofError>, CliError> {
     let signers = state
         .allowed_signers()
         .map_err(|error| CliError::failed("read the state", &error).hint(error.hint()))?;
@@ -85,13 +89,7 @@ fn proven(
         signers: &signers,
         threshold: NonZeroUsize::MIN,
     };
-    history
-        .prove_finalized(back, &authority, clock::now())
-        .map_err(|error| {
-            CliError::failed("go back to what is recorded", &error)
-                .code(exit::STOPPED)
-                .hint(error.hint())
-        })
+    Ok(history.prove_finalized(recorded, &authority, clock::now()))
 }
 
 fn finalized(recorded: &Recorded) -> Result<&Recorded, CliError> {

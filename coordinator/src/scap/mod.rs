@@ -29,9 +29,8 @@ mod source;
 mod tests;
 mod yaml;
 
-use std::{collections::BTreeMap, num::NonZeroU32, path::Path};
+use std::{num::NonZeroU32, path::Path};
 
-use bytes::Bytes;
 use scap_proto::{
     content::RelPath,
     release::{
@@ -59,6 +58,7 @@ pub use self::{
     settings::{Overrides, Setting, Settings, define},
     source::{Found, Place, Source, read_machine},
 };
+use crate::snapshot::{HeldFile, HeldFiles};
 
 /// The machine's own `scap.cfg`, which is weaker than all others.
 const MACHINE_CONFIG: &str = "/etc/scap.cfg";
@@ -89,13 +89,7 @@ pub struct Scap {
     /// What is said and not acted on, each thing once.
     pub notices: Vec<Notice>,
     /// What [`Self::hosts`] refers to: templates and scripts.
-    attachments: BTreeMap<RelPath, Attachment>,
-}
-
-#[derive(Debug, Clone)]
-struct Attachment {
-    bytes: Bytes,
-    is_executable: bool,
+    attachments: HeldFiles,
 }
 
 impl Scap {
@@ -402,11 +396,8 @@ fn hosts(
 
 /// The templates and scripts that hosts need: all of them, since templates include each other, and none where nothing is
 /// rendered.
-fn attachments(
-    files: &Files,
-    hosts: &HostConfig,
-) -> Result<BTreeMap<RelPath, Attachment>, ScapError> {
-    let mut attachments = BTreeMap::new();
+fn attachments(files: &Files, hosts: &HostConfig) -> Result<HeldFiles, ScapError> {
+    let mut attachments = HeldFiles::new();
     for (folder, is_needed) in [
         (TEMPLATES, !hosts.config_files.is_empty()),
         (SCRIPTS, !hosts.checks.is_empty()),
@@ -422,7 +413,7 @@ fn attachments(
             };
             let path =
                 RelPath::new(path).map_err(|error| ScapError::invalid(&at, error.to_string()))?;
-            let attachment = Attachment {
+            let attachment = HeldFile {
                 bytes: file.bytes.clone(),
                 is_executable: file.is_executable,
             };

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Mutex};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use scap_proto::{
     content::EncodedChunk,

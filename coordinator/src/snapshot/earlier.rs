@@ -16,7 +16,7 @@ use std::{
 
 use scap_proto::{
     content::{
-        ChunkRef, Descriptor, EntriesReader, Entry, Layout, SnapshotRef,
+        ChunkRef, Descriptor, EntriesReader, Entry, Layout, RelPath, SnapshotRef,
         descriptor::DescriptorError, entries::EntriesError, layout::LayoutError,
     },
     id::{ChunkId, GitOid},
@@ -56,6 +56,8 @@ pub(super) enum EarlierError {
     Entries(#[from] EntriesError),
     #[error("at `{}` it has not what its commit has", .0.escape_ascii())]
     Mismatch(Vec<u8>),
+    #[error("`{0}` is not what was looked for: a small file, whose content is what its entry says")]
+    Content(RelPath),
 }
 
 /// An earlier snapshot as it was found in the sink: its descriptor and chunk list.
@@ -91,6 +93,16 @@ impl Kept {
     /// Its chunks, in order.
     pub(super) fn refs(&self) -> &[ChunkRef] {
         self.layout.refs()
+    }
+
+    /// Its entries, in order.
+    pub(super) fn entries<'a>(&'a self, sink: &'a dyn ChunkSink) -> Entries<'a> {
+        Entries {
+            sink,
+            pages: self.descriptor.entries.iter(),
+            reader: Some(EntriesReader::new()),
+            read: Vec::new().into_iter(),
+        }
     }
 
     /// The plain length of one of its chunks.
@@ -145,14 +157,8 @@ impl<'a> Origin for ChangedTree<'a> {
     type Reader = BlobReader<'a>;
 
     fn list(&self) -> Result<impl Iterator<Item = Result<Listed<GitOid>, Halt>>, SnapshotError> {
-        let entries = Entries {
-            sink: self.sink,
-            pages: self.kept.descriptor.entries.iter(),
-            reader: Some(EntriesReader::new()),
-            read: Vec::new().into_iter(),
-        };
         Ok(Merged {
-            entries: entries.peekable(),
+            entries: self.kept.entries(self.sink).peekable(),
             changes: self.changes.iter().peekable(),
         })
     }
@@ -168,7 +174,7 @@ impl<'a> Origin for ChangedTree<'a> {
 }
 
 /// The entries of an earlier snapshot, a page at a time. After an error there is nothing more.
-struct Entries<'a> {
+pub(super) struct Entries<'a> {
     sink: &'a dyn ChunkSink,
     pages: slice::Iter<'a, ChunkRef>,
     /// `None` after the last page.

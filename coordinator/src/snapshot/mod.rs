@@ -15,6 +15,7 @@ mod delta;
 mod directory;
 mod earlier;
 mod error;
+mod held;
 mod listing;
 mod sink;
 
@@ -39,6 +40,7 @@ use self::{
     commit::CommitTree,
     directory::Directory,
     earlier::{ChangedTree, EarlierError, Kept},
+    held::Held,
     listing::{Listing, Origin},
 };
 pub use self::{
@@ -46,6 +48,7 @@ pub use self::{
     delta::{Delta, build_delta},
     earlier::Earlier,
     error::SnapshotError,
+    held::{HeldFile, HeldFiles, read_files},
 };
 use crate::git::{GitError, Repo};
 
@@ -82,6 +85,8 @@ pub enum Source<'a> {
     },
     /// All that is in a directory. A file is executable where its owner may execute it.
     Directory(&'a Path),
+    /// Files in memory.
+    Files(&'a HeldFiles),
 }
 
 /// How a snapshot is built; it makes no difference to what comes out.
@@ -159,6 +164,7 @@ pub fn build(
     let threads = options.threads;
     let built = match (source, options.earlier) {
         (Source::Directory(path), _) => run(&Directory::scan(path)?, sink, None, threads, progress),
+        (Source::Files(files), _) => run(&Held(files), sink, None, threads, progress),
         (Source::Commit { repo, commit }, None) => {
             let tree = CommitTree { repo, commit };
             run(&tree, sink, None, threads, progress)
@@ -191,10 +197,7 @@ pub fn build(
 pub fn stored(snapshot: SnapshotRef, sink: &dyn ChunkSink) -> Result<Built, StoredError> {
     let started = Instant::now();
     let built = Kept::read(snapshot, sink).and_then(|kept| kept.into_built(snapshot, sink));
-    let mut built = built.map_err(|source| StoredError {
-        snapshot: snapshot.id,
-        source: Box::new(source),
-    })?;
+    let mut built = built.map_err(|error| StoredError::new(snapshot, error))?;
     built.elapsed = started.elapsed();
     Ok(built)
 }
@@ -205,6 +208,15 @@ pub fn stored(snapshot: SnapshotRef, sink: &dyn ChunkSink) -> Result<Built, Stor
 pub struct StoredError {
     snapshot: SnapshotId,
     source: Box<dyn Error + Send + Sync>,
+}
+
+impl StoredError {
+    fn new(snapshot: SnapshotRef, error: EarlierError) -> Self {
+        Self {
+            snapshot: snapshot.id,
+            source: Box::new(error),
+        }
+    }
 }
 
 /// What stops a part of the pipeline.

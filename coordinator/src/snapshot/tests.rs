@@ -28,6 +28,7 @@ use crate::git::tests::TestRepo;
 
 mod delta;
 mod earlier;
+mod held;
 
 /// Keeps chunks, and counts how often each was put.
 #[derive(Default)]

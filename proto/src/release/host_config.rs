@@ -70,6 +70,15 @@ pub enum Destination {
     InRelease(RelPath),
 }
 
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OnHost(path) => path.fmt(f),
+            Self::InRelease(path) => path.fmt(f),
+        }
+    }
+}
+
 /// How a template writes what has no text of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OutputFormat {

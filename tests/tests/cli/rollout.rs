@@ -327,9 +327,7 @@ fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
     fleet.deploy(&["--repo", "repo", "--soak", "0"]).exits(0);
     repo.write("README.md", "# Another site\n");
     let commit = repo.commit("Another");
-    let folders = ["st", "repo", "tmp", "home", "fleet.toml"];
-    let look = || folders.map(|folder| written(&fleet.scene.path(folder)));
-    let before = look();
+    let before = look(&fleet.scene);
     let dry = [
         "deploy",
         "--state",
@@ -354,7 +352,7 @@ fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
         (&json!(commit), &json!("canary"))
     );
     assert_eq!(plan["waves"][1]["groups"], json!([["web2", "web3"]]));
-    assert_eq!(before, look(), "something was written");
+    assert_eq!(before, look(&fleet.scene), "something was written");
     assert_eq!(
         fleet.release_of("web1")["sequence"],
         1,
@@ -362,6 +360,11 @@ fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
     );
     let real = deployed(&fleet.deploy(&["--repo", "repo", "--soak", "0"]).exits(0));
     assert_eq!(plan["snapshot"], real["snapshot"]);
+}
+
+/// Every path that a dry run could write, with when it was changed.
+pub fn look(scene: &Scene) -> [Vec<(std::path::PathBuf, i64, i64)>; 5] {
+    ["st", "repo", "tmp", "home", "fleet.toml"].map(|folder| written(&scene.path(folder)))
 }
 
 /// Every path below a folder, with when it or its name was changed last: what is written and taken away again shows in its folder.

@@ -17,13 +17,13 @@ use super::state_branch::{elsewhere, with_upstream};
 const REPO: &str = "mw/app";
 
 /// A scene whose hosts write down what is done with services, and a repo that asks for everything.
-struct World {
-    fleet: Fleet,
-    repo: SourceRepo,
+pub(super) struct World {
+    pub(super) fleet: Fleet,
+    pub(super) repo: SourceRepo,
 }
 
 impl World {
-    fn start(names: &[&str]) -> Self {
+    pub(super) fn start(names: &[&str]) -> Self {
         Self::start_with(names, &[])
     }
 
@@ -87,7 +87,7 @@ impl World {
         self.repo.write("scap/templates/app.yaml.j2", text);
     }
 
-    fn version(&self, version: &str) {
+    pub(super) fn version(&self, version: &str) {
         self.repo.write("VERSION", format!("{version}\n"));
         self.template(&format!("level: {{{{ level }}}}\nversion: {version}\n"));
     }
@@ -105,7 +105,7 @@ impl World {
     }
 
     /// Where the config file goes.
-    fn destination(&self) -> PathBuf {
+    pub(super) fn destination(&self) -> PathBuf {
         self.fleet
             .scene
             .root()
@@ -114,7 +114,7 @@ impl World {
             .join("etc/app.yaml")
     }
 
-    fn deploy(&self, message: &str, more: &[&str]) -> Ended {
+    pub(super) fn deploy(&self, message: &str, more: &[&str]) -> Ended {
         self.repo.commit(message);
         self.fleet.deploy(&[&["--repo", "repo"], more].concat())
     }
@@ -130,7 +130,7 @@ impl World {
         text.lines().map(str::to_owned).collect()
     }
 
-    fn config(&self) -> String {
+    pub(super) fn config(&self) -> String {
         std::fs::read_to_string(self.destination()).unwrap()
     }
 }

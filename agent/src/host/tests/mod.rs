@@ -2,6 +2,7 @@
 
 mod checks;
 mod jinja;
+mod preview;
 mod services;
 mod templates;
 

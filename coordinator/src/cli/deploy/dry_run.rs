@@ -1,10 +1,14 @@
-//! `deploy --dry-run`: what would be done, from what is here. It writes nothing and contacts nobody.
+//! `deploy --dry-run`: what would be done, and what would change in config files, from what is here. It writes nothing and contacts
+//! nobody.
 
 use bytes::Bytes;
 use scap_proto::{content::EncodedChunk, id::ChunkId};
 use serde_json::{Value, json};
 
-use super::{DeployArgs, about, find, read_inventory, size_of, stages, targets::Targets};
+use super::{
+    DeployArgs, about, asked::Finder, config_diff::ConfigDiff, find, read_inventory, size_of,
+    stages, targets::Targets,
+};
 use crate::{
     cli::{CliError, exit, human_bytes},
     rollout::Wave,
@@ -15,7 +19,7 @@ use crate::{
 pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
     let fleet = read_inventory(&args.fleet)?;
     // That it is one, and no more: its lock is for those who write.
-    StateDirectory::open(&args.state.state)
+    let state = StateDirectory::open(&args.state.state)
         .map_err(|error| CliError::failed("read the state", &error).hint(error.hint()))?;
     let (tree, scap, notes) = find(&args, &fleet)?;
     notes.iter().for_each(|note| eprintln!("{note}"));
@@ -25,12 +29,25 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
     let commit = tree
         .commit()
         .map(|commit| (commit.id.to_string(), commit.subject.clone()));
-    let asked = stages::line(&scap.hosts);
-    let work = move || tree.measure(&Nowhere);
-    let built = tokio::task::spawn_blocking(work)
+    let (as_json, place) = (args.json, (repo.clone(), environment.clone()));
+    let work = move || {
+        let finder = Finder {
+            args: &args,
+            state: &state,
+            tree: &tree,
+            scap: &scap,
+        };
+        let new = finder.deployed()?;
+        let config = ConfigDiff::of(&new, finder.live(&place)?)?;
+        Ok::<_, CliError>((tree.measure(&Nowhere)?, new.hosts, config))
+    };
+    let (built, hosts, config) = tokio::task::spawn_blocking(work)
         .await
         .expect("building does not panic")?;
-    if args.json {
+    let hosts = hosts.as_ref();
+    if as_json {
+        let names = policy.waves.iter().flat_map(Wave::hosts);
+        let names: Vec<&str> = names.map(|host| host.as_str()).collect();
         let waves: Vec<Value> = policy.waves.iter().map(wave_json).collect();
         let object = json!({
             "schema": "scap.dry-run/1",
@@ -43,7 +60,9 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
             "snapshot_entries": built.descriptor.totals.entries,
             "prefetch": policy.prefetch.to_string(),
             "waves": waves,
-            "asked": stages::json(&scap.hosts),
+            "asked": stages::json(hosts),
+            "config": config.files_json(&names),
+            "config_live": config.live_json(),
         });
         println!("{object}");
         return Ok(exit::DONE);
@@ -65,7 +84,9 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
         "the seed would send about {} where no host holds any of it",
         human_bytes(encoded)
     );
-    for line in plan_lines(&targets).into_iter().chain(asked) {
+    let asked = hosts.and_then(stages::line);
+    let lines = plan_lines(&targets).into_iter().chain(asked);
+    for line in lines.chain(config.lines()) {
         println!("{line}");
     }
     println!("nothing was written, and no host was contacted");
@@ -120,7 +141,7 @@ fn wave_json(wave: &Wave) -> Value {
 }
 
 /// Takes chunks, and keeps none.
-struct Nowhere;
+pub(super) struct Nowhere;
 
 impl ChunkSink for Nowhere {
     fn encoded_length(&self, _: &ChunkId) -> Option<u32> {

@@ -1,6 +1,8 @@
 //! `deploy`: from a commit to a fleet that runs it.
 
+mod asked;
 mod begin;
+mod config_diff;
 mod dead_man;
 mod dry_run;
 mod greet;

@@ -3,10 +3,7 @@
 use scap_agent::store::Store;
 use scap_proto::{
     content::SnapshotRef,
-    release::{
-        HostConfig,
-        host_config::{Destination, ServiceAction},
-    },
+    release::{HostConfig, host_config::ServiceAction},
 };
 use serde_json::{Value, json};
 
@@ -76,17 +73,15 @@ pub(super) fn keep(
         .map_err(|error| CliError::failed("keep what hosts are asked", &error).hint(error.hint()))
 }
 
-/// What hosts are asked, for programs.
-pub(super) fn json(hosts: &HostConfig) -> Value {
-    let files = hosts
-        .config_files
-        .iter()
-        .map(|file| match &file.destination {
-            Destination::OnHost(path) => path.to_string(),
-            Destination::InRelease(path) => path.to_string(),
-        });
-    let checks = hosts.checks.iter().map(|check| check.name.as_str());
-    let units = hosts.services.units.iter().map(|unit| unit.name.as_str());
+/// What hosts are asked, for programs; of `None` nothing is.
+pub(super) fn json(hosts: Option<&HostConfig>) -> Value {
+    let hosts = hosts.into_iter();
+    let files = hosts.clone().flat_map(|hosts| &hosts.config_files);
+    let files = files.map(|file| file.destination.to_string());
+    let checks = hosts.clone().flat_map(|hosts| &hosts.checks);
+    let checks = checks.map(|check| check.name.as_str());
+    let units = hosts.flat_map(|hosts| &hosts.services.units);
+    let units = units.map(|unit| unit.name.as_str());
     json!({
         "config_files": files.collect::<Vec<_>>(),
         "checks": checks.collect::<Vec<_>>(),
