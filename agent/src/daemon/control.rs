@@ -124,6 +124,7 @@ pub(super) async fn run(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
