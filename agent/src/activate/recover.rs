@@ -56,11 +56,9 @@ impl Deployment {
     /// be interrupted and done again at any point.
     pub(super) fn recover(&mut self) -> Result<(), ActivateError> {
         let left = crate::host::end_what_was_left(&self.running_path());
-        match left.doing(|| "end what an interrupted stage left running".to_owned())? {
-            0 => {}
-            left => {
-                tracing::warn!(repo = %self.repo, left, "what an interrupted stage left running was killed")
-            }
+        let left = left.doing(|| "end what an interrupted stage left running".to_owned())?;
+        if left > 0 {
+            tracing::warn!(repo = %self.repo, left, "what an interrupted stage left running was killed");
         }
         match record::read(&self.own, JOURNAL)? {
             // A tree that is not complete is in the staging folder, or has no record: a leftover.
