@@ -486,8 +486,10 @@ pub(super) async fn deploy(
         desk,
     )
     .await;
-    drop(control);
     let rolled_in = rolling.elapsed();
+    if let Ok(control) = control {
+        control.close().await;
+    }
     let finished = state.end_session(&about.0, &about.1);
     let written = recording.end(&session, &ended).await;
     finished.map_err(state_error)?;
