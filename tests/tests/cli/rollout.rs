@@ -40,7 +40,8 @@ fn set_mode(fleet: &Fleet, at: usize, mode: u32) {
     std::fs::set_permissions(srv, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-fn say(fleet: &Fleet, command: &[&str]) -> Ended {
+/// Says something to the deployment that runs.
+pub fn say(fleet: &Fleet, command: &[&str]) -> Ended {
     let arguments = [&command[..1], &["--state", "st"], &command[1..]].concat();
     fleet.scene.scap(&arguments)
 }
