@@ -86,7 +86,10 @@ impl World {
                 restart.display()
             );
             scene.write(&format!("{name}/agent.toml"), services);
-            scene.write(&format!("{name}/vars.yaml"), format!("host: {name}\n"));
+            scene.write(
+                &format!("{name}/vars.yaml"),
+                format!("here: {{name: {name}}}\n"),
+            );
             supervisors.push(Supervisor::start(&scene, name));
             agents.push(Agent::start_in_its_folder(
                 &scene,
@@ -295,7 +298,7 @@ fn write_folder(repo: &SourceRepo, root: &Path) {
     );
     write(
         "templates/app.yaml.j2",
-        "version {{ version }} on {{ host }}\n",
+        "version {{ version }} on {{ here.name }}\n",
     );
     write("templates/version.j2", "rendered {{ version }}\n");
     write(

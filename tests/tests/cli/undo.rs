@@ -4,7 +4,7 @@ use scap_tests::fleet::wait_until;
 use scap_tests::repo::write_incompressible;
 
 use super::fleet::{deployed, host};
-use super::process::{LIMIT, Running};
+use super::process::{Ended, LIMIT, Running};
 use super::rollout::{say, wait_for};
 use super::supervised::{GATES, Seen, World};
 
@@ -141,10 +141,17 @@ impl World {
         self.version(version);
         self.start_deploy(&[]).end().exits(0);
         for (agent, seen) in self.fleet.agents.iter().zip(self.seen()) {
-            let config = format!("version {version} on {}", agent.name());
-            assert_eq!(seen.service, Some(format!("{version}: {config}")));
-            assert_eq!(seen.config, Some(config));
+            seen.assert_runs(version, agent.name());
         }
+    }
+}
+
+impl Seen {
+    #[track_caller]
+    fn assert_runs(&self, version: &str, host: &str) {
+        let config = format!("version {version} on {host}");
+        assert_eq!(self.service, Some(format!("{version}: {config}")));
+        assert_eq!(self.config, Some(config));
     }
 }
 
@@ -166,4 +173,63 @@ fn wherever_a_first_deployment_does_not_get_through_nothing_is_left() {
     assert!(before.iter().all(|seen| seen.service.is_none()));
     world.assert_undone_wherever_it_ends(&before);
     world.assert_done("one");
+}
+
+#[test]
+fn a_template_that_does_not_fit_one_host_fails_that_one_and_the_budget_says_what_becomes_of_others()
+{
+    let world = World::start();
+    let vars = world.folder("web2").join("vars.yaml");
+    let all = std::fs::read(&vars).unwrap();
+    // Without the variable that counts, not readable as what it is, and not there.
+    let broken = [
+        (Some("other: 1\n"), "undefined value"),
+        (Some("here: [\n"), "not YAML"),
+        (None, "No such file"),
+    ];
+    let break_it = |text: Option<&str>| match text {
+        Some(text) => std::fs::write(&vars, text).unwrap(),
+        None => std::fs::remove_file(&vars).unwrap(),
+    };
+    let assert_failed = |ended: &Ended, cause: &str| {
+        let report = deployed(ended);
+        let error = host(&report, "web2")["error"].as_str().unwrap();
+        let of = "config_deploy: render /proc/self/cwd/etc/app.yaml: ";
+        assert!(error.starts_with(of) && error.contains(cause), "{error}");
+        for other in ["web1", "web3"] {
+            assert!(host(&report, other)["error"].is_null(), "{report:#}");
+        }
+    };
+    let nothing = world.seen();
+    let (text, cause) = broken[0];
+    break_it(text);
+    world.version("zero");
+    let ended = world.start_deploy(&[]).end().exits(4);
+    assert_failed(&ended, cause);
+    world.assert_are(&nothing, "the first deployment");
+    std::fs::write(&vars, &all).unwrap();
+    world.assert_done("one");
+
+    for (number, (text, cause)) in broken.into_iter().enumerate() {
+        let before = world.seen();
+        break_it(text);
+        world.version(&format!("strict-{number}"));
+        let ended = world.start_deploy(&[]).end().exits(4);
+        assert_failed(&ended, cause);
+        world.assert_are(&before, cause);
+
+        let version = format!("lenient-{number}");
+        world.version(&version);
+        let ended = world.start_deploy(&["--budget", "1"]).end().exits(5);
+        assert_failed(&ended, cause);
+        let now = world.seen();
+        now[0].assert_runs(&version, "web1");
+        assert_eq!(now[1], before[1], "{cause}: web2 is half-switched");
+        now[2].assert_runs(&version, "web3");
+
+        // Mended, it gets what the others have.
+        std::fs::write(&vars, &all).unwrap();
+        world.start_deploy(&[]).end().exits(0);
+        world.seen()[1].assert_runs(&version, "web2");
+    }
 }
