@@ -26,6 +26,7 @@ mod snapshot;
 mod status;
 mod unlock;
 mod why;
+mod worded;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
