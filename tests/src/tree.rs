@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -12,9 +13,17 @@ use blake3::Hash;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree(BTreeMap<PathBuf, Entry>);
 
+/// A thing in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    what: What,
+    /// Its permission bits, where they are looked at; those of a link say nothing.
+    mode: Option<u32>,
+}
+
 /// As much of a thing as git records, and directories.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Entry {
+enum What {
     Directory,
     File {
         executable: bool,
@@ -35,6 +44,26 @@ impl Tree {
     /// When something cannot be read.
     #[must_use]
     pub fn read(root: &Path) -> Self {
+        Self::read_by(root, |_| false, |_| None)
+    }
+
+    /// The same, and what permission bits there are, of directories too; without what is left out, and what is below that,
+    /// which may change meanwhile.
+    ///
+    /// # Panics
+    /// When something cannot be read.
+    #[must_use]
+    pub fn read_with_modes(root: &Path, is_left_out: impl Fn(&Path) -> bool) -> Self {
+        Self::read_by(root, is_left_out, |meta| {
+            (!meta.is_symlink()).then(|| meta.permissions().mode() & 0o7777)
+        })
+    }
+
+    fn read_by(
+        root: &Path,
+        is_left_out: impl Fn(&Path) -> bool,
+        mode: impl Fn(&Metadata) -> Option<u32>,
+    ) -> Self {
         let mut entries = BTreeMap::new();
         let mut folders = vec![PathBuf::new()];
         while let Some(folder) = folders.pop() {
@@ -46,8 +75,17 @@ impl Tree {
                     .unwrap_or_else(|e| panic!("{}: {e}", at.display()))
                     .file_name();
                 let path = folder.join(name);
-                let entry = Entry::read(&root.join(&path));
-                if entry == Entry::Directory {
+                if is_left_out(&path) {
+                    continue;
+                }
+                let at = root.join(&path);
+                let meta = std::fs::symlink_metadata(&at);
+                let meta = meta.unwrap_or_else(|e| panic!("{}: {e}", at.display()));
+                let entry = Entry {
+                    what: What::read(&at, &meta),
+                    mode: mode(&meta),
+                };
+                if entry.what == What::Directory {
                     folders.push(path.clone());
                 }
                 entries.insert(path, entry);
@@ -61,7 +99,7 @@ impl Tree {
     pub fn file_count(&self) -> usize {
         self.0
             .values()
-            .filter(|entry| matches!(entry, Entry::File { .. }))
+            .filter(|entry| matches!(entry.what, What::File { .. }))
             .count()
     }
 
@@ -69,8 +107,8 @@ impl Tree {
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
         let bytes = |entry: &Entry| {
-            if let Entry::File { bytes, .. } = entry {
-                *bytes
+            if let What::File { bytes, .. } = entry.what {
+                bytes
             } else {
                 0
             }
@@ -113,10 +151,9 @@ impl Tree {
     }
 }
 
-impl Entry {
-    fn read(path: &Path) -> Self {
+impl What {
+    fn read(path: &Path, meta: &Metadata) -> Self {
         let fail = |error| -> ! { panic!("{}: {error}", path.display()) };
-        let meta = path.symlink_metadata().unwrap_or_else(|e| fail(e));
         let kind = meta.file_type();
         if kind.is_dir() {
             Self::Directory
@@ -171,6 +208,29 @@ mod tests {
     #[test]
     fn equal_trees_do_not_differ() {
         assert!(change(|_| {}).is_empty());
+    }
+
+    #[test]
+    fn permission_bits_are_told_apart_where_they_are_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, sub) = (dir.path().join("file"), dir.path().join("sub"));
+        std::fs::write(&file, "text").unwrap();
+        std::fs::create_dir(&sub).unwrap();
+        let set = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set(&file, 0o644);
+        set(&sub, 0o755);
+        let with_modes = || Tree::read_with_modes(dir.path(), |_| false);
+        let (plain, whole) = (Tree::read(dir.path()), with_modes());
+        set(&file, 0o600);
+        set(&sub, 0o700);
+        assert!(plain.differences(&Tree::read(dir.path())).is_empty());
+        let found = whole.differences(&with_modes());
+        assert_eq!(found.len(), 2, "{found:?}");
+        let alone = Tree::read_with_modes(dir.path(), |path| path == Path::new("sub"));
+        let found = with_modes().differences(&alone);
+        assert_eq!(found, ["missing: \"sub\""]);
     }
 
     #[test]

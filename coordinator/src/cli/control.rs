@@ -21,8 +21,9 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
-    task::{AbortHandle, JoinSet},
+    task::{JoinHandle, JoinSet},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{About, CliError, StateArgs, branch::ReadArgs, exit, rollout_status, why};
 use crate::{
@@ -39,6 +40,13 @@ const CLIENTS_MAX: usize = 16;
 
 /// How long whoever asks may take to say what, and a deployment to answer: it does so at once.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// How long a deployment that ends waits until those have their answer who asked for something: it is one write, unless they say
+/// nothing.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
+
+/// What a deployment is that does nothing any more.
+const ENDING: &str = "it is just ending";
 
 /// Which running deployment is meant.
 #[derive(Debug, Clone, Args)]
@@ -97,10 +105,11 @@ pub(super) struct Subject {
     pub(super) places: Arc<Places>,
 }
 
-/// The control socket of a deployment; dropping it takes it away.
+/// The control socket of a deployment; dropping it takes it away, also from those who wait for an answer.
 pub(super) struct Control {
     path: PathBuf,
-    task: AbortHandle,
+    ends: CancellationToken,
+    task: JoinHandle<()>,
 }
 
 impl Control {
@@ -126,8 +135,16 @@ impl Control {
         }
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        let task = tokio::spawn(accept(listener, subject, requests)).abort_handle();
-        Ok(Self { path, task })
+        let ends = CancellationToken::new();
+        let task = tokio::spawn(accept(listener, subject, requests, ends.clone()));
+        Ok(Self { path, ends, task })
+    }
+
+    /// Takes the socket away once whoever asked has their answer: what ends a deployment may be what they asked for.
+    pub(super) async fn close(mut self) {
+        let _ = std::fs::remove_file(&self.path);
+        self.ends.cancel();
+        let _ = tokio::time::timeout(CLOSE_MAX, &mut self.task).await;
     }
 }
 
@@ -138,13 +155,26 @@ impl Drop for Control {
     }
 }
 
-async fn accept(listener: UnixListener, subject: Subject, requests: mpsc::Sender<Request>) {
+async fn accept(
+    listener: UnixListener,
+    subject: Subject,
+    requests: mpsc::Sender<Request>,
+    ends: CancellationToken,
+) {
     let mut clients = JoinSet::new();
     loop {
         while clients.len() >= CLIENTS_MAX {
             clients.join_next().await;
         }
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            () = ends.cancelled() => {
+                drop(listener);
+                while clients.join_next().await.is_some() {}
+                return;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
             Ok((stream, _)) => {
                 let (subject, requests) = (subject.clone(), requests.clone());
                 clients.spawn(async move {
@@ -201,9 +231,7 @@ async fn look(
         let _ = reply.send(view(engine, now));
     }));
     let _ = requests.send(look).await;
-    looked
-        .await
-        .unwrap_or_else(|_| refusal("it is just ending"))
+    looked.await.unwrap_or_else(|_| refusal(ENDING))
 }
 
 async fn follow(ask: Ask, requests: &mpsc::Sender<Request>) -> Value {
@@ -221,7 +249,7 @@ async fn follow(ask: Ask, requests: &mpsc::Sender<Request>) -> Value {
     match followed.await {
         Ok(Ok(())) => json!({ "ok": true }),
         Ok(Err(error)) => refusal(&error.to_string()),
-        Err(_) => refusal("it is just ending"),
+        Err(_) => refusal(ENDING),
     }
 }
 
@@ -316,7 +344,11 @@ async fn say(stream: UnixStream, ask: &Ask) -> Result<Value, CliError> {
         stream.write_all(format!("{ask}\n").as_bytes()).await?;
         let mut line = String::new();
         stream.take(LINE_BYTES_MAX).read_line(&mut line).await?;
-        serde_json::from_str::<Value>(&line).map_err(io::Error::from)
+        match line.is_empty() {
+            // It heard nothing.
+            true => Ok(refusal(ENDING)),
+            false => serde_json::from_str::<Value>(&line).map_err(io::Error::from),
+        }
     };
     let failed = |error: &io::Error| CliError::failed("speak to the deployment", error);
     match tokio::time::timeout(ANSWER_MAX, speak).await {
@@ -398,4 +430,45 @@ pub(super) async fn skip(args: SkipArgs) -> Result<u8, CliError> {
         ..
     } = args;
     tell(&control, Ask::Skip { host, reason }, &done).await
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use scap_proto::release::UnixMillis;
+
+    use super::*;
+    use crate::cli::deploy::people;
+
+    #[tokio::test]
+    async fn whoever_ends_a_deployment_is_answered_and_whoever_says_nothing_does_not_hold_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("st");
+        StateDirectory::init(&path, &"test".parse().unwrap(), UnixMillis(1)).unwrap();
+        let state = StateDirectory::open(&path).unwrap();
+        let about: About = ("site".parse().unwrap(), Environment::default());
+        let subject = Subject {
+            about: about.clone(),
+            release: String::new(),
+            sequence: 1,
+            commit: None,
+            places: Arc::default(),
+        };
+        let (people, mut requests) = people();
+        let control = Control::listen(&state, subject, people).unwrap();
+        let socket = socket_path(&state.control(), &about.0, &about.1);
+        let silent = UnixStream::connect(&socket).await.unwrap();
+        let asking = UnixStream::connect(&socket).await.unwrap();
+        let asked = tokio::spawn(async move { say(asking, &Ask::Abort).await });
+        let Some(Request::Command { answer, .. }) = requests.recv().await else {
+            panic!("no command");
+        };
+        // As where nobody is to go back: it is over at once.
+        answer.send(Ok(())).unwrap();
+        drop(requests);
+        control.close().await;
+        assert_eq!(asked.await.unwrap().unwrap(), json!({ "ok": true }));
+        assert!(UnixStream::connect(&socket).await.is_err());
+        drop(silent);
+    }
 }

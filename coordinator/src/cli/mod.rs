@@ -27,6 +27,7 @@ mod status;
 mod unified;
 mod unlock;
 mod why;
+mod worded;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 

@@ -10,13 +10,14 @@ use super::{
     deploy::{self, DeployArgs, GoOn, about},
     exit,
     snapshot::Tree,
+    worded::as_said,
 };
-use crate::state::{Outcome, Present, ProcessMark, Rollout, StateDirectory, Which, age};
+use crate::state::{Flags, Outcome, Present, ProcessMark, Rollout, StateDirectory, Which, age};
 
 /// In place of the fleet file where none is named.
 const UNSAID: &str = "-";
 
-/// The flags are those of `deploy`; of what it goes on with, the record says what was released.
+/// The flags are those of `deploy`; of what it goes on with, the record says what was released, and with which of them it began.
 #[derive(Debug, Args)]
 #[command(
     mut_group("source", |group| group.required(false)),
@@ -29,12 +30,25 @@ pub(super) struct ResumeArgs {
     /// Take the lock also from a coordinator that may still be there, and record why; hosts follow it no more
     #[arg(long, value_name = "REASON")]
     take_over: Option<String>,
+    /// Go by the flags alone that are given now, and not by those that it began with
+    #[arg(long)]
+    forget_flags: bool,
     #[command(flatten)]
     deploy: DeployArgs,
 }
 
+/// What only `resume` takes.
+struct How {
+    take_over: Option<String>,
+    forgets_flags: bool,
+}
+
 pub(super) async fn run(args: ResumeArgs) -> Result<u8, CliError> {
-    let ResumeArgs { take_over, deploy } = args;
+    let ResumeArgs {
+        take_over,
+        forget_flags,
+        deploy,
+    } = args;
     let has_source = deploy.source.repo.is_some() || deploy.source.dir.is_some();
     let has_fleet = deploy.fleet.as_os_str() != UNSAID;
     if !has_source && !has_fleet && take_over.is_none() {
@@ -62,7 +76,11 @@ pub(super) async fn run(args: ResumeArgs) -> Result<u8, CliError> {
     if let Some(code) = control::resume(&control_args(&deploy, Some(&place))).await? {
         return Ok(code);
     }
-    deploy::run(going_on(deploy, &tree, place, take_over)?).await
+    let how = How {
+        take_over,
+        forgets_flags: forget_flags,
+    };
+    deploy::run(going_on(deploy, &tree, place, how)?).await
 }
 
 /// The running deployment that is meant.
@@ -93,12 +111,7 @@ fn check_flags(deploy: &DeployArgs, take_over: Option<&str>) -> Result<(), CliEr
 }
 
 /// The deployment that goes on with the latest release of a place.
-fn going_on(
-    args: DeployArgs,
-    tree: &Tree,
-    place: About,
-    take_over: Option<String>,
-) -> Result<DeployArgs, CliError> {
+fn going_on(args: DeployArgs, tree: &Tree, place: About, how: How) -> Result<DeployArgs, CliError> {
     let doing = "find what to go on with";
     let state = StateDirectory::open(&args.state.state)
         .map_err(|error| CliError::failed("read the state", &error).hint(error.hint()))?;
@@ -119,7 +132,7 @@ fn going_on(
     let latest = latest.and_then(|record| record.latest.as_ref());
     let (latest, signed) = latest.zip(signed).ok_or_else(nothing)?;
     check_outcome(latest)?;
-    check_lock(&present, take_over.as_deref())?;
+    check_lock(&present, how.take_over.as_deref())?;
     // It is verified where it is begun, under the lock. What it names is what is read until then.
     let release = signed.release.read_unverified().map_err(|error| {
         CliError::failed(doing, &error)
@@ -139,6 +152,10 @@ fn going_on(
         age(latest.started, now()),
         latest.by.escape_debug(),
     );
+    let args = match how.forgets_flags {
+        true => args,
+        false => as_it_began(args, &latest.flags)?,
+    };
     Ok(DeployArgs {
         name: Some(place.0),
         rev: release.commit.as_ref().map(ToString::to_string),
@@ -150,10 +167,25 @@ fn going_on(
             commit: release.commit,
             config: release.config,
             rolls_back_to: latest.rolls_back_to,
-            take_over,
+            take_over: how.take_over,
         }),
         ..args
     })
+}
+
+/// The same with the flags that it began with, but for those that are given now. They are shown: who may write to the branch could
+/// have it name any.
+fn as_it_began(args: DeployArgs, flags: &Flags) -> Result<DeployArgs, CliError> {
+    let given = args.words();
+    let mut kept = flags.clone();
+    kept.retain(|name, _| !given.contains_key(name));
+    let kept: Vec<String> = as_said(&kept)
+        .map(|flag| flag.escape_debug().to_string())
+        .collect();
+    if !kept.is_empty() {
+        eprintln!("with the flags that it began with: {}", kept.join(" "));
+    }
+    args.over(flags)
 }
 
 /// That there is something to go on with.

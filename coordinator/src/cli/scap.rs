@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use scap_proto::release::Environment;
 
-use super::{CliError, SourceArgs, exit, snapshot::Tree};
+use super::{CliError, SourceArgs, exit, snapshot::Tree, worded::Worded};
 use crate::{
     fleet::Inventory,
     scap::{Found, HostName, Overrides, Scap, ScapError, Source, define, read_machine},
+    state::Flags,
 };
 
 /// Where the scap folder is and what stands above it.
@@ -20,15 +21,22 @@ pub(super) struct ScapArgs {
     /// The environment [default: what the scap folder says, else production]
     #[arg(short, long, value_name = "ENV")]
     environment: Option<Environment>,
+    #[command(flatten)]
+    keys: Worded<KeyArgs>,
+    /// Whether whatever folder there is is left alone, as if there were none.
+    #[arg(skip)]
+    is_ignored: bool,
+}
+
+/// What stands over the keys of a scap folder.
+#[derive(Debug, Clone, Default, Args)]
+struct KeyArgs {
     /// Set a key of scap.cfg; may be given several times
     #[arg(short = 'D', long = "define", value_name = "KEY:VALUE", value_parser = define)]
     defines: Vec<(String, String)>,
     /// This machine's full name, whose domains name sections of scap.cfg [default: as the system has it]
     #[arg(long, value_name = "NAME")]
     host_name: Option<String>,
-    /// Whether whatever folder there is is left alone, as if there were none.
-    #[arg(skip)]
-    is_ignored: bool,
 }
 
 impl ScapArgs {
@@ -51,6 +59,25 @@ impl ScapArgs {
             environment: Some(environment),
             ..self
         }
+    }
+
+    /// The flags that stand over the folder's keys, in words.
+    pub(super) fn words(&self) -> &Flags {
+        self.keys.words()
+    }
+
+    /// Whether it is a flag of these.
+    pub(super) fn has_word(name: &str) -> bool {
+        Worded::<KeyArgs>::names().any(|it| it == name)
+    }
+
+    /// The same, over what was said before of the folder's keys.
+    ///
+    /// # Errors
+    /// As [`Worded::over`].
+    pub(super) fn over(self, before: &Flags) -> Result<Self, clap::Error> {
+        let keys = self.keys.over(before)?;
+        Ok(Self { keys, ..self })
     }
 
     /// Finds the folder that belongs to `tree`, and reads it.
@@ -115,8 +142,8 @@ impl ScapArgs {
     pub(super) fn overrides(&self) -> Overrides {
         Overrides {
             environment: self.environment.clone(),
-            defines: self.defines.clone(),
-            host_name: match &self.host_name {
+            defines: self.keys.defines.clone(),
+            host_name: match &self.keys.host_name {
                 Some(name) => HostName::Said(name.clone()),
                 None => HostName::of_machine(),
             },

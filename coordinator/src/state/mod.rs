@@ -28,7 +28,7 @@ pub use self::{
     lock::{Holder, LEASE, Lock, ProcessMark, RENEWAL, Stale, age},
     proof::ProofError,
     record::{
-        BrokenLock, Document, DocumentError, HostGroup, Hosts, Message, Outcome,
+        BrokenLock, Document, DocumentError, Flags, HostGroup, Hosts, Message, Outcome,
         Record as BranchRecord, Rollout, WaveEnd,
     },
     tip::{KnownTip, TipError},

@@ -163,7 +163,13 @@ pub struct Rollout {
     /// Why its hosts go back to what they ran, from when they do. Not escaped.
     #[serde(default)]
     pub going_back: Option<String>,
+    /// What was said of how it goes. Whoever goes on with it keeps to that.
+    #[serde(default)]
+    pub flags: Flags,
 }
+
+/// Flags of `deploy`, by their long names: what each was given, in order. Not escaped.
+pub type Flags = BTreeMap<String, Vec<String>>;
 
 impl Rollout {
     /// The snapshot with the length of its descriptor.
@@ -461,6 +467,7 @@ pub(super) mod tests {
             is_offline: false,
             rolls_back_to: None,
             going_back: None,
+            flags: Flags::from([("soak".to_owned(), vec!["600".to_owned()])]),
         }
     }
 
@@ -492,6 +499,12 @@ pub(super) mod tests {
         let json = String::from_utf8(record().to_json()).unwrap();
         let more = json.replacen('{', "{\"mood\": [1, 2],", 1);
         assert_eq!(Record::from_json(more.as_bytes()).unwrap(), record());
+        // What an earlier one did not know of is not missed.
+        let mut earlier: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let latest = earlier["latest"].as_object_mut().unwrap();
+        assert!(latest.remove("flags").is_some());
+        let read = Record::from_json(earlier.to_string().as_bytes()).unwrap();
+        assert_eq!(read.latest.unwrap().flags, Flags::new());
         let later = json.replacen("scap.record/1", "scap.record/2", 1);
         let error = Record::from_json(later.as_bytes()).unwrap_err();
         assert!(matches!(&error, DocumentError::Newer { found, .. } if found == "scap.record/2"));

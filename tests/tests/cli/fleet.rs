@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::process::Command;
 
 use rustix::process::Signal;
 use scap_tests::fleet::wait_until;
@@ -61,7 +62,20 @@ impl Agent {
     ) -> Self {
         let arguments = run_arguments(name, listen);
         let mut command = scene.command(&[&arguments.each(), more].concat());
-        let mut running = scene.start_command(command.envs(environment.iter().copied()));
+        command.envs(environment.iter().copied());
+        Self::start_command(scene, name, &mut command)
+    }
+
+    /// The same of a host that was enrolled, where its own folder is the current directory of the agent.
+    pub fn start_in_its_folder(scene: &Scene, name: &str, more: &[&str]) -> Self {
+        let arguments = run_arguments(".", "127.0.0.1:0");
+        let mut command = scene.command(&[&arguments.each(), more].concat());
+        command.current_dir(scene.path(name));
+        Self::start_command(scene, name, &mut command)
+    }
+
+    fn start_command(scene: &Scene, name: &str, command: &mut Command) -> Self {
+        let mut running = scene.start_command(command);
         let address = wait_until(&format!("{name} is ready"), LIMIT, || {
             assert!(!running.is_over(), "{name} ended: {}", running.said());
             let status = status(scene, name);

@@ -29,4 +29,6 @@ mod spare;
 mod stages;
 mod state;
 mod state_branch;
+mod supervised;
+mod undo;
 mod why;

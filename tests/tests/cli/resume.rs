@@ -347,3 +347,76 @@ fn ssh_keygen(path: &Path) {
         .status();
     assert!(status.unwrap().success());
 }
+
+#[test]
+fn who_goes_on_keeps_to_the_flags_that_it_began_with_but_where_others_are_given() {
+    let fleet = Fleet::start(&["web1", "web2", "web3"]);
+    let (repo, first) = fleet.scene.repo();
+    fleet.deploy_repo();
+    let second = commit(&repo, "2");
+    let said = [
+        ("soak", "600"),
+        ("dead-man", "10m"),
+        ("prefetch", "all"),
+        ("budget", "1"),
+        ("limit-hosts", "web[1:2]"),
+        ("topology", "tree"),
+        ("upload-mbit", "800"),
+        ("stall-timeout", "200"),
+        ("define", "perform_checks:false"),
+    ];
+    let flags = said.map(|(name, value)| format!("--{name}={value}"));
+    let flags = flags.each_ref().map(String::as_str);
+    let mut expected = json!({});
+    for (name, value) in said {
+        expected[name] = json!([value]);
+    }
+    let recorded = || {
+        let file = ["show", "scap/state:production/repo/record.json"];
+        let record = super::state_branch::git(&fleet.scene.path("repo"), &file);
+        let record: Value = serde_json::from_str(&record).unwrap();
+        record["latest"]["flags"].clone()
+    };
+    let mut deploy = fleet.start_deploy(&[&["--repo", "repo"], &flags[..]].concat());
+    wait_for(&fleet, &mut deploy, "soak");
+    kill(deploy);
+    assert_eq!(recorded(), expected);
+
+    let mut again = fleet.scene.start(&RESUME);
+    let status = wait_for(&fleet, &mut again, "soak");
+    let said = again.said();
+    assert!(
+        said.contains("with the flags that it began with: --budget=1 --dead-man=10m --define="),
+        "{said}"
+    );
+    assert_eq!(status["waves"][1]["hosts"], 1, "{status:#}");
+    let release = fleet.release_of("web1");
+    let left = release["goes_back_in_seconds"].as_u64();
+    assert!(left > Some(400), "{release:#}");
+    kill(again);
+    assert_eq!(recorded(), expected, "also the next time");
+
+    // One host of the second wave is lost, and one may be.
+    let others = ["--soak", "0", "--limit-hosts", "all", "--json"];
+    super::rollout::spoil(&fleet, 1);
+    let ended = fleet.scene.scap(&[&RESUME[..], &others].concat()).exits(5);
+    let report = deployed(&ended);
+    assert_eq!(report["dead_man_seconds"], 600);
+    assert_eq!(host(&report, "web2")["outcome"], "failed");
+    assert_eq!(live_commit(&fleet.agents[0]), second);
+    assert_eq!(live_commit(&fleet.agents[1]), first);
+    assert_eq!(live_commit(&fleet.agents[2]), second);
+    expected["soak"] = json!(["0"]);
+    expected["limit-hosts"] = json!(["all"]);
+    assert_eq!(recorded(), expected);
+    super::rollout::mend(&fleet, 1);
+
+    let third = commit(&repo, "3");
+    let mut deploy = fleet.start_deploy(&[&["--repo", "repo"], &flags[..]].concat());
+    wait_for(&fleet, &mut deploy, "soak");
+    kill(deploy);
+    let afresh = [&RESUME[..], &["--forget-flags"]].concat();
+    fleet.scene.scap(&afresh).exits(0);
+    assert_eq!(recorded(), json!({}));
+    fleet.assert_all_run(&repo, &third);
+}

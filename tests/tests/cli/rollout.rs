@@ -30,8 +30,13 @@ fn two_commits(fleet: &Fleet) -> (SourceRepo, String, String) {
 }
 
 /// What anybody may write to is refused by the agent, so whatever is below it cannot be activated.
-fn spoil(fleet: &Fleet, at: usize) {
+pub fn spoil(fleet: &Fleet, at: usize) {
     set_mode(fleet, at, 0o777);
+}
+
+/// Undoes [`spoil`].
+pub fn mend(fleet: &Fleet, at: usize) {
+    set_mode(fleet, at, 0o755);
 }
 
 fn set_mode(fleet: &Fleet, at: usize, mode: u32) {
@@ -40,7 +45,8 @@ fn set_mode(fleet: &Fleet, at: usize, mode: u32) {
     std::fs::set_permissions(srv, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-fn say(fleet: &Fleet, command: &[&str]) -> Ended {
+/// Says something to the deployment that runs.
+pub fn say(fleet: &Fleet, command: &[&str]) -> Ended {
     let arguments = [&command[..1], &["--state", "st"], &command[1..]].concat();
     fleet.scene.scap(&arguments)
 }
@@ -99,7 +105,7 @@ fn a_wave_that_fails_takes_all_that_was_switched_back_and_no_others() {
     }
 
     // Mended, the same command is the same release, and goes everywhere.
-    set_mode(&fleet, 1, 0o755);
+    mend(&fleet, 1);
     let again = fleet.deploy_repo();
     assert_eq!(again["release"], report["release"]);
     fleet.assert_all_run(&repo, &second);

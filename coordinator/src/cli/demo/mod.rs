@@ -22,7 +22,7 @@ use self::agents::Agents;
 use super::{
     CliError, SourceArgs, StateArgs,
     branch::{BranchArgs, RecordArgs},
-    deploy::{self, DeployArgs, Summary, Topology},
+    deploy::{self, DeployArgs, HowArgs, Summary, Topology},
     exit, human_bytes,
     scap::ScapArgs,
 };
@@ -286,7 +286,6 @@ fn arguments(state: &Path, repo: &Path, commit: &str, fleet: &Path) -> DeployArg
         name: Some(repo_name()),
         // Its agents are none of the hosts that a repo's folder names.
         scap: ScapArgs::ignoring(),
-        limit_hosts: None,
         message: Vec::new(),
         record: RecordArgs {
             branch: BranchArgs {
@@ -299,23 +298,27 @@ fn arguments(state: &Path, repo: &Path, commit: &str, fleet: &Path) -> DeployArg
         back_to: None,
         go_on: None,
         fleet: fleet.to_owned(),
-        topology: Topology::Lanes,
+        how: HowArgs {
+            limit_hosts: None,
+            topology: Topology::Lanes,
+            upload_mbit: None,
+            border_upload_mbit: None,
+            soak: None,
+            dead_man: None,
+            budget: None,
+            prefetch: None,
+            hold: None,
+            connect_timeout: 20,
+            away_timeout: 20,
+            stall_timeout: Some(60),
+        }
+        .into(),
         priority: Default::default(),
         sign_with: None,
         yes: true,
         json: false,
-        connect_timeout: 20,
-        away_timeout: 20,
-        stall_timeout: Some(60),
-        soak: None,
-        dead_man: None,
-        budget: None,
-        prefetch: None,
-        hold: None,
         dry_run: false,
         progress: Default::default(),
-        upload_mbit: None,
-        border_upload_mbit: None,
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
 /// What a flag says, else the fleet file.
 pub(super) fn of(args: &DeployArgs, fleet: &Inventory) -> Result<Option<Duration>, CliError> {
     let of_file = || fleet.rollout.dead_man.map(Duration::from_secs).map(check);
-    match (args.dead_man, of_file()) {
+    match (args.how.dead_man, of_file()) {
         (Some(time), _) => Ok(Some(time)),
         (None, None) => Ok(None),
         (None, Some(Ok(time))) => Ok(Some(time)),

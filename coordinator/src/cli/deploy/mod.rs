@@ -5,6 +5,7 @@ mod begin;
 mod config_diff;
 mod dead_man;
 mod dry_run;
+mod flags;
 mod greet;
 mod how;
 mod name;
@@ -29,8 +30,8 @@ use scap_agent::{
 use scap_proto::{
     content::SnapshotRef,
     id::{GitOid, SnapshotId},
-    release::{Plan, Priority, RepoPath, SignedRelease, TopologyKind},
-    transport::{Rate, RateCaps},
+    release::{Plan, Priority, RepoPath, SignedRelease},
+    transport::RateCaps,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -46,7 +47,11 @@ use self::{
     summary::{Seconds, summarize},
     targets::Targets,
 };
-pub(super) use self::{recording::past, summary::Summary};
+pub(super) use self::{
+    flags::{HowArgs, Topology},
+    recording::past,
+    summary::Summary,
+};
 use super::{
     About, CliError, SourceArgs, StateArgs,
     branch::RecordArgs,
@@ -56,6 +61,7 @@ use super::{
     progress::{Progress, Style},
     scap::ScapArgs,
     snapshot::{Tree, last_released, locked, open_store},
+    worded::Worded,
 };
 use crate::{
     fleet::{
@@ -63,8 +69,8 @@ use crate::{
         hub::{Hub, resolve_all},
         places::Places,
     },
-    rollout::{self, Budget, Desk, Prefetch, Request, Session},
-    scap::{Scap, Selection},
+    rollout::{self, Desk, Request, Session},
+    scap::Scap,
     seed::Seed,
     snapshot::{Built, Earlier},
     state::{Record, StateDirectory, StateError},
@@ -87,15 +93,11 @@ pub(super) struct DeployArgs {
     pub(super) name: Option<RepoPath>,
     #[command(flatten)]
     pub(super) scap: ScapArgs,
-    /// Deploy to none but these hosts: a name, `web*`, `web[01:10]`, `~` and a regular expression; `!` first for all others
-    #[arg(short, long, value_name = "HOSTS")]
-    pub(super) limit_hosts: Option<Selection>,
     /// The fleet file
     #[arg(long, value_name = "FILE")]
     pub(super) fleet: PathBuf,
-    /// How chunks spread
-    #[arg(long, value_enum, default_value_t = Topology::Lanes)]
-    pub(super) topology: Topology,
+    #[command(flatten)]
+    pub(super) how: Worded<HowArgs>,
     /// What comes first where hosts have several releases to fetch: while an urgent one can be fetched, others wait
     #[arg(long, value_enum, default_value_t)]
     pub(super) priority: PriorityArg,
@@ -103,12 +105,6 @@ pub(super) struct DeployArgs {
     /// the key that `init` made]
     #[arg(long, value_name = "FILE")]
     pub(super) sign_with: Option<PathBuf>,
-    /// Cap all that leaves the seed, in Mbit/s, headers included
-    #[arg(long, value_name = "N")]
-    pub(super) upload_mbit: Option<Rate>,
-    /// Cap what leaves the seed for other sites
-    #[arg(long, value_name = "N")]
-    pub(super) border_upload_mbit: Option<Rate>,
     #[command(flatten)]
     pub(super) record: RecordArgs,
     /// What a rollback goes back to
@@ -117,24 +113,6 @@ pub(super) struct DeployArgs {
     /// The release that `resume` goes on with
     #[arg(skip)]
     pub(super) go_on: Option<GoOn>,
-    /// How long each wave soaks before the next, in seconds [default: the scap folder's or the fleet file's, else 0]
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
-    pub(super) soak: Option<Duration>,
-    /// Have a host go back by itself that has the release live and hears of nobody for so long, as N, Ns, Nm or Nh, from 10 s to
-    /// 24 h [default: `dead_man` of the fleet file, else never]
-    #[arg(long, value_name = "TIME", value_parser = dead_man::parse)]
-    pub(super) dead_man: Option<Duration>,
-    /// How many hosts each wave may lose, but the first of several, as N or N% [default: the scap folder's or the fleet file's, else 0]
-    #[arg(long, value_name = "N")]
-    pub(super) budget: Option<Budget>,
-    /// Who fetches before its turn to promote: canary (the first wave, then all others), wave (nobody), or all [default: the fleet
-    /// file's, else canary]
-    #[arg(long, value_name = "WHO")]
-    pub(super) prefetch: Option<Prefetch>,
-    /// How long to wait for a person where one is needed, in seconds [default: for an approval as long as it takes; when too many
-    /// hosts are unreachable so too on a terminal, and elsewhere not at all]
-    #[arg(long, value_name = "SECS")]
-    pub(super) hold: Option<u64>,
     /// Say what would be done; write nothing and contact nobody
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -147,16 +125,6 @@ pub(super) struct DeployArgs {
     /// End with one JSON object on standard output
     #[arg(long)]
     pub(super) json: bool,
-    /// How long to wait for a host to be reached, in seconds
-    #[arg(long, value_name = "SECS", default_value_t = 10)]
-    pub(super) connect_timeout: u64,
-    /// How long a host may be away, once reached, before it is given up, in seconds
-    #[arg(long, value_name = "SECS", default_value_t = 60)]
-    pub(super) away_timeout: u64,
-    /// How long a host may make no progress before it counts as failed, in seconds [default: `deadline` of the fleet file, else
-    /// 300]
-    #[arg(long, value_name = "SECS")]
-    pub(super) stall_timeout: Option<u64>,
     /// What is deployed and why, in words
     #[arg(value_name = "MESSAGE")]
     pub(super) message: Vec<String>,
@@ -207,30 +175,6 @@ impl DeployArgs {
             Some(Earlier { commit, snapshot })
         });
         back.or_else(|| last_released(state, about))
-    }
-}
-
-fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
-    text.parse().map(Duration::from_secs)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Topology {
-    /// As a swarm, with most chunks pushed along two trees over all hosts
-    Lanes,
-    /// Each host fetches from all its neighbours; a slow host delays the others less
-    Swarm,
-    /// Each host fetches from one upstream
-    Tree,
-}
-
-impl Topology {
-    pub(super) fn kind(self) -> TopologyKind {
-        match self {
-            Self::Lanes => TopologyKind::Lanes,
-            Self::Swarm => TopologyKind::Swarm,
-            Self::Tree => TopologyKind::Tree,
-        }
     }
 }
 
@@ -297,7 +241,7 @@ pub(super) async fn deploy(
 ) -> Result<Summary, CliError> {
     let started = Instant::now();
     let fleet = read_inventory(&args.fleet)?;
-    let topology = args.topology.kind();
+    let topology = args.how.topology.kind();
     let state_error =
         |error: StateError| CliError::failed("read the state", &error).hint(error.hint());
     let state = StateDirectory::open(&args.state.state).map_err(state_error)?;
@@ -314,8 +258,8 @@ pub(super) async fn deploy(
         .map_err(|error| CliError::failed("check this coordinator's certificate", &error))?;
     let store = open_store(&state.store())?;
     let caps = RateCaps {
-        upload: args.upload_mbit,
-        border_upload: args.border_upload_mbit,
+        upload: args.how.upload_mbit,
+        border_upload: args.how.border_upload_mbit,
         ..RateCaps::default()
     };
     let seed = Seed::start(identity.clone(), store.clone(), caps)
@@ -344,7 +288,7 @@ pub(super) async fn deploy(
             Ok((tree.build(&store, earlier, show)?, config))
         })
     };
-    let wait = Duration::from_secs(args.connect_timeout);
+    let wait = Duration::from_secs(args.how.connect_timeout);
     let reached = async {
         let greeted = greet(&mut hub, inventory, wait).await;
         let connected_in = started.elapsed();
@@ -451,7 +395,7 @@ pub(super) async fn deploy(
             "this deployment takes no commands but Ctrl-C: {error}"
         ));
     });
-    let stall = args.stall_timeout.or(inventory.rollout.deadline);
+    let stall = args.how.stall_timeout.or(inventory.rollout.deadline);
     let config = rollout::Config {
         release,
         sequence: session.release.release().sequence,
@@ -462,11 +406,11 @@ pub(super) async fn deploy(
         dead_man: dead_man.filter(|_| !is_finalized),
         granted_until: time_left(&session.grant),
         policy: policy.clone(),
-        away_max: Duration::from_secs(args.away_timeout),
+        away_max: Duration::from_secs(args.how.away_timeout),
         stall_max: Duration::from_secs(stall.unwrap_or(STALL_SECONDS)),
         finalize_max: FINALIZE_MAX,
     };
-    let hold = args.hold.map(Duration::from_secs);
+    let hold = args.how.hold.map(Duration::from_secs);
     // Where nobody looks, nobody comes.
     let nobody = (!std::io::stderr().is_terminal()).then_some(Duration::ZERO);
     let desk = Desk {
@@ -488,8 +432,10 @@ pub(super) async fn deploy(
         desk,
     )
     .await;
-    drop(control);
     let rolled_in = rolling.elapsed();
+    if let Ok(control) = control {
+        control.close().await;
+    }
     let finished = state.end_session(&about.0, &about.1);
     let written = recording.end(&session, &ended).await;
     finished.map_err(state_error)?;
@@ -533,7 +479,7 @@ fn find(args: &DeployArgs, fleet: &Inventory) -> Result<(Arc<Tree>, Scap, Vec<St
             "deploy from the active deployment host, or give -D block_deployments:false".to_owned(),
         ));
     }
-    let is_limited = args.limit_hosts.is_some();
+    let is_limited = args.how.limit_hosts.is_some();
     let place = args
         .scap
         .describe(&found, &scap, fleet, &args.fleet, is_limited);

@@ -28,7 +28,7 @@ use crate::{
     },
     rollout::{Cause, CommandError, Ended, Engine, Output, Session, Verdict, WaitingOn, Watcher},
     state::{
-        BranchError, End, Found, History, Hosts, Ledger, Outcome, Place, RENEWAL,
+        BranchError, End, Flags, Found, History, Hosts, Ledger, Outcome, Place, RENEWAL,
         Recorded as Release, Rollout, SignedObjects, StateDirectory, StateError, Updated,
     },
 };
@@ -67,6 +67,7 @@ struct Rollouts {
     is_offline: bool,
     subject: Option<String>,
     rolls_back_to: Option<u64>,
+    flags: Flags,
 }
 
 enum Note {
@@ -128,6 +129,7 @@ impl Recording {
             is_offline: ledger.is_offline(),
             subject,
             rolls_back_to,
+            flags: args.words(),
         };
         let (notes, to_write) = mpsc::channel();
         Ok(Self {
@@ -192,6 +194,7 @@ impl Recording {
             is_offline: self.run.is_offline,
             rolls_back_to: self.run.rolls_back_to,
             going_back,
+            flags: self.run.flags.clone(),
         };
         let signed = signed(session, false);
         let begun = self

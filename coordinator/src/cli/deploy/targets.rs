@@ -27,7 +27,7 @@ impl Targets {
     /// The server groups of `scap` in their order, each a wave; where it names none, what the fleet file says. Of these, none but those
     /// that the flags choose, and with what the flags say over it.
     pub(super) fn of(fleet: Inventory, scap: &Scap, args: &DeployArgs) -> Result<Self, CliError> {
-        let selection = args.limit_hosts.as_ref();
+        let selection = args.how.limit_hosts.as_ref();
         let policy = match &scap.groups {
             None => of_fleet(&fleet, selection, args)?,
             Some(groups) => {
@@ -64,14 +64,14 @@ fn of_fleet(
     args: &DeployArgs,
 ) -> Result<Policy, CliError> {
     let mut table = fleet.rollout.clone();
-    if let Some(prefetch) = args.prefetch {
+    if let Some(prefetch) = args.how.prefetch {
         table.prefetch = prefetch;
     }
-    if let Some(soak) = args.soak {
+    if let Some(soak) = args.how.soak {
         table.soak = soak.as_secs();
         table.waves.iter_mut().for_each(|wave| wave.soak = None);
     }
-    if let Some(budget) = args.budget {
+    if let Some(budget) = args.how.budget {
         table.budget = Some(budget);
         // The only wave has it too; the first of several is nobody's to lose but by its own word.
         let is_single = table
@@ -110,15 +110,15 @@ fn of_groups(groups: &[Group], fleet: &Inventory, args: &DeployArgs) -> Policy {
             hosts.cloned().collect()
         };
         // As with the fleet file, the first of several waves is nobody's to lose but by its own word.
-        let flag = args.budget.filter(|_| at > 0 || groups.len() == 1);
+        let flag = args.how.budget.filter(|_| at > 0 || groups.len() == 1);
         let mut wave = Wave::new(&group.name, hosts(&group.targets));
         wave.groups = group.sub_groups().map(hosts).collect();
         wave.losing(flag.unwrap_or(Budget::Count(group.failures_max())))
-            .soaking(args.soak.unwrap_or(group.soak))
+            .soaking(args.how.soak.unwrap_or(group.soak))
     });
     Policy {
         waves: waves.collect(),
-        prefetch: args.prefetch.unwrap_or(fleet.rollout.prefetch),
+        prefetch: args.how.prefetch.unwrap_or(fleet.rollout.prefetch),
     }
 }
 

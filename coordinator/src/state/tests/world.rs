@@ -180,6 +180,7 @@ impl Signing {
             is_offline: ledger.is_offline(),
             rolls_back_to: None,
             going_back: None,
+            flags: Default::default(),
         };
         let objects = SignedObjects {
             release: signed,
