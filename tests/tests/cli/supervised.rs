@@ -39,7 +39,7 @@ pub const GATES: [(&str, &str); 8] = [
 pub struct World {
     pub fleet: Fleet,
     pub repo: SourceRepo,
-    _supervisors: Vec<Supervisor>,
+    supervisors: Vec<Supervisor>,
 }
 
 /// A host as its users see it.
@@ -104,17 +104,25 @@ impl World {
         Self {
             fleet,
             repo,
-            _supervisors: supervisors,
+            supervisors,
         }
     }
 
-    /// Commits a version: every file of it is another, and so are the config files.
+    /// Commits a version: every file of it is another, so are the config files, and one of these only it has.
     pub fn version(&self, version: &str) {
         self.repo.write("VERSION", format!("{version}\n"));
         self.repo
             .write("src/main.js", format!("serve('{version}');\n").repeat(50));
         self.repo
             .write("scap/vars.yaml", format!("version: {version}\n"));
+        self.repo.write(
+            "scap/config-files.yaml",
+            format!(
+                "{ETC}/app.yaml:\n  template: app.yaml.j2\n  remote_vars: /proc/self/cwd/vars.yaml\n\
+                 {ETC}/{version}.yaml:\n  template: version.j2\n\
+                 conf/version:\n  template: version.j2\n"
+            ),
+        );
         self.repo.commit(version);
     }
 
@@ -163,6 +171,14 @@ impl World {
         for (agent, (before, now)) in self.fleet.agents.iter().zip(before.iter().zip(self.seen())) {
             before.assert_is(&now, &format!("{case}: {}", agent.name()));
         }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Nobody starts a service again that is ended; and they are known by their folders, which go last.
+        self.fleet.agents.clear();
+        self.supervisors.clear();
     }
 }
 
@@ -287,13 +303,6 @@ fn write_folder(repo: &SourceRepo, root: &Path) {
         &format!(
             "[global]\ngit_repo: {REPO}\nconfig_deploy: True\nservice_name: app\nnrpe_dir: {}/nrpe.d\n",
             root.display()
-        ),
-    );
-    write(
-        "config-files.yaml",
-        &format!(
-            "{ETC}/app.yaml:\n  template: app.yaml.j2\n  remote_vars: /proc/self/cwd/vars.yaml\n\
-             conf/version:\n  template: version.j2\n"
         ),
     );
     write(
