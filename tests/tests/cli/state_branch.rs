@@ -1,5 +1,6 @@
 //! The state branch: what a deployment records in the repo, reading it, going back, and what stops a second one.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -175,7 +176,21 @@ fn a_deployment_is_recorded_read_back_and_gone_back_from() {
         json!([{"change": "changed", "path": "README.md"}, {"change": "added", "path": "new"}])
     );
 
+    // What is gone back to was watched when it was new.
+    let hosts = std::fs::read_to_string(fleet.scene.path("fleet.toml")).unwrap();
+    let soaking = format!("[rollout]\nsoak = 600\n{hosts}");
+    fleet.scene.write("fleet.toml", soaking);
+    let soaks = |flags: &[&str]| {
+        let dry = fleet.rollback(&[&["--repo", "repo", "--dry-run"], flags].concat());
+        let waves = dry.exits(0).json("scap.dry-run/1")["waves"].clone();
+        let waves = waves.as_array().unwrap().iter();
+        let soaks = waves.map(|wave| wave["soak_seconds"].as_u64().unwrap());
+        soaks.collect::<BTreeSet<u64>>()
+    };
+    assert_eq!(soaks(&[]), [0].into());
+    assert_eq!(soaks(&["--soak", "5"]), [5].into());
     let back = deployed(&fleet.rollback(&["--repo", "repo"]).exits(0));
+    fleet.scene.write("fleet.toml", hosts);
     assert_eq!(
         (&back["sequence"], &back["snapshot"]),
         (&json!(3), &one["snapshot"])

@@ -28,7 +28,8 @@ pub(in crate::cli) struct HowArgs {
     /// Cap what leaves the seed for other sites
     #[arg(long, value_name = "N")]
     pub(in crate::cli) border_upload_mbit: Option<Rate>,
-    /// How long each wave soaks before the next, in seconds [default: the scap folder's or the fleet file's, else 0]
+    /// How long each wave soaks before the next, in seconds [default: the scap folder's or the fleet file's, else 0; of a
+    /// rollback 0]
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     pub(in crate::cli) soak: Option<Duration>,
     /// Have a host go back by itself that has the release live and hears of nobody for so long, as N, Ns, Nm or Nh, from 10 s to

@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    time::Duration,
 };
 
 use scap_proto::id::NodeId;
 
-use super::DeployArgs;
+use super::{DeployArgs, GoOn};
 use crate::{
     cli::{CliError, exit},
     fleet::Inventory,
@@ -67,7 +68,7 @@ fn of_fleet(
     if let Some(prefetch) = args.how.prefetch {
         table.prefetch = prefetch;
     }
-    if let Some(soak) = args.how.soak {
+    if let Some(soak) = soak(args) {
         table.soak = soak.as_secs();
         table.waves.iter_mut().for_each(|wave| wave.soak = None);
     }
@@ -95,6 +96,14 @@ fn of_fleet(
     }
 }
 
+/// How long each wave soaks, where that is not for the scap folder or the fleet file to say: what is gone back to was
+/// watched when it was new.
+fn soak(args: &DeployArgs) -> Option<Duration> {
+    let goes_on_back = |go_on: &GoOn| go_on.rolls_back_to.is_some();
+    let goes_back = args.back_to.is_some() || args.go_on.as_ref().is_some_and(goes_on_back);
+    args.how.soak.or(goes_back.then_some(Duration::ZERO))
+}
+
 fn nobody(reason: &str) -> CliError {
     CliError::usage(format!("choose who is deployed to: {reason}"))
         .hint("--limit-hosts takes a name, a pattern like `web[01:10]*`, `~` and a regular expression, or `!` and what not".to_owned())
@@ -114,7 +123,7 @@ fn of_groups(groups: &[Group], fleet: &Inventory, args: &DeployArgs) -> Policy {
         let mut wave = Wave::new(&group.name, hosts(&group.targets));
         wave.groups = group.sub_groups().map(hosts).collect();
         wave.losing(flag.unwrap_or(Budget::Count(group.failures_max())))
-            .soaking(args.how.soak.unwrap_or(group.soak))
+            .soaking(soak(args).unwrap_or(group.soak))
     });
     Policy {
         waves: waves.collect(),
