@@ -66,6 +66,21 @@ pub enum Request {
     Stable(Box<StableRequest>),
     /// Go back from a release, since this order of it lapsed.
     Lapse(Box<Order>),
+    /// Run again the checks of a release whose time came, as it asks.
+    Recheck(Recheck),
+}
+
+/// Of what time the checks of a live release are to be run again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recheck {
+    /// Of which repo.
+    pub repo: RepoPath,
+    /// The release; where it is not live, nothing is run.
+    pub release: ReleaseId,
+    /// After this, in milliseconds since the release is live.
+    pub after_millis: u64,
+    /// And up to this.
+    pub until_millis: u64,
 }
 
 /// A release that is to be caught up with.
@@ -98,6 +113,11 @@ pub enum Answer {
         reason: String,
         /// What is live now.
         standing: RepoStanding,
+    },
+    /// The checks whose time came passed.
+    Rechecked {
+        /// After how many milliseconds the time of another one comes; none where no check is run again.
+        next_millis: Option<u64>,
     },
 }
 
@@ -277,6 +297,7 @@ impl Activator {
             Request::Lapse(order) => self.follow(*order, true),
             Request::Finalize(finalize) => self.finalize(*finalize),
             Request::Stable(request) => self.stable(*request),
+            Request::Recheck(recheck) => self.recheck(&recheck),
             Request::Standing { repo } => self.with(&repo, |deployment| {
                 Ok(Answer::Standing(standing(deployment)?))
             }),
@@ -417,6 +438,25 @@ impl Activator {
                 standing,
                 ..Activated::default()
             })))
+        })
+    }
+
+    /// It needs no authority but that of the release that is live.
+    fn recheck(&self, recheck: &Recheck) -> Result<Answer, ActivateError> {
+        let span = (recheck.after_millis, recheck.until_millis);
+        self.alone(&recheck.repo, || {
+            let deployment = self.open(&recheck.repo)?;
+            match self
+                .stages()
+                .check_again(&deployment, &recheck.release, span)
+            {
+                Ok(next_millis) => Ok(Answer::Rechecked { next_millis }),
+                Err(ActivateError::Stage(failed)) => Ok(Answer::Stopped {
+                    reason: failed.to_string(),
+                    standing: standing(&deployment)?,
+                }),
+                Err(error) => Err(error),
+            }
         })
     }
 

@@ -29,7 +29,7 @@ use super::{
     record::{Installed, Rev},
     rendered::place,
 };
-use crate::host::{Doing, HostWork, Paths, ServiceCommands};
+use crate::host::{CheckError, Doing, HostWork, Paths, ServiceCommands};
 
 /// Who goes through stages, and with what.
 pub struct Stages<'a> {
@@ -184,6 +184,34 @@ impl Stages<'_> {
         let handled = self.work(asking).handle_services(&mut tell);
         handled.map_err(|error| StageError::of_service(&error))?;
         self.check(asking, Moment::After, STAGE)
+    }
+
+    /// Runs again the checks of a release whose time came in `span`, as [`HostWork::check_again`] says, and returns when the next
+    /// one's comes. Where it is not live, or its services are still to be handled, no check of it is run again.
+    ///
+    /// # Errors
+    /// [`ActivateError::Stage`] where a check fails. And where it cannot be read what the release asks.
+    pub fn check_again(
+        &self,
+        deployment: &Deployment,
+        release: &ReleaseId,
+        span: (u64, u64),
+    ) -> Result<Option<u64>, ActivateError> {
+        let live = deployment.live();
+        let Some(live) = live.filter(|live| live.release == *release) else {
+            return Ok(None);
+        };
+        let Some(asking) = self.asking_of(deployment, live)? else {
+            return Ok(None);
+        };
+        if deployment.owed()?.is_some() {
+            return Ok(None);
+        }
+        let checked = self.work(&asking).check_again(span, &mut tell);
+        let failed = |error: CheckError| {
+            StageError::new("while it soaks", &error, &error.output.tail()).into()
+        };
+        checked.map_err(failed)
     }
 
     /// Goes back from a release to what was live before it, with its config files, or to nothing, and then handles services. Where

@@ -13,6 +13,7 @@ mod relaying;
 mod repo;
 mod reporting;
 mod saved;
+mod soaking;
 mod stable;
 
 use std::{
@@ -159,11 +160,19 @@ pub(crate) use self::{catching::Heard, repo::Repo};
 
 type RepoKey = (RepoPath, Environment);
 
+/// What the activator was asked about a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    Order,
+    Finalization,
+    Recheck,
+}
+
 /// What the activator said to what.
 struct Activation {
     key: RepoKey,
     release: ReleaseId,
-    is_finalization: bool,
+    about: About,
     answer: Result<Answer, ClientError>,
 }
 
@@ -245,6 +254,7 @@ impl Daemon {
                     self.apply_limits();
                     self.limiter.sample(Instant::now(), self.node.traffic());
                     self.watch_for_lapses().await;
+                    self.check_what_soaks();
                     self.report_progress().await;
                     self.catch_up().await;
                 }
@@ -542,14 +552,18 @@ impl Daemon {
         let Some(release) = self.repo(key).accepted().map(|accepted| accepted.release) else {
             return;
         };
-        let is_finalization = matches!(request, Request::Finalize(_));
+        let about = match &request {
+            Request::Finalize(_) => About::Finalization,
+            Request::Recheck(_) => About::Recheck,
+            _ => About::Order,
+        };
         let (key, activator) = (key.clone(), self.activator.clone());
         self.activations.spawn(async move {
             let answer = activator.ask(request).await;
             Activation {
                 key,
                 release,
-                is_finalization,
+                about,
                 answer,
             }
         });
@@ -559,11 +573,14 @@ impl Daemon {
         let Activation {
             key,
             release,
-            is_finalization,
+            about,
             answer,
         } = activation;
+        if about == About::Recheck {
+            return self.checked_again(&key, release, answer).await;
+        }
         let repo = self.repo(&key);
-        if is_finalization {
+        if about == About::Finalization {
             match answer {
                 Ok(Answer::Done(done)) => {
                     tracing::info!(repo = %key.0, release = %release.short(), "finalized");
@@ -607,7 +624,7 @@ impl Daemon {
                 repo.standing = standing;
                 repo.activation_failed(reason);
             }
-            Ok(Answer::Standing(_) | Answer::Differences(_)) => {
+            Ok(Answer::Standing(_) | Answer::Differences(_) | Answer::Rechecked { .. }) => {
                 repo.activation_failed("the activator answered something else".into());
             }
             Err(error) => repo.activation_failed(crate::error_chain(&error)),

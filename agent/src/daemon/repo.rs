@@ -8,7 +8,7 @@ use scap_proto::{
     wire::control::Finalize,
 };
 
-use super::{dead_man::Ordered, saved::Saved};
+use super::{dead_man::Ordered, saved::Saved, soaking::Soaking};
 use crate::{
     acceptance::{Acceptance, Accepted},
     activate::process::{Activated, RepoStanding},
@@ -41,6 +41,7 @@ pub(crate) struct Repo {
     /// The directive that was followed to its end, and how that was.
     ended: Option<(Pursued, Result<(), String>)>,
     refetches: u32,
+    pub(super) soaking: Soaking,
     /// When this host last tried again to go back by itself.
     pub(super) lapse_tried_at: Option<Moment>,
     /// Who has the release that is caught up with.
@@ -96,6 +97,7 @@ impl Repo {
             activating: None,
             ended: None,
             refetches: 0,
+            soaking: Soaking::default(),
             lapse_tried_at: None,
             providers: Vec::new(),
             beside: None,
@@ -236,6 +238,25 @@ impl Repo {
     pub(crate) fn activation_failed(&mut self, reason: String) {
         let activating = self.activating.take();
         self.ended = activating.map(|pursued| (pursued, Err(reason)));
+    }
+
+    /// The release that was promoted by an order, is live, and not yet the stable one.
+    pub(super) fn soaks(&self) -> Option<ReleaseId> {
+        let pursued = self.pursued()?;
+        let live = self.standing.live.as_ref()?.release;
+        let stable = self.saved.acceptance.finalized.map(|it| it.release);
+        let is_promoted = pursued.stage == Stage::Promote
+            && matches!(&self.ended, Some((ended, Ok(()))) if *ended == pursued);
+        let is_ordered = self.saved.order.is_some() && self.activating.is_none();
+        let soaks = is_promoted && is_ordered && live == pursued.release && stable != Some(live);
+        soaks.then_some(live)
+    }
+
+    /// A check of the release that soaks fails by now.
+    pub(super) fn soak_failed(&mut self, release: ReleaseId, reason: String) {
+        if self.soaks() == Some(release) {
+            self.ended = self.pursued().map(|pursued| (pursued, Err(reason)));
+        }
     }
 
     /// A chunk was not there, or damaged. Returns whether to detach the release, so that what is

@@ -81,6 +81,37 @@ impl HostWork<'_> {
         checks.map(run).collect()
     }
 
+    /// Runs again the checks whose time came after `after` and by `until`, both in milliseconds since the release is live: it comes at
+    /// each multiple of what [`HostConfig::repeats`](scap_proto::release::HostConfig::repeats) says. Returns after how many
+    /// milliseconds the next one's time comes; `None` where none is run again.
+    ///
+    /// # Errors
+    /// [`CheckError`] of the first one that did not pass.
+    pub fn check_again(
+        &self,
+        (after, until): (u64, u64),
+        begin: &mut dyn FnMut(Doing<'_>),
+    ) -> Result<Option<u64>, CheckError> {
+        // They were read with the rest.
+        let repeats = self.config.repeats().unwrap_or_default();
+        let mut next: Option<u64> = None;
+        for check in &self.config.checks {
+            let is_for_us = check.group.as_ref().is_none_or(|group| self.is_in(group));
+            let every = repeats.get(&check.name);
+            let every = every.filter(|_| is_for_us && Check::may_repeat(check.moment, check.stage));
+            let Some(every) = every.map(|every| u64::from(every.get())) else {
+                continue;
+            };
+            if until / every > after / every {
+                begin(Doing::Check(&check.name));
+                self.run(check)?;
+            }
+            let left = every - until % every;
+            next = Some(next.map_or(left, |next| next.min(left)));
+        }
+        Ok(next)
+    }
+
     fn run(&self, check: &Check) -> Result<CheckDone, CheckError> {
         let failed = |why, output| CheckError {
             name: check.name.clone(),

@@ -18,9 +18,21 @@ use super::{
 /// What scap gives a check that does not say how long it may take.
 const TIMEOUT_MILLIS: NonZeroU32 = NonZeroU32::new(30_000).expect("it is not 0");
 
-pub(super) const FIELDS: [&str; 8] = [
-    "type", "command", "before", "after", "stage", "group", "timeout", "shell",
+/// A check is not run again more often than this.
+const EVERY_MILLIS_MIN: NonZeroU32 = NonZeroU32::new(1000).expect("it is not 0");
+
+pub(super) const FIELDS: [&str; 9] = [
+    "type", "command", "before", "after", "stage", "group", "timeout", "shell", "every",
 ];
+
+/// What a folder has hosts run.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    /// All of them, in their order.
+    pub(super) all: Vec<Check>,
+    /// Which are run again while a release soaks, by their names, and after how many milliseconds each time.
+    pub(super) repeats: BTreeMap<String, NonZeroU32>,
+}
 
 /// What checks are checked against.
 pub(super) struct Around<'a> {
@@ -36,12 +48,18 @@ pub(super) fn checks(
     bodies: Map,
     around: &Around<'_>,
     notices: &mut Vec<Notice>,
-) -> Result<Vec<Check>, ScapError> {
-    let mut checks = Vec::new();
+) -> Result<Checks, ScapError> {
+    let mut checks = Checks::default();
     for (name, body) in bodies.0 {
         let body = body.into_map(&format!("check `{}`", shown(&name.name)))?;
         if !body.0.is_empty() {
-            checks.extend(check(&name, body, around, notices)?);
+            let Some((check, every)) = check(&name, body, around, notices)? else {
+                continue;
+            };
+            checks
+                .repeats
+                .extend(every.map(|every| (check.name.clone(), every)));
+            checks.all.push(check);
         }
     }
     Ok(checks)
@@ -52,7 +70,7 @@ fn check(
     mut body: Map,
     around: &Around<'_>,
     notices: &mut Vec<Notice>,
-) -> Result<Option<Check>, ScapError> {
+) -> Result<Option<(Check, Option<NonZeroU32>)>, ScapError> {
     let what = format!("check `{}`", shown(&name.name));
     let mut text = |field: &str| take_text(&mut body, &what, field);
     let kind = text("type")?;
@@ -68,7 +86,14 @@ fn check(
     };
     let timeout_millis = match body.take("timeout") {
         None => TIMEOUT_MILLIS,
-        Some((_, node)) => timeout(&node, &what)?,
+        Some((_, node)) => time(&node, &format!("`timeout` of {what}"))?,
+    };
+    let every = match body.take("every") {
+        None => None,
+        Some((key, node)) => Some((
+            time(&node, &format!("`every` of {what}"))?.max(EVERY_MILLIS_MIN),
+            key,
+        )),
     };
     finish(body, &what, &FIELDS, Some(notices))?;
 
@@ -106,14 +131,24 @@ fn check(
         notices.push(Notice { at, text });
         return Ok(None);
     }
-    Ok(Some(Check {
+    let stage = find_stage(&stage, &stage_at, &what)?;
+    if let Some((_, key)) = &every
+        && !Check::may_repeat(moment, stage)
+    {
+        let problem = format!(
+            "{what} cannot be run again, as `every` says: only those after promote or handle_service, which tell how what is live does"
+        );
+        return Err(ScapError::invalid(&key.at, problem));
+    }
+    let check = Check {
         name: name.name.to_string(),
         command,
         moment,
-        stage: find_stage(&stage, &stage_at, &what)?,
+        stage,
         group: group.map(|(group, _)| group),
         timeout_millis,
-    }))
+    };
+    Ok(Some((check, every.map(|(every, _)| every))))
 }
 
 /// A field that is text, and where it is.
@@ -132,7 +167,7 @@ pub(super) fn take_text(
     }
 }
 
-fn timeout(node: &Node, what: &str) -> Result<NonZeroU32, ScapError> {
+fn time(node: &Node, what: &str) -> Result<NonZeroU32, ScapError> {
     #[expect(clippy::cast_precision_loss, reason = "what loses a digit is too long")]
     let number = match node.value {
         Value::Int(number) => Some(number as f64),
@@ -142,7 +177,7 @@ fn timeout(node: &Node, what: &str) -> Result<NonZeroU32, ScapError> {
     let millis = number.and_then(seconds).map(|time| time.as_millis());
     let millis = millis.and_then(|millis| NonZeroU32::new(u32::try_from(millis).ok()?));
     let expected = "a number of seconds above 0, at most 30 days of them,";
-    millis.ok_or_else(|| node.expected(&format!("`timeout` of {what}"), expected))
+    millis.ok_or_else(|| node.expected(what, expected))
 }
 
 fn command(

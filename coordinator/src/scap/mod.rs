@@ -40,7 +40,7 @@ use scap_proto::{
 };
 
 use self::{
-    checks::{Around, checks},
+    checks::{Around, Checks, checks},
     config_files::config_files,
     document::{Expect, Map, finish},
     files::Files,
@@ -351,7 +351,7 @@ fn hosts(
             };
             checks(all_checks, &around, notices)?
         }
-        false => Vec::new(),
+        false => Checks::default(),
     };
     let config_files = match settings.flag("config_deploy")? {
         true => config_files(all_files, &files.within(TEMPLATES), notices)?,
@@ -366,6 +366,7 @@ fn hosts(
     };
     let is_named = |group: &&Group| {
         checks
+            .all
             .iter()
             .any(|check| check.group.as_ref() == Some(&group.name))
     };
@@ -381,17 +382,18 @@ fn hosts(
             hosts,
         }
     });
-    Ok(HostConfig {
+    let hosts = HostConfig {
         environment: Environment::default(),
         groups: groups.collect(),
         config_files,
         vars: serde_json::to_string(&vars).expect("maps with keys of text have a text"),
-        checks,
+        checks: checks.all,
         services: services(settings)?,
         nrpe_directory: host_path(settings, "nrpe_dir")?,
         cache_revs: settings.count("cache_revs")?.unwrap_or(NonZeroU32::MIN),
         extensions: Default::default(),
-    })
+    };
+    hosts.repeating(&checks.repeats).map_err(ScapError::Encode)
 }
 
 /// The templates and scripts that hosts need: all of them, since templates include each other, and none where nothing is

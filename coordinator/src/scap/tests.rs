@@ -28,10 +28,10 @@ fn folder<'a>() -> BTreeMap<&'a str, &'a str> {
         ("targets", "web1 # old\nweb2\nweb3\n\nweb4\nweb4\n"),
         (
             "checks.yaml",
-            "checks:\n  ping: {type: nrpe, command: check_ping, after: promote, group: canary, timeout: 60}\n  \
+            "checks:\n  ping: {type: nrpe, command: check_ping, after: promote, group: canary, timeout: 60, every: 20}\n  \
             venv: {type: script, command: 'venv.sh \"a b\"', after: fetch}\n  \
             depool: {command: depool --all, before: promote}\n  \
-            pipe: {command: 'a | b', shell: yes, stage: restart_service, timeout: 0.5}\n",
+            pipe: {command: 'a | b', shell: yes, stage: restart_service, timeout: 0.5, every: 0.1}\n",
         ),
         (
             "config-files.yaml",
@@ -186,6 +186,12 @@ fn a_folder_says_what_hosts_do() {
             &Command::Shell("a | b".into())
         ]
     );
+    // No more often than each second.
+    let repeats: Vec<_> = scap.hosts.repeats().unwrap().into_iter().collect();
+    let millis = |millis| NonZeroU32::new(millis).unwrap();
+    let expected = [("ping", 20_000), ("pipe", 1000)];
+    let expected = expected.map(|(name, every)| (name.to_owned(), millis(every)));
+    assert_eq!(repeats, expected);
     let when: Vec<_> = checks
         .iter()
         .map(|check: &Check| (check.moment, check.stage, check.timeout_millis.get()))
@@ -353,10 +359,10 @@ fn scap_toml_says_the_same_and_more() {
         [vars]\nport = 8080\nflags = { debug = false }\n\
         [config_files.'/etc/mw/app.yaml']\ntemplate = 'app.j2'\nremote_vars = '/etc/mw/vars.yaml'\n\
         [config_files.'etc/local.py']\ntemplate = 'local.j2'\nerb_syntax = true\n\
-        [checks.ping]\ntype = 'nrpe'\ncommand = 'check_ping'\nafter = 'promote'\ngroup = 'canary'\ntimeout = 60\n\
+        [checks.ping]\ntype = 'nrpe'\ncommand = 'check_ping'\nafter = 'promote'\ngroup = 'canary'\ntimeout = 60\nevery = 20\n\
         [checks.venv]\ntype = 'script'\ncommand = 'venv.sh \"a b\"'\nafter = 'fetch'\n\
         [checks.depool]\ncommand = 'depool --all'\nbefore = 'promote'\n\
-        [checks.pipe]\ncommand = 'a | b'\nshell = true\nstage = 'restart_service'\ntimeout = 0.5\n";
+        [checks.pipe]\ncommand = 'a | b'\nshell = true\nstage = 'restart_service'\ntimeout = 0.5\nevery = 0.1\n";
     let mut native = folder();
     for path in [
         "scap.cfg",
@@ -551,6 +557,16 @@ fn what_is_wrong_is_told_with_file_and_line() {
             "checks.yaml",
             "checks:\n  a: {command: x, after: fetch, timeout: 0}\n",
             "`timeout` of check `a` is a number; a number of seconds above 0",
+        ),
+        (
+            "checks.yaml",
+            "checks:\n  a: {command: x, after: promote, every: often}\n",
+            "`every` of check `a` is text; a number of seconds above 0",
+        ),
+        (
+            "checks.yaml",
+            "checks:\n  a:\n    command: x\n    before: promote\n    every: 5\n",
+            "scap/checks.yaml:5: check `a` cannot be run again, as `every` says: only those after promote or handle_service",
         ),
         (
             "checks.yaml",

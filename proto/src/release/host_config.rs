@@ -4,15 +4,15 @@
 //! folders [`TEMPLATES`] and [`SCRIPTS`] with what it names. So one release id names code and config, and a host acts on
 //! nothing that its deployers did not sign.
 
-use std::{fmt, num::NonZeroU32, path::PathBuf};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::PathBuf};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    codec::{CodecError, Extensible},
+    codec::{self, CodecError, Extensible},
     content::{PathError, RelPath},
-    extensions::Extensions,
+    extensions::{ExtensionError, Extensions},
     id::NodeId,
     limits::HOST_CONFIG_BYTES_MAX,
     release::{names::Environment, signed::SignedObject},
@@ -103,6 +103,14 @@ pub struct Check {
     pub group: Option<String>,
     /// After this it is killed, and failed.
     pub timeout_millis: NonZeroU32,
+}
+
+impl Check {
+    /// Whether one of then and there can be run again while its release is live: it tells how that does.
+    pub fn may_repeat(moment: Moment, stage: HostStage) -> bool {
+        let of_live = matches!(stage, HostStage::Promote | HostStage::HandleService);
+        moment == Moment::After && of_live
+    }
 }
 
 /// What a check runs.
@@ -277,6 +285,9 @@ pub enum HostConfigError {
     /// It is none of this version.
     #[error("read the hosts' configuration")]
     Codec(#[from] CodecError),
+    /// More checks are to be run again than have room.
+    #[error("say which checks are run again")]
+    Repeats(#[source] ExtensionError),
 }
 
 impl Extensible for HostConfig {
@@ -284,6 +295,9 @@ impl Extensible for HostConfig {
         &self.extensions
     }
 }
+
+/// After how many milliseconds which checks are run again, by their names. Who does not know it runs each once.
+const REPEATS: u16 = 2;
 
 /// Signed as part of the config snapshot that a release names.
 impl SignedObject for HostConfig {
@@ -297,6 +311,35 @@ impl HostConfig {
     /// Whether there is nothing to do beside switching.
     pub fn asks_nothing(&self) -> bool {
         self.config_files.is_empty() && self.checks.is_empty() && self.services.units.is_empty()
+    }
+
+    /// The same, with checks that are run again while the release is live and not yet the stable one: which, by their names,
+    /// and after how many milliseconds each time.
+    ///
+    /// # Errors
+    /// [`HostConfigError::Repeats`].
+    pub fn repeating(
+        self,
+        repeats: &BTreeMap<String, NonZeroU32>,
+    ) -> Result<Self, HostConfigError> {
+        if repeats.is_empty() {
+            return Ok(self);
+        }
+        let bytes = codec::encode(repeats).into();
+        let extensions = self.extensions.with(REPEATS, bytes);
+        let extensions = extensions.map_err(HostConfigError::Repeats)?;
+        Ok(Self { extensions, ..self })
+    }
+
+    /// Which checks are run again, by their names, and after how many milliseconds each time.
+    ///
+    /// # Errors
+    /// Where there is something else.
+    pub fn repeats(&self) -> Result<BTreeMap<String, NonZeroU32>, CodecError> {
+        match self.extensions.get(REPEATS) {
+            Some(bytes) => codec::decode(bytes),
+            None => Ok(BTreeMap::new()),
+        }
     }
 
     /// The bytes of the file.
@@ -315,7 +358,9 @@ impl HostConfig {
     /// [`HostConfigError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, HostConfigError> {
         Self::check_length(bytes)?;
-        Ok(Self::from_payload(bytes)?)
+        let config = Self::from_payload(bytes)?;
+        config.repeats()?;
+        Ok(config)
     }
 
     fn check_length(bytes: &[u8]) -> Result<(), HostConfigError> {

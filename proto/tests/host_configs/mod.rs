@@ -1,5 +1,6 @@
 //! What a release asks of hosts, in bytes.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use scap_proto::{
@@ -140,6 +141,28 @@ fn what_hosts_are_asked_has_golden_bytes_and_grows_by_extensions() {
     check_payload(&host_config(), HOST_CONFIG);
     let bytes = host_config().encode().unwrap();
     assert_eq!(HostConfig::decode(&bytes).unwrap(), host_config());
+}
+
+#[test]
+fn which_checks_are_run_again_is_an_extension_that_older_builds_pass_over() {
+    let repeats = [("n".to_owned(), NonZeroU32::new(30_000).unwrap())].into();
+    let repeating = host_config().repeating(&repeats).unwrap();
+    // One extension: 2, of 6 bytes: one check, n, 30 s.
+    let bytes = with_extensions(&golden(HOST_CONFIG), "01 02 06 01 01 6e fb 3075");
+    assert_eq!(repeating.to_payload(), bytes);
+    let read = HostConfig::decode(&bytes).unwrap();
+    assert_eq!(read.repeats().unwrap(), repeats);
+    assert_eq!(read.extensions.require_known(&[]), Ok(()));
+    assert_eq!(
+        host_config().repeating(&BTreeMap::new()).unwrap(),
+        host_config()
+    );
+    assert_eq!(host_config().repeats().unwrap(), BTreeMap::new());
+    let other = with_extensions(&golden(HOST_CONFIG), "01 02 01 07");
+    assert!(matches!(
+        HostConfig::decode(&other),
+        Err(HostConfigError::Codec(_))
+    ));
 }
 
 #[test]

@@ -256,6 +256,45 @@ fn a_check_that_fails_takes_code_config_and_services_back_and_says_why() {
 }
 
 #[test]
+fn a_check_that_fails_only_while_it_soaks_takes_all_back() {
+    let world = World::start(&["web1"]);
+    world.deploy("One", &[]).exits(0);
+    let before = Tree::read(&world.live());
+    world.version("two");
+    let runs = world.fleet.scene.path("runs");
+    let ill = world.fleet.scene.path("ill");
+    world.checks(&format!(
+        "  health: {{type: command, shell: true, command: 'echo x >> {}; test ! -e {} || {{ echo ill; exit 7; }}', \
+         after: handle_service, every: 1}}\n",
+        runs.display(),
+        ill.display()
+    ));
+    world.repo.commit("Two");
+    let mut deploy = world
+        .fleet
+        .start_deploy(&["--repo", "repo", "--soak", "600"]);
+    wait_for(&world.fleet, &mut deploy, "soak");
+    // It goes on as long as it passes.
+    scap_tests::fleet::wait_until(
+        "the check has run again, twice",
+        super::process::LIMIT,
+        || {
+            let runs = std::fs::read_to_string(&runs).unwrap_or_default();
+            (runs.lines().count() >= 3).then_some(()).ok_or(runs)
+        },
+    );
+    std::fs::write(&ill, "").unwrap();
+    let ended = deploy.end().exits(4);
+    assert_eq!(
+        error_of(&ended, "web1"),
+        "while it soaks: check `health`: ended with exit code 7\nill"
+    );
+    before.assert_is(&world.live());
+    assert_eq!(world.config(), "level: warn\nversion: one");
+    assert_eq!(world.handled("web1").last().unwrap(), "reload helper one");
+}
+
+#[test]
 fn a_first_deployment_that_fails_leaves_what_stood_there_before() {
     let world = World::start(&["web1"]);
     std::fs::write(world.destination(), "an administrator's\n").unwrap();

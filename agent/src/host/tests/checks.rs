@@ -49,6 +49,43 @@ impl Host {
     }
 }
 
+#[test]
+fn checks_are_run_again_at_the_multiples_of_their_time_and_only_where_they_tell_how_what_is_live_does()
+ {
+    let mut host = Host::new();
+    let log = host.path("log").display().to_string();
+    let every = [1000, 2500, 1000, 1000].map(|millis| NonZeroU32::new(millis).unwrap());
+    let mut repeats = std::collections::BTreeMap::new();
+    for (number, every) in every.into_iter().enumerate() {
+        let name = host.shell(&format!("echo {number} >> {log}")).name.clone();
+        repeats.insert(name, every);
+    }
+    host.config.checks[1].stage = HostStage::HandleService;
+    host.config.checks[2].moment = Moment::Before;
+    host.config.checks[3].group = Some("others".into());
+    host.shell(&format!("echo once >> {log}"));
+    host.config = host.config.clone().repeating(&repeats).unwrap();
+    let again = |host: &Host, after, until| {
+        let next = host
+            .work()
+            .check_again((after, until), &mut |_| {})
+            .unwrap();
+        let ran = host.read("log").replace('\n', " ");
+        host.write("log", "");
+        (ran, next)
+    };
+    assert_eq!(again(&host, 0, 0), (String::new(), Some(1000)));
+    assert_eq!(again(&host, 0, 1000), ("0 ".into(), Some(1000)));
+    assert_eq!(again(&host, 1000, 2400), ("0 ".into(), Some(100)));
+    // What was missed is run once.
+    assert_eq!(again(&host, 2400, 7700), ("0 1 ".into(), Some(300)));
+    host.config.checks[0].command = Command::Shell("exit 3".into());
+    let failed = host.work().check_again((7700, 8000), &mut |_| {});
+    assert_eq!(failed.unwrap_err().name, "check-0");
+    host.config.extensions = Default::default();
+    assert_eq!(again(&host, 0, 9000), (String::new(), None));
+}
+
 /// Whether a process runs; one that is dead and that nobody has waited for does not.
 fn runs(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
