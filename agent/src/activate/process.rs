@@ -31,12 +31,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ActivateError, Built, ChunkSource, Deployment, Failpoints, Installed, SourceError, Stages,
-    Target, authorise,
+    Target, Upkeep, authorise,
     background::{Turns, Wanted, lower_priority},
 };
 use crate::{
     clock,
-    host::ServiceCommands,
+    host::{CheckedAgain, ServiceCommands},
     store::{Lookup, StoreError, StoreReader},
     trust::HostTrust,
 };
@@ -114,11 +114,8 @@ pub enum Answer {
         /// What is live now.
         standing: RepoStanding,
     },
-    /// The checks whose time came passed.
-    Rechecked {
-        /// After how many milliseconds the time of another one comes; none where no check is run again.
-        next_millis: Option<u64>,
-    },
+    /// The checks whose time came passed, or something else was more urgent.
+    Rechecked(CheckedAgain),
 }
 
 /// What following an order took.
@@ -443,21 +440,21 @@ impl Activator {
 
     /// It needs no authority but that of the release that is live.
     fn recheck(&self, recheck: &Recheck) -> Result<Answer, ActivateError> {
+        let Recheck { repo, release, .. } = recheck;
         let span = (recheck.after_millis, recheck.until_millis);
-        self.alone(&recheck.repo, || {
-            let deployment = self.open(&recheck.repo)?;
-            match self
-                .stages()
-                .check_again(&deployment, &recheck.release, span)
-            {
-                Ok(next_millis) => Ok(Answer::Rechecked { next_millis }),
-                Err(ActivateError::Stage(failed)) => Ok(Answer::Stopped {
-                    reason: failed.to_string(),
-                    standing: standing(&deployment)?,
-                }),
-                Err(error) => Err(error),
-            }
-        })
+        let turn = self.turns.of(repo);
+        let _turn = turn.take();
+        let gives_way = || turn.is_awaited() || self.cancel.is_cancelled();
+        let deployment = Deployment::open_to_look(&self.config.deploy_root, repo)?;
+        let stages = self.stages();
+        match stages.check_again(&deployment, release, span, &gives_way) {
+            Ok(checked) => Ok(Answer::Rechecked(checked)),
+            Err(ActivateError::Stage(failed)) => Ok(Answer::Stopped {
+                reason: failed.to_string(),
+                standing: standing(&deployment)?,
+            }),
+            Err(error) => Err(error),
+        }
     }
 
     fn stages(&self) -> Stages<'_> {
@@ -522,7 +519,7 @@ impl Activator {
                 .and_then(|mut deployment| deployment.upkeep(&self.store, &is_awaited));
             let millis = started.elapsed().as_millis();
             match done {
-                // Who stops it has it begun again.
+                Ok(Upkeep::Stopped) if !self.cancel.is_cancelled() => self.wanted.add(repo),
                 Ok(upkeep) => tracing::debug!(%repo, ?upkeep, millis, "looked after"),
                 Err(ActivateError::ReadOnly(_)) => {}
                 Err(error) if error.is_no_space() => {

@@ -29,7 +29,7 @@ use super::{
     record::{Installed, Rev},
     rendered::place,
 };
-use crate::host::{CheckError, Doing, HostWork, Paths, ServiceCommands};
+use crate::host::{CheckedAgain, Doing, HostWork, Paths, ServiceCommands};
 
 /// Who goes through stages, and with what.
 pub struct Stages<'a> {
@@ -186,32 +186,42 @@ impl Stages<'_> {
         self.check(asking, Moment::After, STAGE)
     }
 
-    /// Runs again the checks of a release whose time came in `span`, as [`HostWork::check_again`] says, and returns when the next
-    /// one's comes. Where it is not live, or its services are still to be handled, no check of it is run again.
+    /// Runs again the checks of a release whose time came in `span`, as [`HostWork::check_again`] says. Where it is not live, or
+    /// something is still to be done of its switch, no check of it is run again.
     ///
     /// # Errors
-    /// [`ActivateError::Stage`] where a check fails. And where it cannot be read what the release asks.
+    /// [`ActivateError::Stage`] where a check fails: what follows the switch is to be done again then, before the release is live
+    /// and well. And where it cannot be read what the release asks.
     pub fn check_again(
         &self,
         deployment: &Deployment,
         release: &ReleaseId,
         span: (u64, u64),
-    ) -> Result<Option<u64>, ActivateError> {
+        gives_way: &dyn Fn() -> bool,
+    ) -> Result<CheckedAgain, ActivateError> {
+        const NOTHING: CheckedAgain = CheckedAgain::Passed { next: None };
         let live = deployment.live();
         let Some(live) = live.filter(|live| live.release == *release) else {
-            return Ok(None);
+            return Ok(NOTHING);
         };
         let Some(asking) = self.asking_of(deployment, live)? else {
-            return Ok(None);
+            return Ok(NOTHING);
         };
         if deployment.owed()?.is_some() {
-            return Ok(None);
+            return Ok(NOTHING);
         }
-        let checked = self.work(&asking).check_again(span, &mut tell);
-        let failed = |error: CheckError| {
+        let checked = self.work(&asking).check_again(span, gives_way, &mut tell);
+        checked.map_err(|error| {
+            let owed = Owed {
+                live: Some(live.rev.clone()),
+                after: After::Promote,
+            };
+            if let Err(error) = deployment.owe(&owed) {
+                let error = crate::error_chain(&error);
+                tracing::warn!(error, "cannot record that a release is not well");
+            }
             StageError::new("while it soaks", &error, &error.output.tail()).into()
-        };
-        checked.map_err(failed)
+        })
     }
 
     /// Goes back from a release to what was live before it, with its config files, or to nothing, and then handles services. Where

@@ -624,7 +624,7 @@ impl Daemon {
                 repo.standing = standing;
                 repo.activation_failed(reason);
             }
-            Ok(Answer::Standing(_) | Answer::Differences(_) | Answer::Rechecked { .. }) => {
+            Ok(Answer::Standing(_) | Answer::Differences(_) | Answer::Rechecked(_)) => {
                 repo.activation_failed("the activator answered something else".into());
             }
             Err(error) => repo.activation_failed(crate::error_chain(&error)),

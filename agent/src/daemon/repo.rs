@@ -42,6 +42,8 @@ pub(crate) struct Repo {
     ended: Option<(Pursued, Result<(), String>)>,
     refetches: u32,
     pub(super) soaking: Soaking,
+    /// The release of which a check failed while it soaked, until something else is done about it.
+    failed_soaking: Option<ReleaseId>,
     /// When this host last tried again to go back by itself.
     pub(super) lapse_tried_at: Option<Moment>,
     /// Who has the release that is caught up with.
@@ -98,6 +100,7 @@ impl Repo {
             ended: None,
             refetches: 0,
             soaking: Soaking::default(),
+            failed_soaking: None,
             lapse_tried_at: None,
             providers: Vec::new(),
             beside: None,
@@ -183,11 +186,13 @@ impl Repo {
         self.activating.is_some()
     }
 
-    /// Whoever has promoted and is told so again need do nothing: it is told that somebody still directs the release.
+    /// Whoever has promoted and is told so again need do nothing: it is told that somebody still directs the release. Nor does that
+    /// make well what failed since.
     fn take_renewal(&mut self, pursued: Pursued) {
         let live = self.standing.live.as_ref().map(|live| live.release);
         let is_live = live == Some(pursued.release);
-        if let Some((ended, Ok(()))) = &mut self.ended
+        if let Some((ended, result)) = &mut self.ended
+            && (result.is_ok() || self.failed_soaking == Some(pursued.release))
             && ended.release == pursued.release
             && (ended.stage, pursued.stage) == (Stage::Promote, Stage::Promote)
             && is_live
@@ -226,6 +231,7 @@ impl Repo {
     /// The activator did what [`Step::Activate`] was about. A later order is still to be followed.
     pub(crate) fn activated(&mut self, done: Activated) {
         self.standing = done.standing;
+        self.failed_soaking = None;
         if let Some(pursued) = self.activating.take() {
             match pursued.stage {
                 Stage::Fetch => self.prepare_millis = done.millis,
@@ -247,7 +253,8 @@ impl Repo {
         let stable = self.saved.acceptance.finalized.map(|it| it.release);
         let is_promoted = pursued.stage == Stage::Promote
             && matches!(&self.ended, Some((ended, Ok(()))) if *ended == pursued);
-        let is_ordered = self.saved.order.is_some() && self.activating.is_none();
+        // What is caught up with is by no order.
+        let is_ordered = pursued.directive != (0, 0) && self.activating.is_none();
         let soaks = is_promoted && is_ordered && live == pursued.release && stable != Some(live);
         soaks.then_some(live)
     }
@@ -256,6 +263,8 @@ impl Repo {
     pub(super) fn soak_failed(&mut self, release: ReleaseId, reason: String) {
         if self.soaks() == Some(release) {
             self.ended = self.pursued().map(|pursued| (pursued, Err(reason)));
+            self.failed_soaking = Some(release);
+            self.soaking = Soaking::default();
         }
     }
 
@@ -435,6 +444,32 @@ mod tests {
             activated(&mut repo, 1);
             assert_eq!(repo.outcome(None), Outcome::Done);
         }
+    }
+
+    #[test]
+    fn what_failed_while_it_soaked_stays_failed_when_the_order_is_renewed_and_is_tried_again_after_another()
+     {
+        let mut repo = fetched();
+        repo.next_step();
+        activated(&mut repo, 1);
+        order(&mut repo, 2, Stage::Promote);
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        live(&mut repo);
+        assert_eq!(repo.soaks(), Some(RELEASE));
+        repo.soak_failed(ReleaseId::from_bytes([8; 32]), "of another".to_owned());
+        assert_eq!(repo.outcome(None), Outcome::Done);
+        repo.soak_failed(RELEASE, "ill".to_owned());
+        let failed = Outcome::Failed {
+            reason: "ill".to_owned(),
+        };
+        assert_eq!((repo.outcome(None), repo.soaks()), (failed.clone(), None));
+        order(&mut repo, 3, Stage::Promote);
+        assert_eq!((repo.next_step(), repo.outcome(None)), (None, failed));
+        order(&mut repo, 4, Stage::Fetch);
+        assert_eq!(repo.next_step(), Some(Step::Activate));
+        live(&mut repo);
+        order(&mut repo, 5, Stage::Promote);
+        assert_eq!(repo.next_step(), Some(Step::Activate));
     }
 
     fn stable(repo: &mut Repo, release: ReleaseId) {

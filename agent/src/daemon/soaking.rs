@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 use scap_proto::{id::ReleaseId, release::RepoPath};
 
 use super::{Daemon, RepoKey};
-use crate::activate::process::{Answer, ClientError, Recheck, Request};
+use crate::{
+    activate::process::{Answer, ClientError, Recheck, Request},
+    host::CheckedAgain,
+};
 
 /// When the activator is first asked: no check is run again before, and most releases are the stable one by then.
 const FIRST: Duration = Duration::from_secs(1);
@@ -24,10 +27,21 @@ struct Watch {
     since: Instant,
     /// Whose time came by this was run.
     looked: Duration,
+    /// Up to when the activator was asked last.
+    asked: Duration,
     /// When the next one's time comes; none where no check is run again.
     next: Option<Duration>,
     /// Whether the activator is at it.
     is_looking: bool,
+}
+
+/// What the activator says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looked {
+    /// All well, until the time of the next check comes, if it does, since the release is live.
+    Passed { next: Option<Duration> },
+    /// Nothing yet; it is to be asked again so long after it was asked.
+    Again { after: Duration },
 }
 
 impl Soaking {
@@ -47,6 +61,7 @@ impl Soaking {
             release,
             since: now,
             looked: Duration::ZERO,
+            asked: Duration::ZERO,
             // What is run again is not known before it is asked.
             next: Some(FIRST),
             is_looking: false,
@@ -62,17 +77,24 @@ impl Soaking {
             after_millis: millis(watch.looked),
             until_millis: millis(elapsed),
         };
-        watch.looked = elapsed;
+        watch.asked = elapsed;
         watch.is_looking = true;
         Some(recheck)
     }
 
-    /// The activator said when the next check of a release is to be run: so long after the time that it was asked about.
-    fn looked(&mut self, release: ReleaseId, next: Option<Duration>) {
-        if let Some(watch) = self.0.as_mut().filter(|watch| watch.release == release) {
-            watch.is_looking = false;
-            watch.next = next.map(|next| watch.looked + next);
-        }
+    /// What became of what was asked about a release.
+    fn looked(&mut self, release: ReleaseId, looked: Looked) {
+        let Some(watch) = self.0.as_mut().filter(|watch| watch.release == release) else {
+            return;
+        };
+        watch.is_looking = false;
+        watch.next = match looked {
+            Looked::Passed { next } => {
+                watch.looked = watch.asked;
+                next
+            }
+            Looked::Again { after } => Some(watch.asked + after),
+        };
     }
 }
 
@@ -98,22 +120,22 @@ impl Daemon {
         release: ReleaseId,
         answer: Result<Answer, ClientError>,
     ) {
-        let repo = self.repo(key);
-        let next = match answer {
-            Ok(Answer::Rechecked { next_millis }) => next_millis.map(Duration::from_millis),
-            Ok(Answer::Stopped { reason, standing }) => {
+        let looked = match answer {
+            Ok(Answer::Rechecked(CheckedAgain::Passed { next })) => Looked::Passed {
+                next: next.map(Duration::from_millis),
+            },
+            Ok(Answer::Rechecked(CheckedAgain::GaveWay)) => Looked::Again { after: FIRST },
+            Ok(Answer::Stopped { reason, .. }) => {
                 tracing::error!(repo = %key.0, release = %release.short(), reason, "a check fails by now");
-                repo.standing = standing;
-                repo.soak_failed(release, reason);
-                self.report_now(key).await;
-                None
+                self.repo(key).soak_failed(release, reason);
+                return self.report_now(key).await;
             }
             other => {
                 tracing::warn!(repo = %key.0, release = %release.short(), ?other, "checks are not run again");
-                Some(AGAIN)
+                Looked::Again { after: AGAIN }
             }
         };
-        self.repo(key).soaking.looked(release, next);
+        self.repo(key).soaking.looked(release, looked);
     }
 }
 
@@ -128,6 +150,9 @@ mod tests {
         let repo: RepoPath = "site".parse().unwrap();
         let start = Instant::now();
         let mut soaking = Soaking::default();
+        let passed = |next: Option<u64>| Looked::Passed {
+            next: next.map(Duration::from_millis),
+        };
         let at = |millis: u64| start + Duration::from_millis(millis);
         let due = |soaking: &mut Soaking, soaks: Option<ReleaseId>, millis: u64| {
             let asked = soaking.due(&repo, soaks, at(millis));
@@ -142,16 +167,19 @@ mod tests {
             None,
             "it is asked already"
         );
-        soaking.looked(one, Some(Duration::from_millis(1000)));
+        soaking.looked(one, passed(Some(2000)));
         assert_eq!(due(&mut soaking, Some(one), 2009), None);
         assert_eq!(due(&mut soaking, Some(one), 2260), Some((one, 1000, 2250)));
-        soaking.looked(two, None);
-        soaking.looked(one, Some(Duration::from_millis(750)));
-        assert_eq!(due(&mut soaking, Some(one), 3010), Some((one, 2250, 3000)));
+        soaking.looked(two, passed(None));
+        // What gave way is made up for.
+        let after = Duration::from_millis(750);
+        soaking.looked(one, Looked::Again { after });
+        assert_eq!(due(&mut soaking, Some(one), 3009), None);
+        assert_eq!(due(&mut soaking, Some(one), 3010), Some((one, 1000, 3000)));
         // Another one begins anew, and so does the same after something else.
         assert_eq!(due(&mut soaking, Some(two), 3500), None);
         assert_eq!(due(&mut soaking, Some(two), 4500), Some((two, 0, 1000)));
-        soaking.looked(two, None);
+        soaking.looked(two, passed(None));
         assert_eq!(
             due(&mut soaking, Some(two), 99_000),
             None,

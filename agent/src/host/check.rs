@@ -7,6 +7,7 @@ use std::{
 };
 
 use scap_proto::release::host_config::{Check, Command, HostStage, Moment, SCRIPTS};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Doing, HostWork,
@@ -36,6 +37,24 @@ pub struct CheckError {
     pub why: CheckFailure,
     /// What it printed.
     pub output: Output,
+}
+
+/// What came of running checks again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CheckedAgain {
+    /// Those whose time came passed.
+    Passed {
+        /// When the next one's time comes, in milliseconds since the release is live; `None` where none is run again.
+        next: Option<u64>,
+    },
+    /// Something else was more urgent.
+    GaveWay,
+}
+
+impl CheckError {
+    fn gave_way(&self) -> bool {
+        matches!(self.why, CheckFailure::Run(RunFailure::GaveWay))
+    }
 }
 
 /// Why a check did not pass.
@@ -76,22 +95,23 @@ impl HostWork<'_> {
         let checks = self.checks(moment, stage);
         let run = |check: &Check| {
             begin(Doing::Check(&check.name));
-            self.run(check)
+            self.run(check, None)
         };
         checks.map(run).collect()
     }
 
     /// Runs again the checks whose time came after `after` and by `until`, both in milliseconds since the release is live: it comes at
-    /// each multiple of what [`HostConfig::repeats`](scap_proto::release::HostConfig::repeats) says. Returns after how many
-    /// milliseconds the next one's time comes; `None` where none is run again.
+    /// each multiple of what [`HostConfig::repeats`](scap_proto::release::HostConfig::repeats) says. As soon as `gives_way` says so
+    /// none is run, and the one that runs is killed and has told nothing.
     ///
     /// # Errors
     /// [`CheckError`] of the first one that did not pass.
     pub fn check_again(
         &self,
         (after, until): (u64, u64),
+        gives_way: &dyn Fn() -> bool,
         begin: &mut dyn FnMut(Doing<'_>),
-    ) -> Result<Option<u64>, CheckError> {
+    ) -> Result<CheckedAgain, CheckError> {
         // They were read with the rest.
         let repeats = self.config.repeats().unwrap_or_default();
         let mut next: Option<u64> = None;
@@ -104,15 +124,22 @@ impl HostWork<'_> {
             };
             if until / every > after / every {
                 begin(Doing::Check(&check.name));
-                self.run(check)?;
+                match self.run(check, Some(gives_way)) {
+                    Err(error) if error.gave_way() => return Ok(CheckedAgain::GaveWay),
+                    ran => drop(ran?),
+                }
             }
-            let left = every - until % every;
-            next = Some(next.map_or(left, |next| next.min(left)));
+            let at = (until / every + 1) * every;
+            next = Some(next.map_or(at, |next| next.min(at)));
         }
-        Ok(next)
+        Ok(CheckedAgain::Passed { next })
     }
 
-    fn run(&self, check: &Check) -> Result<CheckDone, CheckError> {
+    fn run(
+        &self,
+        check: &Check,
+        gives_way: Option<&dyn Fn() -> bool>,
+    ) -> Result<CheckDone, CheckError> {
         let failed = |why, output| CheckError {
             name: check.name.clone(),
             why,
@@ -127,6 +154,7 @@ impl HostWork<'_> {
             paths: self.paths,
             running: self.running,
             timeout: Duration::from_millis(check.timeout_millis.get().into()),
+            gives_way,
         });
         match done {
             Ok(ran) => Ok(CheckDone {

@@ -56,11 +56,11 @@ impl Drop for Noted {
     }
 }
 
-/// Kills the process groups that are noted in `running`, which nobody runs any more: whoever calls this sees to that. They
-/// are gone when it returns, but for what sits in a file system that hangs. Returns how many there were.
+/// Kills the process groups that are noted in `running`, which nobody runs any more: whoever calls this sees to that. Their leaders
+/// are gone when it returns, but for those that may not be killed or sit in a file system that hangs. Returns how many there were.
 ///
 /// # Errors
-/// Where the notes cannot be read or removed, or a group cannot be killed.
+/// Where the notes cannot be read or removed.
 pub(crate) fn end_what_was_left(running: &Path) -> io::Result<usize> {
     let notes = match fs::read_dir(running) {
         Ok(notes) => notes,
@@ -77,7 +77,7 @@ pub(crate) fn end_what_was_left(running: &Path) -> io::Result<usize> {
         // One that was not written to its end names nothing.
         if let Some(group) = group
             && let Ok(line) = fs::read_to_string(&path)
-            && end(group, &line)?
+            && end(group, &line)
         {
             ended += 1;
         }
@@ -86,26 +86,31 @@ pub(crate) fn end_what_was_left(running: &Path) -> io::Result<usize> {
     Ok(ended)
 }
 
-/// Kills the group if its leader is still the process that was noted; says whether it was.
-fn end(group: Pid, line: &str) -> io::Result<bool> {
-    let leader = match pidfd_open(group, PidfdFlags::empty()) {
-        Ok(leader) => leader,
-        Err(Errno::SRCH) => return Ok(false),
-        Err(error) => return Err(error.into()),
-    };
-    // Looked at once the number is held: another process may have it by now.
-    if !Started::of(group).is_ok_and(|started| started.to_line() == line) {
-        return Ok(false);
+/// Kills the group if its leader is still the process that was noted; says whether it was. What cannot be killed keeps nobody from
+/// going on.
+fn end(group: Pid, line: &str) -> bool {
+    let is_noted = || Started::of(group).is_ok_and(|started| started.to_line() == line);
+    if !is_noted() {
+        return false;
     }
-    kill(group)?;
+    // By now it may have ended, and its number be that of a thread.
+    let Ok(leader) = pidfd_open(group, PidfdFlags::empty()) else {
+        return false;
+    };
+    if !is_noted() {
+        return false;
+    }
+    if let Err(error) = kill(group) {
+        tracing::warn!(%error, group = group.as_raw_nonzero(), "what was left running cannot be killed");
+        return false;
+    }
     let deadline = Instant::now() + DEATH;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(left).ok();
         match poll(&mut [PollFd::new(&leader, PollFlags::IN)], timeout.as_ref()) {
-            Ok(_) => return Ok(true),
             Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            _ => return true,
         }
     }
 }
@@ -179,11 +184,26 @@ mod tests {
         note(&other_group.as_raw_nonzero().to_string(), &before.to_line());
         note(&std::process::id().to_string(), "");
         note("no number", "x");
+        // The number of a thread is no process's.
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let (say, said) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let itself = fs::read_link("/proc/thread-self").unwrap();
+            let number = itself.file_name().unwrap().to_str().unwrap();
+            say.send(Pid::from_raw(number.parse().unwrap()).unwrap())
+                .unwrap();
+            stopped.recv()
+        });
+        let number = said.recv().unwrap();
+        let line = Started::of(number).unwrap().to_line();
+        note(&number.as_raw_nonzero().to_string(), &line);
 
         assert_eq!(end_what_was_left(&running).unwrap(), 1);
         assert_eq!(left.wait().unwrap().signal(), Some(9));
         assert_eq!(other.try_wait().unwrap(), None);
         assert_eq!(fs::read_dir(&running).unwrap().count(), 0);
+        drop(stop);
+        assert!(thread.join().unwrap().is_err(), "it ended by itself");
 
         // Nor what is done with.
         drop(Noted::group(&running, other_group));

@@ -28,7 +28,7 @@ mod vars;
 
 pub(crate) use left::end_what_was_left;
 
-pub use check::{CheckDone, CheckError, CheckFailure};
+pub use check::{CheckDone, CheckError, CheckFailure, CheckedAgain};
 pub use nrpe::NrpeError;
 pub use preview::{HostVars, Preview, preview};
 pub use run::{OUTPUT_BYTES_MAX, Output, RunFailure};

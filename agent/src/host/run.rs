@@ -63,8 +63,10 @@ const PASSED_ON: [&str; 18] = [
 /// Where programs are looked for if our own environment does not say.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// How often whoever gives way looks at whether to.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// A program to be run.
-#[derive(Debug)]
 pub(super) struct Program<'a> {
     /// A path, or a name that is looked for in `PATH`.
     pub(super) program: &'a Path,
@@ -76,6 +78,8 @@ pub(super) struct Program<'a> {
     pub(super) running: &'a Path,
     /// After this it is killed, and all of its process group with it.
     pub(super) timeout: Duration,
+    /// Whether something else waits for it by now, which is more urgent: it is killed then as if its time was over.
+    pub(super) gives_way: Option<&'a dyn Fn() -> bool>,
 }
 
 /// A program that ended well.
@@ -104,6 +108,9 @@ pub enum RunFailure {
     /// It was not done in time, and was killed with all of its process group.
     #[error("was not done within {} s, and was killed", .0.as_secs_f32())]
     TimedOut(Duration),
+    /// It was killed since something else was more urgent.
+    #[error("was killed to make way")]
+    GaveWay,
     /// It did not begin.
     #[error("start `{program}`")]
     Start {
@@ -177,7 +184,7 @@ pub(super) fn run(program: &Program<'_>) -> Result<Ran, Failed> {
         let program = program.escape_debug().to_string();
         failed(RunFailure::Start { program, source })
     })?;
-    let is_done = watched.watch(began + program.timeout);
+    let is_done = watched.watch(began + program.timeout, program.gives_way);
     let status = is_done.and_then(|is_done| watched.end(is_done));
     let output = std::mem::take(&mut watched.output);
     let status = match status {
@@ -192,6 +199,7 @@ pub(super) fn run(program: &Program<'_>) -> Result<Ran, Failed> {
             let took = began.elapsed();
             return Ok(Ran { output, took });
         }
+        None if began.elapsed() < program.timeout => RunFailure::GaveWay,
         None => RunFailure::TimedOut(program.timeout),
         Some(status) => match (status.code(), status.signal()) {
             (Some(code), _) => RunFailure::Exit(code),
@@ -248,16 +256,25 @@ impl Watched {
         }
     }
 
-    /// Reads what is printed until the child has ended and nobody holds its output any more, or until `deadline`. Says whether the
-    /// child has ended.
-    fn watch(&mut self, mut deadline: Instant) -> io::Result<bool> {
+    /// Reads what is printed until the child has ended and nobody holds its output any more, or until `deadline`, or until it gives
+    /// way. Says whether the child has ended.
+    fn watch(
+        &mut self,
+        mut deadline: Instant,
+        gives_way: Option<&dyn Fn() -> bool>,
+    ) -> io::Result<bool> {
         let mut buffer = vec![0; READ_BYTES];
         let mut has_ended = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || (has_ended && self.pipe.is_none()) {
+            let is_over = left.is_zero() || (has_ended && self.pipe.is_none());
+            if is_over || (!has_ended && gives_way.is_some_and(|gives_way| gives_way())) {
                 return Ok(has_ended);
             }
+            let left = match gives_way {
+                Some(_) => left.min(LOOK_EVERY),
+                None => left,
+            };
             let mut waits = Vec::with_capacity(2);
             if !has_ended {
                 waits.push(PollFd::new(&self.ended, PollFlags::IN));
@@ -302,7 +319,7 @@ impl Watched {
             return self.child.wait().map(Some);
         }
         kill(self.group)?;
-        if self.watch(Instant::now() + DEATH)? {
+        if self.watch(Instant::now() + DEATH, None)? {
             self.child.wait()?;
         }
         Ok(None)

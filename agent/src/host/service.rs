@@ -249,6 +249,7 @@ impl HostWork<'_> {
             paths: self.paths,
             running: self.running,
             timeout: Duration::from_secs(timeout),
+            gives_way: None,
         })
     }
 }

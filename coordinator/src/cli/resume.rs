@@ -9,6 +9,7 @@ use super::{
     control::{self, ControlArgs},
     deploy::{self, DeployArgs, GoOn, about},
     exit,
+    scap::ScapArgs,
     snapshot::Tree,
     worded::as_said,
 };
@@ -178,7 +179,7 @@ fn going_on(args: DeployArgs, tree: &Tree, place: About, how: How) -> Result<Dep
 fn as_it_began(args: DeployArgs, flags: &Flags) -> Result<DeployArgs, CliError> {
     let given = args.words();
     let mut kept = flags.clone();
-    kept.retain(|name, _| !given.contains_key(name));
+    kept.retain(|name, _| !given.contains_key(name) || ScapArgs::adds_up(name));
     let kept: Vec<String> = as_said(&kept)
         .map(|flag| flag.escape_debug().to_string())
         .collect();

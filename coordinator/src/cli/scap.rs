@@ -71,6 +71,11 @@ impl ScapArgs {
         Worded::<KeyArgs>::names().any(|it| it == name)
     }
 
+    /// Whether that flag may be said several times, and each counts.
+    pub(super) fn adds_up(name: &str) -> bool {
+        Worded::<KeyArgs>::adds_up(name)
+    }
+
     /// The same, over what was said before of the folder's keys.
     ///
     /// # Errors

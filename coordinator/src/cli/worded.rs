@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, ops::Deref};
 
-use clap::{ArgMatches, Args, Command, FromArgMatches, error::ErrorKind, parser::ValueSource};
+use clap::{
+    ArgAction, ArgMatches, Args, Command, FromArgMatches, error::ErrorKind, parser::ValueSource,
+};
 
 use crate::state::Flags;
 
@@ -37,17 +39,32 @@ impl<T> Deref for Worded<T> {
 }
 
 impl<T: Args> Worded<T> {
-    /// The same over `before`: what was not said here is as it was said then. Of flags that are none of these nothing is taken.
+    /// The same over `before`: what was not said here is as it was said then; to a flag that may be said several times is added what
+    /// is said here. Of flags that are none of these nothing is taken.
     ///
     /// # Errors
     /// Where words of before say nothing that such a flag may say.
     pub(super) fn over(&self, before: &Flags) -> Result<Self, clap::Error> {
         let mut words = before.clone();
         words.retain(|name, _| Self::names().any(|it| it == *name));
-        words.extend(self.words.clone());
+        for (name, values) in &self.words {
+            let said = words.entry(name.clone()).or_default();
+            if !Self::adds_up(name) {
+                said.clear();
+            }
+            said.extend(values.iter().cloned());
+        }
         let command = Command::new("resume").no_binary_name(true);
         let matches = Self::augment_args(command).try_get_matches_from(as_said(&words))?;
         Self::from_arg_matches(&matches)
+    }
+
+    /// Whether one of these flags may be said several times, and each counts.
+    pub(super) fn adds_up(name: &str) -> bool {
+        let command = T::augment_args(Command::new("flags"));
+        let mut all = command.get_arguments();
+        let flag = all.find(|it| it.get_long() == Some(name));
+        flag.is_some_and(|it| matches!(it.get_action(), ArgAction::Append))
     }
 
     /// The long names of all these flags.
@@ -171,8 +188,8 @@ mod tests {
             .over(before.words())
             .unwrap();
         assert_eq!(
-            (later.number, &later.defines[..]),
-            (7, &["c".to_owned()][..])
+            (later.number, later.defines.concat()),
+            (7, "abc".to_owned())
         );
         assert_eq!(later.text, before.text);
         assert_eq!(*parse(&[]).over(&Flags::new()).unwrap(), *parse(&[]));

@@ -14,7 +14,8 @@ use scap_proto::{
 
 use super::Host;
 use crate::host::{
-    CheckDone, CheckError, CheckFailure, Doing, NrpeError, OUTPUT_BYTES_MAX, RunFailure,
+    CheckDone, CheckError, CheckFailure, CheckedAgain, Doing, NrpeError, OUTPUT_BYTES_MAX,
+    RunFailure,
 };
 
 /// What is far longer than anything here takes, on the slowest machine.
@@ -66,22 +67,35 @@ fn checks_are_run_again_at_the_multiples_of_their_time_and_only_where_they_tell_
     host.shell(&format!("echo once >> {log}"));
     host.config = host.config.clone().repeating(&repeats).unwrap();
     let again = |host: &Host, after, until| {
-        let next = host
+        let passed = host
             .work()
-            .check_again((after, until), &mut |_| {})
-            .unwrap();
+            .check_again((after, until), &|| false, &mut |_| {});
+        let CheckedAgain::Passed { next } = passed.unwrap() else {
+            panic!("nothing else is urgent");
+        };
         let ran = host.read("log").replace('\n', " ");
         host.write("log", "");
         (ran, next)
     };
     assert_eq!(again(&host, 0, 0), (String::new(), Some(1000)));
-    assert_eq!(again(&host, 0, 1000), ("0 ".into(), Some(1000)));
-    assert_eq!(again(&host, 1000, 2400), ("0 ".into(), Some(100)));
+    assert_eq!(again(&host, 0, 1000), ("0 ".into(), Some(2000)));
+    assert_eq!(again(&host, 1000, 2400), ("0 ".into(), Some(2500)));
     // What was missed is run once.
-    assert_eq!(again(&host, 2400, 7700), ("0 1 ".into(), Some(300)));
+    assert_eq!(again(&host, 2400, 7700), ("0 1 ".into(), Some(8000)));
     host.config.checks[0].command = Command::Shell("exit 3".into());
-    let failed = host.work().check_again((7700, 8000), &mut |_| {});
+    let failed = host
+        .work()
+        .check_again((7700, 8000), &|| false, &mut |_| {});
     assert_eq!(failed.unwrap_err().name, "check-0");
+    // What is more urgent does not wait for it.
+    host.config.checks[0].command = Command::Shell("sleep 1000".into());
+    let began = Instant::now();
+    let gives_way = || began.elapsed() > Duration::from_millis(200);
+    let gave_way = host
+        .work()
+        .check_again((7700, 8000), &gives_way, &mut |_| {});
+    assert_eq!(gave_way.unwrap(), CheckedAgain::GaveWay);
+    assert!(began.elapsed() < LONG);
     host.config.extensions = Default::default();
     assert_eq!(again(&host, 0, 9000), (String::new(), None));
 }
