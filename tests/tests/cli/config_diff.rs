@@ -4,25 +4,15 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::process::Ended;
-use super::rollout::{look, wait_for};
+use super::rollout::{DRY_RUN, look, wait_for};
 use super::scene::Scene;
 use super::stages::World;
 
 /// Runs `deploy --dry-run`, which must not write anything.
 #[track_caller]
 fn dry(scene: &Scene, more: &[&str]) -> Ended {
-    let dry = [
-        "deploy",
-        "--state",
-        "st",
-        "--fleet",
-        "fleet.toml",
-        "--repo",
-        "repo",
-        "--dry-run",
-    ];
     let before = look(scene);
-    let ended = scene.scap(&[&dry[..], more].concat());
+    let ended = scene.scap(&[&DRY_RUN[..], more].concat());
     assert_eq!(before, look(scene), "something was written");
     ended
 }

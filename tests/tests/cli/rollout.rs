@@ -76,6 +76,18 @@ fn wave<'a>(report: &'a Value, name: &str) -> &'a Value {
 
 pub const SOAK: &str = "[rollout]\n[[rollout.wave]]\nname = 'canary'\ngroup = 'canary'\nsoak = 600";
 
+/// What would be deployed of the repo of a scene.
+pub const DRY_RUN: [&str; 8] = [
+    "deploy",
+    "--state",
+    "st",
+    "--fleet",
+    "fleet.toml",
+    "--repo",
+    "repo",
+    "--dry-run",
+];
+
 #[test]
 fn a_wave_that_fails_takes_all_that_was_switched_back_and_no_others() {
     let fleet = fleet(
@@ -334,24 +346,17 @@ fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
     repo.write("README.md", "# Another site\n");
     let commit = repo.commit("Another");
     let before = look(&fleet.scene);
-    let dry = [
-        "deploy",
-        "--state",
-        "st",
-        "--fleet",
-        "fleet.toml",
-        "--repo",
-        "repo",
-        "--dry-run",
-    ];
-    let ended = fleet.scene.scap(&dry).exits(0);
+    let ended = fleet.scene.scap(&DRY_RUN).exits(0);
     ended.prints(&[
         "would deploy repo to production",
         "wave canary  1 hosts  may lose 0  soaks 60 s",
         "wave rest  2 hosts  may lose 1  soaks 60 s",
         "nothing was written, and no host was contacted",
     ]);
-    let ended = fleet.scene.scap(&[&dry[..], &["--json"]].concat()).exits(0);
+    let ended = fleet
+        .scene
+        .scap(&[&DRY_RUN[..], &["--json"]].concat())
+        .exits(0);
     let plan = ended.json("scap.dry-run/1");
     assert_eq!(
         (&plan["commit"], &plan["prefetch"]),
