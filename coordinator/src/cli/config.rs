@@ -1,11 +1,14 @@
 //! `config`: what a scap folder says in the end, and who says so.
 
 use clap::Args;
-use scap_proto::release::host_config::{Command, Moment, ServiceAction};
+use scap_proto::{
+    id::NodeId,
+    release::host_config::{Command, Moment, ServiceAction},
+};
 use serde_json::{Value, json};
 
 use super::{CliError, SourceArgs, exit, scap::ScapArgs, snapshot::Tree};
-use crate::scap::{Found, Group, Scap};
+use crate::scap::{Found, Group, Origin, Scap};
 
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {
@@ -52,6 +55,9 @@ fn print(found: &Found, scap: &Scap) {
     for group in scap.groups.iter().flatten() {
         println!("  {}: {}", group.name, summary(group));
     }
+    for (host, site, at) in sites(scap) {
+        println!("  {host} is in site {} ({at})", site.escape_debug());
+    }
     println!("on each host:");
     let hosts = &scap.hosts;
     for file in &hosts.config_files {
@@ -84,15 +90,41 @@ fn print(found: &Found, scap: &Scap) {
 fn summary(group: &Group) -> String {
     let hosts = group.targets.len();
     let size = group.group_size.map(|size| format!(", {size} at a time"));
+    let approval = match group.needs_approval {
+        true => ", once a person lets it",
+        false => "",
+    };
     let soak = match group.soak.as_secs_f64() {
         0.0 => String::new(),
         seconds => format!(", then {seconds} s of soak"),
     };
+    let each = [
+        ("site", group.failure_limit_per_site),
+        ("rack", group.failure_limit_per_rack),
+    ];
+    let each = each.into_iter().filter_map(|(domain, limit)| {
+        let limit = limit?;
+        Some(format!(" ({limit} of each {domain})"))
+    });
+    let each: String = each.collect();
     let size = size.unwrap_or_default();
     format!(
-        "{hosts} hosts{size}, at most {} may fail{soak}",
+        "{hosts} hosts{size}{approval}, at most {} may fail{each}{soak}",
         group.failures_max()
     )
+}
+
+/// Where the hosts of the groups stand, as far as the folder says it; none is in two sites.
+fn sites(scap: &Scap) -> impl Iterator<Item = (&NodeId, &str, &Origin)> {
+    let targets = scap
+        .groups
+        .iter()
+        .flatten()
+        .flat_map(|group| &group.targets);
+    targets.filter_map(|target| {
+        let (site, at) = scap.sites.site_of(&target.host).ok()??;
+        Some((&target.host, site, at))
+    })
 }
 
 fn object(found: &Found, scap: &Scap, host_name: &str) -> Value {
@@ -111,6 +143,9 @@ fn object(found: &Found, scap: &Scap, host_name: &str) -> Value {
                 "hosts": hosts.collect::<Vec<_>>(),
                 "group_size": group.group_size,
                 "failures_max": group.failures_max(),
+                "failures_max_per_site": group.failure_limit_per_site.map(|limit| limit.to_string()),
+                "failures_max_per_rack": group.failure_limit_per_rack.map(|limit| limit.to_string()),
+                "approval": group.needs_approval,
                 "soak_seconds": group.soak.as_secs_f64(),
             })
         };
@@ -158,6 +193,7 @@ fn object(found: &Found, scap: &Scap, host_name: &str) -> Value {
         "environment": scap.environment.clone().unwrap_or_default().as_str(),
         "settings": settings,
         "groups": groups,
+        "sites": sites(scap).map(|(host, site, _)| (host.to_string(), json!(site))).collect::<serde_json::Map<_, _>>(),
         "config_files": config_files.collect::<Vec<_>>(),
         "vars": vars,
         "checks": checks.collect::<Vec<_>>(),

@@ -6,4 +6,4 @@ pub mod leases;
 pub mod places;
 pub mod ways;
 
-pub use inventory::{CANARY_GROUP, Host, Inventory, InventoryError, Site};
+pub use inventory::{CANARY_GROUP, Host, Inventory, InventoryError, SITE_BYTES_MAX, Site};

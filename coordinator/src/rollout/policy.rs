@@ -146,15 +146,18 @@ impl Wave {
         self
     }
 
-    /// The same wave, which may also lose no more than so many of its hosts in each `kind` (`site`, `rack`); a host whose domain
-    /// is empty is in none. A percentage is of the wave's hosts there, and rounded down.
+    /// The same wave, which may also lose no more than so many of its hosts in each `kind` (`site`, `rack`), where there is a budget; a
+    /// host whose domain is empty is in none. A percentage is of the wave's hosts there, and rounded down.
     #[must_use]
     pub fn losing_in_each<'a>(
         mut self,
         kind: &str,
-        budget: Budget,
+        budget: impl Into<Option<Budget>>,
         domain_of: impl Fn(&NodeId) -> &'a str,
     ) -> Self {
+        let Some(budget) = budget.into() else {
+            return self;
+        };
         let mut domains: BTreeMap<&str, BTreeSet<NodeId>> = BTreeMap::new();
         for host in self.groups.iter().flatten() {
             let domain = domain_of(host);

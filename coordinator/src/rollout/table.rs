@@ -147,16 +147,12 @@ impl Table {
         let by_name: BTreeMap<&NodeId, &Host> =
             hosts.iter().map(|host| (&host.name, host)).collect();
         let soak = Duration::from_secs(table.soak.unwrap_or(self.soak));
-        let mut wave = Wave::new(&table.name, members)
+        let wave = Wave::new(&table.name, members)
             .losing(budget)
+            .losing_in_each("site", self.site_budget, |host| &by_name[host].site)
+            .losing_in_each("rack", self.rack_budget, |host| &by_name[host].rack)
             .soaking(soak)
             .with_approval(table.approval);
-        if let Some(budget) = self.site_budget {
-            wave = wave.losing_in_each("site", budget, |host| &by_name[host].site);
-        }
-        if let Some(budget) = self.rack_budget {
-            wave = wave.losing_in_each("rack", budget, |host| &by_name[host].rack);
-        }
         match table.group_size {
             Some(size) => wave.in_groups_of(size.get()),
             None => wave,

@@ -1,6 +1,12 @@
 //! The server groups: who is deployed to, in which order, and how many may fail.
 
-use std::{collections::BTreeSet, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use scap_proto::id::NodeId;
@@ -13,6 +19,7 @@ use super::{
     select::Selection,
     settings::{Settings, name, shown},
 };
+use crate::rollout::Budget;
 
 /// Where host lists are that the folder has not.
 const DSH_GROUPS: &str = "/etc/dsh/group";
@@ -29,10 +36,16 @@ pub struct Group {
     pub targets: Vec<Target>,
     /// Most hosts that take a stage together; all of the group where there is none.
     pub group_size: Option<NonZeroU32>,
-    /// How many of the group may fail.
-    pub failure_limit: FailureLimit,
+    /// How many of the group may be lost.
+    pub failure_limit: Budget,
+    /// How many of it may be lost in each site, where somebody says it.
+    pub failure_limit_per_site: Option<Budget>,
+    /// How many of it may be lost in each rack, where somebody says it.
+    pub failure_limit_per_rack: Option<Budget>,
     /// How long to wait after the group, before the next one.
     pub soak: Duration,
+    /// Whether a person must let it promote.
+    pub needs_approval: bool,
 }
 
 /// One host of a list.
@@ -44,25 +57,10 @@ pub struct Target {
     pub at: Origin,
 }
 
-/// How many hosts may fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureLimit {
-    /// So many.
-    Count(u32),
-    /// So many of a hundred of the group's hosts, rounded down; 0 to 100.
-    Percent(u32),
-}
-
 impl Group {
     /// Most hosts of the group that may fail.
     pub fn failures_max(&self) -> usize {
-        match self.failure_limit {
-            FailureLimit::Count(count) => usize::try_from(count).unwrap_or(usize::MAX),
-            FailureLimit::Percent(percent) => {
-                let percent = usize::try_from(percent).expect("it is at most 100");
-                self.targets.len() * percent / 100
-            }
-        }
+        self.failure_limit.of(self.targets.len())
     }
 
     /// The hosts that take a stage together, one sub-group after the other; none is empty.
@@ -95,7 +93,8 @@ pub(super) fn groups(
         None => return Ok(None),
     };
     let mut groups = Vec::new();
-    let mut seen = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    let mut left: BTreeMap<NodeId, Origin> = BTreeMap::new();
     for (at, group) in names.iter().enumerate() {
         if names[..at].contains(group) {
             let problem = format!("`server_groups` names `{}` twice", shown(group));
@@ -103,7 +102,19 @@ pub(super) fn groups(
         }
         let mut targets = targets(settings, files, outside, group, &said_at)?;
         let all = targets.len();
-        targets.retain(|target| seen.insert(target.host.clone()));
+        let mut own = BTreeSet::new();
+        targets.retain(|target| !taken.contains(&target.host) && own.insert(target.host.clone()));
+        let share = settings.parse(
+            &format!("{group}_percent"),
+            "a whole number from 1 to 100",
+            |text| text.parse().ok().filter(|share| (1..=100).contains(share)),
+        )?;
+        if let Some(share) = share {
+            let count = Budget::Percent(share).of(all).max(1).min(targets.len());
+            let others = targets.split_off(count).into_iter();
+            left.extend(others.map(|target| (target.host, target.at)));
+        }
+        taken.extend(targets.iter().map(|target| target.host.clone()));
         if targets.is_empty() {
             let why = match all {
                 0 => "names no host".to_owned(),
@@ -128,21 +139,34 @@ pub(super) fn groups(
                 key.to_owned()
             }
         };
-        let limit = settings.parse(
-            &key("failure_limit"),
-            "a number of hosts, or 0% to 100%",
-            failure_limit,
-        )?;
+        let limit = |name: &str| {
+            let expected = "a number of hosts, or 0% to 100%";
+            settings.parse(&key(name), expected, failure_limit)
+        };
         groups.push(Group {
             name: (*group).to_owned(),
             targets,
             group_size: settings.count(&key("group_size"))?,
-            failure_limit: limit.unwrap_or(FailureLimit::Percent(0)),
+            failure_limit: limit("failure_limit")?.unwrap_or(Budget::Percent(0)),
+            failure_limit_per_site: limit("failure_limit_per_site")?,
+            failure_limit_per_rack: limit("failure_limit_per_rack")?,
             soak: settings.seconds(&key("soak"))?.unwrap_or_default(),
+            needs_approval: settings.flag(&key("approval"))?,
         });
     }
     if groups.is_empty() {
         return Err(ScapError::invalid(&said_at, "no server group has a host"));
+    }
+    left.retain(|host, _| !taken.contains(host));
+    if let Some((host, at)) = left.iter().next() {
+        let more = match left.len() {
+            1 => " is".to_owned(),
+            count => format!(" and {} more are", count - 1),
+        };
+        notices.push(Notice {
+            at: at.clone(),
+            text: format!("host {host}{more} not deployed to: `percent` leaves them to a later group, and none has them"),
+        });
     }
     Ok(Some(groups))
 }
@@ -165,13 +189,11 @@ pub fn select(groups: &[Group], selection: &Selection) -> Result<Vec<Group>, Sca
     Ok(left)
 }
 
-fn failure_limit(text: &str) -> Option<FailureLimit> {
+/// As scap3 reads it, with or without a blank before the `%`.
+fn failure_limit(text: &str) -> Option<Budget> {
     match text.strip_suffix('%') {
-        Some(percent) => {
-            let percent = percent.trim_end().parse().ok()?;
-            (percent <= 100).then_some(FailureLimit::Percent(percent))
-        }
-        None => text.parse().ok().map(FailureLimit::Count),
+        Some(share) => format!("{}%", share.trim_end()).parse().ok(),
+        None => text.parse().ok(),
     }
 }
 

@@ -48,7 +48,13 @@ const KEYS: &[Key] = &[
     key("server_groups", "", Coordinator),
     key("group_size", "", Coordinator),
     key("failure_limit", "0%", Coordinator),
+    key("failure_limit_per_site", "", Coordinator),
+    key("failure_limit_per_rack", "", Coordinator),
     key("soak", "0", Coordinator),
+    key("approval", "", Coordinator),
+    key("prefetch", "", Coordinator),
+    key("deadline", "", Coordinator),
+    key("dead_man", "", Coordinator),
     key("block_deployments", "False", Coordinator),
     key("config_deploy", "False", Hosts),
     key("perform_checks", "True", Hosts),
@@ -102,9 +108,13 @@ const KEYS: &[Key] = &[
 pub(super) const OF_GROUP: &[&str] = &[
     "dsh_targets",
     "hosts",
+    "percent",
     "group_size",
     "failure_limit",
+    "failure_limit_per_site",
+    "failure_limit_per_rack",
     "soak",
+    "approval",
 ];
 
 /// Keys that only scap's commands for MediaWiki and Kubernetes read: names, and beginnings of names.

@@ -1,7 +1,7 @@
 //! The scap folder of a repo, as scap3's users have it, parsed once into types that the rest can trust.
 //!
 //! ```text
-//! scap.cfg  scap.toml             what is deployed, to whom, how           keys, ini, native, settings
+//! scap.cfg  scap.toml             what is deployed, to whom, how           keys, ini, native, settings, rollout
 //! <host lists>                    the hosts of the server groups           groups, select
 //! checks.yaml  config-files.yaml  what hosts run, render and restart       checks, config_files, services
 //! vars.yaml  templates/  scripts/ what these need
@@ -20,6 +20,7 @@ mod ini;
 mod keys;
 mod native;
 mod pack;
+mod rollout;
 mod select;
 mod services;
 mod settings;
@@ -52,8 +53,9 @@ use self::{
 };
 pub use self::{
     error::{Notice, Origin, ScapError},
-    groups::{FailureLimit, Group, Target, select},
+    groups::{Group, Target, select},
     host_name::HostName,
+    rollout::{Rollout, Sites},
     select::Selection,
     settings::{Overrides, Setting, Settings, define},
     source::{Found, Place, Source, read_machine},
@@ -84,6 +86,10 @@ pub struct Scap {
     pub blocked: Option<Origin>,
     /// Who is deployed to, in order; `None` where no host list is named.
     pub groups: Option<Vec<Group>>,
+    /// How the rollout goes as a whole.
+    pub rollout: Rollout,
+    /// Where hosts stand.
+    pub sites: Sites,
     /// What hosts are asked to do beside holding the files.
     pub hosts: HostConfig,
     /// What is said and not acted on, each thing once.
@@ -145,7 +151,14 @@ impl Scap {
             Some((names, _)) => names,
             None => vec!["default"],
         };
-        notices.extend(settings.notices(&group_names));
+        notices.extend(settings.notices(groups.as_ref().map(|_| &*group_names)));
+        let sites = Sites::of(merged([
+            std::mem::take(&mut layers.common.native.sites),
+            std::mem::take(&mut layers.special.native.sites),
+        ]))?;
+        for target in groups.iter().flatten().flat_map(|group| &group.targets) {
+            sites.site_of(&target.host)?;
+        }
         let hosts = hosts(
             &settings,
             &files,
@@ -167,6 +180,8 @@ impl Scap {
             environment,
             blocked,
             groups,
+            rollout: Rollout::of(&settings)?,
+            sites,
             attachments: attachments(&files, &hosts)?,
             hosts,
             notices,

@@ -1,7 +1,7 @@
 //! `scap.toml`: what `scap.cfg` and the YAML files say, in one file, whose unknown keys are errors.
 //!
 //! The keys of `scap.cfg` stand at its top, with values of TOML; those of a server group in `[group.NAME]`; and `[vars]`,
-//! `[checks.NAME]` and `[config_files."/path"]` are what the YAML files have.
+//! `[checks.NAME]` and `[config_files."/path"]` are what the YAML files have. `[site.NAME]` is here only.
 
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use super::{
     error::{Origin, ScapError, did_you_mean},
     ini::{self, Entry, Ini},
     keys,
+    rollout::Sites,
 };
 
 /// A file, parsed.
@@ -27,9 +28,10 @@ pub(super) struct Native {
     pub(super) vars: Map,
     pub(super) checks: Map,
     pub(super) config_files: Map,
+    pub(super) sites: Map,
 }
 
-const TABLES: [&str; 4] = ["group", "vars", "checks", "config_files"];
+const TABLES: [&str; 5] = ["group", "site", "vars", "checks", "config_files"];
 
 /// Parses a file; `file` is for messages.
 ///
@@ -52,6 +54,7 @@ pub(super) fn parse(bytes: &[u8], file: &Arc<str>) -> Result<Native, ScapError> 
             "config_files" => {
                 native.config_files = bodies(node, "config file", &config_files::FIELDS)?;
             }
+            "site" => native.sites = bodies(node, "site", &Sites::FIELDS)?,
             "group" => {
                 for (group, body) in node.into_map("`group`")?.0 {
                     let what = format!("group `{}`", group.name.escape_debug());

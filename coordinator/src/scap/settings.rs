@@ -142,21 +142,25 @@ impl Settings {
         Some((parts.filter(|part| !part.is_empty()).collect(), at))
     }
 
-    /// What is said and not acted on, each key once. `groups` are the server groups that there are.
-    pub(super) fn notices(&self, groups: &[&str]) -> Vec<Notice> {
+    /// What is said and not acted on, each key once. `groups` are the server groups that there are; `None` where no hosts are named.
+    pub(super) fn notices(&self, groups: Option<&[&str]>) -> Vec<Notice> {
         let said = self
             .iter()
             .filter(|(_, setting)| setting.at != Origin::Default);
         let notices = said.filter_map(|(key, setting)| {
             let group = keys::of_group(key).map(|(group, _)| group);
-            if group.is_some_and(|group| groups.contains(&group)) {
-                return None;
-            }
-            let why = match (keys::find(key).map(|key| key.role), group) {
-                (Some(Role::Coordinator | Role::Hosts), _) => return None,
-                (Some(Role::Unused(why)), _) => why.to_owned(),
-                (None, Some(group)) => format!("`server_groups` has no `{}`", shown(group)),
-                (None, None) => {
+            let is_blank = setting.value.trim().is_empty();
+            let why = match (keys::find(key).map(|key| key.role), group, groups) {
+                (Some(Role::Coordinator), _, None)
+                    if keys::OF_GROUP.contains(&key) && !is_blank =>
+                {
+                    "no host list is named, and the fleet file says the waves".to_owned()
+                }
+                (Some(Role::Coordinator | Role::Hosts), ..) => return None,
+                (Some(Role::Unused(why)), ..) => why.to_owned(),
+                (None, Some(group), Some(groups)) if groups.contains(&group) => return None,
+                (None, Some(group), _) => format!("`server_groups` has no `{}`", shown(group)),
+                (None, None, _) => {
                     let hint = keys::meant(key).map(|key| format!("; did you mean `{key}`?"));
                     format!("no such key{}", hint.unwrap_or_default())
                 }
@@ -323,7 +327,7 @@ mod tests {
         let text = "[global]\ngit_repo: a\nbatch_size: 9\nfetch_batch_size: 3\ncanary_group_size: 1\n\
                     canry_group_size: 1\ngroupsize: 4\ndatacenter: x\nzzz: 1\n";
         let notices: Vec<String> = settings(&[text], &on("", &[]))
-            .notices(&["canary"])
+            .notices(Some(&["canary"]))
             .iter()
             .map(Notice::to_string)
             .collect();

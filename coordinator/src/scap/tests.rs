@@ -1,5 +1,7 @@
 //! Whole folders, as scap3's documentation describes them.
 
+mod waves;
+
 use std::{collections::BTreeMap, sync::Mutex};
 
 use bytes::Bytes;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::fleet::{Fleet, deployed, host};
 use super::process::Ended;
+use super::rollout::{mend, say, spoil, wait_for};
 use super::scene::Scene;
 
 const DOING: &str = "read the scap folder";
@@ -392,6 +393,46 @@ fn a_deployment_may_be_for_some_hosts_only() {
     );
     let ended = fleet.deploy(&["--repo", "repo", "-l", "web[1"]);
     ended.fails_as_misuse(&["--limit-hosts", "`]` was expected"]);
+}
+
+#[test]
+fn scap_toml_bounds_what_a_site_may_lose_and_asks_a_person() {
+    let fleet = Fleet::start(&["web1", "web2", "web3"]);
+    let (repo, first) = fleet.scene.repo();
+    let toml = "server_groups = ['third', 'rest']\n\
+        [group.third]\nhosts = ['web3', 'web1', 'web2']\npercent = 34\n\
+        [group.rest]\nhosts = ['web1', 'web2']\nfailure_limit = 1\nfailure_limit_per_site = 0\napproval = true\n\
+        [site.north]\nhosts = ['web1']\n[site.south]\nhosts = ['web[2:3]']\n";
+    fleet.deploy(&["--repo", "repo"]).exits(0);
+    repo.write("scap/scap.toml", toml);
+    repo.commit("Waves, budgets and sites");
+    fleet
+        .deploy(&["--repo", "repo", "--dry-run"])
+        .exits(0)
+        .prints(&[
+            "wave third  1 hosts  may lose 0\n",
+            "wave rest  2 hosts  may lose 1  may lose 0 in site north  may lose 0 in site south  needs approval\n",
+        ]);
+    // One of two may be lost, but none of the only one in the north.
+    spoil(&fleet, 0);
+    let mut deploy = fleet.start_deploy(&["--repo", "repo"]);
+    wait_for(&fleet, &mut deploy, "approval");
+    say(&fleet, &["promote"]).exits(0);
+    let ended = deploy.end().exits(4);
+    ended.says(&["site north of wave rest", "may lose 0"]);
+    mend(&fleet, 0);
+    fleet.assert_all_run(&repo, &first);
+
+    let text = std::fs::read_to_string(fleet.scene.path("fleet.toml")).unwrap();
+    let elsewhere = text.replace("name = 'web3'", "name = 'web3'\nsite = 'west'");
+    assert_ne!(text, elsewhere);
+    fleet.scene.write("fleet.toml", elsewhere);
+    fleet.deploy(&["--repo", "repo"]).fails(
+        2,
+        "find where hosts stand: scap/scap.toml:12",
+        "host web3 is in site \"south\", and in \"west\" by the fleet file fleet.toml",
+        "one of them",
+    );
 }
 
 #[test]

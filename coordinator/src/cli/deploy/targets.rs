@@ -11,7 +11,7 @@ use scap_proto::id::NodeId;
 use super::{DeployArgs, GoOn};
 use crate::{
     cli::{CliError, exit},
-    fleet::Inventory,
+    fleet::{Host, Inventory},
     rollout::{Budget, Policy, Wave},
     scap::{Group, Scap, Selection, select},
 };
@@ -28,6 +28,7 @@ impl Targets {
     /// The server groups of `scap` in their order, each a wave; where it names none, what the fleet file says. Of these, none but those
     /// that the flags choose, and with what the flags say over it.
     pub(super) fn of(fleet: Inventory, scap: &Scap, args: &DeployArgs) -> Result<Self, CliError> {
+        let fleet = as_folder_says(fleet, scap, &args.fleet)?;
         let selection = args.how.limit_hosts.as_ref();
         let policy = match &scap.groups {
             None => of_fleet(&fleet, selection, args)?,
@@ -56,6 +57,33 @@ impl Targets {
         })?;
         Ok(Self { inventory, policy })
     }
+}
+
+/// The fleet with what the folder says of all of it over what its file says.
+fn as_folder_says(mut fleet: Inventory, scap: &Scap, file: &Path) -> Result<Inventory, CliError> {
+    let said = &scap.rollout;
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs());
+    let table = &mut fleet.rollout;
+    table.prefetch = said.prefetch.unwrap_or(table.prefetch);
+    table.deadline = seconds(said.deadline).or(table.deadline);
+    table.dead_man = seconds(said.dead_man).or(table.dead_man);
+    for host in &mut fleet.hosts {
+        let site = scap.sites.site_of(&host.name).map_err(|error| {
+            CliError::failed("read the scap folder", &error)
+                .code(exit::USAGE)
+                .hint(error.hint())
+        })?;
+        let Some((site, at)) = site else { continue };
+        if !host.site.is_empty() && host.site != site {
+            let (name, other, file) = (&host.name, &host.site, file.display());
+            return Err(CliError::usage(format!(
+                "find where hosts stand: {at}: host {name} is in site {site:?}, and in {other:?} by the fleet file {file}"
+            ))
+            .hint("say it in one of them".to_owned()));
+        }
+        site.clone_into(&mut host.site);
+    }
+    Ok(fleet)
 }
 
 /// The policy of the fleet file.
@@ -111,6 +139,8 @@ fn nobody(reason: &str) -> CliError {
 
 /// A wave a group, whose sub-groups promote one after the other.
 fn of_groups(groups: &[Group], fleet: &Inventory, args: &DeployArgs) -> Policy {
+    let by_name: BTreeMap<&NodeId, &Host> =
+        fleet.hosts.iter().map(|host| (&host.name, host)).collect();
     let waves = groups.iter().enumerate().map(|(at, group)| {
         let hosts = |targets: &[_]| -> BTreeSet<NodeId> {
             let hosts = targets
@@ -122,8 +152,13 @@ fn of_groups(groups: &[Group], fleet: &Inventory, args: &DeployArgs) -> Policy {
         let flag = args.how.budget.filter(|_| at > 0 || groups.len() == 1);
         let mut wave = Wave::new(&group.name, hosts(&group.targets));
         wave.groups = group.sub_groups().map(hosts).collect();
+        let in_each_site = group.failure_limit_per_site.or(fleet.rollout.site_budget);
+        let in_each_rack = group.failure_limit_per_rack.or(fleet.rollout.rack_budget);
         wave.losing(flag.unwrap_or(Budget::Count(group.failures_max())))
+            .losing_in_each("site", in_each_site, |host| &by_name[host].site)
+            .losing_in_each("rack", in_each_rack, |host| &by_name[host].rack)
             .soaking(soak(args).unwrap_or(group.soak))
+            .with_approval(group.needs_approval)
     });
     Policy {
         waves: waves.collect(),
