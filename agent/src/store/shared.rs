@@ -17,7 +17,7 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -133,7 +133,10 @@ impl Store {
         // In between only somebody can have come who wants it alone: others would need the turn.
         let lock = layout.lock(FileLock::try_share)?;
         let opening = openings(&changes)? + 1;
-        fs::write(&changes, format!("{opening}\n")).map_err(StoreError::io("write", &changes))?;
+        // In its place, so that a full disk does not set it back.
+        let count = format!("{opening:020}\n");
+        let counted = open(&changes)?.write_all(count.as_bytes());
+        counted.map_err(StoreError::io("write", &changes))?;
         let shared = Shared { opening, was_alone };
         let opened = Self::opened(layout, config, durable::sync_filesystem, lock, Some(shared));
         drop(turn);
