@@ -122,23 +122,15 @@ impl Engine {
     }
 
     fn glance_at(&self, wave: &Wave) -> WaveGlance {
-        use HostState::{Fetched, Promoted, Promoting, Reverted, Reverting};
+        use HostState::{Promoted, Reverted, Reverting};
         let count = |is_one: fn(&HostProgress) -> bool| {
             let hosts = wave.hosts().map(|host| &self.hosts[host]);
             hosts.filter(|it| is_one(it)).count()
         };
-        let has_all = |it: &HostProgress| {
-            let (held, known) = it.chunks;
-            let is_told = matches!(
-                it.state,
-                Fetched | Promoting | Promoted | Reverting | Reverted
-            );
-            is_told || it.is_live || (known > 0 && held == known)
-        };
         WaveGlance {
             name: wave.name.clone(),
             hosts: wave.hosts().count(),
-            fetched: count(has_all),
+            fetched: count(HostProgress::chunks_are_all),
             promoted: count(|it| it.is_live),
             healthy: count(|it| it.state == Promoted && it.away.is_none()),
             reverted: count(|it| it.state == Reverted),
@@ -165,5 +157,18 @@ impl Engine {
             limit,
             waiting: progress.waiting.clone(),
         })
+    }
+}
+
+impl HostProgress {
+    /// Whether it has the whole release, live or not.
+    pub fn chunks_are_all(&self) -> bool {
+        use HostState::{Fetched, Promoted, Promoting, Reverted, Reverting};
+        let (held, known) = self.chunks;
+        let is_past = matches!(
+            self.state,
+            Fetched | Promoting | Promoted | Reverting | Reverted
+        );
+        is_past || self.is_live || (known > 0 && held == known)
     }
 }

@@ -41,20 +41,29 @@ impl Engine {
                 moves.push(self.one(
                     "resume",
                     |it| it.state != HostState::Promoted,
-                    |hosts, _| format!("it goes on; {hosts} to go"),
+                    |hosts, _| format!("it goes on; {} to go", counted(hosts, "host")),
                 ));
             }
             Some(WaitingOn::Budget) => {
                 let excused = |it: &HostProgress| has_begun(it) && it.is_lost();
                 moves.push(self.one("resume", excused, |hosts, _| {
-                    format!("it goes on without those that are lost: {hosts}")
+                    format!(
+                        "it goes on without {} that {} lost",
+                        counted(hosts, "host"),
+                        verb(hosts, "is", "are")
+                    )
                 }));
             }
             Some(WaitingOn::Approval) => {
                 let is_next =
                     |it: &HostProgress| it.place.0 == turn.wave && it.state == HostState::Fetched;
                 moves.push(self.one("promote", is_next, |hosts, _| {
-                    format!("{hosts} of wave {} switch to it", wave.name)
+                    format!(
+                        "{} of wave {} {} to it",
+                        counted(hosts, "host"),
+                        wave.name,
+                        verb(hosts, "switches", "switch")
+                    )
                 }));
             }
             Some(WaitingOn::Soak) if matches!(turn.soak, Soak::Until(_)) => {
@@ -62,8 +71,10 @@ impl Engine {
                     self.one("promote", waits_behind, |hosts, waves| match waves {
                         0 => "the soak ends now, and the release becomes the stable one".to_owned(),
                         _ => format!(
-                            "the soak ends now, and {hosts} in {} come next",
-                            counted(waves, "wave")
+                            "the soak ends now, and {} in {} {} next",
+                            counted(hosts, "host"),
+                            counted(waves, "wave"),
+                            verb(hosts, "comes", "come")
                         ),
                     }),
                 );
@@ -75,14 +86,21 @@ impl Engine {
             moves.push(self.one("pause", HostProgress::is_busy, |hosts, _| {
                 let later = self.hosts.values().filter(|it| is_later(it)).count();
                 format!(
-                    "{hosts} finish what they were told, and {} not told anything yet stay so",
-                    counted(later, "host")
+                    "{} {} what was told, and {} {} told nothing yet",
+                    counted(hosts, "host"),
+                    verb(hosts, "finishes", "finish"),
+                    counted(later, "host"),
+                    verb(later, "is", "are")
                 )
             }));
         }
         if self.hosts.values().any(is_lost) {
             moves.push(self.one("retry --failed", is_lost, |hosts, _| {
-                format!("try again, of those that failed or were not reached: {hosts}")
+                format!(
+                    "{} {} tried again",
+                    counted(hosts, "host"),
+                    verb(hosts, "is", "are")
+                )
             }));
         }
         let may_be_skipped = |it: &HostProgress| {
@@ -94,7 +112,10 @@ impl Engine {
                 hosts: 1,
                 waves: 1,
                 ..self.one("skip HOST", may_be_skipped, |hosts, _| {
-                    format!("it goes on without that one; {hosts} may be left out so")
+                    format!(
+                        "it goes on without that one; {} may be left out so",
+                        counted(hosts, "host")
+                    )
                 })
             });
         }
@@ -104,7 +125,12 @@ impl Engine {
                 |it| it.is_touched,
                 |hosts, waves| match waves {
                     0 => "no host goes back: none was switched; it ends".to_owned(),
-                    _ => format!("{hosts} in {} go back", counted(waves, "wave")),
+                    _ => format!(
+                        "{} in {} {} back",
+                        counted(hosts, "host"),
+                        counted(waves, "wave"),
+                        verb(hosts, "goes", "go")
+                    ),
                 },
             ));
         }
@@ -115,7 +141,7 @@ impl Engine {
         &self,
         command: &'static str,
         is_one: impl Fn(&HostProgress) -> bool,
-        effect: impl Fn(String, usize) -> String,
+        effect: impl Fn(usize, usize) -> String,
     ) -> Move {
         let found = || self.hosts.values().filter(|it| is_one(it));
         let waves: BTreeSet<usize> = found().map(|it| it.place.0).collect();
@@ -124,7 +150,7 @@ impl Engine {
             command,
             hosts,
             waves: waves.len(),
-            effect: effect(counted(hosts, "host"), waves.len()),
+            effect: effect(hosts, waves.len()),
         }
     }
 }
@@ -133,4 +159,8 @@ impl Engine {
 fn counted(count: usize, what: &str) -> String {
     let many = if count == 1 { "" } else { "s" };
     format!("{count} {what}{many}")
+}
+
+fn verb<'a>(count: usize, one: &'a str, many: &'a str) -> &'a str {
+    if count == 1 { one } else { many }
 }

@@ -127,8 +127,7 @@ fn every_move_says_what_it_touches() {
         [
             (
                 "pause",
-                "2 hosts finish what they were told, and 3 hosts not told anything yet stay so"
-                    .into()
+                "2 hosts finish what was told, and 3 hosts are told nothing yet".into()
             ),
             (
                 "skip HOST",
@@ -168,9 +167,9 @@ fn moves_about_lost_hosts_are_there_when_some_are_lost() {
     bench.away("a");
     bench.pass(31 * SECOND);
     assert_eq!(bench.waits(), Some((WaitingOn::Budget, "a".into())));
-    let retry = "try again, of those that failed or were not reached: 1 host";
+    let retry = "1 host is tried again";
     assert_eq!(effect(&bench, "retry --failed").as_deref(), Some(retry));
-    let resume = "it goes on without those that are lost: 1 host";
+    let resume = "it goes on without 1 host that is lost";
     assert_eq!(effect(&bench, "resume").as_deref(), Some(resume));
     for (command, _) in moves(&bench) {
         let command = match command {
