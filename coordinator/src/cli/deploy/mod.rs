@@ -383,7 +383,7 @@ pub(super) async fn deploy(
         built: &built,
         policy,
         asked: config.map(|_| &scap.hosts),
-        seed_bytes: SeedBytes::expected(&greeted, &built, &deltas),
+        seed_bytes: SeedBytes::expected(&greeted, &built, &deltas, has),
         lock: Some(recording.held()),
         away: Some(&greeted.away),
     };

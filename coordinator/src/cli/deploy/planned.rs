@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use scap_proto::{
-    id::NodeId,
+    id::{NodeId, SnapshotId},
     release::{
         HostConfig,
         host_config::{HostStage, Moment},
@@ -56,21 +56,25 @@ pub(super) enum SeedBytes {
 }
 
 impl SeedBytes {
-    /// As the hosts that were reached say: of those that run the tree nothing, by a delta where there is one, and all of it where
-    /// it is not known what they run.
-    pub(super) fn expected(greeted: &Greeted, built: &Built, deltas: &Deltas) -> Self {
-        let all = built.all.encoded_bytes;
+    /// As the hosts that were reached say: of those that run the tree nothing; by a delta where there is one, which makes all that
+    /// they lack; what is new here where `has` says that it has what they run; and all of it where it is not known what they run.
+    pub(super) fn expected(
+        greeted: &Greeted,
+        built: &Built,
+        deltas: &Deltas,
+        has: impl Fn(&SnapshotId) -> bool,
+    ) -> Self {
+        let (all, new) = (built.all.encoded_bytes, built.new.encoded_bytes);
         let known = greeted.live().count();
         let of_unknown = (known < greeted.standings.len()).then_some(all);
         let needs = greeted.live().map(|live| {
-            if live == built.snapshot.id {
-                return 0;
-            }
             let mut deltas = deltas.all.iter();
-            let delta = deltas.find(|it| it.reference.base == live);
-            delta.map_or(all, |delta| {
-                (all - delta.saves.encoded_bytes.min(all)).saturating_add(delta.encoded_bytes)
-            })
+            match deltas.find(|it| it.reference.base == live) {
+                _ if live == built.snapshot.id => 0,
+                Some(delta) => delta.encoded_bytes + new.saturating_sub(delta.saves.encoded_bytes),
+                None if has(&live) && new > 0 => new,
+                None => all,
+            }
         });
         Self::Expected(needs.chain(of_unknown).max().unwrap_or(0))
     }
