@@ -148,8 +148,6 @@ struct Screen {
     rows: Vec<Vec<char>>,
     /// Row and column of the cursor.
     at: (usize, usize),
-    /// Lines that did not fit.
-    wrapped: usize,
 }
 
 impl Screen {
@@ -201,7 +199,6 @@ impl Screen {
     fn put(&mut self, char: char) {
         if self.at.1 == COLUMNS {
             self.at = (self.at.0 + 1, 0);
-            self.wrapped += 1;
         }
         let (row, column) = self.at;
         if self.rows.len() <= row {

@@ -41,7 +41,7 @@ impl Part {
 }
 
 /// A line of at most `columns`: `label`, and what fits of the parts, in their order. All of it must be inert on a terminal.
-pub(super) fn fit(label: &str, parts: Vec<Part>, columns: usize) -> String {
+pub(super) fn fit(label: &str, parts: &[Part], columns: usize) -> String {
     let mut chosen: Vec<Option<String>> = parts.iter().map(|_| None).collect();
     let mut used = LABEL;
     let mut order: Vec<usize> = (0..parts.len()).collect();
@@ -112,26 +112,24 @@ mod tests {
 
     #[test]
     fn what_matters_least_is_left_out_first_and_the_order_stays() {
-        let parts = || {
-            vec![
-                Part::new(0, "aaaa"),
-                Part::new(2, "bbbb"),
-                Part::new(1, "cccc"),
-                Part::new(0, "dddd"),
-            ]
-        };
-        assert_eq!(fit("data", parts(), 29), "data   aaaa  bbbb  cccc  dddd");
-        assert_eq!(fit("data", parts(), 28), "data   aaaa  cccc  dddd");
-        assert_eq!(fit("data", parts(), 22), "data   aaaa  dddd");
-        assert_eq!(fit("data", parts(), 14), "data   aaaa  ~");
-        assert_eq!(fit("data", parts(), 1), "~");
-        assert_eq!(fit("data", parts(), 0), "");
+        let parts = [
+            Part::new(0, "aaaa"),
+            Part::new(2, "bbbb"),
+            Part::new(1, "cccc"),
+            Part::new(0, "dddd"),
+        ];
+        assert_eq!(fit("data", &parts, 29), "data   aaaa  bbbb  cccc  dddd");
+        assert_eq!(fit("data", &parts, 28), "data   aaaa  cccc  dddd");
+        assert_eq!(fit("data", &parts, 22), "data   aaaa  dddd");
+        assert_eq!(fit("data", &parts, 14), "data   aaaa  ~");
+        assert_eq!(fit("data", &parts, 1), "~");
+        assert_eq!(fit("data", &parts, 0), "");
     }
 
     #[test]
     fn as_many_names_are_shown_as_fit() {
         let names = ["web1", "web2", "web3", "web4"];
-        let line = |columns| fit("wait", vec![Part::names(0, "on", &names, 3)], columns);
+        let line = |columns| fit("wait", &[Part::names(0, "on", &names, 3)], columns);
         assert_eq!(line(40), "wait   on: web1 web2 web3 and 1 more");
         assert_eq!(line(35), "wait   on: web1 web2 and 2 more");
         assert_eq!(line(26), "wait   on: web1 and 3 more");

@@ -47,14 +47,14 @@ impl HostLine {
     /// Its line, of at most so many columns.
     pub(super) fn line(&self, columns: usize) -> String {
         let name = format!("{}{}", "  ".repeat(self.depth), self.host);
-        let parts = vec![
+        let parts = [
             Part::new(0, format!("{name:<16}")),
             Part::new(0, self.state),
             Part::new(1, self.chunks.map(chunks).unwrap_or_default()),
             Part::new(2, self.rate.map(rate).unwrap_or_default()),
             Part::new(0, inert(&self.text)),
         ];
-        fit("host", parts, columns)
+        fit("host", &parts, columns)
     }
 }
 
@@ -86,7 +86,7 @@ pub(super) fn host_lines(
     if shown.tree {
         let names = engine.hosts().keys();
         let above = |name: &NodeId| sheet.places.around(name).upstreams.into_iter().next();
-        let order = tree(names.map(|name| (name.clone(), above(name))).collect());
+        let order = tree(&names.map(|name| (name.clone(), above(name))).collect());
         return order
             .iter()
             .map(|(name, depth)| one(name, *depth))
@@ -114,9 +114,9 @@ fn urgency(host: &HostProgress) -> u8 {
 }
 
 /// Each host below the one above it, and how many are above it; whoever has none above is at the top, and so is who is above itself.
-fn tree(above: BTreeMap<NodeId, Option<NodeId>>) -> Vec<(NodeId, usize)> {
+fn tree(above: &BTreeMap<NodeId, Option<NodeId>>) -> Vec<(NodeId, usize)> {
     let mut below: BTreeMap<Option<&NodeId>, Vec<&NodeId>> = BTreeMap::new();
-    for (name, upstream) in &above {
+    for (name, upstream) in above {
         let upstream = upstream.as_ref().filter(|it| above.contains_key(*it));
         below.entry(upstream).or_default().push(name);
     }
@@ -155,7 +155,7 @@ mod tests {
             ("y", Some("x")),
         ];
         let above = above.map(|(host, above)| (name(host), above.map(name)));
-        let order = tree(above.into_iter().collect());
+        let order = tree(&above.into_iter().collect());
         let order: Vec<(&str, usize)> = order
             .iter()
             .map(|(it, depth)| (it.as_str(), *depth))

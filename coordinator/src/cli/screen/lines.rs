@@ -134,7 +134,7 @@ fn title(sheet: &Sheet, view: &View, columns: usize, glyphs: Glyphs) -> String {
         ),
         Part::new(0, keys),
     ]);
-    fit("deploy", parts, columns)
+    fit("deploy", &parts, columns)
 }
 
 fn wave(view: &View, columns: usize) -> String {
@@ -150,11 +150,11 @@ fn wave(view: &View, columns: usize) -> String {
                 counted(hosts, "host"),
                 counted(waves.len(), "wave")
             );
-            return fit("wave", vec![Part::new(0, text), elapsed], columns);
+            return fit("wave", &[Part::new(0, text), elapsed], columns);
         }
         At::Finalizing | At::End => {
             let through = Part::new(0, format!("all {} through", waves.len()));
-            return fit("wave", vec![through, elapsed], columns);
+            return fit("wave", &[through, elapsed], columns);
         }
     };
     let WaveGlance {
@@ -195,7 +195,7 @@ fn wave(view: &View, columns: usize) -> String {
     ];
     parts.extend(soak);
     parts.push(elapsed);
-    fit("wave", parts, columns)
+    fit("wave", &parts, columns)
 }
 
 /// In place of a wave while hosts go back.
@@ -207,7 +207,7 @@ fn back(waves: &[WaveGlance], elapsed: Part, columns: usize) -> String {
         format!("{name} {}/{}", wave.reverted, wave.to_revert)
     };
     let each: Vec<String> = touched().rev().map(one).collect();
-    let parts = vec![
+    let parts = [
         Part::new(
             0,
             format!(
@@ -220,7 +220,7 @@ fn back(waves: &[WaveGlance], elapsed: Part, columns: usize) -> String {
         Part::new(1, each.join("  ")),
         elapsed,
     ];
-    fit("back", parts, columns)
+    fit("back", &parts, columns)
 }
 
 fn fleet(view: &View, columns: usize, glyphs: Glyphs) -> String {
@@ -231,16 +231,12 @@ fn fleet(view: &View, columns: usize, glyphs: Glyphs) -> String {
     // "fleet  new " before it, and what comes after it.
     let room = columns.saturating_sub(11 + 1 + counts.len());
     if room < BAR.0 {
-        return fit(
-            "fleet",
-            vec![Part::new(0, format!("new {counts}"))],
-            columns,
-        );
+        return fit("fleet", &[Part::new(0, format!("new {counts}"))], columns);
     }
     let bar = bar([new, glance.old, unknown], room.min(BAR.1), glyphs);
     fit(
         "fleet",
-        vec![Part::new(0, format!("new {bar} {counts}"))],
+        &[Part::new(0, format!("new {bar} {counts}"))],
         columns,
     )
 }
@@ -304,7 +300,7 @@ fn data(sheet: &Sheet, view: &View, columns: usize) -> String {
         Part::new(1, format!("{} now", rate(view.rate.unwrap_or_default()))),
     ];
     parts.extend(bound);
-    fit("data", parts, columns)
+    fit("data", &parts, columns)
 }
 
 fn slow(view: &View, columns: usize) -> Option<String> {
@@ -323,17 +319,17 @@ fn slow(view: &View, columns: usize) -> Option<String> {
         2,
         format!("moved {} s ago", slow.still.as_secs()),
     ));
-    Some(fit("slow", parts, columns))
+    Some(fit("slow", &parts, columns))
 }
 
 fn lost(view: &View, columns: usize) -> Option<String> {
     let lost = view.lost.as_ref()?;
     let names: Vec<&str> = lost.hosts.iter().map(|host| host.as_str()).collect();
-    let parts = vec![
+    let parts = [
         Part::names(0, &counted(lost.all, "host"), &names, LOST_SHOWN_MAX),
         Part::new(0, inert(&lost.reason)),
     ];
-    Some(fit("lost", parts, columns))
+    Some(fit("lost", &parts, columns))
 }
 
 /// A reason, how long, against which limit, and the hosts. It is always there.
@@ -343,7 +339,7 @@ fn wait(sheet: &Sheet, view: &View, columns: usize) -> String {
             At::Start => "for hosts to say where they stand",
             _ => "for nothing: it is over",
         };
-        return fit("wait", vec![Part::new(0, what)], columns);
+        return fit("wait", &[Part::new(0, what)], columns);
     };
     let waited = view.now.saturating_sub(wait.since);
     let of_wave = wait
@@ -379,8 +375,8 @@ fn wait(sheet: &Sheet, view: &View, columns: usize) -> String {
         Part::new(3, format!("({}: {})", it.host, inert(first)))
     });
     let parts = [Part::new(0, what), Part::of(0, time)];
-    let parts = parts.into_iter().chain(hosts).chain(says);
-    fit("wait", parts.collect(), columns)
+    let parts: Vec<Part> = parts.into_iter().chain(hosts).chain(says).collect();
+    fit("wait", &parts, columns)
 }
 
 fn next(view: &View, columns: usize) -> String {
@@ -397,7 +393,7 @@ fn next(view: &View, columns: usize) -> String {
     };
     let on = view.glance.wait.as_ref().map(|wait| wait.on);
     if on.is_some_and(WaitingOn::needs_a_person) {
-        return fit("next", vec![Part::of(0, choices(""))], columns);
+        return fit("next", &[Part::of(0, choices(""))], columns);
     }
     let (what, when) = match view.glance.at {
         At::Start => ("the first wave fetches".to_owned(), ""),
@@ -439,7 +435,7 @@ fn next(view: &View, columns: usize) -> String {
         Part::new(1, when),
         Part::of(2, choices("or ")),
     ];
-    fit("next", parts.into(), columns)
+    fit("next", &parts, columns)
 }
 
 /// `02:10`, or `1:02:10`.
