@@ -442,10 +442,18 @@ fn fail(doing: &str, error: &(dyn std::error::Error + 'static), hint: Option<&st
 /// # Panics
 /// The second time in a process.
 pub fn log_to_stderr(default: &str) {
+    log_to(default, std::io::stderr);
+}
+
+/// The same, where `writer` makes what writes to standard error.
+///
+/// # Panics
+/// The second time in a process.
+pub fn log_to<W: Write + 'static>(default: &str, writer: impl Fn() -> W + Send + Sync + 'static) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(false)
         // It would tell them on standard error, and panic where nobody reads that any more.

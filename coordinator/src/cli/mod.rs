@@ -21,6 +21,7 @@ mod resume;
 mod rollback;
 mod rollout_status;
 mod scap;
+mod screen;
 mod show;
 mod snapshot;
 mod status;
@@ -149,7 +150,8 @@ pub fn main() -> ExitCode {
             .collect();
         return scap_agent::cli::main(arguments, &[AGENT_COMMAND]);
     }
-    scap_agent::cli::log_to_stderr("warn");
+    scap_agent::cli::log_to("warn", || screen::Log);
+    screen::keep_panics_above();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    io::{IsTerminal, Write},
     time::{Duration, Instant},
 };
 
@@ -14,7 +13,12 @@ use scap_proto::{
 };
 use serde_json::{Value, json};
 
-use super::{About, deploy::size_of, human_bytes, rollout_status};
+use super::{
+    About,
+    deploy::size_of,
+    human_bytes, rollout_status,
+    screen::{self, Glyphs, Rates, Sheet, Shown, View},
+};
 use crate::{
     git::Commit,
     rollout::{
@@ -25,13 +29,15 @@ use crate::{
 
 /// How often a summary is printed where standard error is no terminal.
 const SUMMARY_PERIOD: Duration = Duration::from_secs(30);
+/// How often lines are drawn again, at most: what a person can read, and no more.
+const REDRAW_PERIOD: Duration = Duration::from_millis(200);
 /// Most hosts named in a line.
 const HOSTS_SHOWN_MAX: usize = 5;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(super) enum Style {
-    /// A line an event, and on a terminal one more that is redrawn
+    /// A line an event, and on a terminal a few below these that are drawn again and again
     #[default]
     Auto,
     /// A line an event
@@ -43,38 +49,54 @@ pub(super) enum Style {
 /// Shows progress.
 pub(super) struct Progress {
     style: Style,
-    /// Whether a line is redrawn.
-    is_terminal: bool,
+    /// Whether lines are drawn again and again, and with which characters.
+    terminal: Option<Glyphs>,
     /// Objects written.
     written: u64,
     started: Instant,
     summarized: Instant,
-    is_drawn: bool,
+    /// What these lines tell besides what the engine knows, once it is known.
+    sheet: Option<Sheet>,
+    shown: Shown,
+    rates: Rates,
+}
+
+/// Leaves a terminal without the lines.
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 impl Progress {
     pub(super) fn new((repo, environment): &About, commit: Option<&Commit>, style: Style) -> Self {
         let now = Instant::now();
-        let is_terminal = style == Style::Auto
-            && std::io::stderr().is_terminal()
-            && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].map(std::env::var);
+        let locale = locale.into_iter().flatten().find(|it| !it.is_empty());
+        let glyphs = Glyphs::of_locale(&locale.unwrap_or_default());
         let mut progress = Self {
             style,
-            is_terminal,
+            terminal: (style == Style::Auto && screen::is_terminal()).then_some(glyphs),
             written: 0,
             started: now,
             summarized: now,
-            is_drawn: false,
+            sheet: None,
+            shown: Shown::default(),
+            rates: Rates::default(),
         };
         let subject = commit.map(|it| it.subject.chars().take(60).collect::<String>());
         let oid = commit.map(|commit| commit.id.to_string());
+        let author = commit.map(|commit| commit.author_name().to_owned());
         let fields = json!({
             "repo": repo.as_str(), "environment": environment.as_str(), "commit": oid, "subject": subject,
+            "author": author,
         });
         progress.tell("deploy", fields, || {
-            let commit = oid.zip(subject);
-            let commit = commit
-                .map(|(oid, subject)| format!("  {} \"{}\"", &oid[..10], subject.escape_debug()));
+            let commit = oid.zip(subject).zip(author);
+            let commit = commit.map(|((oid, subject), author)| {
+                let (subject, author) = (subject.escape_debug(), author.escape_debug());
+                format!("  {} \"{subject}\" by {author}", &oid[..10])
+            });
             format!(
                 "deploy {repo} to {environment}{}",
                 commit.unwrap_or_default()
@@ -85,22 +107,30 @@ impl Progress {
 
     /// Shows how far building the snapshot is.
     pub(super) fn snapshot_line(&self) -> impl FnMut(snapshot::Progress) + Send + 'static {
-        let is_terminal = self.is_terminal;
+        let is_terminal = self.terminal.is_some();
+        let mut drawn: Option<Instant> = None;
         move |progress: snapshot::Progress| {
-            if is_terminal {
+            if is_terminal && drawn.is_none_or(|at| at.elapsed() >= REDRAW_PERIOD) {
+                drawn = Some(Instant::now());
                 let all = if progress.is_listed { "" } else { " so far" };
-                eprint!(
-                    "\r\x1b[Ksnapshot  {}/{} entries{all}, {} read",
+                let line = format!(
+                    "snapshot  {}/{} entries{all}, {} read",
                     progress.done_entries,
                     progress.listed_entries,
                     human_bytes(progress.read_bytes)
                 );
+                screen::draw(&[line]);
             }
         }
     }
 
+    /// Has the lines that are drawn again and again tell this too, from the next tick on.
+    pub(super) fn show(&mut self, sheet: Sheet, shown: Shown) {
+        self.sheet = Some(sheet);
+        self.shown = shown;
+    }
+
     pub(super) fn built(&mut self, built: &Built) {
-        self.is_drawn = self.is_terminal;
         let seconds = built.elapsed.as_secs_f64();
         let fields = json!({
             "snapshot": built.snapshot.id.to_string(),
@@ -118,15 +148,20 @@ impl Progress {
         });
     }
 
+    /// What is about to be done.
+    pub(super) fn plan(&mut self, fields: Value, lines: &[String]) {
+        self.tell("plan", fields, || lines.join("\n"));
+    }
+
     /// One more line, about something that no event tells.
     pub(super) fn note(&mut self, text: &str) {
         self.tell("note", json!({ "text": text }), || text.to_owned());
     }
 
-    /// Removes the line that is redrawn.
-    pub(super) fn clear(&mut self) {
-        if std::mem::take(&mut self.is_drawn) {
-            eprint!("\r\x1b[K");
+    /// Takes away the lines that are drawn again and again.
+    pub(super) fn clear(&self) {
+        if self.terminal.is_some() {
+            screen::clear();
         }
     }
 
@@ -163,6 +198,8 @@ impl Progress {
             .collect();
         let lost = rollout_status::lost(&ended.engine);
         let verdict = verdict(ended);
+        // It is over, so that no time passes any more.
+        let spent = ended.engine.spent(Duration::ZERO);
         let seconds = total.as_secs_f64();
         let bytes = sum(hosts.values().map(|host| host.bytes));
         let fields = json!({
@@ -171,6 +208,7 @@ impl Progress {
             "lost": lost,
             "waves": rollout_status::waves(&ended.engine),
             "seconds": seconds,
+            "spent_seconds": rollout_status::spent_json(&spent),
             "recorded": recorded,
         });
         self.tell("end", fields, || {
@@ -188,15 +226,15 @@ impl Progress {
                 human_bytes(bytes.reuse),
                 human_bytes(seed_bytes),
             );
-            text + &format!("\n{verdict}, in {seconds:.2} s\n{recorded}")
+            text += &format!("\n{verdict}, in {seconds:.2} s\n");
+            text + &format!("{}; {recorded}", rollout_status::spent_line(&spent))
         });
     }
 
     /// One event: an object for programs, a line or more for people.
     fn tell(&mut self, kind: &str, fields: Value, line: impl FnOnce() -> String) {
         if self.style != Style::Json {
-            self.clear();
-            return eprintln!("{}", line());
+            return screen::above(&line());
         }
         self.written += 1;
         let millis = i64::try_from(clock::now().0).unwrap_or(i64::MAX);
@@ -355,11 +393,10 @@ impl Watcher for Progress {
     }
 
     fn tick(&mut self, engine: &Engine, now: Duration) {
-        if self.is_terminal {
-            // One line, so that nothing but it is ever redrawn.
-            eprint!("\r\x1b[K{}", summary(engine, self.started.elapsed(), now));
-            let _ = std::io::stderr().flush();
-            self.is_drawn = true;
+        self.rates.note(now, engine.hosts());
+        if let (Some(glyphs), Some(sheet)) = (self.terminal, &self.sheet) {
+            let view = View::of(engine, now, &self.rates, sheet, self.shown);
+            screen::draw(&screen::lines(sheet, &view, screen::size(), glyphs));
         } else if self.summarized.elapsed() >= SUMMARY_PERIOD {
             self.summarized = Instant::now();
             let wait = engine
@@ -367,7 +404,15 @@ impl Watcher for Progress {
                 .map(|wait| rollout_status::wait_json(&wait, now));
             let fields = json!({ "waves": rollout_status::waves(engine), "wait": wait });
             let elapsed = self.started.elapsed();
-            self.tell("summary", fields, || summary(engine, elapsed, now));
+            let hosts = self.sheet.as_ref().map(|sheet| {
+                let view = View::of(engine, now, &self.rates, sheet, self.shown);
+                screen::host_lines(&view)
+            });
+            self.tell("summary", fields, || {
+                let summary = std::iter::once(summary(engine, elapsed, now));
+                let lines: Vec<String> = summary.chain(hosts.into_iter().flatten()).collect();
+                lines.join("\n")
+            });
         }
     }
 

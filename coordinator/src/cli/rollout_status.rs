@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{control::Subject, progress::some};
-use crate::rollout::{Engine, HostProgress, HostState, Wait};
+use super::{control::Subject, progress::some, screen::clock};
+use crate::rollout::{Engine, HostProgress, HostState, Move, Spent, Wait};
 
 const SCHEMA: &str = "scap.rollout/1";
 
@@ -20,9 +20,41 @@ pub(super) fn view(subject: &Subject, engine: &Engine, now: Duration) -> Value {
         "commit": subject.commit,
         "elapsed_seconds": now.as_secs_f64(),
         "wait": engine.wait().map(|wait| wait_json(&wait, now)),
+        "moves": engine.moves().iter().map(move_json).collect::<Vec<_>>(),
+        "spent_seconds": spent_json(&engine.spent(now)),
         "waves": waves(engine),
         "lost": lost(engine),
     })
+}
+
+/// A move, and what it touches.
+fn move_json(it: &Move) -> Value {
+    json!({ "command": it.command, "hosts": it.hosts, "waves": it.waves, "effect": it.effect })
+}
+
+/// Where the time went, for programs.
+pub(super) fn spent_json(spent: &Spent) -> Value {
+    json!({
+        "fetch": spent.fetch.as_secs_f64(),
+        "activate": spent.activate.as_secs_f64(),
+        "soak": spent.soak.as_secs_f64(),
+        "people": spent.people.as_secs_f64(),
+    })
+}
+
+/// The same for people.
+pub(super) fn spent_line(spent: &Spent) -> String {
+    let seconds = |time: Duration| match time.as_secs() {
+        0..60 => format!("{:.1} s", time.as_secs_f64()),
+        _ => clock(time),
+    };
+    format!(
+        "fetch {}  activate {}  soak {}  people {}",
+        seconds(spent.fetch),
+        seconds(spent.activate),
+        seconds(spent.soak),
+        seconds(spent.people)
+    )
 }
 
 /// One wait, as JSON tells it everywhere.
@@ -160,9 +192,8 @@ pub(super) fn print(status: &Value) {
         text(&wait["on"]),
         wave.unwrap_or_default()
     );
-    let moves = text(&wait["moves"]);
-    if !moves.is_empty() {
-        println!("next {moves}");
+    for it in status["moves"].as_array().into_iter().flatten() {
+        println!("next {}: {}", text(&it["command"]), text(&it["effect"]));
     }
 }
 

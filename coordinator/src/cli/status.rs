@@ -71,6 +71,27 @@ fn is_under_way(present: &Present, latest: &Rollout, now: Timestamp) -> bool {
         && latest.outcome == Outcome::Running
 }
 
+/// Whether something was begun that is not stable, and nobody is at it.
+fn is_open(present: &Present, now: Timestamp) -> bool {
+    let record = present.folder.record.as_ref();
+    let stable = record.and_then(|record| record.stable.as_ref());
+    let latest = record.and_then(|record| record.latest.as_ref());
+    let is_free = !matches!(lock_of(present, now), Some((_, None)));
+    let is_unsettled =
+        latest.is_some_and(|latest| stable.map(|it| it.release) != Some(latest.release));
+    is_free && is_unsettled
+}
+
+fn moves_json(present: &Present, now: Timestamp) -> Vec<Value> {
+    let record = present.folder.record.as_ref();
+    let latest = record.and_then(|record| record.latest.as_ref());
+    let latest = latest.filter(|_| is_open(present, now));
+    let moves = latest.into_iter().flat_map(|latest| moves(present, latest));
+    moves
+        .map(|(command, effect)| json!({ "command": command, "effect": effect }))
+        .collect()
+}
+
 fn place_json(present: &Present, now: Timestamp) -> Value {
     let (repo, environment) = &present.place;
     let record = present.folder.record.as_ref();
@@ -92,6 +113,7 @@ fn place_json(present: &Present, now: Timestamp) -> Value {
         "environment": environment.as_str(),
         "stable": stable.map(rollout_json),
         "latest": latest.map(rollout_json),
+        "moves": moves_json(present, now),
         "under_way": latest.is_some_and(|latest| is_under_way(present, latest, now)),
         "lock": lock,
         "hosts": present.hosts.groups,
@@ -107,11 +129,9 @@ fn print(present: &Present, now: Timestamp) {
         Some(stable) => println!("  on      {}", line(stable, now)),
         None => println!("  on      nothing: no release was finalized"),
     }
-    let mut is_settled = true;
     if let Some(latest) = latest {
         let stable = record.and_then(|record| record.stable.as_ref());
         if stable.map(|stable| stable.release) != Some(latest.release) {
-            is_settled = false;
             println!("  latest  {}", line(latest, now));
         }
         let waves: Vec<&str> = latest.waves.iter().map(|wave| wave.name.as_str()).collect();
@@ -143,14 +163,40 @@ fn print(present: &Present, now: Timestamp) {
             some(&names)
         );
     }
-    let free = !matches!(lock_of(present, now), Some((_, None)));
-    if let (Some(latest), false, true) = (latest, is_settled, free) {
-        println!(
-            "  next    the same deploy again goes on with #{}; `rollback` releases what is stable again",
-            latest.sequence
-        );
+    if let (Some(latest), true) = (latest, is_open(present, now)) {
+        for (command, effect) in moves(present, latest) {
+            println!("  next    {command}: {effect}");
+        }
     }
 }
+
+/// What may be done where nobody is at it, and what that touches, as far as it is recorded.
+fn moves(present: &Present, latest: &Rollout) -> Vec<(&'static str, String)> {
+    let record = present.folder.record.as_ref();
+    let stable = record.and_then(|record| record.stable.as_ref());
+    let groups = &present.hosts.groups;
+    let live = groups.iter().filter(|group| group.outcome == PROMOTED);
+    let live: usize = live.map(|group| group.hosts.len()).sum();
+    let sequence = latest.sequence;
+    let again = match &latest.going_back {
+        Some(_) => format!("hosts of #{sequence} that were switched go back to what they ran"),
+        None => format!("goes on with #{sequence}, which {live} hosts are recorded to have live"),
+    };
+    let mut moves = vec![("the same deploy again, or resume", again)];
+    if let Some(stable) = stable {
+        moves.push((
+            "rollback",
+            format!(
+                "releases #{} again; {live} hosts that are recorded to have #{sequence} live switch back",
+                stable.sequence
+            ),
+        ));
+    }
+    moves
+}
+
+/// The outcome of a host that has the release live.
+const PROMOTED: &str = "promoted";
 
 /// One release on a line.
 pub(super) fn line(rollout: &Rollout, now: Timestamp) -> String {

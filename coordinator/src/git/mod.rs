@@ -52,6 +52,14 @@ pub struct Commit {
     pub time: i64,
 }
 
+impl Commit {
+    /// The author without the mail address. Not escaped.
+    pub fn author_name(&self) -> &str {
+        let (name, _) = self.author.rsplit_once(" <").unwrap_or((&self.author, ""));
+        name
+    }
+}
+
 impl Repo {
     /// Opens the repository whose top, or whose git directory, is `path`.
     ///

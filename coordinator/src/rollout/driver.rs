@@ -18,7 +18,7 @@ use scap_proto::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::Instant,
+    time::{Instant, MissedTickBehavior},
 };
 
 use super::{Command, CommandError, Config, Engine, Input, Output, Verdict, WaitingOn};
@@ -139,6 +139,8 @@ pub async fn run(
     }
     driver.engine.handle_input(Duration::ZERO, Input::Start);
     let mut watch = tokio::time::interval(WATCH_PERIOD);
+    // What was not seen in time is not seen twice as fast later.
+    watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         if let Some(verdict) = driver.drain(watcher) {
             let Driver {

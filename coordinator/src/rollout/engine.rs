@@ -24,6 +24,7 @@ use scap_proto::{
 use super::{
     host::{HostProgress, HostState, Told},
     policy::Policy,
+    spent::Spent,
     wait::{Wait, WaitingOn},
     waves::{Soak, Turn},
 };
@@ -184,8 +185,10 @@ pub struct Engine {
     pub(super) was_warned: bool,
     /// Whether the grant is over.
     pub(super) is_out_of_grant: bool,
-    /// What it waited for when it was looked at last.
-    waits: Option<(WaitingOn, Option<String>, Duration)>,
+    /// What it waited for when it was looked at last, and since when.
+    pub(super) waits: Option<(WaitingOn, Option<String>, Duration)>,
+    /// How long its waits before that one took.
+    pub(super) spent: Spent,
     pub(super) next_number: u64,
     /// When hosts heard last that it goes on.
     pub(super) renewed_at: Duration,
@@ -224,6 +227,7 @@ impl Engine {
             was_warned: false,
             is_out_of_grant: false,
             waits: None,
+            spent: Spent::default(),
             next_number: 1,
             renewed_at: Duration::ZERO,
             outputs: VecDeque::new(),
@@ -416,6 +420,7 @@ impl Engine {
         if last == waits.as_ref().map(|wait| (&wait.on, &wait.wave)) {
             return;
         }
+        self.spent = self.spent(now);
         self.waits = waits.as_ref().map(|wait| (wait.on, wait.wave.clone(), now));
         if let Some(wait) = waits {
             let wait = Wait { since: now, ..wait };

@@ -209,6 +209,11 @@ impl HostProgress {
         is_lost && !self.is_excused
     }
 
+    /// How long it has made no move by `now`.
+    pub fn still(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.moved_at)
+    }
+
     /// When it is given up, unless it moves or comes back.
     pub(super) fn deadline(&self, config: &Config) -> Duration {
         match &self.away {

@@ -32,5 +32,6 @@ mod stages;
 mod state;
 mod state_branch;
 mod supervised;
+mod terminal;
 mod undo;
 mod why;

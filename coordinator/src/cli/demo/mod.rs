@@ -319,6 +319,7 @@ fn arguments(state: &Path, repo: &Path, commit: &str, fleet: &Path) -> DeployArg
         json: false,
         dry_run: false,
         progress: Default::default(),
+        shown: Default::default(),
     }
 }
 

@@ -2,15 +2,21 @@
 //! nobody.
 
 use bytes::Bytes;
+use scap_agent::store::StoreReader;
 use scap_proto::{content::EncodedChunk, id::ChunkId};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
-    DeployArgs, about, asked::Finder, config_diff::ConfigDiff, find, read_inventory, size_of,
-    stages, targets::Targets,
+    DeployArgs, about,
+    asked::Finder,
+    config_diff::ConfigDiff,
+    find,
+    planned::{Planned, SeedBytes, as_recorded},
+    read_inventory, size_of,
+    targets::Targets,
 };
 use crate::{
-    cli::{CliError, exit, human_bytes},
+    cli::{CliError, exit},
     rollout::Wave,
     snapshot::{ChunkSink, SinkError},
     state::StateDirectory,
@@ -28,7 +34,7 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
     let policy = &targets.policy;
     let commit = tree
         .commit()
-        .map(|commit| (commit.id.to_string(), commit.subject.clone()));
+        .map(|commit| (commit.id.to_string(), commit.clone()));
     let (as_json, place) = (args.json, (repo.clone(), environment.clone()));
     let work = move || {
         let finder = Finder {
@@ -39,16 +45,31 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
         };
         let new = finder.deployed()?;
         let config = ConfigDiff::of(&new, finder.live(&place)?)?;
-        Ok::<_, CliError>((tree.measure(&Nowhere)?, new.hosts, config))
+        let recorded = as_recorded(&args, &tree, &state, &place)?;
+        // Where nothing was deployed from here there is no store.
+        let here = Here(StoreReader::open(state.store()).ok());
+        Ok::<_, CliError>((tree.measure(&here)?, new.hosts, config, recorded, tree))
     };
-    let (built, hosts, config) = tokio::task::spawn_blocking(work)
+    let (built, hosts, config, (from, lock), tree) = tokio::task::spawn_blocking(work)
         .await
         .expect("building does not panic")?;
     let hosts = hosts.as_ref();
+    let planned = Planned {
+        about: &(repo.clone(), environment.clone()),
+        release: None,
+        from,
+        to: tree.commit(),
+        built: &built,
+        policy,
+        asked: hosts,
+        seed_bytes: SeedBytes::Between(built.new.encoded_bytes, built.all.encoded_bytes),
+        lock,
+        away: None,
+    };
     if as_json {
         let names = policy.waves.iter().flat_map(Wave::hosts);
         let names: Vec<&str> = names.map(|host| host.as_str()).collect();
-        let waves: Vec<Value> = policy.waves.iter().map(wave_json).collect();
+        let plan = planned.json();
         let object = json!({
             "schema": "scap.dry-run/1",
             "repo": repo.as_str(),
@@ -59,16 +80,23 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
             "snapshot_encoded_bytes": built.all.encoded_bytes,
             "snapshot_entries": built.descriptor.totals.entries,
             "prefetch": policy.prefetch.to_string(),
-            "waves": waves,
-            "asked": stages::json(hosts),
+            "waves": plan["waves"],
+            "asked": plan["asked"],
+            "plan": plan,
             "config": config.files_json(&names),
             "config_live": config.live_json(),
         });
         println!("{object}");
         return Ok(exit::DONE);
     }
-    let shown =
-        commit.map(|(id, subject)| format!("  {} \"{}\"", &id[..10], subject.escape_debug()));
+    let shown = commit.map(|(id, commit)| {
+        let author = commit.author_name().escape_debug();
+        format!(
+            "  {} \"{}\" by {author}",
+            &id[..10],
+            commit.subject.escape_debug()
+        )
+    });
     println!(
         "would deploy {repo} to {}{}",
         environment,
@@ -79,65 +107,31 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
         built.snapshot.id.to_string(),
         size_of(&built)
     );
-    let encoded = built.all.encoded_bytes;
-    println!(
-        "the seed would send about {} where no host holds any of it",
-        human_bytes(encoded)
-    );
-    let asked = hosts.and_then(stages::line);
-    let lines = plan_lines(&targets).into_iter().chain(asked);
-    for line in lines.chain(config.lines()) {
+    for line in planned.lines().into_iter().chain(config.lines()) {
         println!("{line}");
     }
     println!("nothing was written, and no host was contacted");
     Ok(exit::DONE)
 }
 
-/// How the release would go through the fleet, a line a wave.
-pub(super) fn plan_lines(targets: &Targets) -> Vec<String> {
-    let Targets { inventory, policy } = targets;
-    let waves = policy.waves.iter().map(|wave| {
-        let mut line = format!("wave {}  {} hosts", wave.name, wave.hosts().count());
-        if wave.groups.len() > 1 {
-            line += &format!(" in {} groups", wave.groups.len());
-        }
-        for limit in &wave.limits {
-            let of = limit.of.strip_suffix(&format!(" of wave {}", wave.name));
-            let of = of.map(|of| format!(" in {of}"));
-            line += &format!("  may lose {}{}", limit.allowed, of.unwrap_or_default());
-        }
-        if !wave.soak.is_zero() {
-            line += &format!("  soaks {} s", wave.soak.as_secs());
-        }
-        if wave.needs_approval {
-            line += "  needs approval";
-        }
-        line
-    });
-    let hosts = inventory.hosts.len();
-    let fetch = format!("{hosts} hosts, fetching ahead: {}", policy.prefetch);
-    std::iter::once(fetch).chain(waves).collect()
-}
+/// Knows what the chunk store here has, and keeps nothing.
+struct Here(Option<StoreReader>);
 
-fn wave_json(wave: &Wave) -> Value {
-    let limits = wave.limits.iter();
-    let limits: Vec<Value> = limits
-        .map(
-            |limit| json!({ "of": limit.of, "hosts": limit.hosts.len(), "allowed": limit.allowed }),
-        )
-        .collect();
-    let groups: Vec<Vec<&str>> = wave
-        .groups
-        .iter()
-        .map(|group| group.iter().map(|host| host.as_str()).collect())
-        .collect();
-    json!({
-        "name": wave.name,
-        "groups": groups,
-        "limits": limits,
-        "soak_seconds": wave.soak.as_secs(),
-        "approval": wave.needs_approval,
-    })
+impl ChunkSink for Here {
+    fn encoded_length(&self, id: &ChunkId) -> Option<u32> {
+        self.0.as_ref()?.encoded_length(id)
+    }
+
+    fn plain(&self, id: &ChunkId) -> Result<Option<Bytes>, SinkError> {
+        match &self.0 {
+            Some(store) => ChunkSink::plain(store, id),
+            None => Ok(None),
+        }
+    }
+
+    fn put(&self, _: &EncodedChunk) -> Result<(), SinkError> {
+        Ok(())
+    }
 }
 
 /// Takes chunks, and keeps none.

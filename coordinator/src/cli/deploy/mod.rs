@@ -3,19 +3,21 @@
 mod asked;
 mod begin;
 mod config_diff;
+mod confirm;
 mod dead_man;
 mod dry_run;
 mod flags;
 mod greet;
 mod how;
 mod name;
+mod planned;
 mod recording;
 mod stages;
 mod summary;
 mod targets;
 
 use std::{
-    io::{IsTerminal, Write},
+    io::IsTerminal,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -40,9 +42,11 @@ use tokio::{
 
 use self::{
     begin::{Begun, Content, Said, begin, check_soaks, time_left},
+    confirm::confirm,
     greet::{Greeted, greet},
     how::{fed_by_us, plan},
     name::repo_name,
+    planned::{Planned, SeedBytes},
     recording::Recording,
     summary::{Seconds, summarize},
     targets::Targets,
@@ -60,6 +64,7 @@ use super::{
     exit, human_bytes,
     progress::{Progress, Style},
     scap::ScapArgs,
+    screen::{Sheet, Shown},
     snapshot::{Tree, last_released, locked, open_store},
     worded::Worded,
 };
@@ -122,6 +127,8 @@ pub(super) struct DeployArgs {
     /// How progress is shown
     #[arg(long, value_enum, value_name = "STYLE", default_value_t)]
     pub(super) progress: Style,
+    #[command(flatten)]
+    pub(super) shown: Shown,
     /// End with one JSON object on standard output
     #[arg(long)]
     pub(super) json: bool,
@@ -252,6 +259,9 @@ pub(super) async fn deploy(
     let _lock = state
         .lock(&about, &reason, began)
         .map_err(|error| locked(&error))?;
+    // Before anything that takes long: whoever looks sees at once that it has begun, and with what.
+    let mut progress = Progress::new(&about, tree.commit(), args.progress);
+    notes.iter().for_each(|note| progress.note(note));
     let targets = Targets::of(fleet, &scap, &args)?;
     let Targets { inventory, policy } = &targets;
     check_soaks(policy)?;
@@ -276,9 +286,6 @@ pub(super) async fn deploy(
         .map_err(|error| CliError::failed("start the seed", &error))?;
     let first = fed_by_us(&identity.own().name, inventory, policy, topology, &about);
     let mut hub = Hub::start(seed.node(), &identity, inventory, &first, &about).await;
-    let mut progress = Progress::new(&about, tree.commit(), args.progress);
-    notes.iter().for_each(|note| progress.note(note));
-
     // Hosts are dialled, and the lock is taken, while the snapshot is built.
     // Where nobody takes it any more, it is given back at once.
     let (locker, locking) = {
@@ -371,8 +378,23 @@ pub(super) async fn deploy(
         key,
         plan: plan.encode(),
     };
-    let asked = stages::line(&scap.hosts).filter(|_| config.is_some());
-    confirm(&args, &targets, asked, &greeted, &session, &mut requests).await?;
+    let planned = Planned {
+        about: &about,
+        release: Some((
+            session.release.id().short().to_string(),
+            session.release.release().sequence,
+        )),
+        from: recording.stable().cloned(),
+        to: tree.commit(),
+        built: &built,
+        policy,
+        asked: config.map(|_| &scap.hosts),
+        seed_bytes: SeedBytes::expected(&greeted, &built, &deltas, has),
+        lock: Some(recording.held()),
+        away: Some(&greeted.away),
+    };
+    progress.plan(planned.json(), &planned.lines());
+    confirm(&args, &mut requests).await?;
     // From what is stable nobody goes back.
     let going_back = going_back.filter(|_| !is_finalized);
     recording.begin(&session, going_back.clone()).await?;
@@ -395,12 +417,13 @@ pub(super) async fn deploy(
     })
     .await;
 
+    let places = Arc::new(Places::of(inventory, &first));
     let subject = Subject {
         about: about.clone(),
         release: release.to_string(),
         sequence: session.release.release().sequence,
         commit: tree.commit().map(|commit| commit.id.to_string()),
-        places: Arc::new(Places::of(inventory, &first)),
+        places: places.clone(),
     };
     let control = Control::listen(&state, subject, people).inspect_err(|error| {
         progress.note(&format!(
@@ -430,6 +453,21 @@ pub(super) async fn deploy(
         budget_hold: hold.or(nobody),
         approval_hold: hold,
     };
+    let sheet = Sheet {
+        about: about.clone(),
+        from: recording.stable().and_then(|stable| stable.commit.clone()),
+        to: tree.commit().map(|commit| commit.id.clone()),
+        subject: tree.commit().map(|commit| commit.subject.clone()),
+        author: tree.commit().map(|commit| commit.author_name().to_owned()),
+        rollout: recording.rollout().to_owned(),
+        new_bytes: built.new.encoded_bytes,
+        all_bytes: built.all.encoded_bytes,
+        seconds_per_byte: Sheet::bound(inventory),
+        budget_hold: desk.budget_hold,
+        approval_hold: desk.approval_hold,
+        places,
+    };
+    progress.show(sheet, args.shown);
     let rolling = Instant::now();
     let known = greeted.events;
     let note_finalized = || note_finalized(&state, &about, &session);
@@ -533,50 +571,6 @@ async fn clean(state: &StateDirectory, store: Store) {
         let error = scap_agent::error_chain(error.as_ref());
         tracing::warn!(error, "the chunk store was not collected");
     }
-}
-
-/// Shows what is about to happen and asks, on a terminal.
-async fn confirm(
-    args: &DeployArgs,
-    targets: &Targets,
-    asked: Option<String>,
-    greeted: &Greeted,
-    session: &Session,
-    requests: &mut mpsc::Receiver<Request>,
-) -> Result<(), CliError> {
-    let release = session.release.release();
-    if args.progress != Style::Json {
-        eprintln!(
-            "release {} #{}",
-            session.release.id().short(),
-            release.sequence
-        );
-        for line in dry_run::plan_lines(targets).into_iter().chain(asked) {
-            eprintln!("{line}");
-        }
-    }
-    for (host, reason) in greeted.away.iter().filter(|_| args.progress != Style::Json) {
-        eprintln!("  unreachable now: {host}: {}", reason.escape_debug());
-    }
-    if args.yes || !std::io::stdin().is_terminal() {
-        return Ok(());
-    }
-    eprint!("deploy? [y/N] ");
-    let _ = std::io::stderr().flush();
-    let reading = tokio::task::spawn_blocking(|| {
-        let mut answer = String::new();
-        let _ = std::io::stdin().read_line(&mut answer);
-        answer
-    });
-    let answer = tokio::select! {
-        answer = reading => answer.expect("reading a line does not panic"),
-        // Who interrupts does not say yes.
-        Some(_) = requests.recv() => String::new(),
-    };
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
-        return Ok(());
-    }
-    Err(CliError::usage("not confirmed; no host was told anything").code(exit::STOPPED))
 }
 
 /// Notes that the release is the stable one, before any host is told: whoever goes on with it knows that nobody goes back.

@@ -159,6 +159,22 @@ impl Recording {
         })
     }
 
+    /// The id of this run, as the lock and the record have it.
+    pub(super) fn rollout(&self) -> &str {
+        &self.run.rollout
+    }
+
+    /// What the environment was on when the lock was taken.
+    pub(super) fn stable(&self) -> Option<&Rollout> {
+        self.found.record.stable.as_ref()
+    }
+
+    /// Whose the lock is, in words.
+    pub(super) fn held(&self) -> String {
+        let by = self.run.by.escape_debug();
+        format!("ours: {by} ({})", self.run.rollout)
+    }
+
     /// That the lock was somebody's before, for people.
     pub(super) fn taken_over(&self) -> Option<String> {
         let lock = self.found.taken_over.as_ref()?;

@@ -111,6 +111,7 @@ pub(super) fn summarize(
             "rollout": seconds.rollout.as_secs_f64(),
             "total": total,
         },
+        "spent_seconds": rollout_status::spent_json(&ended.engine.spent(Duration::ZERO)),
         "snapshot_bytes": built.descriptor.totals.bytes,
         "snapshot_encoded_bytes": built.all.encoded_bytes,
         "snapshot_entries": built.descriptor.totals.entries,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod commands;
+mod glance;
 mod lost;
 mod random;
 mod renewal;
