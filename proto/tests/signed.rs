@@ -35,6 +35,7 @@ use scap_proto::{
     limits::{
         DELTAS_MAX, DESCRIPTOR_BYTES_MAX, HOST_ADDRESSES_MAX, PLAN_HOSTS_MAX, REASON_BYTES_MAX,
     },
+    reason::Reason,
     release::{
         Authority, AuthorityError, BytesBySource, DeltaRef, Directive, Finalization, Grant,
         LeafSigned, Lease, Membership, Outcome, Plan, PlanHost, Priority, Release, Report, Roster,
@@ -560,6 +561,30 @@ fn a_report_can_ask_for_the_seed_and_who_does_not_know_that_reads_the_rest() {
     let refusing = report().refusing(release_id());
     assert_eq!(refusing.refused_release(), Some(release_id()));
     assert!(!refusing.wants_seed());
+}
+
+#[test]
+fn a_report_carries_the_code_of_its_reason_also_one_that_this_build_does_not_know() {
+    assert_eq!(report().reason(), None);
+    let full = report().because(Reason::DiskFull);
+    let mut payload = golden(REPORT);
+    payload.pop();
+    payload.extend(golden(
+        "01 0a 09 6469736b2d66756c6c # one extension, which may be ignored: 10, disk-full",
+    ));
+    assert_eq!(full.to_payload().as_ref(), payload);
+    assert_eq!(full.reason(), Some(Reason::DiskFull));
+    let later = report().because("moon-phase".parse().unwrap());
+    let read = Report::from_payload(&later.to_payload()).unwrap();
+    assert_eq!(read.reason().unwrap().as_str(), "moon-phase");
+    for none in [&b""[..], b"\xff", b"Disk full"] {
+        let extensions = Extensions::default().with(10, Bytes::from_static(none));
+        let report = Report {
+            extensions: extensions.unwrap(),
+            ..report()
+        };
+        assert_eq!(report.reason(), None);
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ use scap_proto::{
     content::SnapshotRef,
     frame::{self, FrameError},
     id::{ChunkId, GitOid, ReleaseId},
+    reason::{Because, Reason},
     release::{RepoPath, Stage},
     wire::{
         Envelope,
@@ -102,15 +103,15 @@ pub enum Answer {
     /// Each difference between the live tree and its snapshot, in a line; none where they are equal.
     Differences(Vec<String>),
     /// The order has no authority here.
-    Refused(String),
+    Refused(Because),
     /// A chunk that it takes is not in the store, or damaged.
     MissingChunk(ChunkId),
     /// It failed, and what was live is live.
-    Failed(String),
+    Failed(Because),
     /// It failed on the way: before the switch, or after it.
     Stopped {
         /// What, and the end of what it printed.
-        reason: String,
+        reason: Because,
         /// What is live now.
         standing: RepoStanding,
     },
@@ -282,7 +283,9 @@ async fn serve(activator: Arc<Activator>, mut stream: UnixStream) -> Result<(), 
         .await
         .unwrap_or_else(|panic| {
             tracing::error!(%panic, "the activator panicked");
-            Answer::Failed("the activator panicked; its log says where".into())
+            Answer::Failed(
+                Reason::ActivatorLost.because("the activator panicked; its log says where"),
+            )
         });
     frame::write_message(&mut stream, &Envelope::from(answer)).await
 }
@@ -307,7 +310,7 @@ impl Activator {
         };
         result.unwrap_or_else(|error| match error {
             ActivateError::Source(SourceError::Missing(chunk)) => Answer::MissingChunk(chunk),
-            error => Answer::Failed(crate::error_chain(&error)),
+            error => Answer::Failed(error.because()),
         })
     }
 
@@ -317,7 +320,11 @@ impl Activator {
         let now = clock::now();
         let order = match self.trust.verify_order(order, now) {
             Ok(order) => order,
-            Err(error) => return Ok(Answer::Refused(crate::error_chain(&error))),
+            Err(error) => {
+                return Ok(Answer::Refused(
+                    error.code().because(crate::error_chain(&error)),
+                ));
+            }
         };
         let about = order.release.release();
         let stage = match has_lapsed {
@@ -385,7 +392,11 @@ impl Activator {
         };
         let verified = match self.trust.verify_finalization(finalize, clock::now()) {
             Ok(verified) => verified,
-            Err(error) => return Ok(Answer::Refused(crate::error_chain(&error))),
+            Err(error) => {
+                return Ok(Answer::Refused(
+                    error.code().because(crate::error_chain(&error)),
+                ));
+            }
         };
         let about = verified.release.release();
         let floor = self.trust.floor(&about.repo, &about.environment);
@@ -420,7 +431,11 @@ impl Activator {
     fn finalize(&self, finalize: Finalize) -> Result<Answer, ActivateError> {
         let verified = match self.trust.verify_finalization(finalize, clock::now()) {
             Ok(verified) => verified,
-            Err(error) => return Ok(Answer::Refused(crate::error_chain(&error))),
+            Err(error) => {
+                return Ok(Answer::Refused(
+                    error.code().because(crate::error_chain(&error)),
+                ));
+            }
         };
         let repo = &verified.release.release().repo;
         self.with(repo, |deployment| {
@@ -449,8 +464,8 @@ impl Activator {
         let stages = self.stages();
         match stages.check_again(&deployment, release, span, &gives_way) {
             Ok(checked) => Ok(Answer::Rechecked(checked)),
-            Err(ActivateError::Stage(failed)) => Ok(Answer::Stopped {
-                reason: failed.to_string(),
+            Err(failed @ ActivateError::Stage(_)) => Ok(Answer::Stopped {
+                reason: failed.because(),
                 standing: standing(&deployment)?,
             }),
             Err(error) => Err(error),
@@ -545,10 +560,7 @@ fn answered(
         Ok(built) => built,
         Err(error @ (ActivateError::Source(_) | ActivateError::ReadOnly(_))) => return Err(error),
         Err(error) => {
-            let reason = match &error {
-                ActivateError::Stage(failed) => failed.to_string(),
-                error => crate::error_chain(error),
-            };
+            let reason = error.because();
             return Ok(match standing(deployment) {
                 Ok(standing) => Answer::Stopped { reason, standing },
                 Err(_) => Answer::Failed(reason),

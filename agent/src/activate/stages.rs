@@ -112,7 +112,7 @@ impl Stages<'_> {
         }
         deployment.check_links(&destinations(&asking.config))?;
         let rendered = self.work(asking).render();
-        let rendered = rendered.map_err(|error| StageError::new(STAGE.name(), &error, ""))?;
+        let rendered = rendered.map_err(|error| StageError::of_template(STAGE.name(), &error))?;
         let files = place(rendered);
         let stale = deployment.stale(installed, &files)?;
         if !stale.is_empty() {
@@ -220,7 +220,7 @@ impl Stages<'_> {
                 let error = crate::error_chain(&error);
                 tracing::warn!(error, "cannot record that a release is not well");
             }
-            StageError::new("while it soaks", &error, &error.output.tail()).into()
+            StageError::of_check("while it soaks", &error).into()
         })
     }
 
@@ -348,7 +348,7 @@ impl Stages<'_> {
         tracing::warn!(rev = %installed.rev, "config files of a release are not as they were: rendered again");
         let rendered = self.work(asking).render();
         let stage = HostStage::Rollback.name();
-        let files = place(rendered.map_err(|error| StageError::new(stage, &error, ""))?);
+        let files = place(rendered.map_err(|error| StageError::of_template(stage, &error))?);
         let stale = deployment.stale(installed, &files)?;
         deployment.note_rendered(&installed.rev, &files)?;
         deployment.write_rendered(installed, &files, &stale)
@@ -411,7 +411,7 @@ impl Stages<'_> {
                     Moment::After => "after",
                 };
                 let when = format!("{moment} {}", stage.name());
-                Err(StageError::new(&when, &error, &error.output.tail()).into())
+                Err(StageError::of_check(&when, &error).into())
             }
         }
     }

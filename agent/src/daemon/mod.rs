@@ -24,6 +24,7 @@ use std::{
 
 use scap_proto::{
     id::ReleaseId,
+    reason::{Because, Reason},
     release::{Environment, Plan, RepoPath, TreeId, plan::PlanError},
     wire::control::{ControlMessage, Finalize, Order},
 };
@@ -374,7 +375,10 @@ impl Daemon {
             {
                 return self.report_lack_of_plan(&key, &order).await;
             }
-            Err(error) => return self.refuse(&key, release, crate::error_chain(&error)).await,
+            Err(error) => {
+                let reason = error.code().because(crate::error_chain(&error));
+                return self.refuse(&key, release, reason).await;
+            }
         };
         let acceptance = self
             .repos
@@ -418,7 +422,8 @@ impl Daemon {
                     ..repo.saved.clone()
                 };
                 if let Err(error) = self.state.save(&saved) {
-                    return self.refuse(&key, release, crate::error_chain(&error)).await;
+                    let reason = Reason::RefusedState.because(crate::error_chain(&error));
+                    return self.refuse(&key, release, reason).await;
                 }
                 tracing::info!(
                     repo = %key.0, release = %verified.release.id().short(),
@@ -434,15 +439,14 @@ impl Daemon {
                 self.report_now(&key).await;
             }
             Err(refusal) => {
-                self.refuse(&key, release, crate::error_chain(&refusal))
-                    .await;
+                self.refuse(&key, release, refusal.because()).await;
             }
         }
     }
 
     /// Says so, once, and then where we stand: whoever sent it, it changes nothing of what we follow.
-    async fn refuse(&mut self, key: &RepoKey, release: ReleaseId, reason: String) {
-        tracing::warn!(repo = %key.0, environment = %key.1, reason, "order refused");
+    async fn refuse(&mut self, key: &RepoKey, release: ReleaseId, reason: Because) {
+        tracing::warn!(repo = %key.0, environment = %key.1, code = %reason.code, %reason, "order refused");
         self.report_refusal(key, release, reason).await;
         if self.repos.contains_key(key) {
             self.report_now(key).await;
@@ -515,7 +519,7 @@ impl Daemon {
         self.serve_beside(key).await;
     }
 
-    fn job(&mut self, key: &RepoKey) -> Result<Job, (ReleaseId, String)> {
+    fn job(&mut self, key: &RepoKey) -> Result<Job, (ReleaseId, Because)> {
         let saved = &self.repo(key).saved;
         let release = saved
             .acceptance
@@ -523,19 +527,23 @@ impl Daemon {
             .as_ref()
             .expect("a job is of an order")
             .release;
-        let failed = |reason: String| (release, reason);
+        let failed = |code: Reason, text: String| (release, code.because(text));
         let about = saved.accepted_release();
         let about = about.expect("what is accepted was saved with its order or finalization");
         let about = about
             .read_unverified()
-            .map_err(|e| failed(crate::error_chain(&e)))?;
+            .map_err(|e| failed(Reason::RecordDamaged, crate::error_chain(&e)))?;
         if saved.order.is_none() {
             return Ok(self.own_job(key, release, &about));
         }
         let Some((id, bytes)) = &saved.plan else {
-            return Err(failed("the order came without a plan".into()));
+            return Err(failed(
+                Reason::BadPlan,
+                "the order came without a plan".into(),
+            ));
         };
-        let plan = Plan::decode(*id, bytes).map_err(|e| failed(crate::error_chain(&e)))?;
+        let plan = Plan::decode(*id, bytes);
+        let plan = plan.map_err(|e| failed(Reason::BadPlan, crate::error_chain(&e)))?;
         Ok(Job {
             release,
             snapshot: about.snapshot,
@@ -616,18 +624,22 @@ impl Daemon {
                 }
             }
             Ok(Answer::Refused(reason) | Answer::Failed(reason)) => {
-                tracing::error!(repo = %key.0, release = %release.short(), reason, "not activated");
+                tracing::error!(repo = %key.0, release = %release.short(), code = %reason.code, %reason, "not activated");
                 repo.activation_failed(reason);
             }
             Ok(Answer::Stopped { reason, standing }) => {
-                tracing::error!(repo = %key.0, release = %release.short(), reason, "not activated");
+                tracing::error!(repo = %key.0, release = %release.short(), code = %reason.code, %reason, "not activated");
                 repo.standing = standing;
                 repo.activation_failed(reason);
             }
             Ok(Answer::Standing(_) | Answer::Differences(_) | Answer::Rechecked(_)) => {
-                repo.activation_failed("the activator answered something else".into());
+                repo.activation_failed(
+                    Reason::ActivatorLost.because("the activator answered something else"),
+                );
             }
-            Err(error) => repo.activation_failed(crate::error_chain(&error)),
+            Err(error) => {
+                repo.activation_failed(Reason::ActivatorLost.because(crate::error_chain(&error)));
+            }
         }
         self.pursue(&key).await;
         self.report_now(&key).await;
@@ -654,7 +666,7 @@ impl Daemon {
                 }
             }
             NodeEvent::Failed { release, reason } => {
-                tracing::error!(release = %release.short(), reason, "not fetched");
+                tracing::error!(release = %release.short(), code = %reason.code, %reason, "not fetched");
                 for key in self.keys_of(release) {
                     self.repo(&key).fetch_failed(release, reason.clone());
                     self.report_now(&key).await;
@@ -707,7 +719,11 @@ impl Daemon {
             let about = about.and_then(|release| release.read_unverified().ok());
             releases.push(RepoView::new(repo, about.as_ref(), progress));
         }
-        let waiting = releases.iter().find_map(|release| release.waiting.clone());
+        let waiting = releases.iter().find(|release| release.waiting.is_some());
+        let (waiting, waiting_code) = match waiting {
+            Some(release) => (release.waiting.clone(), release.code),
+            None => (None, None),
+        };
         let usage = self.node.store().usage().ok();
         StatusView {
             schema: "scap.agent-status/1",
@@ -716,6 +732,7 @@ impl Daemon {
             deploy_root: self.config.deploy_root.clone(),
             releases,
             waiting,
+            waiting_code,
             store_chunks: usage.as_ref().map(|usage| usage.chunks),
             store_bytes: usage.as_ref().map(|usage| usage.encoded_bytes),
             dropped_peers: self.dropped.clone(),
@@ -730,7 +747,7 @@ impl Daemon {
             let answer = activator.ask(Request::Verify { repo: repo.clone() }).await;
             let result = match answer {
                 Ok(Answer::Differences(differences)) => Ok(VerifyView::new(repo, differences)),
-                Ok(Answer::Failed(reason) | Answer::Refused(reason)) => Err(ApiError(reason)),
+                Ok(Answer::Failed(reason) | Answer::Refused(reason)) => Err(ApiError(reason.text)),
                 Ok(Answer::MissingChunk(chunk)) => {
                     Err(ApiError(format!("chunk {chunk} is not in the store")))
                 }

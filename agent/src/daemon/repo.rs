@@ -4,6 +4,7 @@
 
 use scap_proto::{
     id::{ChunkId, ReleaseId},
+    reason::{Because, Reason},
     release::{BytesBySource, Environment, Outcome, PlanHost, RepoPath, Stage, Standing, report},
     wire::control::Finalize,
 };
@@ -39,7 +40,7 @@ pub(crate) struct Repo {
     /// What the activator is at work on.
     activating: Option<Pursued>,
     /// The directive that was followed to its end, and how that was.
-    ended: Option<(Pursued, Result<(), String>)>,
+    ended: Option<(Pursued, Result<(), Because>)>,
     refetches: u32,
     pub(super) soaking: Soaking,
     /// The release of which a check failed while it soaked, until something else is done about it.
@@ -218,7 +219,7 @@ impl Repo {
         }
     }
 
-    pub(crate) fn fetch_failed(&mut self, release: ReleaseId, reason: String) {
+    pub(crate) fn fetch_failed(&mut self, release: ReleaseId, reason: Because) {
         if self
             .attached
             .is_some_and(|(attached, _)| attached == release)
@@ -241,7 +242,7 @@ impl Repo {
         }
     }
 
-    pub(crate) fn activation_failed(&mut self, reason: String) {
+    pub(crate) fn activation_failed(&mut self, reason: Because) {
         let activating = self.activating.take();
         self.ended = activating.map(|pursued| (pursued, Err(reason)));
     }
@@ -260,7 +261,7 @@ impl Repo {
     }
 
     /// A check of the release that soaks fails by now.
-    pub(super) fn soak_failed(&mut self, release: ReleaseId, reason: String) {
+    pub(super) fn soak_failed(&mut self, release: ReleaseId, reason: Because) {
         if self.soaks() == Some(release) {
             self.ended = self.pursued().map(|pursued| (pursued, Err(reason)));
             self.failed_soaking = Some(release);
@@ -273,8 +274,8 @@ impl Repo {
     pub(crate) fn missing_chunk(&mut self, chunk: ChunkId) -> bool {
         self.refetches += 1;
         if self.refetches > REFETCHES_MAX {
-            let reason = format!("chunk {chunk} is missing from the store again and again");
-            self.activation_failed(reason);
+            let text = format!("chunk {chunk} is missing from the store again and again");
+            self.activation_failed(Reason::MissingChunk.because(text));
             return false;
         }
         self.activating = None;
@@ -322,27 +323,42 @@ impl Repo {
 
     /// How far the latest order is; `progress` is what the node says of the release.
     pub(crate) fn outcome(&self, progress: Option<TransferStatus>) -> Outcome {
+        self.outcome_and_code(progress).0
+    }
+
+    /// The same, with the code of what it waits for or why it failed.
+    pub(crate) fn outcome_and_code(
+        &self,
+        progress: Option<TransferStatus>,
+    ) -> (Outcome, Option<Reason>) {
+        let failed = |Because { code, text }| {
+            let reason = report::bounded_reason(text);
+            (Outcome::Failed { reason }, Some(code))
+        };
         if self.accepted().is_none() {
-            return Outcome::Idle;
+            return (Outcome::Idle, None);
         }
         match &self.ended {
             Some((ended, Ok(()))) if Some(*ended) == self.pursued() => match self.why_lapsed() {
-                Some(reason) => Outcome::Failed { reason },
-                None => Outcome::Done,
+                Some(reason) => failed(reason),
+                None => (Outcome::Done, None),
             },
-            Some((ended, Err(reason))) if Some(*ended) == self.pursued() => Outcome::Failed {
-                reason: report::bounded_reason(reason.clone()),
-            },
+            Some((ended, Err(reason))) if Some(*ended) == self.pursued() => failed(reason.clone()),
             _ => {
                 let progress = progress.map(TransferStatus::counts);
                 let (chunks_held, chunks_total, waiting) = progress.unwrap_or_default();
-                let activating = self.activating.map(|_| "the activator".to_owned());
-                let waiting = report::bounded_reason(activating.or(waiting).unwrap_or_default());
-                Outcome::Working {
+                let activating = self
+                    .activating
+                    .map(|_| Reason::Activator.because("the activator"));
+                let waiting = activating.or(waiting);
+                let code = waiting.as_ref().map(|waiting| waiting.code);
+                let waiting = waiting.map_or_else(String::new, |waiting| waiting.text);
+                let working = Outcome::Working {
                     chunks_held,
                     chunks_total,
-                    waiting,
-                }
+                    waiting: report::bounded_reason(waiting),
+                };
+                (working, code)
             }
         }
     }
@@ -456,9 +472,12 @@ mod tests {
         assert_eq!(repo.next_step(), Some(Step::Activate));
         live(&mut repo);
         assert_eq!(repo.soaks(), Some(RELEASE));
-        repo.soak_failed(ReleaseId::from_bytes([8; 32]), "of another".to_owned());
+        repo.soak_failed(
+            ReleaseId::from_bytes([8; 32]),
+            Reason::CheckFailed.because("of another"),
+        );
         assert_eq!(repo.outcome(None), Outcome::Done);
-        repo.soak_failed(RELEASE, "ill".to_owned());
+        repo.soak_failed(RELEASE, Reason::CheckFailed.because("ill"));
         let failed = Outcome::Failed {
             reason: "ill".to_owned(),
         };
@@ -513,7 +532,7 @@ mod tests {
         let mut repo = fetched();
         assert_eq!(repo.begin_anew(), None);
         assert_eq!(repo.next_step(), Some(Step::Activate));
-        repo.activation_failed("disk full".into());
+        repo.activation_failed(Reason::DiskFull.because("disk full"));
         assert!(!repo.is_reached() && !repo.is_coming_from(&[]));
         assert_eq!(repo.next_step(), None);
         assert_eq!(repo.begin_anew(), None);
@@ -605,7 +624,11 @@ mod tests {
         assert_eq!(repo.next_step(), Some(Step::Activate));
         activated(&mut repo, 1);
         let reason = "it went back by itself: nobody directed the release for 60 s".to_owned();
-        assert_eq!(repo.outcome(None), Outcome::Failed { reason });
+        let code = Some(Reason::WentBackByItself);
+        assert_eq!(
+            repo.outcome_and_code(None),
+            (Outcome::Failed { reason }, code)
+        );
         assert_eq!(left(&repo, 900), None, "once is enough");
         // Told to fetch, it begins anew.
         order(&mut repo, 3, Stage::Fetch);
@@ -620,11 +643,11 @@ mod tests {
         saved.acceptance.accepted.as_mut().unwrap().stage = Stage::Revert;
         repo.follow(saved);
         assert_eq!(repo.next_step(), Some(Step::Activate));
-        repo.activation_failed("disk full".into());
+        repo.activation_failed(Reason::DiskFull.because("disk full"));
         assert_eq!(repo.next_step(), None);
         assert!(repo.retries_lapse(&at(170)));
         assert_eq!(repo.next_step(), Some(Step::Activate));
-        repo.activation_failed("disk full".into());
+        repo.activation_failed(Reason::DiskFull.because("disk full"));
         assert!(!repo.retries_lapse(&at(199)));
         assert!(repo.retries_lapse(&at(200)));
         assert_eq!(repo.next_step(), Some(Step::Activate));
@@ -639,7 +662,7 @@ mod tests {
         assert_eq!(repo.next_step(), Some(Step::Activate));
         order(&mut repo, 3, Stage::Promote);
         assert_eq!(repo.next_step(), None);
-        repo.activation_failed("a check".into());
+        repo.activation_failed(Reason::CheckFailed.because("a check"));
         assert_eq!(repo.next_step(), None);
         let reason = "a check".to_owned();
         assert_eq!(repo.outcome(None), Outcome::Failed { reason });
@@ -694,7 +717,7 @@ mod tests {
     fn what_failed_is_tried_again_when_it_is_ordered_again() {
         let mut repo = fetched();
         assert_eq!(repo.next_step(), Some(Step::Activate));
-        repo.activation_failed("disk full".into());
+        repo.activation_failed(Reason::DiskFull.because("disk full"));
         assert_eq!(repo.next_step(), None);
         assert!(matches!(repo.outcome(None), Outcome::Failed { .. }));
         order(&mut repo, 2, Stage::Fetch);

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use scap_proto::reason::Reason;
+
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -95,6 +97,19 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Its code.
+    pub fn code(&self) -> Reason {
+        match self {
+            Self::Io { source, .. } => io_code(source),
+            Self::Full { .. } => Reason::DiskFull,
+            Self::InUse { .. } => Reason::Busy,
+            Self::Owner { .. } | Self::Writable { .. } => Reason::UnsafePath,
+            Self::NotAStore { .. } => Reason::PathTaken,
+            Self::Version { .. } => Reason::RecordDamaged,
+            Self::NotDurable { .. } => Reason::IoError,
+        }
+    }
+
     /// Whether it works again once there is room.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })
@@ -107,6 +122,15 @@ impl StoreError {
             path: path.to_owned(),
             source,
         }
+    }
+}
+
+/// The code of a system call that failed.
+pub(crate) fn io_code(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => Reason::ReadOnly,
+        _ if says_full(error) => Reason::DiskFull,
+        _ => Reason::IoError,
     }
 }
 

@@ -167,6 +167,7 @@ impl Progress {
         let bytes = sum(hosts.values().map(|host| host.bytes));
         let fields = json!({
             "outcome": outcome(&ended.verdict),
+            "code": ended.verdict.code(),
             "recap": recap,
             "lost": lost,
             "waves": rollout_status::waves(&ended.engine),
@@ -179,7 +180,8 @@ impl Progress {
                 let reason = group["reason"].as_str().unwrap_or_default().escape_debug();
                 let names = group["hosts"].as_array().into_iter().flatten();
                 let names: Vec<&str> = names.filter_map(Value::as_str).collect();
-                text += &format!("\n  {}: {reason}", some(&names));
+                let code = rollout_status::bracketed(&group["code"]);
+                text += &format!("\n  {}: {reason}{code}", some(&names));
             }
             text += &format!(
                 "\ndata  seed {}  peers {}  reuse {}  (the seed sent {} on the wire)",
@@ -188,7 +190,9 @@ impl Progress {
                 human_bytes(bytes.reuse),
                 human_bytes(seed_bytes),
             );
-            text + &format!("\n{verdict}, in {seconds:.2} s\n{recorded}")
+            let code = ended.verdict.code();
+            let code = code.map_or_else(String::new, |code| format!(" [{code}]"));
+            text + &format!("\n{verdict}{code}, in {seconds:.2} s\n{recorded}")
         });
     }
 
@@ -345,9 +349,9 @@ impl Watcher for Progress {
             }
             Output::Waits(wait) => self.waits(wait),
             Output::RollsBack(cause) => {
-                let fields = json!({ "why": why(cause) });
+                let fields = json!({ "why": why(cause), "code": cause.code() });
                 self.tell("rolls-back", fields, || {
-                    format!("rolling back: {}", why(cause))
+                    format!("rolling back: {} [{}]", why(cause), cause.code())
                 });
             }
             Output::Order { .. } | Output::Finalize { .. } | Output::Ended(_) => {}
@@ -384,10 +388,7 @@ impl Watcher for Progress {
 
 impl Progress {
     fn settled(&mut self, host: &NodeId, state: &HostState) {
-        let (HostState::Failed(reason)
-        | HostState::Unreachable(reason)
-        | HostState::Skipped(reason)) = state
-        else {
+        let Some(because) = state.because() else {
             if self.style == Style::Json {
                 let fields = json!({ "host": host.as_str(), "state": state.code() });
                 self.tell("host", fields, String::new);
@@ -396,9 +397,11 @@ impl Progress {
             }
             return;
         };
-        let fields = json!({ "host": host.as_str(), "state": state.code(), "reason": reason });
+        let fields = json!({
+            "host": host.as_str(), "state": state.code(), "code": because.code, "reason": because.text,
+        });
         self.tell("host", fields, || {
-            let reason = rollout_status::shown_reason(reason);
+            let reason = rollout_status::shown_reason(because);
             format!("{} {host}: {reason}", state.code())
         });
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use scap_proto::{
     id::ReleaseId,
+    reason::{Because, Reason},
     release::{BytesBySource, Outcome, Report, Stage},
 };
 
@@ -40,14 +41,24 @@ pub enum HostState {
     /// Went back.
     Reverted,
     /// Tried, or would not; why.
-    Failed(String),
+    Failed(Because),
     /// Not reached, or lost for too long; why.
-    Unreachable(String),
+    Unreachable(Because),
     /// Left out by a person; why.
-    Skipped(String),
+    Skipped(Because),
 }
 
 impl HostState {
+    /// Why it is there, where there is something to say.
+    pub fn because(&self) -> Option<&Because> {
+        match self {
+            Self::Failed(because) | Self::Unreachable(because) | Self::Skipped(because) => {
+                Some(because)
+            }
+            _ => None,
+        }
+    }
+
     /// Its word in JSON, in lower-case kebab.
     pub fn code(&self) -> &'static str {
         match self {
@@ -73,7 +84,7 @@ pub struct HostProgress {
     /// Its wave, counted from 0, and its group in there.
     pub place: (usize, usize),
     /// Why it was lost when it first was, whatever it did later.
-    pub failure: Option<String>,
+    pub failure: Option<Because>,
     /// Since when it has no control stream, by the engine's time, and why.
     pub away: Option<(Duration, String)>,
     /// Where its bytes came from.
@@ -82,6 +93,8 @@ pub struct HostProgress {
     pub chunks: (u32, u32),
     /// What it says it waits for; empty for nothing.
     pub waiting: String,
+    /// The code of that, where it says one.
+    pub waiting_code: Option<Reason>,
     /// How long fetching took.
     pub fetch: Duration,
     /// How long making the release's directory took.
@@ -121,7 +134,7 @@ pub(super) struct Told {
     /// How often it was told again.
     times: u32,
     /// Since when it refuses it, and why.
-    refused: Option<(Duration, String)>,
+    refused: Option<(Duration, Because)>,
 }
 
 /// What is to be done about an order that a host does not follow.
@@ -131,7 +144,7 @@ pub(super) enum Unheard {
     /// Tell it again, and dial it from here where so.
     Tell { is_suspect: bool },
     /// It will not.
-    Refused(String),
+    Refused(Because),
 }
 
 impl Told {
@@ -158,7 +171,8 @@ impl Told {
         if let Some((since, reason)) = &self.refused
             && *since + REFUSAL <= now
         {
-            return Unheard::Refused(format!("refused: {reason}"));
+            let text = format!("refused: {reason}");
+            return Unheard::Refused(reason.code.because(text));
         }
         if self.is_heard || self.again_at > now {
             return Unheard::Nothing;
@@ -181,6 +195,7 @@ impl HostProgress {
             bytes: BytesBySource::default(),
             chunks: (0, 0),
             waiting: String::new(),
+            waiting_code: None,
             fetch: Duration::ZERO,
             prepare: Duration::ZERO,
             promote: Duration::ZERO,
@@ -221,14 +236,15 @@ impl HostProgress {
     pub(super) fn given_up(&self, config: &Config) -> HostState {
         let stall = config.stall_max.as_secs();
         match &self.away {
-            Some((_, reason)) => HostState::Unreachable(reason.clone()),
+            Some((_, reason)) => HostState::Unreachable(Reason::Unreachable.because(reason)),
             None if self.waiting.is_empty() => {
-                HostState::Failed(format!("no progress for {stall} s"))
+                let text = format!("no progress for {stall} s");
+                HostState::Failed(Reason::Stalled.because(text))
             }
-            None => HostState::Failed(format!(
-                "no progress for {stall} s; it waits for {}",
-                self.waiting
-            )),
+            None => {
+                let text = format!("no progress for {stall} s; it waits for {}", self.waiting);
+                HostState::Failed(Reason::Stalled.because(text))
+            }
         }
     }
 
@@ -250,6 +266,7 @@ impl HostProgress {
         epoch: u64,
     ) -> Option<HostState> {
         let refused = report.refused_release();
+        let code = report.reason();
         // A counter never repeats.
         if report.counter <= self.counter {
             return None;
@@ -274,7 +291,9 @@ impl HostProgress {
             if refused == Some(release)
                 && let Some(told) = self.order.as_mut().filter(|told| !told.is_heard)
             {
-                told.refused.get_or_insert((now, reason));
+                // Builds before codes say why in words alone.
+                let code = code.unwrap_or(Reason::Refused);
+                told.refused.get_or_insert((now, code.because(reason)));
             }
             return None;
         }
@@ -291,6 +310,7 @@ impl HostProgress {
         self.prepare = Duration::from_millis(report.prepare_millis);
         self.promote = Duration::from_millis(report.promote_millis);
         self.waiting.clear();
+        self.waiting_code = None;
         let told = self.order.as_ref().map(|told| (epoch, told.number));
         // Of an order before the latest, which it may never hear of: it follows that one no more.
         let went_back = report.stage == Stage::Revert
@@ -312,6 +332,7 @@ impl HostProgress {
         } = report.outcome
         {
             self.chunks = (chunks_held, chunks_total);
+            self.waiting_code = code.filter(|_| !waiting.is_empty());
             self.waiting = waiting;
             if (self.chunks, self.bytes) != before {
                 self.moved_at = now;
@@ -323,15 +344,17 @@ impl HostProgress {
             return None;
         }
         use HostState::{Failed, Fetched, Fetching, Promoted, Promoting, Reverted, Reverting};
+        let because = |reason: String| code.unwrap_or(Reason::Failed).because(reason);
         let state = match (report.outcome, &self.state) {
             (Outcome::Failed { reason }, Fetching | Promoting | Promoted | Reverting) => {
-                Failed(reason)
+                Failed(because(reason))
             }
-            (Outcome::Failed { reason }, Fetched) if went_back => Failed(reason),
+            (Outcome::Failed { reason }, Fetched) if went_back => Failed(because(reason)),
             (Outcome::Done, Fetching) => Fetched,
             (Outcome::Done, Promoting) if is_live => Promoted,
             (Outcome::Done, Promoted) if !is_live => {
-                Failed("it had the release live and has it no more".into())
+                let text = "it had the release live and has it no more";
+                Failed(Reason::LiveNoMore.because(text))
             }
             (Outcome::Done, Reverting) if !is_live => {
                 self.is_touched = false;

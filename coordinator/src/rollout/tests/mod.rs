@@ -15,6 +15,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use scap_proto::{
     id::{NodeId, ReleaseId},
+    reason::Reason,
     release::{BytesBySource, Outcome, Report, Stage, Standing},
 };
 
@@ -49,6 +50,10 @@ fn failed(reason: &str) -> Outcome {
     Outcome::Failed {
         reason: reason.into(),
     }
+}
+
+fn unreachable(why: &str) -> HostState {
+    HostState::Unreachable(Reason::Unreachable.because(why))
 }
 
 impl Bench {

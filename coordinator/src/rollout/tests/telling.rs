@@ -78,7 +78,10 @@ fn an_order_that_nobody_confirms_is_told_again_and_its_host_dialled_from_here() 
     assert_eq!(bench.orders()[3].1, "a");
     bench.pass_to(61 * SECOND);
     let state = |host| bench.engine.hosts()[&name(host)].state.clone();
-    assert_eq!(state("a"), HostState::Failed("no progress for 60 s".into()));
+    assert_eq!(
+        state("a"),
+        HostState::Failed(Reason::Stalled.because("no progress for 60 s"))
+    );
     assert_eq!(state("b"), HostState::Fetching);
 }
 
@@ -96,7 +99,10 @@ fn a_refusal_counts_where_it_is_of_our_order_and_stands() {
     bench.pass_to(4 * SECOND);
     assert_eq!(state(&bench, "a"), HostState::Fetching);
     assert_eq!(state(&bench, "b"), HostState::Fetching);
-    assert_eq!(state(&bench, "c"), HostState::Failed("refused: no".into()));
+    assert_eq!(
+        state(&bench, "c"),
+        HostState::Failed(Reason::Refused.because("refused: no"))
+    );
 }
 
 #[test]
@@ -116,7 +122,7 @@ fn that_a_host_is_reached_is_believed_when_it_says_so_itself() {
     }
     bench.pass_to(32 * SECOND);
     let state = bench.engine.hosts()[&name("a")].state.clone();
-    assert_eq!(state, HostState::Unreachable("lost".into()));
+    assert_eq!(state, unreachable("lost"));
 }
 
 #[test]
@@ -135,7 +141,10 @@ fn a_finalization_is_told_again_to_who_did_not_confirm_it() {
     assert_eq!(bench.verdict(), Some(&Verdict::Partial));
     let reason =
         "it has the release live, and did not confirm within 5 s that it is the stable one";
-    assert_eq!(bench.state("a"), HostState::Failed(reason.into()));
+    assert_eq!(
+        bench.state("a"),
+        HostState::Failed(Reason::Unconfirmed.because(reason))
+    );
 }
 
 #[test]
@@ -184,4 +193,36 @@ fn what_nobody_heard_is_not_told_again_once_the_grant_is_over() {
     assert_eq!(bench.told_to(Stage::Revert), ["a"]);
     bench.pass(4 * SECOND);
     assert_eq!(bench.told_to(Stage::Revert), ["a", "a"], "told again");
+}
+
+#[test]
+fn why_a_host_failed_or_refused_has_the_code_that_it_says() {
+    let mut bench = lenient("a b c d");
+    let say = |bench: &mut Bench, host, outcome, code: Option<&str>| {
+        let report = bench.next_report(host, 1, outcome, false);
+        let report = match code {
+            Some(code) => report.because(code.parse().unwrap()),
+            None => report,
+        };
+        bench.feed(Input::Report(Box::new(report)));
+    };
+    let full = || failed("no room");
+    say(&mut bench, "a", full(), Some("disk-full"));
+    say(&mut bench, "b", full(), Some("moon-phase"));
+    say(&mut bench, "c", full(), None);
+    let code = |bench: &Bench, host| {
+        let state = bench.state(host);
+        state.because().map(|it| it.code.to_string())
+    };
+    assert_eq!(code(&bench, "a").as_deref(), Some("disk-full"));
+    assert_eq!(code(&bench, "b").as_deref(), Some("moon-phase"));
+    assert_eq!(code(&bench, "c").as_deref(), Some("failed"));
+    let waits = Outcome::Working {
+        chunks_held: 1,
+        chunks_total: 9,
+        waiting: "a peer".into(),
+    };
+    say(&mut bench, "d", waits, Some("no-peers"));
+    let progress = &bench.engine.hosts()[&name("d")];
+    assert_eq!(progress.waiting_code, Some(Reason::NoPeers));
 }
