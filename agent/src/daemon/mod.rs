@@ -29,7 +29,7 @@ use scap_proto::{
     wire::control::{ControlMessage, Finalize, Order},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::MissedTickBehavior,
 };
@@ -41,7 +41,7 @@ use self::{
     control::{Above, ControlId, FromControl},
     limits::Limiter,
     relaying::Relaying,
-    repo::Step,
+    repo::Next,
     saved::{Saved, SavedState},
 };
 use crate::{
@@ -489,7 +489,7 @@ impl Daemon {
     async fn pursue(&mut self, key: &RepoKey) {
         while let Some(step) = self.repo(key).next_step() {
             match step {
-                Step::Fetch { instead_of } => {
+                Next::Fetch { instead_of } => {
                     if let Some(old) = instead_of {
                         self.node.detach(old).await;
                     }
@@ -502,7 +502,7 @@ impl Daemon {
                         Err((release, reason)) => self.repo(key).fetch_failed(release, reason),
                     }
                 }
-                Step::Activate => match self.repo(key).saved.order.clone() {
+                Next::Activate => match self.repo(key).saved.order.clone() {
                     Some(order) => {
                         let plan = self.repo(key).saved.plan.clone().map(|(_, bytes)| bytes);
                         let request = self.repo(key).request(Order { plan, ..order });
@@ -565,9 +565,14 @@ impl Daemon {
             Request::Recheck(_) => About::Recheck,
             _ => About::Order,
         };
+        let (begun, begins) = watch::channel(None);
+        if about == About::Order {
+            self.repo(key).steps = Some(begins);
+        }
         let (key, activator) = (key.clone(), self.activator.clone());
         self.activations.spawn(async move {
-            let answer = activator.ask(request).await;
+            let begins = |step| drop(begun.send_replace(Some(step)));
+            let answer = activator.ask_hearing(request, begins).await;
             Activation {
                 key,
                 release,
@@ -632,7 +637,12 @@ impl Daemon {
                 repo.standing = standing;
                 repo.activation_failed(reason);
             }
-            Ok(Answer::Standing(_) | Answer::Differences(_) | Answer::Rechecked(_)) => {
+            Ok(
+                Answer::Standing(_)
+                | Answer::Differences(_)
+                | Answer::Rechecked(_)
+                | Answer::Begins(_),
+            ) => {
                 repo.activation_failed(
                     Reason::ActivatorLost.because("the activator answered something else"),
                 );

@@ -5,9 +5,12 @@
 use scap_proto::{
     id::{ChunkId, ReleaseId},
     reason::{Because, Reason},
-    release::{BytesBySource, Environment, Outcome, PlanHost, RepoPath, Stage, Standing, report},
+    release::{
+        BytesBySource, Environment, Outcome, PlanHost, RepoPath, Stage, Standing, Step, report,
+    },
     wire::control::Finalize,
 };
+use tokio::sync::watch;
 
 use super::{dead_man::Ordered, saved::Saved, soaking::Soaking};
 use crate::{
@@ -39,6 +42,8 @@ pub(crate) struct Repo {
     attached: Option<(ReleaseId, bool)>,
     /// What the activator is at work on.
     activating: Option<Pursued>,
+    /// The latest step of that, as it begins.
+    pub(super) steps: Option<watch::Receiver<Option<Step>>>,
     /// The directive that was followed to its end, and how that was.
     ended: Option<(Pursued, Result<(), Because>)>,
     refetches: u32,
@@ -67,7 +72,7 @@ pub(crate) struct Pursued {
 
 /// What to do next about a repo.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum Next {
     /// Attach the accepted release to the node, in place of `instead_of`.
     Fetch { instead_of: Option<ReleaseId> },
     /// Hand the order to the activator.
@@ -98,6 +103,7 @@ impl Repo {
             promote_millis: 0,
             attached: None,
             activating: None,
+            steps: None,
             ended: None,
             refetches: 0,
             soaking: Soaking::default(),
@@ -139,7 +145,7 @@ impl Repo {
     }
 
     /// What to do now, if anything. It counts as begun.
-    pub(crate) fn next_step(&mut self) -> Option<Step> {
+    pub(crate) fn next_step(&mut self) -> Option<Next> {
         let pursued = self.pursued()?;
         let Pursued { release, stage, .. } = pursued;
         if let Some(begun) = &mut self.activating {
@@ -162,7 +168,7 @@ impl Repo {
             // What is reached is still served to others; what is gone back from is not.
             other if stage != Stage::Revert => {
                 self.attached = Some((release, false));
-                return Some(Step::Fetch {
+                return Some(Next::Fetch {
                     instead_of: other.map(|(attached, _)| attached),
                 });
             }
@@ -172,7 +178,9 @@ impl Repo {
             return None;
         }
         self.activating = Some(pursued);
-        Some(Step::Activate)
+        // Those of what it did before are over.
+        self.steps = None;
+        Some(Next::Activate)
     }
 
     /// Whether what was accepted last was tried and failed.
@@ -180,6 +188,12 @@ impl Repo {
         let pursued = self.pursued();
         let ended = self.ended.as_ref();
         ended.is_some_and(|(ended, result)| Some(*ended) == pursued && result.is_err())
+    }
+
+    /// What the activator is at that ends by itself, of what a release asks.
+    pub(super) fn step(&self) -> Option<Step> {
+        let steps = self.steps.as_ref().filter(|_| self.activating.is_some());
+        steps.and_then(|steps| steps.borrow().clone())
     }
 
     /// Whether the activator is at work on an order.
@@ -229,7 +243,7 @@ impl Repo {
         }
     }
 
-    /// The activator did what [`Step::Activate`] was about. A later order is still to be followed.
+    /// The activator did what [`Next::Activate`] was about. A later order is still to be followed.
     pub(crate) fn activated(&mut self, done: Activated) {
         self.standing = done.standing;
         self.failed_soaking = None;
@@ -347,9 +361,10 @@ impl Repo {
             _ => {
                 let progress = progress.map(TransferStatus::counts);
                 let (chunks_held, chunks_total, waiting) = progress.unwrap_or_default();
-                let activating = self
-                    .activating
-                    .map(|_| Reason::Activator.because("the activator"));
+                let activating = self.activating.map(|_| match self.step() {
+                    Some(step) => step.code.because(step.to_string()),
+                    None => Reason::Activator.because("the activator"),
+                });
                 let waiting = activating.or(waiting);
                 let code = waiting.as_ref().map(|waiting| waiting.code);
                 let waiting = waiting.map_or_else(String::new, |waiting| waiting.text);
@@ -414,7 +429,7 @@ mod tests {
         let mut repo = repo();
         order(&mut repo, 1, Stage::Fetch);
         let instead_of = None;
-        assert_eq!(repo.next_step(), Some(Step::Fetch { instead_of }));
+        assert_eq!(repo.next_step(), Some(Next::Fetch { instead_of }));
         assert_eq!(repo.next_step(), None);
         repo.fetched(RELEASE, 5);
         repo
@@ -430,17 +445,40 @@ mod tests {
     #[test]
     fn fetching_ends_with_the_directory_made_and_promoting_with_the_switch() {
         let mut repo = fetched();
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         assert!(repo.is_working());
         activated(&mut repo, 10);
         assert_eq!(repo.next_step(), None);
         assert_eq!(repo.outcome(None), Outcome::Done);
         order(&mut repo, 2, Stage::Promote);
         assert!(repo.is_working());
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         activated(&mut repo, 3);
         assert_eq!(repo.outcome(None), Outcome::Done);
         assert_eq!((repo.prepare_millis, repo.promote_millis), (10, 3));
+    }
+
+    #[test]
+    fn what_the_activator_is_at_is_said_by_its_name_until_that_is_over() {
+        let mut repo = fetched();
+        assert_eq!(repo.next_step(), Some(Next::Activate));
+        let said = |repo: &Repo| match repo.outcome_and_code(None) {
+            (Outcome::Working { waiting, .. }, code) => (waiting, code.unwrap()),
+            other => panic!("{other:?}"),
+        };
+        let at_work = ("the activator".to_owned(), Reason::Activator);
+        assert_eq!((said(&repo), repo.step()), (at_work.clone(), None));
+        let (begun, begins) = watch::channel(None);
+        repo.steps = Some(begins);
+        let step = Step::new(Reason::Check, "http", Duration::from_secs(9));
+        begun.send_replace(Some(step.clone()));
+        assert_eq!(said(&repo), ("check `http`".to_owned(), Reason::Check));
+        assert_eq!(repo.step(), Some(step));
+        activated(&mut repo, 1);
+        assert_eq!(repo.step(), None);
+        order(&mut repo, 2, Stage::Promote);
+        assert_eq!(repo.next_step(), Some(Next::Activate));
+        assert_eq!((said(&repo), repo.step()), (at_work, None), "not yet");
     }
 
     #[test]
@@ -451,12 +489,12 @@ mod tests {
         ] {
             let mut repo = fetched();
             order(&mut repo, 2, first);
-            assert_eq!(repo.next_step(), Some(Step::Activate));
+            assert_eq!(repo.next_step(), Some(Next::Activate));
             order(&mut repo, 3, second);
             assert_eq!(repo.next_step(), None, "one at a time");
             activated(&mut repo, 1);
             assert!(repo.is_working(), "{second:?} is not done by {first:?}");
-            assert_eq!(repo.next_step(), Some(Step::Activate));
+            assert_eq!(repo.next_step(), Some(Next::Activate));
             activated(&mut repo, 1);
             assert_eq!(repo.outcome(None), Outcome::Done);
         }
@@ -469,7 +507,7 @@ mod tests {
         repo.next_step();
         activated(&mut repo, 1);
         order(&mut repo, 2, Stage::Promote);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         live(&mut repo);
         assert_eq!(repo.soaks(), Some(RELEASE));
         repo.soak_failed(
@@ -485,10 +523,10 @@ mod tests {
         order(&mut repo, 3, Stage::Promote);
         assert_eq!((repo.next_step(), repo.outcome(None)), (None, failed));
         order(&mut repo, 4, Stage::Fetch);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         live(&mut repo);
         order(&mut repo, 5, Stage::Promote);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
     }
 
     fn stable(repo: &mut Repo, release: ReleaseId) {
@@ -518,12 +556,12 @@ mod tests {
         });
         repo.follow(saved.clone());
         let instead_of = Some(RELEASE);
-        assert_eq!(repo.next_step(), Some(Step::Fetch { instead_of }));
+        assert_eq!(repo.next_step(), Some(Next::Fetch { instead_of }));
         assert_eq!(repo.stable_beside(), Some(RELEASE));
         // As after a restart.
         saved.acceptance.accepted.as_mut().unwrap().stage = Stage::Revert;
         let mut reverted = Repo::restored(saved);
-        assert_eq!(reverted.next_step(), Some(Step::Activate));
+        assert_eq!(reverted.next_step(), Some(Next::Activate));
         assert_eq!(reverted.stable_beside(), Some(RELEASE));
     }
 
@@ -531,12 +569,12 @@ mod tests {
     fn what_does_not_come_or_failed_is_begun_anew_and_what_is_here_is_not() {
         let mut repo = fetched();
         assert_eq!(repo.begin_anew(), None);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         repo.activation_failed(Reason::DiskFull.because("disk full"));
         assert!(!repo.is_reached() && !repo.is_coming_from(&[]));
         assert_eq!(repo.next_step(), None);
         assert_eq!(repo.begin_anew(), None);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         activated(&mut repo, 1);
         assert_eq!(repo.begin_anew(), None);
         assert!(repo.is_reached());
@@ -544,7 +582,7 @@ mod tests {
 
         let mut coming = self::repo();
         order(&mut coming, 1, Stage::Fetch);
-        let fetch = Some(Step::Fetch { instead_of: None });
+        let fetch = Some(Next::Fetch { instead_of: None });
         assert_eq!(coming.next_step(), fetch);
         assert!(coming.is_coming_from(&[]));
         assert_eq!(coming.begin_anew(), Some(RELEASE));
@@ -600,7 +638,7 @@ mod tests {
         let mut repo = fetched();
         order(&mut repo, 2, Stage::Promote);
         lapsing(&mut repo);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         live(&mut repo);
         assert_eq!(repo.outcome(None), Outcome::Done);
         repo
@@ -621,7 +659,7 @@ mod tests {
         let mut saved = repo.saved.clone();
         saved.acceptance.accepted.as_mut().unwrap().stage = Stage::Revert;
         repo.follow(saved);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         activated(&mut repo, 1);
         let reason = "it went back by itself: nobody directed the release for 60 s".to_owned();
         let code = Some(Reason::WentBackByItself);
@@ -642,15 +680,15 @@ mod tests {
         let mut saved = repo.saved.clone();
         saved.acceptance.accepted.as_mut().unwrap().stage = Stage::Revert;
         repo.follow(saved);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         repo.activation_failed(Reason::DiskFull.because("disk full"));
         assert_eq!(repo.next_step(), None);
         assert!(repo.retries_lapse(&at(170)));
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         repo.activation_failed(Reason::DiskFull.because("disk full"));
         assert!(!repo.retries_lapse(&at(199)));
         assert!(repo.retries_lapse(&at(200)));
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         activated(&mut repo, 1);
         assert!(!repo.retries_lapse(&at(900)));
     }
@@ -659,7 +697,7 @@ mod tests {
     fn a_promotion_that_fails_is_not_begun_again_by_a_renewal_that_came_meanwhile() {
         let mut repo = fetched();
         order(&mut repo, 2, Stage::Promote);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         order(&mut repo, 3, Stage::Promote);
         assert_eq!(repo.next_step(), None);
         repo.activation_failed(Reason::CheckFailed.because("a check"));
@@ -678,10 +716,10 @@ mod tests {
         }
         // After fetching anew it is promoted anew, so that a tree is repaired.
         order(&mut repo, 6, Stage::Fetch);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         live(&mut repo);
         order(&mut repo, 7, Stage::Promote);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
     }
 
     #[test]
@@ -716,11 +754,11 @@ mod tests {
     #[test]
     fn what_failed_is_tried_again_when_it_is_ordered_again() {
         let mut repo = fetched();
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         repo.activation_failed(Reason::DiskFull.because("disk full"));
         assert_eq!(repo.next_step(), None);
         assert!(matches!(repo.outcome(None), Outcome::Failed { .. }));
         order(&mut repo, 2, Stage::Fetch);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
     }
 }

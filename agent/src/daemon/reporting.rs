@@ -81,6 +81,7 @@ impl Daemon {
         };
         let accepted = repo.accepted();
         let (outcome, code) = repo.outcome_and_code(progress);
+        let step = repo.step();
         let report = Report {
             host,
             repo: key.0.clone(),
@@ -105,9 +106,10 @@ impl Daemon {
             Some((plan, _)) => report.holding(*plan),
             None => report,
         };
-        let report = match code {
-            Some(code) => report.because(code),
-            None => report,
+        let report = match (step, code) {
+            (Some(step), _) => report.at(&step),
+            (None, Some(code)) => report.because(code),
+            (None, None) => report,
         };
         match wants_seed {
             true => report.wanting_seed(),

@@ -415,28 +415,33 @@ fn summary(engine: &Engine, elapsed: Duration, now: Duration) -> String {
         .filter(|host| host.state == HostState::Promoted)
         .count();
     let bytes = sum(hosts.values().map(|host| host.bytes));
-    let waiting = engine
-        .wait()
-        .map_or("nothing".into(), |wait| match wait.on {
-            WaitingOn::Chunks => {
-                let chunks = wait.hosts.iter().map(|host| hosts[host].chunks);
-                let (held, known) = chunks.fold((0u64, 0u64), |(h, k), (held, known)| {
-                    (h + u64::from(held), k + u64::from(known))
-                });
-                format!("chunks {held}/{known} on {}", some_nodes(&wait.hosts))
-            }
-            on => {
-                let hosts = match wait.hosts.is_empty() {
-                    true => String::new(),
-                    false => format!(" on {}", some_nodes(&wait.hosts)),
-                };
-                let left = wait.until.map(|until| until.saturating_sub(now));
-                let left = left.map(|left| format!(", {} s left", left.as_secs()));
-                format!("{on}{hosts}{}", left.unwrap_or_default())
-            }
-        });
+    let wait = engine.wait();
+    let steps = wait
+        .as_ref()
+        .map(|wait| rollout_status::wait_json(wait, now));
+    let steps = steps.map_or_else(String::new, |wait| {
+        rollout_status::shown_steps(&wait["steps"])
+    });
+    let waiting = wait.map_or("nothing".into(), |wait| match wait.on {
+        WaitingOn::Chunks => {
+            let chunks = wait.hosts.iter().map(|host| hosts[host].chunks);
+            let (held, known) = chunks.fold((0u64, 0u64), |(h, k), (held, known)| {
+                (h + u64::from(held), k + u64::from(known))
+            });
+            format!("chunks {held}/{known} on {}", some_nodes(&wait.hosts))
+        }
+        on => {
+            let hosts = match wait.hosts.is_empty() {
+                true => String::new(),
+                false => format!(" on {}", some_nodes(&wait.hosts)),
+            };
+            let left = wait.until.map(|until| until.saturating_sub(now));
+            let left = left.map(|left| format!(", {} s left", left.as_secs()));
+            format!("{on}{hosts}{}", left.unwrap_or_default())
+        }
+    });
     format!(
-        "live {live}/{}  seed {}  peers {}  reuse {}  {:.0} s  wait {waiting}",
+        "live {live}/{}  seed {}  peers {}  reuse {}  {:.0} s  wait {waiting}{steps}",
         hosts.len(),
         human_bytes(bytes.seed),
         human_bytes(bytes.peers),

@@ -1,8 +1,11 @@
 //! Where a rollout is that runs here, what it waits for, and what may be done: for `status`, progress and `deploy --json`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use scap_proto::reason::Because;
+use scap_proto::{id::NodeId, reason::Because, release::Step};
 use serde_json::{Value, json};
 
 use super::{control::Subject, progress::some};
@@ -34,10 +37,43 @@ pub(super) fn wait_json(wait: &Wait, now: Duration) -> Value {
         "on": wait.on.code(),
         "wave": wait.wave,
         "hosts": hosts,
+        "steps": steps_json(wait),
         "since_seconds": now.saturating_sub(wait.since).as_secs_f64(),
         "left_seconds": left.map(|left| left.as_secs_f64()),
         "moves": wait.on.moves(),
     })
+}
+
+/// What hosts that are waited for say that they are at, most of them first.
+fn steps_json(wait: &Wait) -> Vec<Value> {
+    let mut steps: Vec<_> = wait.steps.iter().collect();
+    steps.sort_by_key(|(_, hosts)| std::cmp::Reverse(hosts.len()));
+    let one = |(step, hosts): (&Step, &BTreeSet<NodeId>)| {
+        let hosts: Vec<&str> = hosts.iter().map(NodeId::as_str).collect();
+        json!({
+            "code": step.code, "name": step.name, "limit_seconds": step.limit().as_secs_f64(), "hosts": hosts,
+        })
+    };
+    steps.into_iter().map(one).collect()
+}
+
+/// The same for people: the first, and how many more there are; nothing where there is none.
+pub(super) fn shown_steps(steps: &Value) -> String {
+    let steps = steps.as_array().map_or(&[][..], Vec::as_slice);
+    let Some((first, others)) = steps.split_first() else {
+        return String::new();
+    };
+    let text = |key: &str| first[key].as_str().unwrap_or_default().escape_debug();
+    let more = match others.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        ", at {} `{}` ({}){more}",
+        text("code"),
+        text("name"),
+        some(&names(&first["hosts"]))
+    )
 }
 
 /// Each wave: how many of its hosts are where.
@@ -161,9 +197,10 @@ pub(super) fn print(status: &Value) {
         .unwrap_or_default();
     let since = seconds(&wait["since_seconds"]);
     println!(
-        "wait {}{}{on}  for {since:.0} s{left}",
+        "wait {}{}{on}{}  for {since:.0} s{left}",
         text(&wait["on"]),
-        wave.unwrap_or_default()
+        wave.unwrap_or_default(),
+        shown_steps(&wait["steps"]),
     );
     let moves = text(&wait["moves"]);
     if !moves.is_empty() {

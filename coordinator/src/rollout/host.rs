@@ -5,7 +5,7 @@ use std::time::Duration;
 use scap_proto::{
     id::ReleaseId,
     reason::{Because, Reason},
-    release::{BytesBySource, Outcome, Report, Stage},
+    release::{BytesBySource, Outcome, Report, Stage, Step},
 };
 
 use super::engine::Config;
@@ -95,6 +95,8 @@ pub struct HostProgress {
     pub waiting: String,
     /// The code of that, where it says one.
     pub waiting_code: Option<Reason>,
+    /// What it says that it is at and that ends by itself.
+    pub step: Option<Step>,
     /// How long fetching took.
     pub fetch: Duration,
     /// How long making the release's directory took.
@@ -196,6 +198,7 @@ impl HostProgress {
             chunks: (0, 0),
             waiting: String::new(),
             waiting_code: None,
+            step: None,
             fetch: Duration::ZERO,
             prepare: Duration::ZERO,
             promote: Duration::ZERO,
@@ -266,7 +269,7 @@ impl HostProgress {
         epoch: u64,
     ) -> Option<HostState> {
         let refused = report.refused_release();
-        let code = report.reason();
+        let (code, step) = (report.reason(), report.step());
         // A counter never repeats.
         if report.counter <= self.counter {
             return None;
@@ -311,6 +314,7 @@ impl HostProgress {
         self.promote = Duration::from_millis(report.promote_millis);
         self.waiting.clear();
         self.waiting_code = None;
+        let at = self.step.take();
         let told = self.order.as_ref().map(|told| (epoch, told.number));
         // Of an order before the latest, which it may never hear of: it follows that one no more.
         let went_back = report.stage == Stage::Revert
@@ -332,9 +336,12 @@ impl HostProgress {
         } = report.outcome
         {
             self.chunks = (chunks_held, chunks_total);
+            // What begins is some progress.
+            let begins = step.is_some() && step != at;
+            self.step = step;
             self.waiting_code = code.filter(|_| !waiting.is_empty());
             self.waiting = waiting;
-            if (self.chunks, self.bytes) != before {
+            if begins || (self.chunks, self.bytes) != before {
                 self.moved_at = now;
             }
             return None;

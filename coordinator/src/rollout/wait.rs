@@ -1,8 +1,12 @@
 //! What a rollout waits for, in the words that the command line, its JSON and the guide share.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
-use scap_proto::{id::NodeId, reason::Reason};
+use scap_proto::{id::NodeId, reason::Reason, release::Step};
 
 /// One wait: for what, of whom, since when, and how long at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub struct Wait {
     pub wave: Option<String>,
     /// The hosts that it waits for, or that hold it up.
     pub hosts: BTreeSet<NodeId>,
+    /// What some of these hosts say that they are at, such as a check.
+    pub steps: BTreeMap<Step, BTreeSet<NodeId>>,
     /// Since when, by the engine's time.
     pub since: Duration,
     /// When it is over whatever happens, by the engine's time; none where only a person ends it.

@@ -84,6 +84,14 @@ impl Engine {
             });
             links.extend(self.above(host, &around));
             links.extend(self.beside(host, around(host).places));
+        } else if let Some(step) = &progress.step {
+            let text = format!("it says that it is at {step}");
+            links.push(Link {
+                since: Some(progress.moved_at),
+                until: Some(progress.moved_at + step.limit()),
+                code: Some(step.code),
+                ..Link::new("host", text)
+            });
         } else if !progress.waiting.is_empty() {
             let text = format!("it says that it waits for {}", progress.waiting);
             links.push(Link {

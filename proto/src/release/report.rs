@@ -14,6 +14,7 @@ use crate::{
         directive::Stage,
         names::{Environment, RepoPath},
         signed::{AuthorityError, LeafSigned, SignedObject, UnixMillis},
+        step::Step,
     },
 };
 
@@ -119,6 +120,9 @@ const HOLDS_PLAN: u16 = 8;
 /// What the host waits for, or why it failed or refused: the code of a reason. Who does not know it has the words alone.
 const REASON: u16 = 10;
 
+/// What the host is at that ends by itself. Who does not know it has the words alone.
+const STEP: u16 = 12;
+
 impl Report {
     /// The same report, of a host that keeps that plan: an order need not bring it.
     pub fn holding(self, plan: PlanId) -> Self {
@@ -134,6 +138,16 @@ impl Report {
     /// The same report, with the code of what is waited for, or of why it failed or refused.
     pub fn because(self, code: Reason) -> Self {
         self.with(REASON, Bytes::copy_from_slice(code.as_str().as_bytes()))
+    }
+
+    /// The same report, of a host that is at a step; the code is that of the step.
+    pub fn at(self, step: &Step) -> Self {
+        self.because(step.code).with(STEP, step.to_bytes())
+    }
+
+    /// What the host is at that ends by itself, where it says so.
+    pub fn step(&self) -> Option<Step> {
+        Step::from_bytes(self.reason()?, self.extensions.get(STEP)?)
     }
 
     /// The code of what the host waits for, or of why it failed or refused; none where it does not say.

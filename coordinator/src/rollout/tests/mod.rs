@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, time::Duration};
 use scap_proto::{
     id::{NodeId, ReleaseId},
     reason::Reason,
-    release::{BytesBySource, Outcome, Report, Stage, Standing},
+    release::{BytesBySource, Outcome, Report, Stage, Standing, Step},
 };
 
 use super::*;

@@ -226,3 +226,67 @@ fn why_a_host_failed_or_refused_has_the_code_that_it_says() {
     let progress = &bench.engine.hosts()[&name("d")];
     assert_eq!(progress.waiting_code, Some(Reason::NoPeers));
 }
+
+#[test]
+fn what_hosts_are_at_is_told_by_its_name_as_long_as_they_are_at_it() {
+    let mut bench = lenient("a b c");
+    let check = |name: &str| Step::new(Reason::Check, name, 90 * SECOND);
+    let at = |bench: &mut Bench, host, step: &Step| {
+        let working = Outcome::Working {
+            chunks_held: 1,
+            chunks_total: 1,
+            waiting: step.to_string(),
+        };
+        let report = bench.next_report(host, 1, working, false).at(step);
+        bench.feed(Input::Report(Box::new(report)));
+    };
+    at(&mut bench, "a", &check("http"));
+    at(&mut bench, "b", &check("http"));
+    at(&mut bench, "c", &check("disk"));
+    let steps = |bench: &Bench| -> Vec<String> {
+        let wait = bench.engine.wait().unwrap();
+        let text = |(step, hosts): (&Step, &BTreeSet<NodeId>)| {
+            let hosts: Vec<&str> = hosts.iter().map(NodeId::as_str).collect();
+            format!("{step} {}", hosts.join(" "))
+        };
+        wait.steps.iter().map(text).collect()
+    };
+    assert_eq!(steps(&bench), ["check `disk` c", "check `http` a b"]);
+    let why = bench.engine.why(&name("c"), |_| Default::default());
+    let links = why.unwrap().links;
+    assert_eq!(links[1].text, "it says that it is at check `disk`");
+    assert_eq!(links[1].code, Some(Reason::Check));
+    assert_eq!(links[1].until, Some(bench.now + 90 * SECOND));
+    bench.working("a", 1);
+    bench.report("c", 1, Outcome::Done, false);
+    assert_eq!(steps(&bench), ["check `http` b"]);
+}
+
+#[test]
+fn a_step_that_begins_is_progress_and_one_that_lasts_is_none() {
+    let mut bench = lenient("a");
+    let at = |bench: &mut Bench, step: &str| {
+        let working = Outcome::Working {
+            chunks_held: 1,
+            chunks_total: 1,
+            waiting: String::new(),
+        };
+        let step = Step::new(Reason::Check, step, 30 * SECOND);
+        let report = bench.next_report("a", 1, working, false).at(&step);
+        bench.feed(Input::Report(Box::new(report)));
+    };
+    bench.pass_to(50 * SECOND);
+    at(&mut bench, "one");
+    bench.pass_to(100 * SECOND);
+    at(&mut bench, "one");
+    at(&mut bench, "two");
+    bench.pass_to(150 * SECOND);
+    at(&mut bench, "two");
+    bench.pass_to(159 * SECOND);
+    assert_eq!(bench.state("a"), HostState::Fetching);
+    bench.pass_to(160 * SECOND);
+    let HostState::Failed(because) = bench.state("a") else {
+        panic!("{:?}", bench.state("a"));
+    };
+    assert_eq!(because.code, Reason::Stalled);
+}
