@@ -59,6 +59,8 @@ pub struct Config {
     pub away_max: Duration,
     /// How long a host may go on without any progress before it counts as failed.
     pub stall_max: Duration,
+    /// Whether that holds also for a host that is at a step which may take longer: a person said so.
+    pub is_stall_exact: bool,
     /// How long to wait for hosts to confirm the finalization. They hold to it in any case.
     pub finalize_max: Duration,
 }

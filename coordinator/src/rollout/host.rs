@@ -17,6 +17,10 @@ const RETELL: (Duration, Duration) = (Duration::from_secs(3), Duration::from_sec
 /// How soon a host that is said to be reached again is told again: others that come with it are told in the same breath.
 const RETELL_SOON: Duration = Duration::from_millis(50);
 
+/// How much longer than its limit a host may be at a step: it ends what it runs, and says so, by way of relays and at most every
+/// five seconds in the largest fleet.
+pub(super) const STEP_MARGIN: Duration = Duration::from_secs(30);
+
 /// How often a host may be told in vain before it is dialled from here: whoever relays for it may not do so.
 const TOLD_IN_VAIN_MAX: u32 = 2;
 
@@ -231,13 +235,21 @@ impl HostProgress {
     pub(super) fn deadline(&self, config: &Config) -> Duration {
         match &self.away {
             Some((since, _)) => *since + config.away_max,
-            None => self.moved_at + config.stall_max,
+            None => self.moved_at + self.patience(config),
         }
+    }
+
+    /// How long it may go on without progress. What it is at may have a longer limit of its own, which the release says: it ends
+    /// by that, and with a reason. A host that lies about it could as well say that it moves.
+    fn patience(&self, config: &Config) -> Duration {
+        let own = self.step.as_ref().filter(|_| !config.is_stall_exact);
+        let own = own.map(|step| step.limit() + STEP_MARGIN);
+        own.map_or(config.stall_max, |own| own.max(config.stall_max))
     }
 
     /// How it counts when it is given up.
     pub(super) fn given_up(&self, config: &Config) -> HostState {
-        let stall = config.stall_max.as_secs();
+        let stall = self.patience(config).as_secs();
         match &self.away {
             Some((_, reason)) => HostState::Unreachable(Reason::Unreachable.because(reason)),
             None if self.waiting.is_empty() => {

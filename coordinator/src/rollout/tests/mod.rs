@@ -93,6 +93,7 @@ impl Bench {
             policy,
             away_max: 30 * SECOND,
             stall_max: 60 * SECOND,
+            is_stall_exact: false,
             finalize_max: 5 * SECOND,
         }
     }

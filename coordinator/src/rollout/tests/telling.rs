@@ -1,6 +1,6 @@
 //! Orders that are told again, and reports that say nothing.
 
-use super::*;
+use super::{super::host::STEP_MARGIN, *};
 
 impl Bench {
     fn working(&mut self, host: &str, number: u64) {
@@ -289,4 +289,39 @@ fn a_step_that_begins_is_progress_and_one_that_lasts_is_none() {
         panic!("{:?}", bench.state("a"));
     };
     assert_eq!(because.code, Reason::Stalled);
+}
+
+#[test]
+fn a_host_at_a_check_may_take_as_long_as_the_check_may_unless_a_person_said_how_long() {
+    let given_up_at = |is_exact: bool, limit: Duration| {
+        let waves = [wave("all", "a").losing(Budget::Percent(100))];
+        let mut bench = Bench::of(waves);
+        bench.engine = Engine::new(Config {
+            is_stall_exact: is_exact,
+            ..bench.engine.config.clone()
+        });
+        bench.report("a", 0, Outcome::Idle, false);
+        bench = bench.start();
+        let working = Outcome::Working {
+            chunks_held: 1,
+            chunks_total: 1,
+            waiting: "check `slow`".into(),
+        };
+        let step = Step::new(Reason::Check, "slow", limit);
+        let report = bench.next_report("a", 1, working, false).at(&step);
+        bench.feed(Input::Report(Box::new(report)));
+        let began = bench.now;
+        for seconds in 1..2000 {
+            bench.pass_to(began + seconds * SECOND);
+            if let HostState::Failed(because) = bench.state("a") {
+                assert!(because.text.ends_with("it waits for check `slow`"));
+                return seconds;
+            }
+        }
+        panic!("it is never given up")
+    };
+    let margin = u32::try_from(STEP_MARGIN.as_secs()).unwrap();
+    assert_eq!(given_up_at(false, 900 * SECOND), 900 + margin);
+    assert_eq!(given_up_at(false, 10 * SECOND), 60, "it is never less");
+    assert_eq!(given_up_at(true, 900 * SECOND), 60, "as a person said");
 }
