@@ -47,12 +47,12 @@ use self::{
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, GcView, PeerView, RepoView, StatusView, VerifyView},
+    api::{self, ApiError, ApiRequest, PeerView, RepoView, StatusView, VerifyView},
     clock,
     config::Config,
     limits::Limits,
-    node::{self, ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
-    store::{Store, StoreConfig, StoreError},
+    node::{ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
+    store::{Store, StoreConfig},
     trust::{HostTrust, OrderError},
 };
 
@@ -766,38 +766,6 @@ impl Daemon {
             };
             let _ = reply.send(result);
         });
-    }
-
-    // The store.
-
-    fn collect_in_background(&mut self) {
-        let collecting = self.begin_collecting();
-        self.cleaning.spawn(async move {
-            match collecting.await {
-                Ok(view) => tracing::info!(
-                    chunks = view.chunks_removed,
-                    bytes = view.bytes_removed,
-                    "store collected"
-                ),
-                Err(error) => {
-                    tracing::warn!(error = crate::error_chain(&error), "store not collected");
-                }
-            }
-        });
-    }
-
-    /// Begins a collection, and only then looks at what is to be kept: a release that is accepted from now on counts
-    /// its chunks in a later generation.
-    fn begin_collecting(&self) -> impl Future<Output = Result<GcView, StoreError>> + use<> {
-        let store = self.node.store().clone();
-        let collection = store.begin_collection();
-        let keep = self.kept_snapshots();
-        async move {
-            let work = move || node::collect(collection, &store, &keep);
-            let collected = tokio::task::spawn_blocking(work).await;
-            let collected = collected.expect("collecting does not panic")?;
-            Ok(GcView::new(collected.chunks, collected.bytes))
-        }
     }
 
     fn repo(&mut self, key: &RepoKey) -> &mut Repo {

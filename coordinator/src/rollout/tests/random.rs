@@ -248,9 +248,10 @@ impl World {
 
     /// Takes in what the engine said, and checks what must always hold.
     fn look(&mut self) {
-        let new: Vec<Output> = self.bench.seen[self.handled..].to_vec();
-        self.handled = self.bench.seen.len();
-        for output in new {
+        // What hosts say of it makes the engine say more.
+        while self.handled < self.bench.seen.len() {
+            let output = self.bench.seen[self.handled].clone();
+            self.handled += 1;
             match output {
                 Output::Order {
                     number,
