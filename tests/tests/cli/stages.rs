@@ -240,7 +240,7 @@ fn a_check_that_fails_takes_code_config_and_services_back_and_says_why() {
         error_of(&ended, "web1"),
         format!("{reason}\nno answer\nof two")
     );
-    ended.says(&[&format!(
+    let ended = ended.says(&[&format!(
         "failed web1: {reason} [check-failed]\n    no answer\n    of two\n"
     )]);
     let report = deployed(&ended);

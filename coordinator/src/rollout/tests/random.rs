@@ -272,9 +272,9 @@ impl World {
         self.assert_no_more_failures();
         match self.bench.engine.wait() {
             Some(wait) => {
-                use WaitingOn::{Approval, Paused, Soak};
+                use WaitingOn::{Approval, Grant, Paused, Soak};
                 let is_named =
-                    matches!(wait.on, Approval | Paused | Soak) || !wait.hosts.is_empty();
+                    matches!(wait.on, Approval | Grant | Paused | Soak) || !wait.hosts.is_empty();
                 assert!(is_named, "a wait for nobody: {wait:?}");
                 assert!(wait.since <= self.bench.now, "{wait:?}");
             }
