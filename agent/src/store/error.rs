@@ -111,7 +111,7 @@ impl StoreError {
         match self {
             Self::Io { source, .. } => io_code(source),
             Self::Full { .. } => Reason::DiskFull,
-            Self::InUse { .. } => Reason::Busy,
+            Self::InUse { .. } | Self::Busy { .. } => Reason::Busy,
             Self::Owner { .. } | Self::Writable { .. } => Reason::UnsafePath,
             Self::NotAStore { .. } => Reason::PathTaken,
             Self::Version { .. } => Reason::RecordDamaged,
