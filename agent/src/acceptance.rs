@@ -5,6 +5,7 @@
 
 use scap_proto::{
     id::{NodeId, ReleaseId},
+    reason::{Because, Reason},
     release::{
         Audience, AuthorityError, Directive, Environment, Stage, UnixMillis, VerifiedGrant,
         VerifiedRelease,
@@ -154,6 +155,29 @@ pub enum Refusal {
         /// The highest sequence finalized; 0 for none.
         finalized: u64,
     },
+}
+
+impl Refusal {
+    /// Its code.
+    pub fn code(&self) -> Reason {
+        match self {
+            Self::Authority(error) => error.code(),
+            Self::Zero | Self::Lower { .. } | Self::StaleFinalization { .. } => {
+                Reason::RefusedSequence
+            }
+            Self::Equivocation { .. } | Self::Contradiction { .. } => Reason::RefusedEquivocation,
+            Self::Replayed { .. } => Reason::RefusedEpoch,
+            Self::Lasting(_) => Reason::RefusedLapsed,
+            Self::Finalized(_) => Reason::RefusedFinalized,
+            Self::Floor { .. } => Reason::RefusedFloor,
+            Self::GoneBack { .. } => Reason::RefusedGoneBack,
+        }
+    }
+
+    /// Why, for who ordered it.
+    pub fn because(&self) -> Because {
+        self.code().because(crate::error_chain(self))
+    }
 }
 
 impl Accepted {

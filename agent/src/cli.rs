@@ -361,7 +361,8 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
         );
         for (label, key) in [("reason", "reason"), ("wait", "waiting")] {
             if let Some(value) = release[key].as_str() {
-                let _ = writeln!(out, "  {label}  {}", value.escape_debug());
+                let code = bracketed(release, "code");
+                let _ = writeln!(out, "  {label}  {}{code}", value.escape_debug());
             }
         }
         let bytes = &release["bytes"];
@@ -390,6 +391,12 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
         );
     }
     exit::DONE
+}
+
+/// A code, as it goes after the words of a reason.
+fn bracketed(of: &Value, key: &str) -> String {
+    let code = of[key].as_str();
+    code.map_or_else(String::new, |code| format!(" [{code}]"))
 }
 
 fn print_differences(view: &Value, out: &mut dyn Write) -> u8 {

@@ -11,6 +11,7 @@ use scap_proto::{
     codec::{self, CodecError},
     id::PlanId,
     identity::{Identity, IdentityError, Refusal},
+    reason::Reason,
     release::{
         Audience, Authority, AuthorityError, Directive, Environment, Finalization, Plan, RepoPath,
         SignedMembership, UnixMillis, VerifiedGrant, VerifiedRelease,
@@ -172,6 +173,16 @@ pub enum OrderError {
     /// The directive names a plan that did not come with it.
     #[error("plan {0:?} is named and did not come along")]
     NoPlan(PlanId),
+}
+
+impl OrderError {
+    /// Its code.
+    pub fn code(&self) -> Reason {
+        match self {
+            Self::Authority(error) => error.code(),
+            Self::Plan(_) | Self::NoPlan(_) => Reason::RefusedPlan,
+        }
+    }
 }
 
 impl HostTrust {

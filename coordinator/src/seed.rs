@@ -61,7 +61,7 @@ async fn run(mut tasks: Tasks, mut stopped: oneshot::Receiver<()>) {
             event = tasks.next() => match event {
                 Some(NodeEvent::Fetched { .. }) => {}
                 Some(NodeEvent::Failed { release, reason }) => {
-                    tracing::error!(release = %release.short(), reason, "the seed cannot serve it");
+                    tracing::error!(release = %release.short(), code = %reason.code, %reason, "the seed cannot serve it");
                 }
                 Some(NodeEvent::PeerDropped { peer, reason }) => {
                     tracing::info!(%peer, reason, "the seed dropped a peer");

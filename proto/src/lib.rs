@@ -27,6 +27,7 @@ pub mod frame;
 pub mod id;
 pub mod identity;
 pub mod limits;
+pub mod reason;
 pub mod release;
 pub mod transport;
 pub mod wire;

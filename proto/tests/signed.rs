@@ -35,12 +35,13 @@ use scap_proto::{
     limits::{
         DELTAS_MAX, DESCRIPTOR_BYTES_MAX, HOST_ADDRESSES_MAX, PLAN_HOSTS_MAX, REASON_BYTES_MAX,
     },
+    reason::Reason,
     release::{
         Authority, AuthorityError, BytesBySource, DeltaRef, Directive, Finalization, Grant,
         LeafSigned, Lease, Membership, Outcome, Plan, PlanHost, Priority, Release, Report, Roster,
         RosterHost, Routes, SignedDirective, SignedFinalization, SignedGrant, SignedLease,
-        SignedMembership, SignedRelease, SignedReport, SignedRoster, Stage, Standing, Targets,
-        TopologyKind, TreeId, UnixMillis,
+        SignedMembership, SignedRelease, SignedReport, SignedRoster, Stage, Standing, Step,
+        Targets, TopologyKind, TreeId, UnixMillis,
         plan::PlanError,
         signature::{AllowedSigners, Signer, allowed_signers_line},
         signed::{SessionSigned, SignedObject},
@@ -560,6 +561,43 @@ fn a_report_can_ask_for_the_seed_and_who_does_not_know_that_reads_the_rest() {
     let refusing = report().refusing(release_id());
     assert_eq!(refusing.refused_release(), Some(release_id()));
     assert!(!refusing.wants_seed());
+}
+
+#[test]
+fn a_report_carries_the_code_of_its_reason_also_one_that_this_build_does_not_know() {
+    assert_eq!(report().reason(), None);
+    let full = report().because(Reason::DiskFull);
+    let mut payload = golden(REPORT);
+    payload.pop();
+    payload.extend(golden(
+        "01 0a 09 6469736b2d66756c6c # one extension, which may be ignored: 10, disk-full",
+    ));
+    assert_eq!(full.to_payload().as_ref(), payload);
+    assert_eq!(full.reason(), Some(Reason::DiskFull));
+    let check = Step::new(Reason::Check, "http", Duration::from_secs(900));
+    let mut payload = golden(REPORT);
+    payload.pop();
+    payload.extend(golden(
+        "02 0a 05 636865636b # two extensions, which may be ignored: 10, check
+            0c 08 a0bb0d00 68747470 # 12, at most 900,000 ms, http",
+    ));
+    assert_eq!(report().at(&check).to_payload().as_ref(), payload);
+    assert_eq!(report().at(&check).step(), Some(check.clone()));
+    assert_eq!(report().because(Reason::Check).step(), None);
+    assert_eq!(check.to_string(), "check `http`");
+    let long = Step::new(Reason::Check, &"é".repeat(200), Duration::MAX);
+    assert_eq!((long.name.len(), long.limit_millis), (256, u32::MAX));
+    let later = report().because("moon-phase".parse().unwrap());
+    let read = Report::from_payload(&later.to_payload()).unwrap();
+    assert_eq!(read.reason().unwrap().as_str(), "moon-phase");
+    for none in [&b""[..], b"\xff", b"Disk full"] {
+        let extensions = Extensions::default().with(10, Bytes::from_static(none));
+        let report = Report {
+            extensions: extensions.unwrap(),
+            ..report()
+        };
+        assert_eq!(report.reason(), None);
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! What the activator accepts: its own record, beside the releases that it made.
 
-use scap_proto::release::{Environment, Stage, UnixMillis};
+use scap_proto::{
+    reason::{Because, Reason},
+    release::{Environment, Stage, UnixMillis},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -32,7 +35,7 @@ pub(super) fn order(
     us: &Addressee,
     order: &VerifiedOrder,
     now: UnixMillis,
-) -> Result<Result<(), String>, ActivateError> {
+) -> Result<Result<(), Because>, ActivateError> {
     let environment = &order.release.release().environment;
     decide(deployment, us, environment, |acceptance| {
         acceptance.consider(us, &order.release, &order.grant, &order.directive, now)
@@ -44,7 +47,7 @@ pub(super) fn lapse(
     deployment: &Deployment,
     us: &Addressee,
     order: &VerifiedOrder,
-) -> Result<Result<(), String>, ActivateError> {
+) -> Result<Result<(), Because>, ActivateError> {
     let environment = &order.release.release().environment;
     decide(deployment, us, environment, |acceptance| {
         acceptance.lapse(us, order.release.id(), &order.directive)
@@ -56,7 +59,7 @@ pub(super) fn finalization(
     deployment: &Deployment,
     us: &Addressee,
     verified: &VerifiedFinalization,
-) -> Result<Result<(), String>, ActivateError> {
+) -> Result<Result<(), Because>, ActivateError> {
     let environment = &verified.finalization.environment;
     decide(deployment, us, environment, |acceptance| {
         acceptance.consider_finalization(us, verified)
@@ -70,7 +73,7 @@ pub(super) fn stable(
     verified: &VerifiedFinalization,
     stage: Stage,
     floor: u64,
-) -> Result<Result<(), String>, ActivateError> {
+) -> Result<Result<(), Because>, ActivateError> {
     let environment = &verified.finalization.environment;
     decide(deployment, us, environment, |acceptance| {
         acceptance.consider_stable(us, verified, stage, floor)
@@ -82,26 +85,31 @@ fn decide(
     us: &Addressee,
     environment: &Environment,
     consider: impl FnOnce(&Acceptance) -> Result<Decision, Refusal>,
-) -> Result<Result<(), String>, ActivateError> {
+) -> Result<Result<(), Because>, ActivateError> {
     let acceptance = match record::read::<Authorised>(&deployment.own, NAME)? {
         Found::Nothing => Acceptance::default(),
         Found::Record(record) if record.environment == *environment => record.acceptance,
         Found::Record(record) => {
-            return Ok(Err(format!(
+            let text = format!(
                 "this repo is deployed here for environment {}, not {environment}",
                 record.environment
-            )));
+            );
+            return Ok(Err(Reason::RefusedEnvironment.because(text)));
         }
         // Without it an old order could be replayed: a person must look.
         Found::Damaged => {
-            return Ok(Err(format!(
+            let text = format!(
                 "the record of what was accepted, .scap/{NAME}, is damaged; move it away to accept anew"
-            )));
+            );
+            return Ok(Err(Reason::RefusedState.because(text)));
         }
     };
     match consider(&acceptance) {
         Ok(Decision::Again) => Ok(Ok(())),
-        Ok(Decision::NotForUs) => Ok(Err(format!("the order is not for {}", us.host))),
+        Ok(Decision::NotForUs) => {
+            let text = format!("the order is not for {}", us.host);
+            Ok(Err(Reason::RefusedTarget.because(text)))
+        }
         Ok(Decision::Follow(acceptance)) => {
             let record = Authorised {
                 environment: environment.clone(),
@@ -110,6 +118,6 @@ fn decide(
             record::replace(&deployment.own, NAME, &record)?;
             Ok(Ok(()))
         }
-        Err(refusal) => Ok(Err(crate::error_chain(&refusal))),
+        Err(refusal) => Ok(Err(refusal.because())),
     }
 }

@@ -5,10 +5,14 @@ use std::{io, path::PathBuf};
 use scap_proto::{
     content::{EntriesError, RelPath, descriptor::DescriptorError},
     id::{ChunkId, ReleaseId},
+    reason::{Because, Reason},
     release::{HostConfigError, RepoPath},
 };
 
-use crate::host::ServiceError;
+use crate::{
+    host::{CheckError, CheckFailure, RenderError, RunFailure, ServiceError},
+    store::io_code,
+};
 
 /// Why a release was not activated, put back or checked. Whatever it is, the final path is what it was
 /// before: the whole old tree, or the whole new one where the flip itself had been made.
@@ -123,6 +127,7 @@ pub enum ActivateError {
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct StageError {
+    code: Reason,
     reason: String,
 }
 
@@ -133,7 +138,24 @@ const OUTPUT_BYTES_MAX: usize = 2048;
 
 impl StageError {
     /// `when` is around which stage.
-    pub(super) fn new(when: &str, error: &(dyn std::error::Error + 'static), output: &str) -> Self {
+    pub(super) fn of_check(when: &str, error: &CheckError) -> Self {
+        let code = match error.why {
+            CheckFailure::Run(RunFailure::TimedOut(_)) => Reason::CheckTimeout,
+            CheckFailure::Run(_) | CheckFailure::Nrpe(_) => Reason::CheckFailed,
+        };
+        Self::new(code, when, error, &error.output.tail())
+    }
+
+    pub(super) fn of_template(when: &str, error: &RenderError) -> Self {
+        Self::new(Reason::TemplateError, when, error, "")
+    }
+
+    fn new(
+        code: Reason,
+        when: &str,
+        error: &(dyn std::error::Error + 'static),
+        output: &str,
+    ) -> Self {
         let mut reason = format!("{when}: {}", crate::error_chain(error));
         let lines: Vec<&str> = output.lines().collect();
         let lines = &lines[lines.len().saturating_sub(OUTPUT_LINES_MAX)..];
@@ -145,19 +167,52 @@ impl StageError {
             reason.push('\n');
             reason.push_str(&tail);
         }
-        Self { reason }
+        Self { code, reason }
     }
 
     pub(super) fn of_service(error: &ServiceError) -> Self {
-        let output = match error {
-            ServiceError::Command { output, .. } => output.tail(),
-            ServiceError::Port { .. } => String::new(),
+        let (code, output) = match error {
+            ServiceError::Command { output, .. } => (Reason::ServiceFailed, output.tail()),
+            ServiceError::Port { .. } => (Reason::PortSilent, String::new()),
         };
-        Self::new("handle_service", error, &output)
+        Self::new(code, "handle_service", error, &output)
     }
 }
 
 impl ActivateError {
+    /// Its code.
+    pub fn code(&self) -> Reason {
+        match self {
+            Self::DeployRoot { .. } | Self::Unsafe { .. } => Reason::UnsafePath,
+            Self::ReadOnly(_) => Reason::ReadOnly,
+            Self::Busy(_) => Reason::Busy,
+            Self::NoSpace { .. } | Self::NoInodes { .. } => Reason::DiskFull,
+            Self::Io { source, .. } => io_code(source),
+            Self::Source(SourceError::Missing(_)) => Reason::MissingChunk,
+            Self::Source(SourceError::Read { .. }) => Reason::IoError,
+            Self::Descriptor(_)
+            | Self::Entries(_)
+            | Self::WrongChunk(_)
+            | Self::WrongContent(_) => Reason::BadContent,
+            Self::NameTaken(_) | Self::Foreign(_) | Self::FolderInPlace(_) => Reason::PathTaken,
+            Self::NotPrepared(_) => Reason::NotPrepared,
+            Self::NotLive(_) | Self::NothingLive(_) => Reason::NotLive,
+            Self::NoConfig(_) | Self::HostConfig(_) => Reason::BadConfig,
+            Self::AskedDamaged(_) | Self::LinksDamaged => Reason::RecordDamaged,
+            Self::Stage(failed) => failed.code,
+        }
+    }
+
+    /// Why, for who asked: its code, and the whole chain of causes.
+    pub fn because(&self) -> Because {
+        let text = match self {
+            // It has its causes in it, and lines of output after them.
+            Self::Stage(failed) => failed.to_string(),
+            error => crate::error_chain(error),
+        };
+        self.code().because(text)
+    }
+
     /// Whether it would go better with more disk space.
     pub fn is_no_space(&self) -> bool {
         match self {

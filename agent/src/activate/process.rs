@@ -3,7 +3,7 @@
 //! It takes signed objects over a Unix socket and believes nothing else: it checks every signature, keeps
 //! its own record of what it accepted, and hashes every byte again that it installs.
 //!
-//! One request and one answer a connection, each a frame of [`scap_proto::frame`].
+//! One request and one answer a connection, each a frame of [`scap_proto::frame`]. Before the answer may come what it is at.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -16,7 +16,8 @@ use scap_proto::{
     content::SnapshotRef,
     frame::{self, FrameError},
     id::{ChunkId, GitOid, ReleaseId},
-    release::{RepoPath, Stage},
+    reason::{Because, Reason},
+    release::{RepoPath, Stage, Step},
     wire::{
         Envelope,
         control::{Finalize, Order},
@@ -25,6 +26,7 @@ use scap_proto::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{UnixListener, UnixStream},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -102,20 +104,22 @@ pub enum Answer {
     /// Each difference between the live tree and its snapshot, in a line; none where they are equal.
     Differences(Vec<String>),
     /// The order has no authority here.
-    Refused(String),
+    Refused(Because),
     /// A chunk that it takes is not in the store, or damaged.
     MissingChunk(ChunkId),
     /// It failed, and what was live is live.
-    Failed(String),
+    Failed(Because),
     /// It failed on the way: before the switch, or after it.
     Stopped {
         /// What, and the end of what it printed.
-        reason: String,
+        reason: Because,
         /// What is live now.
         standing: RepoStanding,
     },
     /// The checks whose time came passed, or something else was more urgent.
     Rechecked(CheckedAgain),
+    /// No answer yet: this begins.
+    Begins(Step),
 }
 
 /// What following an order took.
@@ -277,24 +281,38 @@ async fn serve(activator: Arc<Activator>, mut stream: UnixStream) -> Result<(), 
     let Some(request) = frame::read_message::<_, Envelope<Request>>(&mut stream).await? else {
         return Ok(());
     };
-    let answer = move || activator.answer(request.message);
-    let answer = tokio::task::spawn_blocking(answer)
-        .await
-        .unwrap_or_else(|panic| {
-            tracing::error!(%panic, "the activator panicked");
-            Answer::Failed("the activator panicked; its log says where".into())
-        });
+    // Only the latest counts.
+    let (begun, mut begins) = watch::channel(None);
+    let answer = move || {
+        activator.answer(request.message, &|step| {
+            begun.send_replace(Some(step));
+        })
+    };
+    let answer = tokio::task::spawn_blocking(answer);
+    // Until the answer is there.
+    while begins.changed().await.is_ok() {
+        let step = begins.borrow_and_update().clone();
+        if let Some(step) = step {
+            // Who asked may be gone: what was begun is ended all the same.
+            let _ = frame::write_message(&mut stream, &Envelope::from(Answer::Begins(step))).await;
+        }
+    }
+    let answer = answer.await.unwrap_or_else(|panic| {
+        tracing::error!(%panic, "the activator panicked");
+        Answer::Failed(Reason::ActivatorLost.because("the activator panicked; its log says where"))
+    });
     frame::write_message(&mut stream, &Envelope::from(answer)).await
 }
 
 impl Activator {
-    fn answer(&self, request: Request) -> Answer {
+    /// `begins` hears of each step of what a release asks, as it begins.
+    fn answer(&self, request: Request, begins: &dyn Fn(Step)) -> Answer {
         let result = match request {
-            Request::Order(order) => self.follow(*order, false),
-            Request::Lapse(order) => self.follow(*order, true),
-            Request::Finalize(finalize) => self.finalize(*finalize),
-            Request::Stable(request) => self.stable(*request),
-            Request::Recheck(recheck) => self.recheck(&recheck),
+            Request::Order(order) => self.follow(*order, false, begins),
+            Request::Lapse(order) => self.follow(*order, true, begins),
+            Request::Finalize(finalize) => self.finalize(*finalize, begins),
+            Request::Stable(request) => self.stable(*request, begins),
+            Request::Recheck(recheck) => self.recheck(&recheck, begins),
             Request::Standing { repo } => self.with(&repo, |deployment| {
                 Ok(Answer::Standing(standing(deployment)?))
             }),
@@ -307,17 +325,26 @@ impl Activator {
         };
         result.unwrap_or_else(|error| match error {
             ActivateError::Source(SourceError::Missing(chunk)) => Answer::MissingChunk(chunk),
-            error => Answer::Failed(crate::error_chain(&error)),
+            error => Answer::Failed(error.because()),
         })
     }
 
     /// Does what an order says; or, where it has lapsed, goes back.
-    fn follow(&self, order: Order, has_lapsed: bool) -> Result<Answer, ActivateError> {
+    fn follow(
+        &self,
+        order: Order,
+        has_lapsed: bool,
+        begins: &dyn Fn(Step),
+    ) -> Result<Answer, ActivateError> {
         let started = std::time::Instant::now();
         let now = clock::now();
         let order = match self.trust.verify_order(order, now) {
             Ok(order) => order,
-            Err(error) => return Ok(Answer::Refused(crate::error_chain(&error))),
+            Err(error) => {
+                return Ok(Answer::Refused(
+                    error.code().because(crate::error_chain(&error)),
+                ));
+            }
         };
         let about = order.release.release();
         let stage = match has_lapsed {
@@ -341,7 +368,7 @@ impl Activator {
                 snapshot: about.snapshot,
                 config: about.config,
             };
-            let stages = self.stages();
+            let stages = self.stages(begins);
             let done = match stage {
                 // Its directory is made while nobody waits for it, and a full disk is found out before anything is
                 // switched.
@@ -375,7 +402,11 @@ impl Activator {
     }
 
     /// As an order to fetch or to promote, and then as the finalization of what is live.
-    fn stable(&self, request: StableRequest) -> Result<Answer, ActivateError> {
+    fn stable(
+        &self,
+        request: StableRequest,
+        begins: &dyn Fn(Step),
+    ) -> Result<Answer, ActivateError> {
         let started = std::time::Instant::now();
         let StableRequest { finalize, promotes } = request;
         let stage = if promotes {
@@ -385,7 +416,11 @@ impl Activator {
         };
         let verified = match self.trust.verify_finalization(finalize, clock::now()) {
             Ok(verified) => verified,
-            Err(error) => return Ok(Answer::Refused(crate::error_chain(&error))),
+            Err(error) => {
+                return Ok(Answer::Refused(
+                    error.code().because(crate::error_chain(&error)),
+                ));
+            }
         };
         let about = verified.release.release();
         let floor = self.trust.floor(&about.repo, &about.environment);
@@ -403,7 +438,7 @@ impl Activator {
                 snapshot: about.snapshot,
                 config: about.config,
             };
-            let stages = self.stages();
+            let stages = self.stages(begins);
             let done = if promotes {
                 let promoted = stages.promote(deployment, &target);
                 promoted.and_then(|done| {
@@ -417,10 +452,14 @@ impl Activator {
         })
     }
 
-    fn finalize(&self, finalize: Finalize) -> Result<Answer, ActivateError> {
+    fn finalize(&self, finalize: Finalize, begins: &dyn Fn(Step)) -> Result<Answer, ActivateError> {
         let verified = match self.trust.verify_finalization(finalize, clock::now()) {
             Ok(verified) => verified,
-            Err(error) => return Ok(Answer::Refused(crate::error_chain(&error))),
+            Err(error) => {
+                return Ok(Answer::Refused(
+                    error.code().because(crate::error_chain(&error)),
+                ));
+            }
         };
         let repo = &verified.release.release().repo;
         self.with(repo, |deployment| {
@@ -429,7 +468,7 @@ impl Activator {
                 return Ok(Answer::Refused(refusal));
             }
             let release = verified.release.id();
-            self.stages().finalize(deployment, &release)?;
+            self.stages(begins).finalize(deployment, &release)?;
             let standing = standing(deployment)?;
             Ok(Answer::Done(Box::new(Activated {
                 standing,
@@ -439,29 +478,30 @@ impl Activator {
     }
 
     /// It needs no authority but that of the release that is live.
-    fn recheck(&self, recheck: &Recheck) -> Result<Answer, ActivateError> {
+    fn recheck(&self, recheck: &Recheck, begins: &dyn Fn(Step)) -> Result<Answer, ActivateError> {
         let Recheck { repo, release, .. } = recheck;
         let span = (recheck.after_millis, recheck.until_millis);
         let turn = self.turns.of(repo);
         let _turn = turn.take();
         let gives_way = || turn.is_awaited() || self.cancel.is_cancelled();
         let deployment = Deployment::open_to_look(&self.config.deploy_root, repo)?;
-        let stages = self.stages();
+        let stages = self.stages(begins);
         match stages.check_again(&deployment, release, span, &gives_way) {
             Ok(checked) => Ok(Answer::Rechecked(checked)),
-            Err(ActivateError::Stage(failed)) => Ok(Answer::Stopped {
-                reason: failed.to_string(),
+            Err(failed @ ActivateError::Stage(_)) => Ok(Answer::Stopped {
+                reason: failed.because(),
                 standing: standing(&deployment)?,
             }),
             Err(error) => Err(error),
         }
     }
 
-    fn stages(&self) -> Stages<'_> {
+    fn stages<'a>(&'a self, begins: &'a dyn Fn(Step)) -> Stages<'a> {
         Stages {
             host: &self.trust.addressee.host,
             services: &self.config.services,
             source: &self.store,
+            begins,
         }
     }
 
@@ -545,10 +585,7 @@ fn answered(
         Ok(built) => built,
         Err(error @ (ActivateError::Source(_) | ActivateError::ReadOnly(_))) => return Err(error),
         Err(error) => {
-            let reason = match &error {
-                ActivateError::Stage(failed) => failed.to_string(),
-                error => crate::error_chain(error),
-            };
+            let reason = error.because();
             return Ok(match standing(deployment) {
                 Ok(standing) => Answer::Stopped { reason, standing },
                 Err(_) => Answer::Failed(reason),
@@ -654,6 +691,18 @@ impl ActivatorClient {
     /// # Errors
     /// [`ClientError`].
     pub async fn ask(&self, request: Request) -> Result<Answer, ClientError> {
+        self.ask_hearing(request, |_| {}).await
+    }
+
+    /// The same; `begins` hears of each step of it, as it begins.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn ask_hearing(
+        &self,
+        request: Request,
+        begins: impl Fn(Step),
+    ) -> Result<Answer, ClientError> {
         let mut stream =
             UnixStream::connect(&self.socket)
                 .await
@@ -662,9 +711,15 @@ impl ActivatorClient {
                     source,
                 })?;
         frame::write_message(&mut stream, &Envelope::from(request)).await?;
-        match frame::read_message::<_, Envelope<Answer>>(&mut stream).await? {
-            Some(answer) => Ok(answer.message),
-            None => Err(ClientError::Ended),
+        loop {
+            match frame::read_message::<_, Envelope<Answer>>(&mut stream).await? {
+                Some(Envelope {
+                    message: Answer::Begins(step),
+                    ..
+                }) => begins(step),
+                Some(answer) => return Ok(answer.message),
+                None => return Err(ClientError::Ended),
+            }
         }
     }
 }

@@ -8,13 +8,14 @@
 //! Each of these is the same when it is done twice, and a crash is followed by doing it again: a stage that was gone through is
 //! recorded with its tree, what a switch leaves to be done is recorded before the switch.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use scap_proto::{
     content::SnapshotRef,
     id::{NodeId, ReleaseId},
+    reason::Reason,
     release::{
-        HostConfig,
+        HostConfig, Step,
         host_config::{HostStage, Moment},
     },
 };
@@ -39,6 +40,8 @@ pub struct Stages<'a> {
     pub services: &'a ServiceCommands,
     /// Where chunks come from.
     pub source: &'a dyn ChunkSource,
+    /// Who hears of each step as it begins.
+    pub begins: &'a dyn Fn(Step),
 }
 
 /// What one release asks, and where it is.
@@ -112,7 +115,7 @@ impl Stages<'_> {
         }
         deployment.check_links(&destinations(&asking.config))?;
         let rendered = self.work(asking).render();
-        let rendered = rendered.map_err(|error| StageError::new(STAGE.name(), &error, ""))?;
+        let rendered = rendered.map_err(|error| StageError::of_template(STAGE.name(), &error))?;
         let files = place(rendered);
         let stale = deployment.stale(installed, &files)?;
         if !stale.is_empty() {
@@ -181,6 +184,7 @@ impl Stages<'_> {
     fn handle_services(&self, asking: &Asking) -> Result<(), ActivateError> {
         const STAGE: HostStage = HostStage::HandleService;
         self.check(asking, Moment::Before, STAGE)?;
+        let mut tell = |doing: Doing<'_>| self.tell(&asking.config, doing);
         let handled = self.work(asking).handle_services(&mut tell);
         handled.map_err(|error| StageError::of_service(&error))?;
         self.check(asking, Moment::After, STAGE)
@@ -210,6 +214,7 @@ impl Stages<'_> {
         if deployment.owed()?.is_some() {
             return Ok(NOTHING);
         }
+        let mut tell = |doing: Doing<'_>| self.tell(&asking.config, doing);
         let checked = self.work(&asking).check_again(span, gives_way, &mut tell);
         checked.map_err(|error| {
             let owed = Owed {
@@ -220,7 +225,7 @@ impl Stages<'_> {
                 let error = crate::error_chain(&error);
                 tracing::warn!(error, "cannot record that a release is not well");
             }
-            StageError::new("while it soaks", &error, &error.output.tail()).into()
+            StageError::of_check("while it soaks", &error).into()
         })
     }
 
@@ -326,6 +331,12 @@ impl Stages<'_> {
             Some(back) => self.check(back, Moment::Before, STAGE),
             None => Ok(()),
         };
+        let mut tell = |doing: Doing<'_>| {
+            // The port is that of the release that is live again.
+            if let Some(asking) = back.or(left) {
+                self.tell(&asking.config, doing);
+            }
+        };
         let handled = match (left, back) {
             (Some(left), back) => {
                 let config = back.map(|back| &back.config);
@@ -355,7 +366,7 @@ impl Stages<'_> {
         tracing::warn!(rev = %installed.rev, "config files of a release are not as they were: rendered again");
         let rendered = self.work(asking).render();
         let stage = HostStage::Rollback.name();
-        let files = place(rendered.map_err(|error| StageError::new(stage, &error, ""))?);
+        let files = place(rendered.map_err(|error| StageError::of_template(stage, &error))?);
         let stale = deployment.stale(installed, &files)?;
         deployment.note_rendered(&installed.rev, &files)?;
         deployment.write_rendered(installed, &files, &stale)
@@ -410,6 +421,7 @@ impl Stages<'_> {
         moment: Moment,
         stage: HostStage,
     ) -> Result<(), ActivateError> {
+        let mut tell = |doing: Doing<'_>| self.tell(&asking.config, doing);
         match self.work(asking).check(moment, stage, &mut tell) {
             Ok(_) => Ok(()),
             Err(error) => {
@@ -418,9 +430,34 @@ impl Stages<'_> {
                     Moment::After => "after",
                 };
                 let when = format!("{moment} {}", stage.name());
-                Err(StageError::new(&when, &error, &error.output.tail()).into())
+                Err(StageError::of_check(&when, &error).into())
             }
         }
+    }
+
+    /// Tells what begins, and how long it may take.
+    fn tell(&self, config: &HostConfig, doing: Doing<'_>) {
+        let step = match doing {
+            Doing::Check(name) => {
+                tracing::info!(check = name, "a check is run");
+                let check = config.checks.iter().find(|check| check.name == name);
+                let millis = check.map_or(0, |check| check.timeout_millis.get());
+                Step::new(Reason::Check, name, Duration::from_millis(millis.into()))
+            }
+            Doing::Unit(unit) => {
+                tracing::info!(unit, "a service is handled");
+                // It may be looked for before.
+                let seconds = 2 * u64::from(self.services.timeout_seconds.get());
+                Step::new(Reason::Service, unit, Duration::from_secs(seconds))
+            }
+            Doing::Port(port) => {
+                tracing::info!(port, "a port is to answer");
+                let millis = config.services.port_timeout_millis.get();
+                let limit = Duration::from_millis(millis.into());
+                Step::new(Reason::Port, &port.to_string(), limit)
+            }
+        };
+        (self.begins)(step);
     }
 
     fn work<'a>(&'a self, asking: &'a Asking) -> HostWork<'a> {
@@ -447,12 +484,4 @@ fn asking(
         paths: deployment.paths(rev),
         running: deployment.running_path(),
     })
-}
-
-fn tell(doing: Doing<'_>) {
-    match doing {
-        Doing::Check(name) => tracing::info!(check = name, "a check is run"),
-        Doing::Unit(unit) => tracing::info!(unit, "a service is handled"),
-        Doing::Port(port) => tracing::info!(port, "a port is to answer"),
-    }
 }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use scap_proto::{
     codec::{self, CodecError},
     id::{NodeId, ReleaseId},
+    reason::{Because, Reason},
     release::{Environment, RepoPath},
     wire::control::Finalize,
 };
@@ -66,6 +67,8 @@ pub struct CatchUpView {
     pub stale_secs: Option<u64>,
     /// What it waits for.
     pub waiting: Option<String>,
+    /// The code of that.
+    pub waiting_code: Option<Reason>,
     /// Who said in the last round that a release is stable which a later one has followed.
     pub behind: Vec<BehindView>,
     /// What peers said that was not believed, the latest last.
@@ -152,6 +155,7 @@ impl CatchUpView {
             answered: 0,
             stale_secs: None,
             waiting: None,
+            waiting_code: None,
             behind: behind.collect(),
             disbelieved: disbelieved.collect(),
         }
@@ -166,9 +170,10 @@ impl CatchUpView {
         }
     }
 
-    pub(crate) fn waiting(self, waiting: Option<String>, stale: Option<Duration>) -> Self {
+    pub(crate) fn waiting(self, waiting: Option<Because>, stale: Option<Duration>) -> Self {
         Self {
-            waiting,
+            waiting_code: waiting.as_ref().map(|waiting| waiting.code),
+            waiting: waiting.map(|waiting| waiting.text),
             stale_secs: stale.map(|it| it.as_secs()),
             ..self
         }
@@ -205,6 +210,8 @@ pub struct PulledView {
     pub state: &'static str,
     /// What it waits for, or why it failed.
     pub reason: Option<String>,
+    /// The code of that, where it has one.
+    pub code: Option<Reason>,
     /// The sequence accepted; 0 for none.
     pub sequence: u64,
     /// The release accepted.
@@ -234,7 +241,7 @@ impl PulledView {
         repo: &Repo,
         changed: bool,
         state: &'static str,
-        reason: Option<String>,
+        (reason, code): (Option<String>, Option<Reason>),
     ) -> Self {
         let accepted = repo.accepted();
         let live = repo.standing.live.as_ref();
@@ -245,6 +252,7 @@ impl PulledView {
             changed,
             state,
             reason,
+            code,
             sequence: accepted.map_or(0, |it| it.sequence),
             release: accepted.map(|it| it.release),
             live_commit: commit.map(ToString::to_string),
@@ -254,14 +262,15 @@ impl PulledView {
     /// Of a repo of which nothing was taken.
     pub(crate) fn unknown(
         (repo, environment): &(RepoPath, Environment),
-        reason: Option<String>,
+        waiting: Option<Because>,
     ) -> Self {
         Self {
             repo: repo.clone(),
             environment: environment.clone(),
             changed: false,
             state: "waiting",
-            reason,
+            code: waiting.as_ref().map(|waiting| waiting.code),
+            reason: waiting.map(|waiting| waiting.text),
             sequence: 0,
             release: None,
             live_commit: None,

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use scap_proto::{
     content::SnapshotRef,
     id::{NodeId, ReleaseId, SnapshotId},
+    reason::Reason,
     release::{BytesBySource, Environment, Outcome, Release, RepoPath, Stage},
 };
 use serde::Serialize;
@@ -27,6 +28,8 @@ pub struct StatusView {
     pub releases: Vec<RepoView>,
     /// What the first that is not done waits for.
     pub waiting: Option<String>,
+    /// The code of that.
+    pub waiting_code: Option<Reason>,
     /// Chunks in the store.
     pub store_chunks: Option<u64>,
     /// Their encoded bytes.
@@ -99,6 +102,8 @@ pub struct RepoView {
     pub reason: Option<String>,
     /// What it waits for, where it does.
     pub waiting: Option<String>,
+    /// The code of what it waits for, or of why it failed or was refused.
+    pub code: Option<Reason>,
     /// Chunks that are here.
     pub chunks_held: u32,
     /// Chunks that are known.
@@ -145,7 +150,8 @@ impl RepoView {
     ) -> Self {
         let counts = progress.clone().map(TransferStatus::counts);
         let (chunks_held, chunks_total, _) = counts.unwrap_or_default();
-        let (state, reason, waiting) = match repo.outcome(progress) {
+        let (outcome, code) = repo.outcome_and_code(progress);
+        let (state, reason, waiting) = match outcome {
             Outcome::Idle => ("idle", None, None),
             Outcome::Working { waiting, .. } => (
                 "working",
@@ -177,6 +183,7 @@ impl RepoView {
             state,
             reason,
             waiting,
+            code,
             chunks_held,
             chunks_total,
             bytes: repo.bytes.into(),

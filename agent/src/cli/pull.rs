@@ -7,7 +7,7 @@ use scap_proto::release::{Environment, RepoPath};
 use serde_json::Value;
 
 use super::{
-    LocalArgs,
+    LocalArgs, bracketed,
     clone::{CloneError, StateClone},
     exit, fail, text,
 };
@@ -130,7 +130,8 @@ fn print(answer: &Value, out: &mut dyn Write) {
             },
         );
         if let Some(reason) = repo["reason"].as_str() {
-            let _ = writeln!(out, "  reason  {}", reason.escape_debug());
+            let code = bracketed(repo, "code");
+            let _ = writeln!(out, "  reason  {}{code}", reason.escape_debug());
         }
     }
     match answer["reason"].as_str() {
@@ -162,7 +163,8 @@ pub(super) fn print_status(view: &Value, out: &mut dyn Write) {
         );
     }
     if let Some(waiting) = view["waiting"].as_str() {
-        let _ = writeln!(out, "wait  {}", waiting.escape_debug());
+        let code = bracketed(view, "waiting_code");
+        let _ = writeln!(out, "wait  {}{code}", waiting.escape_debug());
     }
     for behind in list(&view["behind"]) {
         let _ = writeln!(

@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, process::Stdio, sync::Arc, time::Duration};
 
+use scap_proto::release::Step;
 use tokio::{
     process::{Child, Command},
     sync::Notify,
@@ -62,10 +63,19 @@ impl ActivatorHandle {
     /// Asks, and asks again where the activator died before it answered: each request is the same
     /// when it is made twice.
     pub(super) async fn ask(&self, request: Request) -> Result<Answer, ClientError> {
+        self.ask_hearing(request, |_| {}).await
+    }
+
+    /// The same; `begins` hears of each step of it, as it begins.
+    pub(super) async fn ask_hearing(
+        &self,
+        request: Request,
+        begins: impl Fn(Step),
+    ) -> Result<Answer, ClientError> {
         let started = tokio::time::Instant::now();
         let mut asked = 0;
         loop {
-            let error = match self.client.ask(request.clone()).await {
+            let error = match self.client.ask_hearing(request.clone(), &begins).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if !error.is_transient() => return Err(error),
                 Err(error) => error,

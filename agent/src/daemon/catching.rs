@@ -10,6 +10,7 @@ use std::{
 
 use scap_proto::{
     id::NodeId,
+    reason::{Because, Reason},
     release::{PlanHost, Stage},
     wire::{control::Finalize, stable::StableQuestion},
 };
@@ -48,7 +49,7 @@ pub(super) struct Catching {
     pub(super) pulls: Vec<Pull>,
     heard: BTreeMap<NodeId, Heard>,
     /// What was found out of each repo in the last round that was about it, where it is a reason to wait.
-    pub(super) findings: BTreeMap<RepoKey, String>,
+    pub(super) findings: BTreeMap<RepoKey, Because>,
     disbelieved: Vec<Disbelieved>,
     /// Who said something older in the last round.
     behind: Vec<Behind>,
@@ -161,7 +162,7 @@ impl Catching {
     }
 
     /// What it waits for, if anything.
-    fn waiting(&self) -> Option<String> {
+    fn waiting(&self) -> Option<Because> {
         if let Some(answered) = self.answered_last.filter(|it| *it < self.answers_min) {
             let of = self.settings.peers.len();
             let again = self
@@ -169,10 +170,14 @@ impl Catching {
                 .poll_timeout()
                 .map(|at| at.saturating_sub(self.now()));
             let again = again.map_or(String::new(), |it| format!("; again in {} s", it.as_secs()));
-            return Some(format!("peers: {answered} of {of} answered{again}"));
+            let text = format!("peers: {answered} of {of} answered{again}");
+            return Some(Reason::TooFewPeers.because(text));
         }
         let finding = self.findings.iter().next();
-        finding.map(|((repo, environment), reason)| format!("{repo} {environment}: {reason}"))
+        finding.map(|((repo, environment), reason)| {
+            let text = format!("{repo} {environment}: {reason}");
+            reason.code.because(text)
+        })
     }
 }
 
@@ -405,21 +410,32 @@ impl Daemon {
 }
 
 /// Why nothing is done about an offered release, where something might be.
-fn reason_of(finding: &Finding) -> Option<String> {
-    match finding {
-        Finding::Take { .. } | Finding::Current { .. } | Finding::Older => None,
-        Finding::Led => Some("a coordinator leads a rollout of it here".into()),
-        Finding::GoneBack { release } => Some(format!(
-            "this host went back from release {}: a deployment is to say what comes next",
-            release.short()
-        )),
-        Finding::TooFew { answered } => Some(format!(
-            "{answered} of {ANSWERS_MIN} peers answered that it takes, as nothing is known here and there is no floor"
-        )),
-        Finding::Equivocation { sequence } => Some(format!(
-            "two releases are said to be number {sequence}: neither is taken"
-        )),
-    }
+fn reason_of(finding: &Finding) -> Option<Because> {
+    let (code, text) = match finding {
+        Finding::Take { .. } | Finding::Current { .. } | Finding::Older => return None,
+        Finding::Led => (
+            Reason::Led,
+            "a coordinator leads a rollout of it here".into(),
+        ),
+        Finding::GoneBack { release } => (
+            Reason::GoneBack,
+            format!(
+                "this host went back from release {}: a deployment is to say what comes next",
+                release.short()
+            ),
+        ),
+        Finding::TooFew { answered } => (
+            Reason::TooFewPeers,
+            format!(
+                "{answered} of {ANSWERS_MIN} peers answered that it takes, as nothing is known here and there is no floor"
+            ),
+        ),
+        Finding::Equivocation { sequence } => (
+            Reason::Equivocation,
+            format!("two releases are said to be number {sequence}: neither is taken"),
+        ),
+    };
+    Some(code.because(text))
 }
 
 /// Checks the signatures of all that a peer says.

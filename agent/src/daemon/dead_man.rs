@@ -9,7 +9,8 @@ use std::{path::PathBuf, time::Duration};
 use scap_proto::{
     codec,
     id::ReleaseId,
-    release::{Directive, Stage, report},
+    reason::{Because, Reason},
+    release::{Directive, Stage},
     wire::control::Order,
 };
 use serde::{Deserialize, Serialize};
@@ -109,10 +110,10 @@ impl Repo {
     }
 
     /// Why a host that went back by itself did.
-    pub(super) fn why_lapsed(&self) -> Option<String> {
+    pub(super) fn why_lapsed(&self) -> Option<Because> {
         let after = self.lapsed()?.as_secs();
         let reason = format!("it went back by itself: nobody directed the release for {after} s");
-        Some(report::bounded_reason(reason))
+        Some(Reason::WentBackByItself.because(reason))
     }
 }
 
@@ -155,7 +156,7 @@ impl Daemon {
         &self,
         key: &RepoKey,
         directive: &Directive,
-    ) -> Result<Option<Ordered>, String> {
+    ) -> Result<Option<Ordered>, Because> {
         let repo = self.repos.get(key);
         let accepted = repo.and_then(|repo| repo.accepted());
         // Whoever renewed it did not know yet. Forward again it goes from the start, and by a person's will.
@@ -163,12 +164,12 @@ impl Daemon {
             && directive.stage == Stage::Promote
             && let Some(reason) = repo.and_then(Repo::why_lapsed)
         {
-            return Err(reason);
+            return Err(Reason::RefusedLapsed.because(reason.text));
         }
         let ordered = Ordered::of(directive, Moment::now());
         let noted = ordered.as_ref().map(|it| self.state.save_heard(key, it));
         match noted {
-            Some(Err(error)) => Err(crate::error_chain(&error)),
+            Some(Err(error)) => Err(Reason::RefusedState.because(crate::error_chain(&error))),
             _ => Ok(ordered),
         }
     }

@@ -24,11 +24,12 @@ use std::{
 
 use scap_proto::{
     id::ReleaseId,
+    reason::{Because, Reason},
     release::{Environment, Plan, RepoPath, TreeId, plan::PlanError},
     wire::control::{ControlMessage, Finalize, Order},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::MissedTickBehavior,
 };
@@ -40,18 +41,18 @@ use self::{
     control::{Above, ControlId, FromControl},
     limits::Limiter,
     relaying::Relaying,
-    repo::Step,
+    repo::Next,
     saved::{Saved, SavedState},
 };
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, GcView, PeerView, RepoView, StatusView, VerifyView},
+    api::{self, ApiError, ApiRequest, PeerView, RepoView, StatusView, VerifyView},
     clock,
     config::Config,
     limits::Limits,
-    node::{self, ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
-    store::{Store, StoreConfig, StoreError},
+    node::{ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
+    store::{Store, StoreConfig},
     trust::{HostTrust, OrderError},
 };
 
@@ -374,7 +375,10 @@ impl Daemon {
             {
                 return self.report_lack_of_plan(&key, &order).await;
             }
-            Err(error) => return self.refuse(&key, release, crate::error_chain(&error)).await,
+            Err(error) => {
+                let reason = error.code().because(crate::error_chain(&error));
+                return self.refuse(&key, release, reason).await;
+            }
         };
         let acceptance = self
             .repos
@@ -418,7 +422,8 @@ impl Daemon {
                     ..repo.saved.clone()
                 };
                 if let Err(error) = self.state.save(&saved) {
-                    return self.refuse(&key, release, crate::error_chain(&error)).await;
+                    let reason = Reason::RefusedState.because(crate::error_chain(&error));
+                    return self.refuse(&key, release, reason).await;
                 }
                 tracing::info!(
                     repo = %key.0, release = %verified.release.id().short(),
@@ -434,15 +439,14 @@ impl Daemon {
                 self.report_now(&key).await;
             }
             Err(refusal) => {
-                self.refuse(&key, release, crate::error_chain(&refusal))
-                    .await;
+                self.refuse(&key, release, refusal.because()).await;
             }
         }
     }
 
     /// Says so, once, and then where we stand: whoever sent it, it changes nothing of what we follow.
-    async fn refuse(&mut self, key: &RepoKey, release: ReleaseId, reason: String) {
-        tracing::warn!(repo = %key.0, environment = %key.1, reason, "order refused");
+    async fn refuse(&mut self, key: &RepoKey, release: ReleaseId, reason: Because) {
+        tracing::warn!(repo = %key.0, environment = %key.1, code = %reason.code, %reason, "order refused");
         self.report_refusal(key, release, reason).await;
         if self.repos.contains_key(key) {
             self.report_now(key).await;
@@ -485,7 +489,7 @@ impl Daemon {
     async fn pursue(&mut self, key: &RepoKey) {
         while let Some(step) = self.repo(key).next_step() {
             match step {
-                Step::Fetch { instead_of } => {
+                Next::Fetch { instead_of } => {
                     if let Some(old) = instead_of {
                         self.node.detach(old).await;
                     }
@@ -498,7 +502,7 @@ impl Daemon {
                         Err((release, reason)) => self.repo(key).fetch_failed(release, reason),
                     }
                 }
-                Step::Activate => match self.repo(key).saved.order.clone() {
+                Next::Activate => match self.repo(key).saved.order.clone() {
                     Some(order) => {
                         let plan = self.repo(key).saved.plan.clone().map(|(_, bytes)| bytes);
                         let request = self.repo(key).request(Order { plan, ..order });
@@ -515,7 +519,7 @@ impl Daemon {
         self.serve_beside(key).await;
     }
 
-    fn job(&mut self, key: &RepoKey) -> Result<Job, (ReleaseId, String)> {
+    fn job(&mut self, key: &RepoKey) -> Result<Job, (ReleaseId, Because)> {
         let saved = &self.repo(key).saved;
         let release = saved
             .acceptance
@@ -523,19 +527,23 @@ impl Daemon {
             .as_ref()
             .expect("a job is of an order")
             .release;
-        let failed = |reason: String| (release, reason);
+        let failed = |code: Reason, text: String| (release, code.because(text));
         let about = saved.accepted_release();
         let about = about.expect("what is accepted was saved with its order or finalization");
         let about = about
             .read_unverified()
-            .map_err(|e| failed(crate::error_chain(&e)))?;
+            .map_err(|e| failed(Reason::RecordDamaged, crate::error_chain(&e)))?;
         if saved.order.is_none() {
             return Ok(self.own_job(key, release, &about));
         }
         let Some((id, bytes)) = &saved.plan else {
-            return Err(failed("the order came without a plan".into()));
+            return Err(failed(
+                Reason::BadPlan,
+                "the order came without a plan".into(),
+            ));
         };
-        let plan = Plan::decode(*id, bytes).map_err(|e| failed(crate::error_chain(&e)))?;
+        let plan = Plan::decode(*id, bytes);
+        let plan = plan.map_err(|e| failed(Reason::BadPlan, crate::error_chain(&e)))?;
         Ok(Job {
             release,
             snapshot: about.snapshot,
@@ -557,9 +565,14 @@ impl Daemon {
             Request::Recheck(_) => About::Recheck,
             _ => About::Order,
         };
+        let (begun, begins) = watch::channel(None);
+        if about == About::Order {
+            self.repo(key).steps = Some(begins);
+        }
         let (key, activator) = (key.clone(), self.activator.clone());
         self.activations.spawn(async move {
-            let answer = activator.ask(request).await;
+            let begins = |step| drop(begun.send_replace(Some(step)));
+            let answer = activator.ask_hearing(request, begins).await;
             Activation {
                 key,
                 release,
@@ -616,18 +629,27 @@ impl Daemon {
                 }
             }
             Ok(Answer::Refused(reason) | Answer::Failed(reason)) => {
-                tracing::error!(repo = %key.0, release = %release.short(), reason, "not activated");
+                tracing::error!(repo = %key.0, release = %release.short(), code = %reason.code, %reason, "not activated");
                 repo.activation_failed(reason);
             }
             Ok(Answer::Stopped { reason, standing }) => {
-                tracing::error!(repo = %key.0, release = %release.short(), reason, "not activated");
+                tracing::error!(repo = %key.0, release = %release.short(), code = %reason.code, %reason, "not activated");
                 repo.standing = standing;
                 repo.activation_failed(reason);
             }
-            Ok(Answer::Standing(_) | Answer::Differences(_) | Answer::Rechecked(_)) => {
-                repo.activation_failed("the activator answered something else".into());
+            Ok(
+                Answer::Standing(_)
+                | Answer::Differences(_)
+                | Answer::Rechecked(_)
+                | Answer::Begins(_),
+            ) => {
+                repo.activation_failed(
+                    Reason::ActivatorLost.because("the activator answered something else"),
+                );
             }
-            Err(error) => repo.activation_failed(crate::error_chain(&error)),
+            Err(error) => {
+                repo.activation_failed(Reason::ActivatorLost.because(crate::error_chain(&error)));
+            }
         }
         self.pursue(&key).await;
         self.report_now(&key).await;
@@ -654,7 +676,7 @@ impl Daemon {
                 }
             }
             NodeEvent::Failed { release, reason } => {
-                tracing::error!(release = %release.short(), reason, "not fetched");
+                tracing::error!(release = %release.short(), code = %reason.code, %reason, "not fetched");
                 for key in self.keys_of(release) {
                     self.repo(&key).fetch_failed(release, reason.clone());
                     self.report_now(&key).await;
@@ -707,7 +729,11 @@ impl Daemon {
             let about = about.and_then(|release| release.read_unverified().ok());
             releases.push(RepoView::new(repo, about.as_ref(), progress));
         }
-        let waiting = releases.iter().find_map(|release| release.waiting.clone());
+        let waiting = releases.iter().find(|release| release.waiting.is_some());
+        let (waiting, waiting_code) = match waiting {
+            Some(release) => (release.waiting.clone(), release.code),
+            None => (None, None),
+        };
         let usage = self.node.store().usage().ok();
         StatusView {
             schema: "scap.agent-status/1",
@@ -716,6 +742,7 @@ impl Daemon {
             deploy_root: self.config.deploy_root.clone(),
             releases,
             waiting,
+            waiting_code,
             store_chunks: usage.as_ref().map(|usage| usage.chunks),
             store_bytes: usage.as_ref().map(|usage| usage.encoded_bytes),
             dropped_peers: self.dropped.clone(),
@@ -730,7 +757,7 @@ impl Daemon {
             let answer = activator.ask(Request::Verify { repo: repo.clone() }).await;
             let result = match answer {
                 Ok(Answer::Differences(differences)) => Ok(VerifyView::new(repo, differences)),
-                Ok(Answer::Failed(reason) | Answer::Refused(reason)) => Err(ApiError(reason)),
+                Ok(Answer::Failed(reason) | Answer::Refused(reason)) => Err(ApiError(reason.text)),
                 Ok(Answer::MissingChunk(chunk)) => {
                     Err(ApiError(format!("chunk {chunk} is not in the store")))
                 }
@@ -739,38 +766,6 @@ impl Daemon {
             };
             let _ = reply.send(result);
         });
-    }
-
-    // The store.
-
-    fn collect_in_background(&mut self) {
-        let collecting = self.begin_collecting();
-        self.cleaning.spawn(async move {
-            match collecting.await {
-                Ok(view) => tracing::info!(
-                    chunks = view.chunks_removed,
-                    bytes = view.bytes_removed,
-                    "store collected"
-                ),
-                Err(error) => {
-                    tracing::warn!(error = crate::error_chain(&error), "store not collected");
-                }
-            }
-        });
-    }
-
-    /// Begins a collection, and only then looks at what is to be kept: a release that is accepted from now on counts
-    /// its chunks in a later generation.
-    fn begin_collecting(&self) -> impl Future<Output = Result<GcView, StoreError>> + use<> {
-        let store = self.node.store().clone();
-        let collection = store.begin_collection();
-        let keep = self.kept_snapshots();
-        async move {
-            let work = move || node::collect(collection, &store, &keep);
-            let collected = tokio::task::spawn_blocking(work).await;
-            let collected = collected.expect("collecting does not panic")?;
-            Ok(GcView::new(collected.chunks, collected.bytes))
-        }
     }
 
     fn repo(&mut self, key: &RepoKey) -> &mut Repo {

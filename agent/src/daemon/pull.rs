@@ -7,6 +7,7 @@ use std::{
 
 use scap_proto::{
     id::ReleaseId,
+    reason::Because,
     release::{Outcome, Stage},
     wire::control::Finalize,
 };
@@ -155,8 +156,13 @@ impl Daemon {
         let Some(repo) = self.repos.get(key) else {
             return PulledView::unknown(key, waiting);
         };
-        let (state, reason) = match repo.outcome(None) {
-            _ if waiting.is_some() => ("waiting", waiting),
+        if let Some(Because { code, text }) = waiting {
+            let said = (Some(text), Some(code));
+            let changed = self.stands(key) != before.unwrap_or_default();
+            return PulledView::new(key, repo, changed, "waiting", said);
+        }
+        let (outcome, code) = repo.outcome_and_code(None);
+        let (state, reason) = match outcome {
             Outcome::Idle => ("idle", None),
             Outcome::Done => ("done", None),
             Outcome::Working { waiting, .. } if repo.saved.order.is_none() => {
@@ -166,7 +172,8 @@ impl Daemon {
             Outcome::Failed { reason } | Outcome::Refused { reason } => ("failed", Some(reason)),
         };
         let changed = self.stands(key) != before.unwrap_or_default();
-        PulledView::new(key, repo, changed, state, reason)
+        let code = code.filter(|_| reason.is_some());
+        PulledView::new(key, repo, changed, state, (reason, code))
     }
 
     fn stands(&self, key: &RepoKey) -> Before {

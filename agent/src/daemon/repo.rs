@@ -4,9 +4,13 @@
 
 use scap_proto::{
     id::{ChunkId, ReleaseId},
-    release::{BytesBySource, Environment, Outcome, PlanHost, RepoPath, Stage, Standing, report},
+    reason::{Because, Reason},
+    release::{
+        BytesBySource, Environment, Outcome, PlanHost, RepoPath, Stage, Standing, Step, report,
+    },
     wire::control::Finalize,
 };
+use tokio::sync::watch;
 
 use super::{dead_man::Ordered, saved::Saved, soaking::Soaking};
 use crate::{
@@ -38,8 +42,10 @@ pub(crate) struct Repo {
     attached: Option<(ReleaseId, bool)>,
     /// What the activator is at work on.
     activating: Option<Pursued>,
+    /// The latest step of that, as it begins.
+    pub(super) steps: Option<watch::Receiver<Option<Step>>>,
     /// The directive that was followed to its end, and how that was.
-    ended: Option<(Pursued, Result<(), String>)>,
+    ended: Option<(Pursued, Result<(), Because>)>,
     refetches: u32,
     pub(super) soaking: Soaking,
     /// The release of which a check failed while it soaked, until something else is done about it.
@@ -66,7 +72,7 @@ pub(crate) struct Pursued {
 
 /// What to do next about a repo.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum Next {
     /// Attach the accepted release to the node, in place of `instead_of`.
     Fetch { instead_of: Option<ReleaseId> },
     /// Hand the order to the activator.
@@ -97,6 +103,7 @@ impl Repo {
             promote_millis: 0,
             attached: None,
             activating: None,
+            steps: None,
             ended: None,
             refetches: 0,
             soaking: Soaking::default(),
@@ -138,7 +145,7 @@ impl Repo {
     }
 
     /// What to do now, if anything. It counts as begun.
-    pub(crate) fn next_step(&mut self) -> Option<Step> {
+    pub(crate) fn next_step(&mut self) -> Option<Next> {
         let pursued = self.pursued()?;
         let Pursued { release, stage, .. } = pursued;
         if let Some(begun) = &mut self.activating {
@@ -161,7 +168,7 @@ impl Repo {
             // What is reached is still served to others; what is gone back from is not.
             other if stage != Stage::Revert => {
                 self.attached = Some((release, false));
-                return Some(Step::Fetch {
+                return Some(Next::Fetch {
                     instead_of: other.map(|(attached, _)| attached),
                 });
             }
@@ -171,7 +178,9 @@ impl Repo {
             return None;
         }
         self.activating = Some(pursued);
-        Some(Step::Activate)
+        // Those of what it did before are over.
+        self.steps = None;
+        Some(Next::Activate)
     }
 
     /// Whether what was accepted last was tried and failed.
@@ -179,6 +188,12 @@ impl Repo {
         let pursued = self.pursued();
         let ended = self.ended.as_ref();
         ended.is_some_and(|(ended, result)| Some(*ended) == pursued && result.is_err())
+    }
+
+    /// What the activator is at that ends by itself, of what a release asks.
+    pub(super) fn step(&self) -> Option<Step> {
+        let steps = self.steps.as_ref().filter(|_| self.activating.is_some());
+        steps.and_then(|steps| steps.borrow().clone())
     }
 
     /// Whether the activator is at work on an order.
@@ -218,7 +233,7 @@ impl Repo {
         }
     }
 
-    pub(crate) fn fetch_failed(&mut self, release: ReleaseId, reason: String) {
+    pub(crate) fn fetch_failed(&mut self, release: ReleaseId, reason: Because) {
         if self
             .attached
             .is_some_and(|(attached, _)| attached == release)
@@ -228,7 +243,7 @@ impl Repo {
         }
     }
 
-    /// The activator did what [`Step::Activate`] was about. A later order is still to be followed.
+    /// The activator did what [`Next::Activate`] was about. A later order is still to be followed.
     pub(crate) fn activated(&mut self, done: Activated) {
         self.standing = done.standing;
         self.failed_soaking = None;
@@ -241,7 +256,7 @@ impl Repo {
         }
     }
 
-    pub(crate) fn activation_failed(&mut self, reason: String) {
+    pub(crate) fn activation_failed(&mut self, reason: Because) {
         let activating = self.activating.take();
         self.ended = activating.map(|pursued| (pursued, Err(reason)));
     }
@@ -260,7 +275,7 @@ impl Repo {
     }
 
     /// A check of the release that soaks fails by now.
-    pub(super) fn soak_failed(&mut self, release: ReleaseId, reason: String) {
+    pub(super) fn soak_failed(&mut self, release: ReleaseId, reason: Because) {
         if self.soaks() == Some(release) {
             self.ended = self.pursued().map(|pursued| (pursued, Err(reason)));
             self.failed_soaking = Some(release);
@@ -273,8 +288,8 @@ impl Repo {
     pub(crate) fn missing_chunk(&mut self, chunk: ChunkId) -> bool {
         self.refetches += 1;
         if self.refetches > REFETCHES_MAX {
-            let reason = format!("chunk {chunk} is missing from the store again and again");
-            self.activation_failed(reason);
+            let text = format!("chunk {chunk} is missing from the store again and again");
+            self.activation_failed(Reason::MissingChunk.because(text));
             return false;
         }
         self.activating = None;
@@ -322,27 +337,43 @@ impl Repo {
 
     /// How far the latest order is; `progress` is what the node says of the release.
     pub(crate) fn outcome(&self, progress: Option<TransferStatus>) -> Outcome {
+        self.outcome_and_code(progress).0
+    }
+
+    /// The same, with the code of what it waits for or why it failed.
+    pub(crate) fn outcome_and_code(
+        &self,
+        progress: Option<TransferStatus>,
+    ) -> (Outcome, Option<Reason>) {
+        let failed = |Because { code, text }| {
+            let reason = report::bounded_reason(text);
+            (Outcome::Failed { reason }, Some(code))
+        };
         if self.accepted().is_none() {
-            return Outcome::Idle;
+            return (Outcome::Idle, None);
         }
         match &self.ended {
             Some((ended, Ok(()))) if Some(*ended) == self.pursued() => match self.why_lapsed() {
-                Some(reason) => Outcome::Failed { reason },
-                None => Outcome::Done,
+                Some(reason) => failed(reason),
+                None => (Outcome::Done, None),
             },
-            Some((ended, Err(reason))) if Some(*ended) == self.pursued() => Outcome::Failed {
-                reason: report::bounded_reason(reason.clone()),
-            },
+            Some((ended, Err(reason))) if Some(*ended) == self.pursued() => failed(reason.clone()),
             _ => {
                 let progress = progress.map(TransferStatus::counts);
                 let (chunks_held, chunks_total, waiting) = progress.unwrap_or_default();
-                let activating = self.activating.map(|_| "the activator".to_owned());
-                let waiting = report::bounded_reason(activating.or(waiting).unwrap_or_default());
-                Outcome::Working {
+                let activating = self.activating.map(|_| match self.step() {
+                    Some(step) => step.code.because(step.to_string()),
+                    None => Reason::Activator.because("the activator"),
+                });
+                let waiting = activating.or(waiting);
+                let code = waiting.as_ref().map(|waiting| waiting.code);
+                let waiting = waiting.map_or_else(String::new, |waiting| waiting.text);
+                let working = Outcome::Working {
                     chunks_held,
                     chunks_total,
-                    waiting,
-                }
+                    waiting: report::bounded_reason(waiting),
+                };
+                (working, code)
             }
         }
     }
@@ -398,7 +429,7 @@ mod tests {
         let mut repo = repo();
         order(&mut repo, 1, Stage::Fetch);
         let instead_of = None;
-        assert_eq!(repo.next_step(), Some(Step::Fetch { instead_of }));
+        assert_eq!(repo.next_step(), Some(Next::Fetch { instead_of }));
         assert_eq!(repo.next_step(), None);
         repo.fetched(RELEASE, 5);
         repo
@@ -414,17 +445,40 @@ mod tests {
     #[test]
     fn fetching_ends_with_the_directory_made_and_promoting_with_the_switch() {
         let mut repo = fetched();
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         assert!(repo.is_working());
         activated(&mut repo, 10);
         assert_eq!(repo.next_step(), None);
         assert_eq!(repo.outcome(None), Outcome::Done);
         order(&mut repo, 2, Stage::Promote);
         assert!(repo.is_working());
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         activated(&mut repo, 3);
         assert_eq!(repo.outcome(None), Outcome::Done);
         assert_eq!((repo.prepare_millis, repo.promote_millis), (10, 3));
+    }
+
+    #[test]
+    fn what_the_activator_is_at_is_said_by_its_name_until_that_is_over() {
+        let mut repo = fetched();
+        assert_eq!(repo.next_step(), Some(Next::Activate));
+        let said = |repo: &Repo| match repo.outcome_and_code(None) {
+            (Outcome::Working { waiting, .. }, code) => (waiting, code.unwrap()),
+            other => panic!("{other:?}"),
+        };
+        let at_work = ("the activator".to_owned(), Reason::Activator);
+        assert_eq!((said(&repo), repo.step()), (at_work.clone(), None));
+        let (begun, begins) = watch::channel(None);
+        repo.steps = Some(begins);
+        let step = Step::new(Reason::Check, "http", Duration::from_secs(9));
+        begun.send_replace(Some(step.clone()));
+        assert_eq!(said(&repo), ("check `http`".to_owned(), Reason::Check));
+        assert_eq!(repo.step(), Some(step));
+        activated(&mut repo, 1);
+        assert_eq!(repo.step(), None);
+        order(&mut repo, 2, Stage::Promote);
+        assert_eq!(repo.next_step(), Some(Next::Activate));
+        assert_eq!((said(&repo), repo.step()), (at_work, None), "not yet");
     }
 
     #[test]
@@ -435,12 +489,12 @@ mod tests {
         ] {
             let mut repo = fetched();
             order(&mut repo, 2, first);
-            assert_eq!(repo.next_step(), Some(Step::Activate));
+            assert_eq!(repo.next_step(), Some(Next::Activate));
             order(&mut repo, 3, second);
             assert_eq!(repo.next_step(), None, "one at a time");
             activated(&mut repo, 1);
             assert!(repo.is_working(), "{second:?} is not done by {first:?}");
-            assert_eq!(repo.next_step(), Some(Step::Activate));
+            assert_eq!(repo.next_step(), Some(Next::Activate));
             activated(&mut repo, 1);
             assert_eq!(repo.outcome(None), Outcome::Done);
         }
@@ -453,12 +507,15 @@ mod tests {
         repo.next_step();
         activated(&mut repo, 1);
         order(&mut repo, 2, Stage::Promote);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         live(&mut repo);
         assert_eq!(repo.soaks(), Some(RELEASE));
-        repo.soak_failed(ReleaseId::from_bytes([8; 32]), "of another".to_owned());
+        repo.soak_failed(
+            ReleaseId::from_bytes([8; 32]),
+            Reason::CheckFailed.because("of another"),
+        );
         assert_eq!(repo.outcome(None), Outcome::Done);
-        repo.soak_failed(RELEASE, "ill".to_owned());
+        repo.soak_failed(RELEASE, Reason::CheckFailed.because("ill"));
         let failed = Outcome::Failed {
             reason: "ill".to_owned(),
         };
@@ -466,10 +523,10 @@ mod tests {
         order(&mut repo, 3, Stage::Promote);
         assert_eq!((repo.next_step(), repo.outcome(None)), (None, failed));
         order(&mut repo, 4, Stage::Fetch);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         live(&mut repo);
         order(&mut repo, 5, Stage::Promote);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
     }
 
     fn stable(repo: &mut Repo, release: ReleaseId) {
@@ -499,12 +556,12 @@ mod tests {
         });
         repo.follow(saved.clone());
         let instead_of = Some(RELEASE);
-        assert_eq!(repo.next_step(), Some(Step::Fetch { instead_of }));
+        assert_eq!(repo.next_step(), Some(Next::Fetch { instead_of }));
         assert_eq!(repo.stable_beside(), Some(RELEASE));
         // As after a restart.
         saved.acceptance.accepted.as_mut().unwrap().stage = Stage::Revert;
         let mut reverted = Repo::restored(saved);
-        assert_eq!(reverted.next_step(), Some(Step::Activate));
+        assert_eq!(reverted.next_step(), Some(Next::Activate));
         assert_eq!(reverted.stable_beside(), Some(RELEASE));
     }
 
@@ -512,12 +569,12 @@ mod tests {
     fn what_does_not_come_or_failed_is_begun_anew_and_what_is_here_is_not() {
         let mut repo = fetched();
         assert_eq!(repo.begin_anew(), None);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
-        repo.activation_failed("disk full".into());
+        assert_eq!(repo.next_step(), Some(Next::Activate));
+        repo.activation_failed(Reason::DiskFull.because("disk full"));
         assert!(!repo.is_reached() && !repo.is_coming_from(&[]));
         assert_eq!(repo.next_step(), None);
         assert_eq!(repo.begin_anew(), None);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         activated(&mut repo, 1);
         assert_eq!(repo.begin_anew(), None);
         assert!(repo.is_reached());
@@ -525,7 +582,7 @@ mod tests {
 
         let mut coming = self::repo();
         order(&mut coming, 1, Stage::Fetch);
-        let fetch = Some(Step::Fetch { instead_of: None });
+        let fetch = Some(Next::Fetch { instead_of: None });
         assert_eq!(coming.next_step(), fetch);
         assert!(coming.is_coming_from(&[]));
         assert_eq!(coming.begin_anew(), Some(RELEASE));
@@ -581,7 +638,7 @@ mod tests {
         let mut repo = fetched();
         order(&mut repo, 2, Stage::Promote);
         lapsing(&mut repo);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         live(&mut repo);
         assert_eq!(repo.outcome(None), Outcome::Done);
         repo
@@ -602,10 +659,14 @@ mod tests {
         let mut saved = repo.saved.clone();
         saved.acceptance.accepted.as_mut().unwrap().stage = Stage::Revert;
         repo.follow(saved);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         activated(&mut repo, 1);
         let reason = "it went back by itself: nobody directed the release for 60 s".to_owned();
-        assert_eq!(repo.outcome(None), Outcome::Failed { reason });
+        let code = Some(Reason::WentBackByItself);
+        assert_eq!(
+            repo.outcome_and_code(None),
+            (Outcome::Failed { reason }, code)
+        );
         assert_eq!(left(&repo, 900), None, "once is enough");
         // Told to fetch, it begins anew.
         order(&mut repo, 3, Stage::Fetch);
@@ -619,15 +680,15 @@ mod tests {
         let mut saved = repo.saved.clone();
         saved.acceptance.accepted.as_mut().unwrap().stage = Stage::Revert;
         repo.follow(saved);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
-        repo.activation_failed("disk full".into());
+        assert_eq!(repo.next_step(), Some(Next::Activate));
+        repo.activation_failed(Reason::DiskFull.because("disk full"));
         assert_eq!(repo.next_step(), None);
         assert!(repo.retries_lapse(&at(170)));
-        assert_eq!(repo.next_step(), Some(Step::Activate));
-        repo.activation_failed("disk full".into());
+        assert_eq!(repo.next_step(), Some(Next::Activate));
+        repo.activation_failed(Reason::DiskFull.because("disk full"));
         assert!(!repo.retries_lapse(&at(199)));
         assert!(repo.retries_lapse(&at(200)));
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         activated(&mut repo, 1);
         assert!(!repo.retries_lapse(&at(900)));
     }
@@ -636,10 +697,10 @@ mod tests {
     fn a_promotion_that_fails_is_not_begun_again_by_a_renewal_that_came_meanwhile() {
         let mut repo = fetched();
         order(&mut repo, 2, Stage::Promote);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         order(&mut repo, 3, Stage::Promote);
         assert_eq!(repo.next_step(), None);
-        repo.activation_failed("a check".into());
+        repo.activation_failed(Reason::CheckFailed.because("a check"));
         assert_eq!(repo.next_step(), None);
         let reason = "a check".to_owned();
         assert_eq!(repo.outcome(None), Outcome::Failed { reason });
@@ -655,10 +716,10 @@ mod tests {
         }
         // After fetching anew it is promoted anew, so that a tree is repaired.
         order(&mut repo, 6, Stage::Fetch);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
         live(&mut repo);
         order(&mut repo, 7, Stage::Promote);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
     }
 
     #[test]
@@ -693,11 +754,11 @@ mod tests {
     #[test]
     fn what_failed_is_tried_again_when_it_is_ordered_again() {
         let mut repo = fetched();
-        assert_eq!(repo.next_step(), Some(Step::Activate));
-        repo.activation_failed("disk full".into());
+        assert_eq!(repo.next_step(), Some(Next::Activate));
+        repo.activation_failed(Reason::DiskFull.because("disk full"));
         assert_eq!(repo.next_step(), None);
         assert!(matches!(repo.outcome(None), Outcome::Failed { .. }));
         order(&mut repo, 2, Stage::Fetch);
-        assert_eq!(repo.next_step(), Some(Step::Activate));
+        assert_eq!(repo.next_step(), Some(Next::Activate));
     }
 }

@@ -3,6 +3,7 @@
 use scap_proto::{
     extensions::Extensions,
     id::ReleaseId,
+    reason::Because,
     release::{Outcome, Report, SignedReport, Stage, report},
     wire::control::{ControlMessage, Order},
 };
@@ -44,16 +45,17 @@ impl Daemon {
         &mut self,
         key: &RepoKey,
         release: ReleaseId,
-        reason: String,
+        reason: Because,
     ) {
         let report = self.unsigned(key).await;
-        let reason = report::bounded_reason(reason);
+        let code = reason.code;
+        let reason = report::bounded_reason(reason.text);
         let report = Report {
             outcome: Outcome::Refused { reason },
             extensions: Extensions::default(),
             ..report
         };
-        let report = report.refusing(release);
+        let report = report.refusing(release).because(code);
         self.send(None, SignedReport::sign(&report, &self.trust.identity));
     }
 
@@ -78,6 +80,8 @@ impl Daemon {
             }
         };
         let accepted = repo.accepted();
+        let (outcome, code) = repo.outcome_and_code(progress);
+        let step = repo.step();
         let report = Report {
             host,
             repo: key.0.clone(),
@@ -86,7 +90,7 @@ impl Daemon {
             counter,
             stage: accepted.map_or(Stage::Fetch, |accepted| accepted.stage),
             directive: accepted.map_or((0, 0), |accepted| accepted.directive),
-            outcome: repo.outcome(progress),
+            outcome,
             bytes: repo.bytes,
             fetch_millis: repo.fetch_millis,
             prepare_millis: repo.prepare_millis,
@@ -101,6 +105,11 @@ impl Daemon {
         let report = match &repo.saved.plan {
             Some((plan, _)) => report.holding(*plan),
             None => report,
+        };
+        let report = match (step, code) {
+            (Some(step), _) => report.at(&step),
+            (None, Some(code)) => report.because(code),
+            (None, None) => report,
         };
         match wants_seed {
             true => report.wanting_seed(),

@@ -126,7 +126,7 @@ impl Daemon {
             },
             Ok(Answer::Rechecked(CheckedAgain::GaveWay)) => Looked::Again { after: FIRST },
             Ok(Answer::Stopped { reason, .. }) => {
-                tracing::error!(repo = %key.0, release = %release.short(), reason, "a check fails by now");
+                tracing::error!(repo = %key.0, release = %release.short(), code = %reason.code, %reason, "a check fails by now");
                 self.repo(key).soak_failed(release, reason);
                 return self.report_now(key).await;
             }

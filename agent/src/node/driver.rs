@@ -10,6 +10,7 @@ use std::{
 use scap_proto::{
     id::{NodeId, ReleaseId},
     identity::Role,
+    reason::Because,
     release::BytesBySource,
     transport::Link,
     wire::{
@@ -439,13 +440,17 @@ impl Driver {
             Ok(None) if looks_again => self.start_growing(id),
             Ok(None) => {}
             Err(GrowError::Lost) => self.reattach(id),
-            Err(error) => self.fail(id, crate::error_chain(&error)).await,
+            Err(error) => {
+                let reason = error.code().because(crate::error_chain(&error));
+                self.fail(id, reason).await;
+            }
         }
     }
 
     async fn synced(&mut self, id: TransferId, result: Result<(), crate::store::StoreError>) {
         if let Err(error) = result {
-            return self.fail(id, crate::error_chain(&error)).await;
+            let reason = error.code().because(crate::error_chain(&error));
+            return self.fail(id, reason).await;
         }
         let Some(active) = self.transfers.get_mut(&id) else {
             return;
@@ -458,7 +463,7 @@ impl Driver {
         }
     }
 
-    async fn fail(&mut self, id: TransferId, reason: String) {
+    async fn fail(&mut self, id: TransferId, reason: Because) {
         let Some(active) = self.transfers.get(&id) else {
             return;
         };

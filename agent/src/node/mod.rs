@@ -36,6 +36,7 @@ use std::{
 use scap_proto::{
     id::{NodeId, ReleaseId},
     identity::{Identity, PeerIdentity, verifier::Expect},
+    reason::Because,
     release::BytesBySource,
     transport::{BindError, DialError, Endpoint, Link, LinkSettings, RateCaps, Traffic},
 };
@@ -110,7 +111,7 @@ pub enum NodeEvent {
         /// Which.
         release: ReleaseId,
         /// Why, as a chain of causes.
-        reason: String,
+        reason: Because,
     },
     /// A peer is asked no more.
     PeerDropped {
@@ -135,14 +136,14 @@ pub struct TransferStatus {
     /// Links that there are.
     pub peers: u32,
     /// What it waits for.
-    pub waiting: Option<String>,
+    pub waiting: Option<Because>,
     /// Whether so little comes that the seed is to feed it.
     pub wants_seed: bool,
 }
 
 impl TransferStatus {
     /// Chunks that are here, that there are (0 until that is known), and what it waits for.
-    pub(crate) fn counts(self) -> (u32, u32, Option<String>) {
+    pub(crate) fn counts(self) -> (u32, u32, Option<Because>) {
         (
             self.chunks_held,
             self.chunks_total.unwrap_or(0),

@@ -42,7 +42,8 @@ impl Driver {
         let is_tree_here = active.fetched_in.is_some();
         let waits = config.filter(|_| is_tree_here).unwrap_or(fetched);
         let waiting = self.swarm.waiting(waits);
-        let waiting = waiting.map(|waiting| waiting::describe(&waiting, now));
+        let waiting =
+            waiting.map(|waiting| waiting.reason().because(waiting::describe(&waiting, now)));
         Some(TransferStatus {
             chunks_held: active.held,
             chunks_total: active.transfer.total(),

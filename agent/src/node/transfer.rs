@@ -8,6 +8,7 @@ use scap_proto::{
         ChunkRef, Descriptor, Layout, SnapshotRef, descriptor::DescriptorError, layout::LayoutError,
     },
     id::{NodeId, ReleaseId},
+    reason::Reason,
     release::{Plan, Priority},
 };
 
@@ -62,6 +63,17 @@ pub(crate) enum GrowError {
         "the disk of the data directory is too full: {needed} bytes are to be fetched, there is space for {available}"
     )]
     NoSpace { needed: u64, available: u64 },
+}
+
+impl GrowError {
+    pub(super) fn code(&self) -> Reason {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Lost => Reason::MissingChunk,
+            Self::Descriptor(_) | Self::Layout(_) => Reason::BadContent,
+            Self::NoSpace { .. } => Reason::DiskFull,
+        }
+    }
 }
 
 impl Transfer {

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use scap_proto::reason::Reason;
+
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -104,6 +106,19 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Its code.
+    pub fn code(&self) -> Reason {
+        match self {
+            Self::Io { source, .. } => io_code(source),
+            Self::Full { .. } => Reason::DiskFull,
+            Self::InUse { .. } | Self::Busy { .. } => Reason::Busy,
+            Self::Owner { .. } | Self::Writable { .. } => Reason::UnsafePath,
+            Self::NotAStore { .. } => Reason::PathTaken,
+            Self::Version { .. } => Reason::RecordDamaged,
+            Self::NotDurable { .. } => Reason::IoError,
+        }
+    }
+
     /// Whether it works again once there is room.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })
@@ -116,6 +131,15 @@ impl StoreError {
             path: path.to_owned(),
             source,
         }
+    }
+}
+
+/// The code of a system call that failed.
+pub(crate) fn io_code(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => Reason::ReadOnly,
+        _ if says_full(error) => Reason::DiskFull,
+        _ => Reason::IoError,
     }
 }
 

@@ -39,6 +39,7 @@ use std::{
 use bytes::Bytes;
 use scap_proto::{content::EncodedChunk, id::ChunkId};
 
+pub(crate) use self::error::io_code;
 use self::{
     chunks::ReadError,
     have::{Have, Held},

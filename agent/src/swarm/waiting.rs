@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use scap_proto::reason::Reason;
+
 use super::{
     engine::Swarm,
     event::{PeerId, TransferId},
@@ -52,6 +54,23 @@ pub enum Waiting {
     },
     /// The peers that hold what is missing have no room: other transfers fill their queues.
     PeersBusy,
+}
+
+impl Waiting {
+    /// Its code.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Unknown => Reason::FirstChunk,
+            Self::Local { .. } => Reason::LocalDisk,
+            Self::NoPeers => Reason::NoPeers,
+            Self::InFlight { .. } => Reason::InFlight,
+            Self::PeersPaused { .. } => Reason::PeersPaused,
+            Self::Pushes { .. } => Reason::Pushes,
+            Self::Budget { .. } => Reason::OtherReleases,
+            Self::NobodyHas { .. } => Reason::NobodyHas,
+            Self::PeersBusy => Reason::PeersBusy,
+        }
+    }
 }
 
 /// What a transfer has come to.

@@ -136,6 +136,7 @@ pub(super) fn rollout_json(rollout: &Rollout) -> Value {
         "commit": rollout.commit.as_ref().map(ToString::to_string),
         "subject": rollout.subject,
         "rollout": rollout.rollout,
+        "code": rollout.code,
         "by": rollout.by,
         "started": rollout.started,
         "ended": rollout.ended,

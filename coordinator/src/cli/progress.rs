@@ -204,6 +204,7 @@ impl Progress {
         let bytes = sum(hosts.values().map(|host| host.bytes));
         let fields = json!({
             "outcome": outcome(&ended.verdict),
+            "code": ended.verdict.code(),
             "recap": recap,
             "lost": lost,
             "waves": rollout_status::waves(&ended.engine),
@@ -217,7 +218,8 @@ impl Progress {
                 let reason = group["reason"].as_str().unwrap_or_default().escape_debug();
                 let names = group["hosts"].as_array().into_iter().flatten();
                 let names: Vec<&str> = names.filter_map(Value::as_str).collect();
-                text += &format!("\n  {}: {reason}", some(&names));
+                let code = rollout_status::bracketed(&group["code"]);
+                text += &format!("\n  {}: {reason}{code}", some(&names));
             }
             text += &format!(
                 "\ndata  seed {}  peers {}  reuse {}  (the seed sent {} on the wire)",
@@ -226,7 +228,9 @@ impl Progress {
                 human_bytes(bytes.reuse),
                 human_bytes(seed_bytes),
             );
-            text += &format!("\n{verdict}, in {seconds:.2} s\n");
+            let code = ended.verdict.code();
+            let code = code.map_or_else(String::new, |code| format!(" [{code}]"));
+            text += &format!("\n{verdict}{code}, in {seconds:.2} s\n");
             text + &format!("{}; {recorded}", rollout_status::spent_line(&spent))
         });
     }
@@ -383,9 +387,9 @@ impl Watcher for Progress {
             }
             Output::Waits(wait) => self.waits(wait),
             Output::RollsBack(cause) => {
-                let fields = json!({ "why": why(cause) });
+                let fields = json!({ "why": why(cause), "code": cause.code() });
                 self.tell("rolls-back", fields, || {
-                    format!("rolling back: {}", why(cause))
+                    format!("rolling back: {} [{}]", why(cause), cause.code())
                 });
             }
             Output::Order { .. } | Output::Finalize { .. } | Output::Ended(_) => {}
@@ -429,10 +433,7 @@ impl Watcher for Progress {
 
 impl Progress {
     fn settled(&mut self, host: &NodeId, state: &HostState) {
-        let (HostState::Failed(reason)
-        | HostState::Unreachable(reason)
-        | HostState::Skipped(reason)) = state
-        else {
+        let Some(because) = state.because() else {
             if self.style == Style::Json {
                 let fields = json!({ "host": host.as_str(), "state": state.code() });
                 self.tell("host", fields, String::new);
@@ -441,9 +442,11 @@ impl Progress {
             }
             return;
         };
-        let fields = json!({ "host": host.as_str(), "state": state.code(), "reason": reason });
+        let fields = json!({
+            "host": host.as_str(), "state": state.code(), "code": because.code, "reason": because.text,
+        });
         self.tell("host", fields, || {
-            let reason = rollout_status::shown_reason(reason);
+            let reason = rollout_status::shown_reason(because);
             format!("{} {host}: {reason}", state.code())
         });
     }
@@ -457,28 +460,33 @@ fn summary(engine: &Engine, elapsed: Duration, now: Duration) -> String {
         .filter(|host| host.state == HostState::Promoted)
         .count();
     let bytes = sum(hosts.values().map(|host| host.bytes));
-    let waiting = engine
-        .wait()
-        .map_or("nothing".into(), |wait| match wait.on {
-            WaitingOn::Chunks => {
-                let chunks = wait.hosts.iter().map(|host| hosts[host].chunks);
-                let (held, known) = chunks.fold((0u64, 0u64), |(h, k), (held, known)| {
-                    (h + u64::from(held), k + u64::from(known))
-                });
-                format!("chunks {held}/{known} on {}", some_nodes(&wait.hosts))
-            }
-            on => {
-                let hosts = match wait.hosts.is_empty() {
-                    true => String::new(),
-                    false => format!(" on {}", some_nodes(&wait.hosts)),
-                };
-                let left = wait.until.map(|until| until.saturating_sub(now));
-                let left = left.map(|left| format!(", {} s left", left.as_secs()));
-                format!("{on}{hosts}{}", left.unwrap_or_default())
-            }
-        });
+    let wait = engine.wait();
+    let steps = wait
+        .as_ref()
+        .map(|wait| rollout_status::wait_json(wait, now));
+    let steps = steps.map_or_else(String::new, |wait| {
+        rollout_status::shown_steps(&wait["steps"])
+    });
+    let waiting = wait.map_or("nothing".into(), |wait| match wait.on {
+        WaitingOn::Chunks => {
+            let chunks = wait.hosts.iter().map(|host| hosts[host].chunks);
+            let (held, known) = chunks.fold((0u64, 0u64), |(h, k), (held, known)| {
+                (h + u64::from(held), k + u64::from(known))
+            });
+            format!("chunks {held}/{known} on {}", some_nodes(&wait.hosts))
+        }
+        on => {
+            let hosts = match wait.hosts.is_empty() {
+                true => String::new(),
+                false => format!(" on {}", some_nodes(&wait.hosts)),
+            };
+            let left = wait.until.map(|until| until.saturating_sub(now));
+            let left = left.map(|left| format!(", {} s left", left.as_secs()));
+            format!("{on}{hosts}{}", left.unwrap_or_default())
+        }
+    });
     format!(
-        "live {live}/{}  seed {}  peers {}  reuse {}  {:.0} s  wait {waiting}",
+        "live {live}/{}  seed {}  peers {}  reuse {}  {:.0} s  wait {waiting}{steps}",
         hosts.len(),
         human_bytes(bytes.seed),
         human_bytes(bytes.peers),

@@ -1,7 +1,11 @@
 //! Where a rollout is that runs here, what it waits for, and what may be done: for `status`, progress and `deploy --json`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use scap_proto::{id::NodeId, reason::Because, release::Step};
 use serde_json::{Value, json};
 
 use super::{control::Subject, progress::some, screen::clock};
@@ -65,10 +69,43 @@ pub(super) fn wait_json(wait: &Wait, now: Duration) -> Value {
         "on": wait.on.code(),
         "wave": wait.wave,
         "hosts": hosts,
+        "steps": steps_json(wait),
         "since_seconds": now.saturating_sub(wait.since).as_secs_f64(),
         "left_seconds": left.map(|left| left.as_secs_f64()),
         "moves": wait.on.moves(),
     })
+}
+
+/// What hosts that are waited for say that they are at, most of them first.
+fn steps_json(wait: &Wait) -> Vec<Value> {
+    let mut steps: Vec<_> = wait.steps.iter().collect();
+    steps.sort_by_key(|(_, hosts)| std::cmp::Reverse(hosts.len()));
+    let one = |(step, hosts): (&Step, &BTreeSet<NodeId>)| {
+        let hosts: Vec<&str> = hosts.iter().map(NodeId::as_str).collect();
+        json!({
+            "code": step.code, "name": step.name, "limit_seconds": step.limit().as_secs_f64(), "hosts": hosts,
+        })
+    };
+    steps.into_iter().map(one).collect()
+}
+
+/// The same for people: the first, and how many more there are; nothing where there is none.
+pub(super) fn shown_steps(steps: &Value) -> String {
+    let steps = steps.as_array().map_or(&[][..], Vec::as_slice);
+    let Some((first, others)) = steps.split_first() else {
+        return String::new();
+    };
+    let text = |key: &str| first[key].as_str().unwrap_or_default().escape_debug();
+    let more = match others.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        ", at {} `{}` ({}){more}",
+        text("code"),
+        text("name"),
+        some(&names(&first["hosts"]))
+    )
 }
 
 /// Each wave: how many of its hosts are where.
@@ -97,39 +134,42 @@ pub(super) fn waves(engine: &Engine) -> Vec<Value> {
 /// Lost hosts, by identical reason, the largest group first. What a check printed is no part of that: it comes from the first of
 /// the hosts.
 pub(super) fn lost(engine: &Engine) -> Vec<Value> {
-    let mut reasons: BTreeMap<(&str, &str), (Vec<&str>, &str)> = BTreeMap::new();
+    let mut reasons: BTreeMap<(&str, &str, &str), (Vec<&str>, &str)> = BTreeMap::new();
     for (name, host) in engine.hosts() {
-        if let Some(reason) = reason(host) {
-            let (first, output) = reason.split_once('\n').unwrap_or((reason, ""));
-            let group = reasons.entry((host.state.code(), first));
+        if let Some(Because { code, text }) = reason(host) {
+            let (first, output) = text.split_once('\n').unwrap_or((text, ""));
+            let group = reasons.entry((host.state.code(), code.as_str(), first));
             let (hosts, _) = group.or_insert_with(|| (Vec::new(), output));
             hosts.push(name.as_str());
         }
     }
     let mut groups: Vec<_> = reasons.into_iter().collect();
     groups.sort_by_key(|(_, (hosts, _))| std::cmp::Reverse(hosts.len()));
-    let group = |((state, reason), (hosts, output)): ((&str, &str), (Vec<&str>, &str))| {
-        let output = Some(output).filter(|output| !output.is_empty());
-        json!({ "state": state, "reason": reason, "output": output, "hosts": hosts })
+    let group = |((state, code, reason), (hosts, output))| {
+        let output = Some(output).filter(|output: &&str| !output.is_empty());
+        json!({ "state": state, "code": code, "reason": reason, "output": output, "hosts": hosts })
     };
     groups.into_iter().map(group).collect()
 }
 
-/// What a host says, its lines below each other, so that it does nothing to a terminal.
-pub(super) fn shown_reason(reason: &str) -> String {
-    let mut lines = reason.lines().map(|line| line.escape_debug().to_string());
-    let first = lines.next().unwrap_or_default();
+/// What a host says, its code after the first line and the others below each other, so that it does nothing to a terminal.
+pub(super) fn shown_reason(Because { code, text }: &Because) -> String {
+    let mut lines = text.lines().map(|line| line.escape_debug().to_string());
+    let first = format!("{} [{code}]", lines.next().unwrap_or_default());
     lines.fold(first, |text, line| format!("{text}\n    {line}"))
 }
 
+/// A code, as it goes after the words of a reason; nothing where there is none.
+pub(super) fn bracketed(code: &Value) -> String {
+    let code = code.as_str();
+    code.map_or_else(String::new, |code| format!(" [{}]", code.escape_debug()))
+}
+
 /// Why a host does not have the release, where there is a reason.
-pub(super) fn reason(host: &HostProgress) -> Option<&str> {
+pub(super) fn reason(host: &HostProgress) -> Option<&Because> {
     match &host.state {
-        HostState::Failed(reason) | HostState::Unreachable(reason) | HostState::Skipped(reason) => {
-            Some(reason)
-        }
         HostState::Promoted => None,
-        _ => host.failure.as_deref(),
+        state => state.because().or(host.failure.as_ref()),
     }
 }
 
@@ -164,7 +204,8 @@ pub(super) fn print(status: &Value) {
     }
     for group in status["lost"].as_array().into_iter().flatten() {
         let (state, reason) = (text(&group["state"]), text(&group["reason"]));
-        println!("{state} {}: {reason}", some(&names(&group["hosts"])));
+        let code = bracketed(&group["code"]);
+        println!("{state} {}: {reason}{code}", some(&names(&group["hosts"])));
         for line in group["output"].as_str().into_iter().flat_map(str::lines) {
             println!("    {}", line.escape_debug());
         }
@@ -188,9 +229,10 @@ pub(super) fn print(status: &Value) {
         .unwrap_or_default();
     let since = seconds(&wait["since_seconds"]);
     println!(
-        "wait {}{}{on}  for {since:.0} s{left}",
+        "wait {}{}{on}{}  for {since:.0} s{left}",
         text(&wait["on"]),
-        wave.unwrap_or_default()
+        wave.unwrap_or_default(),
+        shown_steps(&wait["steps"]),
     );
     for it in status["moves"].as_array().into_iter().flatten() {
         println!("next {}: {}", text(&it["command"]), text(&it["effect"]));

@@ -9,7 +9,7 @@ use super::{
     exit,
     history::{named, recorded_json, releases},
     progress::some,
-    status::line,
+    status::{bracketed, line},
 };
 use crate::state::Which;
 
@@ -63,8 +63,9 @@ pub(super) fn run(args: &ShowArgs) -> Result<u8, CliError> {
             ""
         };
         println!(
-            "  ended     {ended}: {}{finalized}",
-            rollout.outcome.as_str()
+            "  ended     {ended}: {}{}{finalized}",
+            rollout.outcome.as_str(),
+            bracketed(rollout.code)
         );
     }
     for wave in &rollout.waves {
@@ -86,9 +87,10 @@ pub(super) fn run(args: &ShowArgs) -> Result<u8, CliError> {
             "" => String::new(),
             reason => format!(": {}", reason.escape_debug()),
         };
+        let code = bracketed(group.code);
         let outcome = group.outcome.escape_debug();
         println!(
-            "  hosts     {outcome} {} ({}){reason}",
+            "  hosts     {outcome} {} ({}){reason}{code}",
             names.len(),
             some(&names)
         );

@@ -3,6 +3,7 @@
 
 use clap::Args;
 use jiff::Timestamp;
+use scap_proto::reason::Reason;
 use serde_json::{Value, json};
 
 use super::{
@@ -156,8 +157,9 @@ fn print(present: &Present, now: Timestamp) {
             "" => String::new(),
             reason => format!(": {}", reason.escape_debug()),
         };
+        let code = bracketed(group.code);
         println!(
-            "  hosts   {} {} ({}){reason}",
+            "  hosts   {} {} ({}){reason}{code}",
             group.outcome.escape_debug(),
             names.len(),
             some(&names)
@@ -198,6 +200,11 @@ fn moves(present: &Present, latest: &Rollout) -> Vec<(&'static str, String)> {
 /// The outcome of a host that has the release live.
 const PROMOTED: &str = "promoted";
 
+/// A code, as it goes after what it is about; nothing where there is none.
+pub(super) fn bracketed(code: Option<Reason>) -> String {
+    code.map_or_else(String::new, |code| format!(" [{code}]"))
+}
+
 /// One release on a line.
 pub(super) fn line(rollout: &Rollout, now: Timestamp) -> String {
     let back = match rollout.rolls_back_to {
@@ -206,11 +213,12 @@ pub(super) fn line(rollout: &Rollout, now: Timestamp) -> String {
     };
     let offline = if rollout.is_offline { ", offline" } else { "" };
     format!(
-        "#{} {}  {}  {}{back}{offline}, {} ago by {}",
+        "#{} {}  {}  {}{}{back}{offline}, {} ago by {}",
         rollout.sequence,
         rollout.release.short(),
         rollout.title(),
         rollout.outcome.as_str(),
+        bracketed(rollout.code),
         age(rollout.started, now),
         rollout.by.escape_debug(),
     )

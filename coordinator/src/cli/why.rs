@@ -2,7 +2,7 @@
 
 use clap::Args;
 use jiff::Timestamp;
-use scap_proto::id::NodeId;
+use scap_proto::{id::NodeId, reason::Reason};
 use serde_json::{Value, json};
 
 use super::{
@@ -96,6 +96,7 @@ fn link_json(link: &Link, now: std::time::Duration) -> Value {
     json!({
         "about": link.about,
         "text": link.text,
+        "code": link.code,
         "since_seconds": since.map(|it| it.as_secs_f64()),
         "left_seconds": left.map(|it| it.as_secs_f64()),
         "hosts": hosts,
@@ -132,18 +133,19 @@ fn of_record(present: &Present, host: &NodeId, now: Timestamp) -> Option<Value> 
         .filter(|other| *other != host)
         .map(NodeId::as_str)
         .collect();
-    let link = |about: &str, text: String, hosts: &[&str]| json!({"about": about, "text": text, "hosts": hosts});
+    let link = |about: &str, text: String, hosts: &[&str], code: Option<Reason>| json!({"about": about, "text": text, "code": code, "hosts": hosts});
     let text = match group.reason.as_str() {
         "" => group.outcome.clone(),
         reason => format!("{}: {reason}", group.outcome),
     };
-    let mut chain = vec![link("state", text, &[])];
+    let mut chain = vec![link("state", text, &[], group.code)];
     if !group.reason.is_empty() && !others.is_empty() {
         let count = others.len() + 1;
         chain.push(link(
             "same",
             format!("{count} hosts say the very same"),
             &others,
+            None,
         ));
     }
     let what = format!(
@@ -153,9 +155,10 @@ fn of_record(present: &Present, host: &NodeId, now: Timestamp) -> Option<Value> 
         age(latest.started, now),
         latest.by,
     );
-    chain.push(link("rollout", what, &[]));
+    chain.push(link("rollout", what, &[], latest.code));
     if let Some(why) = &latest.going_back {
-        chain.push(link("rollout", format!("its hosts go back: {why}"), &[]));
+        let text = format!("its hosts go back: {why}");
+        chain.push(link("rollout", text, &[], latest.code));
     }
     let lock = present.folder.lock.as_ref();
     let held = lock.filter(|lock| {
@@ -168,6 +171,7 @@ fn of_record(present: &Present, host: &NodeId, now: Timestamp) -> Option<Value> 
                 "coordinator",
                 format!("it runs elsewhere: {}", lock.describe(now)),
                 &[],
+                None,
             ));
             "ask there"
         }
@@ -176,6 +180,7 @@ fn of_record(present: &Present, host: &NodeId, now: Timestamp) -> Option<Value> 
                 "coordinator",
                 "its coordinator ended without a word".into(),
                 &[],
+                None,
             ));
             "resume --repo PATH --fleet FILE"
         }
@@ -242,7 +247,11 @@ fn print(why: &Value) {
             true => String::new(),
             false => format!(" ({})", some(&hosts)),
         };
-        println!("  {arrow} {}{hosts}{since}{left}", text(&link["text"]));
+        let code = rollout_status::bracketed(&link["code"]);
+        println!(
+            "  {arrow} {}{code}{hosts}{since}{left}",
+            text(&link["text"])
+        );
     }
     let moves = text(&why["moves"]);
     if !moves.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use scap_proto::id::NodeId;
+use scap_proto::{id::NodeId, reason::Reason};
 
 use super::{
     engine::{Cause, Engine, Input, Phase},
@@ -233,7 +233,7 @@ impl Engine {
         if progress.is_touched && !is_lost {
             return Err(CommandError::Touched(host));
         }
-        self.settle(&host, HostState::Skipped(reason));
+        self.settle(&host, HostState::Skipped(Reason::Skipped.because(reason)));
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ use std::{
 
 use scap_proto::{
     id::{NodeId, ReleaseId},
+    reason::Reason,
     release::{Report, Stage},
 };
 
@@ -59,6 +60,8 @@ pub struct Config {
     pub away_max: Duration,
     /// How long a host may go on without any progress before it counts as failed.
     pub stall_max: Duration,
+    /// Whether that holds also for a host that is at a step which may take longer: a person said so.
+    pub is_stall_exact: bool,
     /// How long to wait for hosts to confirm the finalization. They hold to it in any case.
     pub finalize_max: Duration,
 }
@@ -155,6 +158,21 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// The code of why it ended so; none where all is well.
+    pub fn code(&self) -> Option<Reason> {
+        Some(match self {
+            Self::Done => return None,
+            Self::Partial => Reason::HostsLost,
+            Self::Failed => Reason::NoneLive,
+            Self::Stopped(None) => Reason::Interrupted,
+            Self::Stopped(Some(on)) => (*on).into(),
+            Self::RolledBack(cause) | Self::RollbackIncomplete(cause) => cause.code(),
+            Self::TakenOver { .. } => Reason::TakenOver,
+        })
+    }
+}
+
 /// Why a rollout went back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
@@ -171,6 +189,17 @@ pub enum Cause {
     Abort,
     /// The rollout that this one goes on with was going back.
     Before,
+}
+
+impl Cause {
+    /// Its code.
+    pub fn code(&self) -> Reason {
+        match self {
+            Self::Budget { .. } => Reason::BudgetExceeded,
+            Self::Abort => Reason::Aborted,
+            Self::Before => Reason::WasGoingBack,
+        }
+    }
 }
 
 /// One rollout.
@@ -446,11 +475,11 @@ impl Engine {
         let unconfirmed: Vec<NodeId> = self.unfinalized().cloned().collect();
         for host in unconfirmed {
             let state = match &self.hosts[&host].away {
-                Some((_, reason)) => HostState::Unreachable(reason.clone()),
-                None => HostState::Failed(format!(
+                Some((_, reason)) => HostState::Unreachable(Reason::Unreachable.because(reason)),
+                None => HostState::Failed(Reason::Unconfirmed.because(format!(
                     "it has the release live, and did not confirm within {} s that it is the stable one",
                     self.config.finalize_max.as_secs()
-                )),
+                ))),
             };
             self.settle(&host, state);
         }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use scap_proto::{
     id::ReleaseId,
-    release::{BytesBySource, Outcome, Report, Stage},
+    reason::{Because, Reason},
+    release::{BytesBySource, Outcome, Report, Stage, Step},
 };
 
 use super::engine::Config;
@@ -15,6 +16,10 @@ const RETELL: (Duration, Duration) = (Duration::from_secs(3), Duration::from_sec
 
 /// How soon a host that is said to be reached again is told again: others that come with it are told in the same breath.
 const RETELL_SOON: Duration = Duration::from_millis(50);
+
+/// How much longer than its limit a host may be at a step: it ends what it runs, and says so, by way of relays and at most every
+/// five seconds in the largest fleet.
+pub(super) const STEP_MARGIN: Duration = Duration::from_secs(30);
 
 /// How often a host may be told in vain before it is dialled from here: whoever relays for it may not do so.
 const TOLD_IN_VAIN_MAX: u32 = 2;
@@ -40,14 +45,24 @@ pub enum HostState {
     /// Went back.
     Reverted,
     /// Tried, or would not; why.
-    Failed(String),
+    Failed(Because),
     /// Not reached, or lost for too long; why.
-    Unreachable(String),
+    Unreachable(Because),
     /// Left out by a person; why.
-    Skipped(String),
+    Skipped(Because),
 }
 
 impl HostState {
+    /// Why it is there, where there is something to say.
+    pub fn because(&self) -> Option<&Because> {
+        match self {
+            Self::Failed(because) | Self::Unreachable(because) | Self::Skipped(because) => {
+                Some(because)
+            }
+            _ => None,
+        }
+    }
+
     /// Its word in JSON, in lower-case kebab.
     pub fn code(&self) -> &'static str {
         match self {
@@ -73,7 +88,7 @@ pub struct HostProgress {
     /// Its wave, counted from 0, and its group in there.
     pub place: (usize, usize),
     /// Why it was lost when it first was, whatever it did later.
-    pub failure: Option<String>,
+    pub failure: Option<Because>,
     /// Since when it has no control stream, by the engine's time, and why.
     pub away: Option<(Duration, String)>,
     /// Where its bytes came from.
@@ -82,6 +97,10 @@ pub struct HostProgress {
     pub chunks: (u32, u32),
     /// What it says it waits for; empty for nothing.
     pub waiting: String,
+    /// The code of that, where it says one.
+    pub waiting_code: Option<Reason>,
+    /// What it says that it is at and that ends by itself.
+    pub step: Option<Step>,
     /// How long fetching took.
     pub fetch: Duration,
     /// How long making the release's directory took.
@@ -121,7 +140,7 @@ pub(super) struct Told {
     /// How often it was told again.
     times: u32,
     /// Since when it refuses it, and why.
-    refused: Option<(Duration, String)>,
+    refused: Option<(Duration, Because)>,
 }
 
 /// What is to be done about an order that a host does not follow.
@@ -131,7 +150,7 @@ pub(super) enum Unheard {
     /// Tell it again, and dial it from here where so.
     Tell { is_suspect: bool },
     /// It will not.
-    Refused(String),
+    Refused(Because),
 }
 
 impl Told {
@@ -158,7 +177,8 @@ impl Told {
         if let Some((since, reason)) = &self.refused
             && *since + REFUSAL <= now
         {
-            return Unheard::Refused(format!("refused: {reason}"));
+            let text = format!("refused: {reason}");
+            return Unheard::Refused(reason.code.because(text));
         }
         if self.is_heard || self.again_at > now {
             return Unheard::Nothing;
@@ -181,6 +201,8 @@ impl HostProgress {
             bytes: BytesBySource::default(),
             chunks: (0, 0),
             waiting: String::new(),
+            waiting_code: None,
+            step: None,
             fetch: Duration::ZERO,
             prepare: Duration::ZERO,
             promote: Duration::ZERO,
@@ -218,22 +240,31 @@ impl HostProgress {
     pub(super) fn deadline(&self, config: &Config) -> Duration {
         match &self.away {
             Some((since, _)) => *since + config.away_max,
-            None => self.moved_at + config.stall_max,
+            None => self.moved_at + self.patience(config),
         }
+    }
+
+    /// How long it may go on without progress. What it is at may have a longer limit of its own, which the release says: it ends
+    /// by that, and with a reason. A host that lies about it could as well say that it moves.
+    fn patience(&self, config: &Config) -> Duration {
+        let own = self.step.as_ref().filter(|_| !config.is_stall_exact);
+        let own = own.map(|step| step.limit() + STEP_MARGIN);
+        own.map_or(config.stall_max, |own| own.max(config.stall_max))
     }
 
     /// How it counts when it is given up.
     pub(super) fn given_up(&self, config: &Config) -> HostState {
-        let stall = config.stall_max.as_secs();
+        let stall = self.patience(config).as_secs();
         match &self.away {
-            Some((_, reason)) => HostState::Unreachable(reason.clone()),
+            Some((_, reason)) => HostState::Unreachable(Reason::Unreachable.because(reason)),
             None if self.waiting.is_empty() => {
-                HostState::Failed(format!("no progress for {stall} s"))
+                let text = format!("no progress for {stall} s");
+                HostState::Failed(Reason::Stalled.because(text))
             }
-            None => HostState::Failed(format!(
-                "no progress for {stall} s; it waits for {}",
-                self.waiting
-            )),
+            None => {
+                let text = format!("no progress for {stall} s; it waits for {}", self.waiting);
+                HostState::Failed(Reason::Stalled.because(text))
+            }
         }
     }
 
@@ -255,6 +286,7 @@ impl HostProgress {
         epoch: u64,
     ) -> Option<HostState> {
         let refused = report.refused_release();
+        let (code, step) = (report.reason(), report.step());
         // A counter never repeats.
         if report.counter <= self.counter {
             return None;
@@ -279,7 +311,9 @@ impl HostProgress {
             if refused == Some(release)
                 && let Some(told) = self.order.as_mut().filter(|told| !told.is_heard)
             {
-                told.refused.get_or_insert((now, reason));
+                // Builds before codes say why in words alone.
+                let code = code.unwrap_or(Reason::Refused);
+                told.refused.get_or_insert((now, code.because(reason)));
             }
             return None;
         }
@@ -296,6 +330,8 @@ impl HostProgress {
         self.prepare = Duration::from_millis(report.prepare_millis);
         self.promote = Duration::from_millis(report.promote_millis);
         self.waiting.clear();
+        self.waiting_code = None;
+        let at = self.step.take();
         let told = self.order.as_ref().map(|told| (epoch, told.number));
         // Of an order before the latest, which it may never hear of: it follows that one no more.
         let went_back = report.stage == Stage::Revert
@@ -317,8 +353,12 @@ impl HostProgress {
         } = report.outcome
         {
             self.chunks = (chunks_held, chunks_total);
+            // What begins is some progress.
+            let begins = step.is_some() && step != at;
+            self.step = step;
+            self.waiting_code = code.filter(|_| !waiting.is_empty());
             self.waiting = waiting;
-            if (self.chunks, self.bytes) != before {
+            if begins || (self.chunks, self.bytes) != before {
                 self.moved_at = now;
             }
             return None;
@@ -328,15 +368,17 @@ impl HostProgress {
             return None;
         }
         use HostState::{Failed, Fetched, Fetching, Promoted, Promoting, Reverted, Reverting};
+        let because = |reason: String| code.unwrap_or(Reason::Failed).because(reason);
         let state = match (report.outcome, &self.state) {
             (Outcome::Failed { reason }, Fetching | Promoting | Promoted | Reverting) => {
-                Failed(reason)
+                Failed(because(reason))
             }
-            (Outcome::Failed { reason }, Fetched) if went_back => Failed(reason),
+            (Outcome::Failed { reason }, Fetched) if went_back => Failed(because(reason)),
             (Outcome::Done, Fetching) => Fetched,
             (Outcome::Done, Promoting) if is_live => Promoted,
             (Outcome::Done, Promoted) if !is_live => {
-                Failed("it had the release live and has it no more".into())
+                let text = "it had the release live and has it no more";
+                Failed(Reason::LiveNoMore.because(text))
             }
             (Outcome::Done, Reverting) if !is_live => {
                 self.is_touched = false;

@@ -143,8 +143,8 @@ impl Engine {
             .get_mut(host)
             .expect("only hosts of the rollout settle");
         progress.state = state.clone();
-        if let HostState::Failed(reason) | HostState::Unreachable(reason) = &state {
-            progress.failure.get_or_insert_with(|| reason.clone());
+        if let HostState::Failed(because) | HostState::Unreachable(because) = &state {
+            progress.failure.get_or_insert_with(|| because.clone());
             progress.gave_up = is_rolling_back;
         }
         self.outputs.push_back(Output::Settled {

@@ -1,8 +1,12 @@
 //! What a rollout waits for, in the words that the command line, its JSON and the guide share.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
-use scap_proto::id::NodeId;
+use scap_proto::{id::NodeId, reason::Reason, release::Step};
 
 /// One wait: for what, of whom, since when, and how long at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,17 +17,19 @@ pub struct Wait {
     pub wave: Option<String>,
     /// The hosts that it waits for, or that hold it up.
     pub hosts: BTreeSet<NodeId>,
+    /// What some of these hosts say that they are at, such as a check.
+    pub steps: BTreeMap<Step, BTreeSet<NodeId>>,
     /// Since when, by the engine's time.
     pub since: Duration,
     /// When it is over whatever happens, by the engine's time; none where only a person ends it.
     pub until: Option<Duration>,
 }
 
-/// What a rollout waits for. Each has a section of its code in `docs/waits.md`.
+/// What a rollout waits for. Each is a [`Reason`].
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
-#[serde(rename_all = "kebab-case")]
+#[serde(into = "Reason", try_from = "Reason")]
 pub enum WaitingOn {
     /// Hosts of a wave that fetch.
     Chunks,
@@ -59,19 +65,10 @@ impl WaitingOn {
         Self::Finalization,
     ];
 
-    /// Its code, in lower-case kebab: what JSON and the guide call it. It never changes.
+    /// Its code: what JSON and the guide call it.
     pub fn code(self) -> &'static str {
-        match self {
-            Self::Chunks => "chunks",
-            Self::Promotion => "promotion",
-            Self::Soak => "soak",
-            Self::Approval => "approval",
-            Self::Paused => "paused",
-            Self::Budget => "budget",
-            Self::Grant => "grant",
-            Self::Rollback => "rollback",
-            Self::Finalization => "finalization",
-        }
+        let known = Reason::from(self).known();
+        known.expect("each is one that this build knows")
     }
 
     /// Whether nothing but a person, or a host that comes back, ends it.
@@ -97,6 +94,31 @@ impl WaitingOn {
     }
 }
 
+impl From<WaitingOn> for Reason {
+    fn from(on: WaitingOn) -> Self {
+        match on {
+            WaitingOn::Chunks => Self::Chunks,
+            WaitingOn::Promotion => Self::Promotion,
+            WaitingOn::Soak => Self::Soak,
+            WaitingOn::Approval => Self::Approval,
+            WaitingOn::Paused => Self::Paused,
+            WaitingOn::Budget => Self::Budget,
+            WaitingOn::Grant => Self::Grant,
+            WaitingOn::Rollback => Self::Rollback,
+            WaitingOn::Finalization => Self::Finalization,
+        }
+    }
+}
+
+impl TryFrom<Reason> for WaitingOn {
+    type Error = String;
+
+    fn try_from(reason: Reason) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|on| Reason::from(*on) == reason);
+        found.ok_or_else(|| format!("no rollout waits for `{reason}`"))
+    }
+}
+
 impl fmt::Display for WaitingOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code())
@@ -115,13 +137,13 @@ mod tests {
     }
 
     #[test]
-    fn every_wait_has_a_section_in_the_guide_under_its_code() {
-        let guide = include_str!("../../../docs/waits.md");
+    fn a_wait_is_read_back_from_its_code_and_no_other_code_is_one() {
         for on in WaitingOn::ALL {
-            let heading = format!("\n## {on}\n");
-            assert_eq!(guide.matches(&heading).count(), 1, "`## {on}`");
+            assert_eq!(WaitingOn::try_from(Reason::from(on)), Ok(on));
         }
-        let headings = guide.matches("\n## ").count();
-        assert_eq!(headings, WaitingOn::ALL.len(), "a section of no wait");
+        let others = Reason::ALL
+            .iter()
+            .filter(|it| WaitingOn::try_from(**it).is_err());
+        assert_eq!(others.count() + WaitingOn::ALL.len(), Reason::ALL.len());
     }
 }

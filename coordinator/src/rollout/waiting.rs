@@ -1,8 +1,11 @@
 //! What the engine waits for, looked up in its state.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use scap_proto::id::NodeId;
+use scap_proto::{id::NodeId, release::Step};
 
 use super::{
     engine::{Engine, Phase},
@@ -28,6 +31,7 @@ impl Engine {
                 on: WaitingOn::Finalization,
                 wave: None,
                 hosts: self.unfinalized().cloned().collect(),
+                steps: BTreeMap::new(),
                 since: Duration::ZERO,
                 until: Some(*until),
             }),
@@ -38,6 +42,7 @@ impl Engine {
         let held = |on, hosts, until| Wait {
             on,
             wave: Some(self.config.policy.waves[turn.wave].name.clone()),
+            steps: self.steps_of(&hosts),
             hosts,
             since: Duration::ZERO,
             until,
@@ -107,8 +112,21 @@ impl Engine {
             wave: wave.map(|at| self.config.policy.waves[at].name.clone()),
             until: deadlines.min(),
             since: Duration::ZERO,
+            steps: self.steps_of(&hosts),
             hosts,
         }
+    }
+
+    /// What these hosts say that they are at.
+    fn steps_of(&self, hosts: &BTreeSet<NodeId>) -> BTreeMap<Step, BTreeSet<NodeId>> {
+        let mut steps: BTreeMap<Step, BTreeSet<NodeId>> = BTreeMap::new();
+        for host in hosts {
+            if let Some(step) = &self.hosts[host].step {
+                let at = steps.entry(step.clone()).or_default();
+                at.insert(host.clone());
+            }
+        }
+        steps
     }
 
     fn named(&self, is_one: impl Fn(&HostProgress) -> bool) -> BTreeSet<NodeId> {

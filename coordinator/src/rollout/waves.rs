@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use scap_proto::{id::NodeId, release::Stage};
+use scap_proto::{id::NodeId, reason::Reason, release::Stage};
 
 use super::{
     engine::{Cause, Engine, Phase},
@@ -94,7 +94,7 @@ impl Engine {
                 Some((since, reason))
                     if progress.counter == 0 || *since + self.config.away_max <= now =>
                 {
-                    let state = HostState::Unreachable(reason.clone());
+                    let state = HostState::Unreachable(Reason::Unreachable.because(reason));
                     self.settle(host, state);
                 }
                 _ => waves

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use scap_proto::id::NodeId;
+use scap_proto::{
+    id::NodeId,
+    reason::{Because, Reason},
+};
 
 use super::{
     engine::{Engine, Phase},
@@ -41,6 +44,8 @@ pub struct Link {
     pub about: &'static str,
     /// In words. Not escaped.
     pub text: String,
+    /// The code of what it says, where it has one.
+    pub code: Option<Reason>,
     /// Since when, by the engine's time.
     pub since: Option<Duration>,
     /// When something is done about it whatever happens, by the engine's time.
@@ -54,6 +59,7 @@ impl Link {
         Self {
             about,
             text,
+            code: None,
             since: None,
             until: None,
             hosts: BTreeSet::new(),
@@ -73,13 +79,25 @@ impl Engine {
             links.push(Link {
                 since: Some(*since),
                 until: self.given_up_at(progress),
+                code: Some(Reason::Unreachable),
                 ..Link::new("away", format!("it is not reached: {reason}"))
             });
             links.extend(self.above(host, &around));
             links.extend(self.beside(host, around(host).places));
+        } else if let Some(step) = &progress.step {
+            let text = format!("it says that it is at {step}");
+            links.push(Link {
+                since: Some(progress.moved_at),
+                until: Some(progress.moved_at + step.limit()),
+                code: Some(step.code),
+                ..Link::new("host", text)
+            });
         } else if !progress.waiting.is_empty() {
             let text = format!("it says that it waits for {}", progress.waiting);
-            links.push(Link::new("host", text));
+            links.push(Link {
+                code: progress.waiting_code,
+                ..Link::new("host", text)
+            });
         }
         links.extend(self.held_by(progress));
         Some(Why {
@@ -114,6 +132,7 @@ impl Engine {
         Link {
             since: is_busy.then_some(progress.moved_at),
             until: self.given_up_at(progress).filter(|_| is_busy),
+            code: reason(progress).map(|because| because.code),
             ..Link::new("state", text)
         }
     }
@@ -124,8 +143,8 @@ impl Engine {
     }
 
     /// Others for which the reason is the very same.
-    fn same(&self, host: &NodeId, text: &str) -> Option<Link> {
-        let is_same = |it: &HostProgress| reason(it) == Some(text);
+    fn same(&self, host: &NodeId, because: &Because) -> Option<Link> {
+        let is_same = |it: &HostProgress| reason(it) == Some(because);
         let others = self.hosts.iter().filter(|(_, it)| is_same(it));
         let hosts: BTreeSet<NodeId> = others.map(|(name, _)| name.clone()).collect();
         let count = hosts.len();
@@ -236,6 +255,7 @@ impl Engine {
         Some(Link {
             since: Some(wait.since),
             until: wait.until,
+            code: Some(wait.on.into()),
             hosts: wait.hosts,
             ..Link::new("rollout", turn)
         })
@@ -243,11 +263,6 @@ impl Engine {
 }
 
 /// Why it is lost, where it is.
-fn reason(progress: &HostProgress) -> Option<&str> {
-    match &progress.state {
-        HostState::Failed(reason) | HostState::Unreachable(reason) | HostState::Skipped(reason) => {
-            Some(reason)
-        }
-        _ => None,
-    }
+fn reason(progress: &HostProgress) -> Option<&Because> {
+    progress.state.because()
 }

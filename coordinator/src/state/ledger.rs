@@ -6,6 +6,7 @@
 use jiff::Timestamp;
 use scap_proto::{
     id::GitOid,
+    reason::{Because, Reason},
     release::{Environment, RepoPath},
 };
 
@@ -43,6 +44,8 @@ pub struct Found {
 pub struct End {
     /// What came of it.
     pub outcome: Outcome,
+    /// The code of why; none where all is well.
+    pub code: Option<Reason>,
     /// What became of each host.
     pub hosts: Hosts,
     /// What was signed, with the finalization where it was finalized.
@@ -204,16 +207,17 @@ impl Ledger {
     ///
     /// # Errors
     /// [`BranchError::Lost`] among others.
-    pub fn go_back(&self, why: &str, now: Timestamp) -> Result<Updated, BranchError> {
+    pub fn go_back(&self, why: &Because, now: Timestamp) -> Result<Updated, BranchError> {
         self.step("back", now, Upstream::May, |folder| {
             let record = record_of(folder, &self.place);
             let mut sequence = 0;
             if let Some(latest) = &mut record.latest {
                 sequence = latest.sequence;
-                latest.going_back = Some(why.into());
+                latest.code = Some(why.code);
+                latest.going_back = Some(why.text.clone());
             }
             let what = format!("release #{sequence} is rolled back");
-            self.message(record, &what, why, true)
+            self.message(record, &what, &why.text, true)
         })
     }
 
@@ -246,6 +250,7 @@ impl Ledger {
             if let Some(latest) = &mut record.latest {
                 sequence = latest.sequence;
                 latest.outcome = end.outcome;
+                latest.code = end.code;
                 latest.ended = Some(now);
                 if is_finalized {
                     record.stable = Some(latest.clone());

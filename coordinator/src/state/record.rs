@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use scap_proto::{
     content::SnapshotRef,
     id::{GitOid, NodeId, ReleaseId, SnapshotId},
+    reason::{Because, Reason},
     release::{Environment, RepoPath},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -160,6 +161,9 @@ pub struct Rollout {
     pub is_offline: bool,
     /// The sequence of the release that it goes back to.
     pub rolls_back_to: Option<u64>,
+    /// The code of why it ended so, or of why its hosts go back.
+    #[serde(default)]
+    pub code: Option<Reason>,
     /// Why its hosts go back to what they ran, from when they do. Not escaped.
     #[serde(default)]
     pub going_back: Option<String>,
@@ -288,6 +292,9 @@ pub struct HostGroup {
     pub outcome: String,
     /// Why; empty for nothing. Not escaped.
     pub reason: String,
+    /// The code of that; none for nothing, for several, and in what earlier builds wrote.
+    #[serde(default)]
+    pub code: Option<Reason>,
     /// Who, sorted.
     pub hosts: Vec<NodeId>,
 }
@@ -301,26 +308,31 @@ impl Hosts {
     pub const OTHER_REASONS: &'static str = "other reasons";
 
     /// Groups hosts by outcome and reason.
-    pub fn group<'a>(hosts: impl Iterator<Item = (&'a NodeId, &'a str, &'a str)>) -> Self {
-        let mut groups = BTreeMap::<(&str, String), Vec<NodeId>>::new();
+    pub fn group<'a>(
+        hosts: impl Iterator<Item = (&'a NodeId, &'a str, Option<&'a Because>)>,
+    ) -> Self {
+        let mut groups = BTreeMap::<(&str, String, Option<Reason>), Vec<NodeId>>::new();
         let mut reasons = BTreeMap::<&str, usize>::new();
         for (host, outcome, reason) in hosts {
-            let reason: String = reason.chars().take(Self::REASON_CHARS_MAX).collect();
-            let mut key = (outcome, reason);
+            let code = reason.map(|because| because.code);
+            let reason = reason.iter().flat_map(|because| because.text.chars());
+            let reason: String = reason.take(Self::REASON_CHARS_MAX).collect();
+            let mut key = (outcome, reason, code);
             if !groups.contains_key(&key) {
                 let count = reasons.entry(outcome).or_default();
                 match *count < Self::REASONS_MAX {
                     true => *count += 1,
-                    false => key.1 = Self::OTHER_REASONS.to_owned(),
+                    false => key = (outcome, Self::OTHER_REASONS.to_owned(), None),
                 }
             }
             groups.entry(key).or_default().push(host.clone());
         }
-        let group = |((outcome, reason), mut hosts): ((&str, String), Vec<NodeId>)| {
+        let group = |((outcome, reason, code), mut hosts): ((&str, _, _), Vec<NodeId>)| {
             hosts.sort();
             HostGroup {
                 outcome: outcome.into(),
                 reason,
+                code,
                 hosts,
             }
         };
@@ -466,6 +478,7 @@ pub(super) mod tests {
             waves: Vec::new(),
             is_offline: false,
             rolls_back_to: None,
+            code: None,
             going_back: None,
             flags: Flags::from([("soak".to_owned(), vec!["600".to_owned()])]),
         }
@@ -561,18 +574,28 @@ pub(super) mod tests {
     #[test]
     fn hosts_are_grouped_by_what_became_of_them_and_why() {
         let names: Vec<NodeId> = ["c", "a", "b"].map(|name| name.parse().unwrap()).into();
+        let full = Reason::DiskFull.because("no room");
         let hosts = Hosts::group(
             [
-                (&names[0], "failed", "no room"),
-                (&names[1], "failed", "no room"),
-                (&names[2], "promoted", ""),
+                (&names[0], "failed", Some(&full)),
+                (&names[1], "failed", Some(&full)),
+                (&names[2], "promoted", None),
             ]
             .into_iter(),
         );
         assert_eq!(hosts.groups.len(), 2);
         assert_eq!(hosts.groups[0].hosts, [names[1].clone(), names[0].clone()]);
+        assert_eq!(hosts.groups[0].code, Some(Reason::DiskFull));
         assert_eq!((hosts.count("failed"), hosts.count("promoted")), (2, 1));
         assert_eq!(Hosts::from_json(&hosts.to_json()).unwrap(), hosts);
+        // What an earlier build wrote has no code, and one that a later build wrote is kept.
+        let json = String::from_utf8(hosts.to_json()).unwrap();
+        let earlier = json.replacen("\"code\": \"disk-full\",", "", 1);
+        let read = Hosts::from_json(earlier.as_bytes()).unwrap();
+        assert_eq!(read.groups[0].code, None);
+        let later = json.replacen("disk-full", "moon-phase", 1);
+        let read = Hosts::from_json(later.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(read.to_json()).unwrap(), later);
     }
 
     #[test]

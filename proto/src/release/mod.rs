@@ -34,6 +34,7 @@ pub mod roster;
 pub mod routes;
 pub mod signature;
 pub mod signed;
+pub mod step;
 
 pub use directive::{Directive, SignedDirective, Stage, Targets};
 pub use finalization::{Finalization, SignedFinalization};
@@ -48,3 +49,4 @@ pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing};
 pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
 pub use routes::{Routes, RoutesError};
 pub use signed::{AuthorityError, LeafSigned, UnixMillis};
+pub use step::{STEP_NAME_BYTES_MAX, Step};

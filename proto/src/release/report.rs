@@ -9,10 +9,12 @@ use crate::{
     id::{NodeId, PlanId, ReleaseId, SnapshotId},
     identity::{Identity, PeerIdentity, Role, Trust},
     limits::REASON_BYTES_MAX,
+    reason::Reason,
     release::{
         directive::Stage,
         names::{Environment, RepoPath},
         signed::{AuthorityError, LeafSigned, SignedObject, UnixMillis},
+        step::Step,
     },
 };
 
@@ -115,6 +117,12 @@ const LIVE_SNAPSHOT: u16 = 6;
 /// The plan that the host keeps: its id. Who does not know it sends the plan again.
 const HOLDS_PLAN: u16 = 8;
 
+/// What the host waits for, or why it failed or refused: the code of a reason. Who does not know it has the words alone.
+const REASON: u16 = 10;
+
+/// What the host is at that ends by itself. Who does not know it has the words alone.
+const STEP: u16 = 12;
+
 impl Report {
     /// The same report, of a host that keeps that plan: an order need not bring it.
     pub fn holding(self, plan: PlanId) -> Self {
@@ -125,6 +133,27 @@ impl Report {
     pub fn held_plan(&self) -> Option<PlanId> {
         let bytes = self.extensions.get(HOLDS_PLAN)?;
         Some(PlanId::from_bytes(bytes.as_ref().try_into().ok()?))
+    }
+
+    /// The same report, with the code of what is waited for, or of why it failed or refused.
+    pub fn because(self, code: Reason) -> Self {
+        self.with(REASON, Bytes::copy_from_slice(code.as_str().as_bytes()))
+    }
+
+    /// The same report, of a host that is at a step; the code is that of the step.
+    pub fn at(self, step: &Step) -> Self {
+        self.because(step.code).with(STEP, step.to_bytes())
+    }
+
+    /// What the host is at that ends by itself, where it says so.
+    pub fn step(&self) -> Option<Step> {
+        Step::from_bytes(self.reason()?, self.extensions.get(STEP)?)
+    }
+
+    /// The code of what the host waits for, or of why it failed or refused; none where it does not say.
+    pub fn reason(&self) -> Option<Reason> {
+        let code = self.extensions.get(REASON)?;
+        std::str::from_utf8(code).ok()?.parse().ok()
     }
 
     /// The same report, of a host that asks to be fed by the seed.

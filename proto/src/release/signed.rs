@@ -9,6 +9,7 @@ use crate::{
     codec::{self, CodecError, Extensible},
     id::{NodeId, ReleaseId},
     identity::{self, Identity, PeerIdentity, SecretKey, Trust},
+    reason::Reason,
     release::names::{Audience, Environment, RepoPath},
     release::signature::SignatureError,
 };
@@ -204,6 +205,29 @@ pub enum AuthorityError {
 }
 
 impl AuthorityError {
+    /// Its code, where it is why an order is refused.
+    pub fn code(&self) -> Reason {
+        match self {
+            Self::Signers { .. }
+            | Self::GrantSigner
+            | Self::SessionSignature
+            | Self::Report { .. }
+            | Self::Roster
+            | Self::Lease
+            | Self::Membership { .. } => Reason::RefusedSignature,
+            Self::Codec(_)
+            | Self::OtherRelease { .. }
+            | Self::OtherEpoch { .. }
+            | Self::Limit { .. }
+            | Self::Targets
+            | Self::DeadMan
+            | Self::Finalization => Reason::RefusedMalformed,
+            Self::Expired { .. } => Reason::RefusedExpired,
+            Self::Environment(_) => Reason::RefusedEnvironment,
+            Self::Audience(_) => Reason::RefusedAudience,
+        }
+    }
+
     /// Refuses a number of things that the format does not allow.
     pub(super) fn check_limit(
         what: &'static str,

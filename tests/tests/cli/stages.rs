@@ -240,9 +240,12 @@ fn a_check_that_fails_takes_code_config_and_services_back_and_says_why() {
         error_of(&ended, "web1"),
         format!("{reason}\nno answer\nof two")
     );
-    ended.says(&[&format!(
-        "failed web1: {reason}\n    no answer\n    of two\n"
+    let ended = ended.says(&[&format!(
+        "failed web1: {reason} [check-failed]\n    no answer\n    of two\n"
     )]);
+    let report = deployed(&ended);
+    assert_eq!(report["code"], "budget-exceeded");
+    assert_eq!(host(&report, "web1")["code"], "check-failed");
     before.assert_is(&world.live());
     assert_eq!(world.config(), "level: warn\nversion: one");
     assert!(std::fs::symlink_metadata(&other).is_err());
@@ -253,6 +256,58 @@ fn a_check_that_fails_takes_code_config_and_services_back_and_says_why() {
     );
     let names = std::fs::read_dir(world.destination().parent().unwrap()).unwrap();
     assert_eq!(names.count(), 1, "nothing is left beside the config file");
+}
+
+#[test]
+fn a_check_that_is_run_is_told_by_its_name_and_how_it_failed_by_its_code() {
+    let world = World::start(&["web1"]);
+    let go = world.fleet.scene.path("go");
+    world.checks(&format!(
+        "  slow: {{type: command, shell: true, command: 'while ! test -e {}; do sleep 0.1; done; exit 7', \
+         after: promote, timeout: 600}}\n",
+        go.display()
+    ));
+    world.repo.commit("One");
+    let deploy = world.fleet.start_deploy(&["--repo", "repo"]);
+    let read = |command: &[&str], schema: &str| {
+        let place = ["--json", "--state", "st", "--repo", "repo"];
+        let command = [command, &place[..]].concat();
+        world.fleet.scene.scap(&command).exits(0).json(schema)
+    };
+    let limit = super::process::LIMIT;
+    let status = scap_tests::fleet::wait_until("web1 is at the check", limit, || {
+        let status = read(&["status"], "scap.status/1");
+        let steps = &status["running"][0]["wait"]["steps"];
+        steps[0].is_object().then(|| status.clone()).ok_or(status)
+    });
+    let slow =
+        json!({ "code": "check", "name": "slow", "limit_seconds": 600.0, "hosts": ["web1"] });
+    assert_eq!(status["running"][0]["wait"]["steps"], json!([slow]));
+    let shown = ["status", "--state", "st", "--repo", "repo"];
+    let shown = world.fleet.scene.scap(&shown).exits(0);
+    shown.prints(&["wait promotion of wave ", "on web1, at check `slow` (web1)"]);
+    let why = read(&["why", "web1"], "scap.why/1");
+    let link = &why["found"][0]["chain"][1];
+    assert_eq!(link["text"], "it says that it is at check `slow`");
+    let left = link["left_seconds"].as_f64().unwrap();
+    assert!((500.0..=600.0).contains(&left), "{link}");
+    let agent = super::fleet::status(&world.fleet.scene, "web1").json("scap.agent-status/1");
+    let repo = &agent["releases"][0];
+    assert_eq!(
+        (&repo["waiting"], &repo["code"]),
+        (&json!("check `slow`"), &json!("check"))
+    );
+
+    std::fs::write(&go, "").unwrap();
+    deploy.end().exits(4);
+    let release = read(&["show", "1"], "scap.release/1");
+    assert_eq!(release["code"], "budget-exceeded");
+    let why = read(&["why", "web1"], "scap.why/1");
+    let chain = why["found"][0]["chain"].as_array().unwrap();
+    assert!(
+        chain.iter().any(|link| link["code"] == "budget-exceeded"),
+        "{why:#}"
+    );
 }
 
 #[test]

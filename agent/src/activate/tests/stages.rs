@@ -45,6 +45,7 @@ impl Host {
             host: &self.name,
             services: &self.services,
             source: &world.chunks,
+            begins: &|_| {},
         }
     }
 }

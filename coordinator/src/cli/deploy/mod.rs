@@ -43,7 +43,7 @@ use tokio::{
 use self::{
     begin::{Begun, Content, Said, begin, check_soaks, time_left},
     confirm::confirm,
-    greet::{Greeted, greet},
+    greet::greet,
     how::{fed_by_us, plan},
     name::repo_name,
     planned::{Planned, SeedBytes},
@@ -206,7 +206,8 @@ impl PriorityArg {
     }
 }
 
-/// How long a host may make no progress, in seconds, unless it is said.
+/// How long a host may make no progress, in seconds, unless it is said; where it is at a check, a service or a port, as long as that
+/// may take, if that is longer.
 const STALL_SECONDS: u64 = 300;
 
 /// Requests of people that wait: they come one at a time.
@@ -443,6 +444,7 @@ pub(super) async fn deploy(
         policy: policy.clone(),
         away_max: Duration::from_secs(args.how.away_timeout),
         stall_max: Duration::from_secs(stall.unwrap_or(STALL_SECONDS)),
+        is_stall_exact: stall.is_some(),
         finalize_max: FINALIZE_MAX,
     };
     let hold = args.how.hold.map(Duration::from_secs);

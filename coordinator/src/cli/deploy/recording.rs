@@ -11,6 +11,7 @@ use std::{
 use jiff::Timestamp;
 use scap_proto::{
     id::NodeId,
+    reason::{Because, Reason},
     release::{Finalization, SignedFinalization, Stage},
 };
 use serde_json::{Value, json};
@@ -100,7 +101,7 @@ struct Rollouts {
 enum Note {
     Begin(Box<(Rollout, SignedObjects)>, Reply),
     Wave(String, Hosts),
-    GoBack(String),
+    GoBack(Because),
     /// That it is still there; asked by who thinks that it may not be.
     Renew(Reply),
     End(Box<End>, Reply),
@@ -206,6 +207,11 @@ impl Recording {
         self.found.signed.as_ref()
     }
 
+    /// The code of why the hosts of the release that is gone on with go back.
+    fn going_back_code(&self) -> Option<Reason> {
+        self.found.record.latest.as_ref()?.code
+    }
+
     /// Records what hosts are about to be told.
     pub(super) async fn begin(
         &self,
@@ -228,6 +234,7 @@ impl Recording {
             waves: Vec::new(),
             is_offline: self.run.is_offline,
             rolls_back_to: self.run.rolls_back_to,
+            code: going_back.as_ref().and(self.going_back_code()),
             going_back,
             flags: self.run.flags.clone(),
         };
@@ -248,7 +255,7 @@ impl Recording {
         let hosts = ended.engine.hosts().iter();
         let hosts = Hosts::group(hosts.map(|(name, host)| {
             let (outcome, reason) = outcome_of(&host.state);
-            (name, outcome, reason.unwrap_or_default())
+            (name, outcome, reason)
         }));
         let outcome = match ended.verdict {
             Verdict::Done => Outcome::Done,
@@ -264,6 +271,7 @@ impl Recording {
         let signed = signed(session, ended.is_finalized);
         self.close(End {
             outcome,
+            code: ended.verdict.code(),
             hosts,
             signed,
         })
@@ -405,12 +413,12 @@ fn write(ledger: &Ledger, notes: &mpsc::Receiver<Note>) {
 
 /// What became of hosts so far.
 #[derive(Default)]
-pub(super) struct Settled(BTreeMap<NodeId, (&'static str, String)>);
+pub(super) struct Settled(BTreeMap<NodeId, (&'static str, Option<Because>)>);
 
 impl Settled {
     fn group(&self) -> Hosts {
         let hosts = self.0.iter();
-        Hosts::group(hosts.map(|(name, (outcome, reason))| (name, *outcome, reason.as_str())))
+        Hosts::group(hosts.map(|(name, (outcome, reason))| (name, *outcome, reason.as_ref())))
     }
 }
 
@@ -443,7 +451,7 @@ impl Watcher for Recorded<'_> {
             Output::RollsBack(Cause::Before) => {}
             Output::RollsBack(cause) => {
                 if let Some(notes) = &self.recording.notes {
-                    let _ = notes.send(Note::GoBack(why(cause)));
+                    let _ = notes.send(Note::GoBack(cause.code().because(why(cause))));
                 }
             }
             Output::Finalize { .. } => {
@@ -454,8 +462,8 @@ impl Watcher for Recorded<'_> {
             }
             Output::Settled { host, state } => {
                 let (outcome, reason) = outcome_of(state);
-                let reason = reason.unwrap_or_default().to_owned();
-                self.settled.0.insert(host.clone(), (outcome, reason));
+                let settled = (outcome, reason.cloned());
+                self.settled.0.insert(host.clone(), settled);
             }
             _ => {}
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use scap_proto::reason::Because;
 use serde_json::{Value, json};
 
 use crate::{
@@ -28,15 +29,12 @@ pub(super) struct Seconds {
 }
 
 /// What became of a host, in a word, and why.
-pub(super) fn outcome_of(state: &HostState) -> (&'static str, Option<&str>) {
+pub(super) fn outcome_of(state: &HostState) -> (&'static str, Option<&Because>) {
     match state {
         // It was never told; who is skipped by a person has a reason.
         HostState::Waiting => ("skipped", None),
         HostState::Fetching | HostState::Promoting | HostState::Reverting => ("unfinished", None),
-        HostState::Failed(reason) | HostState::Unreachable(reason) | HostState::Skipped(reason) => {
-            (state.code(), Some(reason))
-        }
-        state => (state.code(), None),
+        state => (state.code(), state.because()),
     }
 }
 
@@ -55,6 +53,7 @@ pub(super) fn summarize(
         .iter()
         .map(|(name, host)| {
             let (outcome, _) = outcome_of(&host.state);
+            let because = rollout_status::reason(host);
             json!({
                 "name": name.as_str(),
                 "outcome": outcome,
@@ -64,7 +63,8 @@ pub(super) fn summarize(
                 "fetch_seconds": host.fetch.as_secs_f64(),
                 "prepare_seconds": host.prepare.as_secs_f64(),
                 "promote_seconds": host.promote.as_secs_f64(),
-                "error": rollout_status::reason(host),
+                "error": because.map(|because| &because.text),
+                "code": because.map(|because| because.code),
                 "touched": host.is_touched,
             })
         })
@@ -97,6 +97,7 @@ pub(super) fn summarize(
         "commit": release.commit.as_ref().map(ToString::to_string),
         "config_snapshot": release.config.map(|config| config.id.to_string()),
         "outcome": outcome(&ended.verdict),
+        "code": ended.verdict.code(),
         "stopped_on": waits,
         "waves": rollout_status::waves(&ended.engine),
         "finalized": ended.is_finalized,

@@ -77,7 +77,7 @@ pub(super) fn host_lines(
             chunks: is_fetching.then_some(host.chunks),
             rate: rates.of(now, name, host).filter(|_| is_fetching),
             text: match (rollout_status::reason(host), &host.away) {
-                (Some(reason), _) => first(reason),
+                (Some(reason), _) => first(&reason.text),
                 (None, Some((_, reason))) => format!("away: {}", first(reason)),
                 (None, None) => first(&host.waiting),
             },

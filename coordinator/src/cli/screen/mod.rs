@@ -13,7 +13,7 @@ mod view;
 
 pub(super) use self::{
     hosts::Shown,
-    lines::{Glyphs, Size, clock, host_lines, lines},
+    lines::{Glyphs, clock, host_lines, lines},
     rates::Rates,
     region::{Log, above, clear, draw, is_terminal, keep_panics_above, size},
     sheet::Sheet,

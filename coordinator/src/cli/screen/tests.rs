@@ -8,6 +8,7 @@ use scap_proto::{
     release::{BytesBySource, Outcome, Report, Stage, Standing},
 };
 
+use super::lines::Size;
 use super::{fit::width, lines::LINES_MAX, *};
 use crate::{
     fleet::{Inventory, places::Places},
@@ -68,6 +69,7 @@ impl Bench {
             policy,
             away_max: 60 * SECOND,
             stall_max: 300 * SECOND,
+            is_stall_exact: true,
             finalize_max: 10 * SECOND,
         };
         let oid = |digit: &str| digit.repeat(40).parse().unwrap();

@@ -148,8 +148,9 @@ fn fetched(hosts: &BTreeMap<NodeId, HostProgress>) -> Option<(Duration, f64)> {
 fn lost(hosts: &BTreeMap<NodeId, HostProgress>) -> Option<Lost> {
     let mut groups: BTreeMap<&str, Vec<NodeId>> = BTreeMap::new();
     for (name, host) in hosts.iter().filter(|(_, it)| it.is_lost()) {
-        let reason = crate::cli::rollout_status::reason(host).unwrap_or_default();
-        let first = reason.lines().next().unwrap_or_default();
+        let reason = crate::cli::rollout_status::reason(host);
+        let first = reason.and_then(|reason| reason.text.lines().next());
+        let first = first.unwrap_or_default();
         groups.entry(first).or_default().push(name.clone());
     }
     let all = groups.values().map(Vec::len).sum();

@@ -105,7 +105,10 @@ fn whoever_goes_on_without_lost_hosts_says_so() {
     bench.tell(skip("c")).unwrap();
     bench.done("d");
     assert_eq!(bench.finish(), Some(Verdict::Partial));
-    assert_eq!(bench.state("c"), HostState::Skipped("it is broken".into()));
+    assert_eq!(
+        bench.state("c"),
+        HostState::Skipped(Reason::Skipped.because("it is broken"))
+    );
 }
 
 #[test]

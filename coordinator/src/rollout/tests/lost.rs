@@ -61,7 +61,7 @@ fn a_dead_canary_pauses_the_rollout_and_touches_nothing() {
     bench.away("a");
     bench.feed(Input::Start);
     bench.pass(31 * SECOND);
-    assert_eq!(bench.state("a"), HostState::Unreachable("lost".into()));
+    assert_eq!(bench.state("a"), unreachable("lost"));
     assert_eq!(bench.waits(), Some((WaitingOn::Budget, "a".into())));
     bench.pass(3600 * SECOND);
     assert_eq!(bench.verdict(), None, "it waits for a person, however long");
@@ -89,7 +89,7 @@ fn a_host_that_was_never_reached_is_given_up_at_its_turn_and_not_before() {
     assert_eq!(bench.state("b"), HostState::Waiting);
     bench.done("a");
     bench.done("a");
-    let state = HostState::Unreachable("not connected".into());
+    let state = unreachable("not connected");
     assert_eq!(bench.state("b"), state);
     assert_eq!(bench.finish(), Some(Verdict::Partial));
 }
@@ -330,7 +330,7 @@ fn a_host_that_vanishes_once_it_promoted_is_counted_also_where_nothing_soaks() {
         assert_eq!(bench.waits(), Some((WaitingOn::Budget, gone.into())));
         bench.tell(Command::Resume).unwrap();
         assert_eq!(bench.finish(), Some(Verdict::Partial));
-        assert_eq!(bench.state(gone), HostState::Unreachable("lost".into()));
+        assert_eq!(bench.state(gone), unreachable("lost"));
     }
 }
 
@@ -357,5 +357,5 @@ fn a_host_that_vanishes_before_it_confirms_the_finalization_is_named() {
     assert_eq!(bench.verdict(), None, "it may come back");
     bench.pass(5 * SECOND);
     assert_eq!(bench.verdict(), Some(&Verdict::Partial));
-    assert_eq!(bench.state("a"), HostState::Unreachable("lost".into()));
+    assert_eq!(bench.state("a"), unreachable("lost"));
 }

@@ -16,7 +16,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use scap_proto::{
     id::{NodeId, ReleaseId},
-    release::{BytesBySource, Outcome, Report, Stage, Standing},
+    reason::Reason,
+    release::{BytesBySource, Outcome, Report, Stage, Standing, Step},
 };
 
 use super::*;
@@ -50,6 +51,10 @@ fn failed(reason: &str) -> Outcome {
     Outcome::Failed {
         reason: reason.into(),
     }
+}
+
+fn unreachable(why: &str) -> HostState {
+    HostState::Unreachable(Reason::Unreachable.because(why))
 }
 
 impl Bench {
@@ -89,6 +94,7 @@ impl Bench {
             policy,
             away_max: 30 * SECOND,
             stall_max: 60 * SECOND,
+            is_stall_exact: false,
             finalize_max: 5 * SECOND,
         }
     }

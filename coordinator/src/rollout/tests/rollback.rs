@@ -42,7 +42,10 @@ fn the_newest_wave_goes_back_first_and_who_was_not_touched_not_at_all() {
     assert_eq!(bench.state("h"), HostState::Fetched);
     let hosts = bench.engine.hosts();
     assert_eq!(
-        hosts[&name("f")].failure.as_deref(),
+        hosts[&name("f")]
+            .failure
+            .as_ref()
+            .map(|it| it.text.as_str()),
         Some("disk"),
         "the cause is kept"
     );
@@ -139,7 +142,10 @@ fn a_host_that_will_not_go_back_is_named_and_the_others_go() {
         bench.verdict(),
         Some(&Verdict::RollbackIncomplete(Cause::Abort))
     );
-    assert_eq!(bench.state("a"), HostState::Failed("disk".into()));
+    assert_eq!(
+        bench.state("a"),
+        HostState::Failed(Reason::Failed.because("disk"))
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Orders that are told again, and reports that say nothing.
 
-use super::*;
+use super::{super::host::STEP_MARGIN, *};
 
 impl Bench {
     fn working(&mut self, host: &str, number: u64) {
@@ -78,7 +78,10 @@ fn an_order_that_nobody_confirms_is_told_again_and_its_host_dialled_from_here() 
     assert_eq!(bench.orders()[3].1, "a");
     bench.pass_to(61 * SECOND);
     let state = |host| bench.engine.hosts()[&name(host)].state.clone();
-    assert_eq!(state("a"), HostState::Failed("no progress for 60 s".into()));
+    assert_eq!(
+        state("a"),
+        HostState::Failed(Reason::Stalled.because("no progress for 60 s"))
+    );
     assert_eq!(state("b"), HostState::Fetching);
 }
 
@@ -96,7 +99,10 @@ fn a_refusal_counts_where_it_is_of_our_order_and_stands() {
     bench.pass_to(4 * SECOND);
     assert_eq!(state(&bench, "a"), HostState::Fetching);
     assert_eq!(state(&bench, "b"), HostState::Fetching);
-    assert_eq!(state(&bench, "c"), HostState::Failed("refused: no".into()));
+    assert_eq!(
+        state(&bench, "c"),
+        HostState::Failed(Reason::Refused.because("refused: no"))
+    );
 }
 
 #[test]
@@ -116,7 +122,7 @@ fn that_a_host_is_reached_is_believed_when_it_says_so_itself() {
     }
     bench.pass_to(32 * SECOND);
     let state = bench.engine.hosts()[&name("a")].state.clone();
-    assert_eq!(state, HostState::Unreachable("lost".into()));
+    assert_eq!(state, unreachable("lost"));
 }
 
 #[test]
@@ -135,7 +141,10 @@ fn a_finalization_is_told_again_to_who_did_not_confirm_it() {
     assert_eq!(bench.verdict(), Some(&Verdict::Partial));
     let reason =
         "it has the release live, and did not confirm within 5 s that it is the stable one";
-    assert_eq!(bench.state("a"), HostState::Failed(reason.into()));
+    assert_eq!(
+        bench.state("a"),
+        HostState::Failed(Reason::Unconfirmed.because(reason))
+    );
 }
 
 #[test]
@@ -184,4 +193,135 @@ fn what_nobody_heard_is_not_told_again_once_the_grant_is_over() {
     assert_eq!(bench.told_to(Stage::Revert), ["a"]);
     bench.pass(4 * SECOND);
     assert_eq!(bench.told_to(Stage::Revert), ["a", "a"], "told again");
+}
+
+#[test]
+fn why_a_host_failed_or_refused_has_the_code_that_it_says() {
+    let mut bench = lenient("a b c d");
+    let say = |bench: &mut Bench, host, outcome, code: Option<&str>| {
+        let report = bench.next_report(host, 1, outcome, false);
+        let report = match code {
+            Some(code) => report.because(code.parse().unwrap()),
+            None => report,
+        };
+        bench.feed(Input::Report(Box::new(report)));
+    };
+    let full = || failed("no room");
+    say(&mut bench, "a", full(), Some("disk-full"));
+    say(&mut bench, "b", full(), Some("moon-phase"));
+    say(&mut bench, "c", full(), None);
+    let code = |bench: &Bench, host| {
+        let state = bench.state(host);
+        state.because().map(|it| it.code.to_string())
+    };
+    assert_eq!(code(&bench, "a").as_deref(), Some("disk-full"));
+    assert_eq!(code(&bench, "b").as_deref(), Some("moon-phase"));
+    assert_eq!(code(&bench, "c").as_deref(), Some("failed"));
+    let waits = Outcome::Working {
+        chunks_held: 1,
+        chunks_total: 9,
+        waiting: "a peer".into(),
+    };
+    say(&mut bench, "d", waits, Some("no-peers"));
+    let progress = &bench.engine.hosts()[&name("d")];
+    assert_eq!(progress.waiting_code, Some(Reason::NoPeers));
+}
+
+#[test]
+fn what_hosts_are_at_is_told_by_its_name_as_long_as_they_are_at_it() {
+    let mut bench = lenient("a b c");
+    let check = |name: &str| Step::new(Reason::Check, name, 90 * SECOND);
+    let at = |bench: &mut Bench, host, step: &Step| {
+        let working = Outcome::Working {
+            chunks_held: 1,
+            chunks_total: 1,
+            waiting: step.to_string(),
+        };
+        let report = bench.next_report(host, 1, working, false).at(step);
+        bench.feed(Input::Report(Box::new(report)));
+    };
+    at(&mut bench, "a", &check("http"));
+    at(&mut bench, "b", &check("http"));
+    at(&mut bench, "c", &check("disk"));
+    let steps = |bench: &Bench| -> Vec<String> {
+        let wait = bench.engine.wait().unwrap();
+        let text = |(step, hosts): (&Step, &BTreeSet<NodeId>)| {
+            let hosts: Vec<&str> = hosts.iter().map(NodeId::as_str).collect();
+            format!("{step} {}", hosts.join(" "))
+        };
+        wait.steps.iter().map(text).collect()
+    };
+    assert_eq!(steps(&bench), ["check `disk` c", "check `http` a b"]);
+    let why = bench.engine.why(&name("c"), |_| Default::default());
+    let links = why.unwrap().links;
+    assert_eq!(links[1].text, "it says that it is at check `disk`");
+    assert_eq!(links[1].code, Some(Reason::Check));
+    assert_eq!(links[1].until, Some(bench.now + 90 * SECOND));
+    bench.working("a", 1);
+    bench.report("c", 1, Outcome::Done, false);
+    assert_eq!(steps(&bench), ["check `http` b"]);
+}
+
+#[test]
+fn a_step_that_begins_is_progress_and_one_that_lasts_is_none() {
+    let mut bench = lenient("a");
+    let at = |bench: &mut Bench, step: &str| {
+        let working = Outcome::Working {
+            chunks_held: 1,
+            chunks_total: 1,
+            waiting: String::new(),
+        };
+        let step = Step::new(Reason::Check, step, 30 * SECOND);
+        let report = bench.next_report("a", 1, working, false).at(&step);
+        bench.feed(Input::Report(Box::new(report)));
+    };
+    bench.pass_to(50 * SECOND);
+    at(&mut bench, "one");
+    bench.pass_to(100 * SECOND);
+    at(&mut bench, "one");
+    at(&mut bench, "two");
+    bench.pass_to(150 * SECOND);
+    at(&mut bench, "two");
+    bench.pass_to(159 * SECOND);
+    assert_eq!(bench.state("a"), HostState::Fetching);
+    bench.pass_to(160 * SECOND);
+    let HostState::Failed(because) = bench.state("a") else {
+        panic!("{:?}", bench.state("a"));
+    };
+    assert_eq!(because.code, Reason::Stalled);
+}
+
+#[test]
+fn a_host_at_a_check_may_take_as_long_as_the_check_may_unless_a_person_said_how_long() {
+    let given_up_at = |is_exact: bool, limit: Duration| {
+        let waves = [wave("all", "a").losing(Budget::Percent(100))];
+        let mut bench = Bench::of(waves);
+        bench.engine = Engine::new(Config {
+            is_stall_exact: is_exact,
+            ..bench.engine.config.clone()
+        });
+        bench.report("a", 0, Outcome::Idle, false);
+        bench = bench.start();
+        let working = Outcome::Working {
+            chunks_held: 1,
+            chunks_total: 1,
+            waiting: "check `slow`".into(),
+        };
+        let step = Step::new(Reason::Check, "slow", limit);
+        let report = bench.next_report("a", 1, working, false).at(&step);
+        bench.feed(Input::Report(Box::new(report)));
+        let began = bench.now;
+        for seconds in 1..2000 {
+            bench.pass_to(began + seconds * SECOND);
+            if let HostState::Failed(because) = bench.state("a") {
+                assert!(because.text.ends_with("it waits for check `slow`"));
+                return seconds;
+            }
+        }
+        panic!("it is never given up")
+    };
+    let margin = u32::try_from(STEP_MARGIN.as_secs()).unwrap();
+    assert_eq!(given_up_at(false, 900 * SECOND), 900 + margin);
+    assert_eq!(given_up_at(false, 10 * SECOND), 60, "it is never less");
+    assert_eq!(given_up_at(true, 900 * SECOND), 60, "as a person said");
 }

@@ -1,5 +1,7 @@
 //! What one deployment finds of another that it goes on with, and what that one is told.
 
+use scap_proto::reason::Reason;
+
 use super::*;
 
 #[test]
@@ -44,6 +46,7 @@ fn a_lock_may_be_taken_from_somebody_who_is_there_and_both_are_told() {
     second.begin(&rollout, &signed, at(62)).unwrap();
     let end = End {
         outcome: Outcome::Done,
+        code: None,
         hosts: hosts("promoted"),
         signed,
     };
@@ -75,6 +78,7 @@ fn whoever_lost_a_lease_is_told_who_went_on_and_how_that_ended() {
     second.begin(&rollout, &signed, at(late + 1)).unwrap();
     let end = End {
         outcome: Outcome::Done,
+        code: None,
         hosts: hosts("promoted"),
         signed,
     };
@@ -99,7 +103,9 @@ fn that_hosts_go_back_is_recorded_when_they_begin_to() {
         present[0].folder.record.clone().unwrap().latest.unwrap()
     };
     assert_eq!(latest().going_back, None);
-    ledger.go_back("a person said so", at(2)).unwrap();
+    let why = Reason::Aborted.because("a person said so");
+    ledger.go_back(&why, at(2)).unwrap();
+    assert_eq!(latest().code, Some(Reason::Aborted));
     assert_eq!(latest().going_back.as_deref(), Some("a person said so"));
     assert_eq!(latest().outcome, Outcome::Running);
     let said = test.git(&["log", "--format=%s", "-1", "scap/state"]);

@@ -166,7 +166,11 @@ fn a_lock_given_back_says_that_nothing_was_released_only_where_nothing_was_begun
 
 #[test]
 fn what_became_of_the_largest_fleet_is_bounded_and_read_back() {
-    use scap_proto::{id::NodeId, limits::PLAN_HOSTS_MAX};
+    use scap_proto::{
+        id::NodeId,
+        limits::PLAN_HOSTS_MAX,
+        reason::{Because, Reason},
+    };
     let names: Vec<NodeId> = (0..PLAN_HOSTS_MAX)
         .map(|number| {
             format!("{number:0>width$}", width = NodeId::BYTES_MAX)
@@ -175,10 +179,11 @@ fn what_became_of_the_largest_fleet_is_bounded_and_read_back() {
         })
         .collect();
     // As JSON has it, a character of six bytes.
-    let reason = |number: usize| format!("{number}{}", "\u{1}".repeat(1000));
-    let reasons: Vec<String> = (0..PLAN_HOSTS_MAX).map(reason).collect();
+    let reason =
+        |number: usize| Reason::Failed.because(format!("{number}{}", "\u{1}".repeat(1000)));
+    let reasons: Vec<Because> = (0..PLAN_HOSTS_MAX).map(reason).collect();
     let all = names.iter().zip(&reasons);
-    let grouped = Hosts::group(all.map(|(name, reason)| (name, "failed", reason.as_str())));
+    let grouped = Hosts::group(all.map(|(name, reason)| (name, "failed", Some(reason))));
     assert_eq!(grouped.count("failed"), PLAN_HOSTS_MAX);
     assert_eq!(grouped.groups.len(), Hosts::REASONS_MAX + 1);
     let others = grouped

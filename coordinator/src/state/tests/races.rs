@@ -88,6 +88,7 @@ fn an_end_that_the_upstream_did_not_get_gets_there_with_the_next_change() {
     let cut_ledger = cut_off(&cut, &ours);
     let end = crate::state::End {
         outcome: crate::state::Outcome::Done,
+        code: None,
         hosts: hosts("promoted"),
         signed,
     };

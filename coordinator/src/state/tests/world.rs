@@ -179,6 +179,7 @@ impl Signing {
             waves: Vec::new(),
             is_offline: ledger.is_offline(),
             rolls_back_to: None,
+            code: None,
             going_back: None,
             flags: Default::default(),
         };
@@ -228,6 +229,7 @@ impl Signing {
             .unwrap();
         let end = End {
             outcome: Outcome::Done,
+            code: None,
             hosts: hosts("promoted"),
             signed: self.finalized(&verified, signed),
         };
@@ -249,7 +251,7 @@ impl Signing {
 
 pub(super) fn hosts(outcome: &str) -> Hosts {
     let names: Vec<NodeId> = ["web1", "web2"].map(|name| name.parse().unwrap()).into();
-    Hosts::group(names.iter().map(|name| (name, outcome, "")))
+    Hosts::group(names.iter().map(|name| (name, outcome, None)))
 }
 
 pub(super) fn history(repo: &Repo) -> History {
