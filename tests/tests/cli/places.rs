@@ -105,8 +105,12 @@ fn while_one_soaks_another_environment_and_another_repo_are_deployed_and_collect
     for seed in 1..=8 {
         write_incompressible(&other.dir().join("big"), 500_000, seed);
         last = other.commit(&format!("Content {seed}"));
-        if let 3 | 6 = seed {
-            let failpoint = ["lock-written", "begin-written"][seed as usize / 4];
+        let failpoint = match seed {
+            3 => Some("lock-written"),
+            6 => Some("begin-written"),
+            _ => None,
+        };
+        if let Some(failpoint) = failpoint {
             let arguments = ["deploy", "--state", "st", "--fleet", "fleet.toml", "--yes"];
             let arguments = [&arguments[..], &["--repo", "other"]].concat();
             let mut command = fleet.scene.command(&arguments);
