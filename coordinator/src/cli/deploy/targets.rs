@@ -30,7 +30,7 @@ impl Targets {
     pub(super) fn of(fleet: Inventory, scap: &Scap, args: &DeployArgs) -> Result<Self, CliError> {
         let fleet = as_folder_says(fleet, scap, &args.fleet)?;
         let selection = args.how.limit_hosts.as_ref();
-        let policy = match &scap.groups {
+        let mut policy = match &scap.groups {
             None => of_fleet(&fleet, selection, args)?,
             Some(groups) => {
                 let chosen = selection.map(|selection| select(groups, selection));
@@ -49,6 +49,12 @@ impl Targets {
             });
         }
         let places = policy.waves.iter().enumerate();
+        if goes_back(args) {
+            // A person said so by going back.
+            for wave in &mut policy.waves {
+                wave.needs_approval = false;
+            }
+        }
         let places: BTreeMap<NodeId, usize> = places
             .flat_map(|(at, wave)| wave.hosts().map(move |host| (host.clone(), at)))
             .collect();
@@ -128,12 +134,17 @@ fn of_fleet(
 /// watched when it was new.
 fn soak(args: &DeployArgs) -> Option<Duration> {
     let goes_on_back = |go_on: &GoOn| go_on.rolls_back_to.is_some();
-    let goes_back = args.back_to.is_some() || args.go_on.as_ref().is_some_and(goes_on_back);
-    args.how.soak.or(goes_back.then_some(Duration::ZERO))
+    args.back_to.is_some() || args.go_on.as_ref().is_some_and(goes_on_back)
 }
 
 fn nobody(reason: &str) -> CliError {
     CliError::usage(format!("choose who is deployed to: {reason}"))
+    let none = goes_back(args).then_some(Duration::ZERO);
+    args.how.soak.or(none)
+}
+
+/// Whether it is a rollback, or goes on with one.
+fn goes_back(args: &DeployArgs) -> bool {
         .hint("--limit-hosts takes a name, a pattern like `web[01:10]*`, `~` and a regular expression, or `!` and what not".to_owned())
 }
 
