@@ -49,7 +49,7 @@ use self::{
 };
 pub(super) use self::{
     flags::{HowArgs, Topology},
-    recording::past,
+    recording::{Released, alone, past},
     summary::Summary,
 };
 use super::{
@@ -312,7 +312,10 @@ pub(super) async fn deploy(
             return Err(error);
         }
     };
-    if let Some(line) = recording.taken_over() {
+    for line in [recording.taken_over(), recording.alone()]
+        .into_iter()
+        .flatten()
+    {
         progress.note(&line);
     }
     let (built, config) = built.expect("building does not panic")?;

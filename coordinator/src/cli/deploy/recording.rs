@@ -42,22 +42,32 @@ pub(super) struct Recording {
 }
 
 /// The branch once the upstream was asked, and what it says was released of one repo to one environment, the latest first.
+pub(in crate::cli) struct Released {
+    pub(in crate::cli) history: History,
+    pub(in crate::cli) past: Vec<Release>,
+    /// Why the upstream was not heard, where it was to be.
+    pub(in crate::cli) alone: Option<String>,
+}
+
+/// What was released; `None` where there is no branch.
 pub(in crate::cli) fn past(
     args: &DeployArgs,
     tree: &Tree,
     state: &StateDirectory,
     place: &Place,
-) -> Result<Option<(History, Vec<Release>)>, CliError> {
+) -> Result<Option<Released>, CliError> {
     let repo = repo_of(tree.repo(), state)?;
-    let branch = &args.record.branch;
-    let fetch = !args.record.offline && branch.has_remote(&repo)?;
-    let history = branch.history(&repo, fetch)?;
+    let (history, alone) = args.record.history(&repo)?;
     let Some(history) = history else {
         return Ok(None);
     };
     let past = history.past(place).map_err(|error| failed(&error))?;
     warn_of_unreadable(&past);
-    Ok(Some((history, past.releases)))
+    Ok(Some(Released {
+        history,
+        past: past.releases,
+        alone,
+    }))
 }
 
 /// What goes into the record of each rollout of this run.
@@ -103,7 +113,10 @@ impl Recording {
             .record
             .open(repo, about, Some(state))
             .map_err(|error| failed(&error))?;
-        let ledger = Ledger::new(branch, about.clone(), now());
+        let mut ledger = Ledger::new(branch, about.clone(), now());
+        if args.record.may_be_alone {
+            ledger = ledger.that_may_be_alone();
+        }
         let subject = tree.commit().map(|commit| commit.subject.clone());
         let go_on = args.go_on.as_ref();
         let back_to = args.back_to.as_ref().map(|back| back.sequence);
@@ -123,6 +136,9 @@ impl Recording {
             None => ledger.lock(&reason, now()),
         };
         let found = found.map_err(|error| failed(&error))?;
+        if found.alone.is_some() {
+            ledger = ledger.offline();
+        }
         let run = Rollouts {
             rollout: ledger.holder().rollout.clone(),
             by: ledger.holder().name.clone(),
@@ -144,6 +160,11 @@ impl Recording {
     pub(super) fn taken_over(&self) -> Option<String> {
         let lock = self.found.taken_over.as_ref()?;
         Some(format!("took over the lock of {lock}"))
+    }
+
+    /// That the upstream did not answer, for people.
+    pub(super) fn alone(&self) -> Option<String> {
+        self.found.alone.as_deref().map(alone)
     }
 
     /// Now that the lock is ours: why the hosts of the release that is gone on with go back, where they do. Its rollout may have
@@ -325,6 +346,11 @@ impl Drop for Recording {
 
 /// The thread: writes one note after the other, and that it is still there while there is none.
 fn write(ledger: &Ledger, notes: &mpsc::Receiver<Note>) {
+/// What is said where it goes on without the upstream that was asked.
+pub(in crate::cli) fn alone(why: &str) -> String {
+    format!("without the upstream, as with --offline, which is recorded: {why}")
+}
+
     let mut is_over = false;
     let renewal = RENEWAL.unsigned_abs();
     loop {
