@@ -299,6 +299,7 @@ impl Daemon {
                 } => self.take(&key, acceptance, *finalize, &from).await,
                 Finding::Current { from } => self.take_again(&key, &from).await,
                 Finding::Older
+                | Finding::Others
                 | Finding::Led
                 | Finding::GoneBack { .. }
                 | Finding::TooFew { .. }
@@ -313,6 +314,7 @@ impl Daemon {
         let holdings = self.repos.iter().map(|(key, repo)| {
             let holding = Holding {
                 acceptance: repo.saved.acceptance.clone(),
+                is_limited: repo.saved.is_limited(),
                 is_led: repo.is_working() && self.is_led(Some(key)),
             };
             (key.clone(), holding)
@@ -344,13 +346,13 @@ impl Daemon {
         let repo = self.repo(key);
         let release = finalize.release.id();
         let is_same = repo.accepted().map(|it| it.release) == Some(release);
-        let saved = Saved {
+        let mut saved = Saved {
             acceptance,
             order: None,
             plan: repo.saved.plan.clone().filter(|_| is_same),
-            finalize: Some(finalize),
             ..repo.saved.clone()
         };
+        saved.hold(finalize);
         if let Err(error) = self.state.save(&saved) {
             let error = crate::error_chain(&error);
             return tracing::error!(repo = %key.0, error, "not caught up");
@@ -408,6 +410,9 @@ impl Daemon {
 fn reason_of(finding: &Finding) -> Option<String> {
     match finding {
         Finding::Take { .. } | Finding::Current { .. } | Finding::Older => None,
+        Finding::Others => Some(
+            "what peers have is the stable release of other hosts alone: it was deployed without this one".into(),
+        ),
         Finding::Led => Some("a coordinator leads a rollout of it here".into()),
         Finding::GoneBack { release } => Some(format!(
             "this host went back from release {}: a deployment is to say what comes next",

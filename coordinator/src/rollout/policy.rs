@@ -19,6 +19,8 @@ pub struct Policy {
     pub waves: Vec<Wave>,
     /// Who fetches when.
     pub prefetch: Prefetch,
+    /// Whether a person chose these hosts among others: then the release is the stable one of these alone.
+    pub is_limited: bool,
 }
 
 /// Hosts that take the release together.
@@ -105,6 +107,8 @@ impl Policy {
     /// The same policy for some of its hosts: waves that are left without any are gone, and what a wave may lose stays.
     #[must_use]
     pub fn limited_to(mut self, is_chosen: impl Fn(&NodeId) -> bool) -> Self {
+        let all = self.waves.iter().flat_map(Wave::hosts);
+        self.is_limited |= !all.into_iter().all(&is_chosen);
         for wave in &mut self.waves {
             let limits = wave.limits.iter_mut().map(|limit| &mut limit.hosts);
             for hosts in wave.groups.iter_mut().chain(limits) {
@@ -371,7 +375,11 @@ mod tests {
         let rounds = |prefetch| {
             let one = |host: &NodeId| Wave::new("w", BTreeSet::from([host.clone()]));
             let waves = names.iter().map(one).collect();
-            let policy = Policy { waves, prefetch };
+            let policy = Policy {
+                waves,
+                prefetch,
+                is_limited: false,
+            };
             let (rounds, count) = policy.rounds();
             let rounds: Vec<usize> = names.iter().map(|name| rounds[name]).collect();
             (rounds, count)

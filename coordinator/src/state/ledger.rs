@@ -264,8 +264,18 @@ impl Ledger {
             folder.lock = None;
             folder.set_hosts(&end.hosts);
             folder.set_signed(Which::Latest, &end.signed);
-            let is_finalized = end.signed.finalization.is_some();
+            let finalization = end.signed.finalization.as_ref();
+            let is_finalized = finalization.is_some();
+            let reach = finalization.and_then(|it| it.reach_unverified().ok());
+            let is_limited = reach.is_some_and(|reach| !reach.is_open());
             if is_finalized {
+                let stable = folder.record.as_ref().and_then(|it| it.stable.as_ref());
+                let was_limited = stable.is_none_or(|it| it.is_limited);
+                match (is_limited, was_limited) {
+                    (true, false) => folder.keep_open(),
+                    (true, true) => {}
+                    (false, _) => folder.forget_open(),
+                }
                 folder.set_signed(Which::Stable, &end.signed);
             }
             let record = record_of(folder, &self.place);
@@ -274,6 +284,7 @@ impl Ledger {
                 sequence = latest.sequence;
                 latest.outcome = end.outcome;
                 latest.ended = Some(now);
+                latest.is_limited = is_limited;
                 if is_finalized {
                     record.stable = Some(latest.clone());
                 }

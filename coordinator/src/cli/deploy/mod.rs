@@ -339,12 +339,14 @@ pub(super) async fn deploy(
         snapshot: built.snapshot,
         config,
         deltas: &deltas,
+        policy,
     };
     let Begun {
         release,
         grant,
         key,
         is_finalized,
+        reach,
     } = begin(&state, &about, &content, said, &args)?;
     let seed_name = identity.own().name.clone();
     let plan = plan(
@@ -405,6 +407,7 @@ pub(super) async fn deploy(
         epoch: session.grant.grant().epoch,
         goes_back: going_back.is_some(),
         is_finalized,
+        reach,
         // From what is stable nobody goes back.
         dead_man: dead_man.filter(|_| !is_finalized),
         granted_until: time_left(&session.grant),

@@ -10,7 +10,7 @@ use std::{
 
 use scap_proto::{
     id::NodeId,
-    release::{Finalization, SignedFinalization, Stage},
+    release::{Finalization, Reach, SignedFinalization, Stage},
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -215,9 +215,10 @@ impl Recording {
             is_offline: self.run.is_offline,
             rolls_back_to: self.run.rolls_back_to,
             going_back,
+            is_limited: false,
             flags: self.run.flags.clone(),
         };
-        let signed = signed(session, false);
+        let signed = signed(session, None);
         let begun = self
             .ask(|reply| Note::Begin(Box::new((rollout, signed)), reply))
             .await;
@@ -247,7 +248,8 @@ impl Recording {
             Verdict::RollbackIncomplete(_) => Outcome::RollbackIncomplete,
             Verdict::TakenOver { .. } => unreachable!("whoever took it over records its end"),
         };
-        let signed = signed(session, ended.is_finalized);
+        let reach = ended.is_finalized.then(|| ended.engine.reach());
+        let signed = signed(session, reach);
         self.close(End {
             outcome,
             hosts,
@@ -344,13 +346,13 @@ impl Drop for Recording {
     }
 }
 
-/// The thread: writes one note after the other, and that it is still there while there is none.
-fn write(ledger: &Ledger, notes: &mpsc::Receiver<Note>) {
 /// What is said where it goes on without the upstream that was asked.
 pub(in crate::cli) fn alone(why: &str) -> String {
     format!("without the upstream, as with --offline, which is recorded: {why}")
 }
 
+/// The thread: writes one note after the other, and that it is still there while there is none.
+fn write(ledger: &Ledger, notes: &mpsc::Receiver<Note>) {
     let mut is_over = false;
     let renewal = RENEWAL.unsigned_abs();
     loop {
@@ -462,14 +464,15 @@ impl Watcher for Recorded<'_> {
     }
 }
 
-fn signed(session: &Session, is_finalized: bool) -> SignedObjects {
-    let finalization = || {
+fn signed(session: &Session, stable_for: Option<Reach>) -> SignedObjects {
+    let finalization = |reach| {
         // Just what the hosts got: an Ed25519 signature of the same is the same.
-        SignedFinalization::sign(&Finalization::of(&session.release), &session.key)
+        let finalization = Finalization::of(&session.release).reaching(&reach);
+        SignedFinalization::sign(&finalization, &session.key)
     };
     SignedObjects {
         release: session.release.signed().clone(),
         grant: session.grant.signed().clone(),
-        finalization: is_finalized.then(finalization),
+        finalization: stable_for.map(finalization),
     }
 }

@@ -37,11 +37,24 @@ impl Targets {
                 let chosen = chosen
                     .transpose()
                     .map_err(|error| nobody(&error.to_string()))?;
+                let count =
+                    |groups: &[Group]| groups.iter().map(|it| it.targets.len()).sum::<usize>();
+                let is_limited = chosen
+                    .as_ref()
+                    .is_some_and(|chosen| count(chosen) < count(groups));
                 let groups = chosen.as_ref().unwrap_or(groups);
                 check_known(groups, &fleet, &args.fleet)?;
-                of_groups(groups, &fleet, args)
+                let mut policy = of_groups(groups, &fleet, args);
+                policy.is_limited = is_limited;
+                policy
             }
         };
+        if goes_back(args) {
+            // A person said so by going back.
+            for wave in &mut policy.waves {
+                wave.needs_approval = false;
+            }
+        }
         if scap.groups.is_none() && selection.is_none() {
             return Ok(Self {
                 inventory: fleet,
@@ -49,12 +62,6 @@ impl Targets {
             });
         }
         let places = policy.waves.iter().enumerate();
-        if goes_back(args) {
-            // A person said so by going back.
-            for wave in &mut policy.waves {
-                wave.needs_approval = false;
-            }
-        }
         let places: BTreeMap<NodeId, usize> = places
             .flat_map(|(at, wave)| wave.hosts().map(move |host| (host.clone(), at)))
             .collect();
@@ -133,18 +140,18 @@ fn of_fleet(
 /// How long each wave soaks, where that is not for the scap folder or the fleet file to say: what is gone back to was
 /// watched when it was new.
 fn soak(args: &DeployArgs) -> Option<Duration> {
-    let goes_on_back = |go_on: &GoOn| go_on.rolls_back_to.is_some();
-    args.back_to.is_some() || args.go_on.as_ref().is_some_and(goes_on_back)
-}
-
-fn nobody(reason: &str) -> CliError {
-    CliError::usage(format!("choose who is deployed to: {reason}"))
     let none = goes_back(args).then_some(Duration::ZERO);
     args.how.soak.or(none)
 }
 
 /// Whether it is a rollback, or goes on with one.
 fn goes_back(args: &DeployArgs) -> bool {
+    let goes_on_back = |go_on: &GoOn| go_on.rolls_back_to.is_some();
+    args.back_to.is_some() || args.go_on.as_ref().is_some_and(goes_on_back)
+}
+
+fn nobody(reason: &str) -> CliError {
+    CliError::usage(format!("choose who is deployed to: {reason}"))
         .hint("--limit-hosts takes a name, a pattern like `web[01:10]*`, `~` and a regular expression, or `!` and what not".to_owned())
 }
 
@@ -174,6 +181,7 @@ fn of_groups(groups: &[Group], fleet: &Inventory, args: &DeployArgs) -> Policy {
     Policy {
         waves: waves.collect(),
         prefetch: args.how.prefetch.unwrap_or(fleet.rollout.prefetch),
+        is_limited: false,
     }
 }
 

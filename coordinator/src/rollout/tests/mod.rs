@@ -76,6 +76,7 @@ impl Bench {
         let policy = Policy {
             waves: waves.into_iter().collect(),
             prefetch,
+            is_limited: false,
         };
         Config {
             release: release(),
@@ -84,6 +85,7 @@ impl Bench {
             goes_back: false,
             dead_man: None,
             is_finalized: false,
+            reach: None,
             granted_until: GRANT,
             policy,
             away_max: 30 * SECOND,

@@ -365,6 +365,7 @@ fn policy() -> impl Strategy<Value = Policy> {
         Policy {
             waves: made.map(make).collect(),
             prefetch,
+            is_limited: false,
         }
     })
 }
