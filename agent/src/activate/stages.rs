@@ -276,6 +276,10 @@ impl Stages<'_> {
                 asking(deployment, &from, rev)
             });
             let left = left.transpose();
+            // It is promoted again: whoever was taken out of service before a promote is put back by these.
+            if let Some(back) = &back {
+                failed.extend(self.check(back, Moment::After, HostStage::Promote).err());
+            }
             let done = match &left {
                 Ok(left) => self.handle_services_back(left.as_ref(), back.as_ref()),
                 Err(_) => self.handle_services_back(None, back.as_ref()),
@@ -330,9 +334,12 @@ impl Stages<'_> {
             (None, Some(back)) => self.work(back).handle_services(&mut tell),
             (None, None) => Ok(Vec::new()),
         };
-        handled.map_err(|error| StageError::of_service(&error))?;
-        checked?;
-        back.map_or(Ok(()), |back| self.check(back, Moment::After, STAGE))
+        let handled = match handled {
+            Ok(_) => Ok(()),
+            Err(error) => Err(StageError::of_service(&error).into()),
+        };
+        let after = back.map_or(Ok(()), |back| self.check(back, Moment::After, STAGE));
+        handled.and(checked).and(after)
     }
 
     /// Has the rendered files of a release that is gone back to be as they were; those that are not are rendered again.

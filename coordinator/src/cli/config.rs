@@ -8,7 +8,7 @@ use scap_proto::{
 use serde_json::{Value, json};
 
 use super::{CliError, SourceArgs, exit, scap::ScapArgs, snapshot::Tree};
-use crate::scap::{Found, Group, Origin, Scap};
+use crate::scap::{Found, Group, Origin, Scap, Target};
 
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {
@@ -108,8 +108,17 @@ fn summary(group: &Group) -> String {
     });
     let each: String = each.collect();
     let size = size.unwrap_or_default();
+    let elsewhere = match &*group.elsewhere {
+        [] => String::new(),
+        [one] => format!(" ({} goes with a group before it)", one.host),
+        [first, more @ ..] => format!(
+            " ({} and {} more go with groups before it)",
+            first.host,
+            more.len()
+        ),
+    };
     format!(
-        "{hosts} hosts{size}{approval}, at most {} may fail{each}{soak}",
+        "{hosts} hosts{elsewhere}{size}{approval}, at most {} may fail{each}{soak}",
         group.failures_max()
     )
 }
@@ -135,12 +144,16 @@ fn object(found: &Found, scap: &Scap, host_name: &str) -> Value {
     let settings: serde_json::Map<String, Value> = settings.collect();
     let groups = scap.groups.as_ref().map(|groups| {
         let group = |group: &Group| {
-            let hosts = group.targets.iter().map(
-                |target| json!({ "name": target.host.as_str(), "from": target.at.to_string() }),
-            );
+            let named = |targets: &[Target]| {
+                let named = targets.iter().map(
+                    |target| json!({ "name": target.host.as_str(), "from": target.at.to_string() }),
+                );
+                named.collect::<Vec<_>>()
+            };
             json!({
                 "name": group.name,
-                "hosts": hosts.collect::<Vec<_>>(),
+                "hosts": named(&group.targets),
+                "elsewhere": named(&group.elsewhere),
                 "group_size": group.group_size,
                 "failures_max": group.failures_max(),
                 "failures_max_per_site": group.failure_limit_per_site.map(|limit| limit.to_string()),

@@ -395,7 +395,11 @@ impl Engine {
         let is_back =
             progress.counter > counter && matches!(progress.state, HostState::Unreachable(_));
         if let Some(state) = state {
+            let is_live = state == HostState::Promoted;
             self.settle(&host, state);
+            if is_live {
+                self.soak_late(now, &host);
+            }
         } else if is_back && is_awaited {
             progress.gave_up = false;
             progress.is_excused = false;

@@ -47,6 +47,8 @@ pub struct Limit {
     pub hosts: BTreeSet<NodeId>,
     /// So many may be lost; one more exceeds it.
     pub allowed: usize,
+    /// What that is by.
+    budget: Budget,
 }
 
 /// How many may be lost, as people say it.
@@ -104,17 +106,21 @@ impl Policy {
         soaks.fold(Duration::ZERO, Duration::saturating_add)
     }
 
-    /// The same policy for some of its hosts: waves that are left without any are gone, and what a wave may lose stays.
+    /// The same policy for some of its hosts: waves that are left without any are gone, and a share that may be lost is of those that
+    /// are left.
     #[must_use]
     pub fn limited_to(mut self, is_chosen: impl Fn(&NodeId) -> bool) -> Self {
         let all = self.waves.iter().flat_map(Wave::hosts);
         self.is_limited |= !all.into_iter().all(&is_chosen);
         for wave in &mut self.waves {
-            let limits = wave.limits.iter_mut().map(|limit| &mut limit.hosts);
-            for hosts in wave.groups.iter_mut().chain(limits) {
-                hosts.retain(&is_chosen);
+            for group in &mut wave.groups {
+                group.retain(&is_chosen);
             }
             wave.groups.retain(|group| !group.is_empty());
+            for limit in &mut wave.limits {
+                limit.hosts.retain(&is_chosen);
+                limit.allowed = limit.budget.of(limit.hosts.len());
+            }
         }
         self.waves.retain(|wave| !wave.groups.is_empty());
         self
@@ -146,7 +152,13 @@ impl Wave {
         let of = format!("wave {}", self.name);
         self.limits.retain(|limit| limit.of != of);
         let allowed = budget.of(hosts.len());
-        self.limits.insert(0, Limit { of, hosts, allowed });
+        let limit = Limit {
+            of,
+            hosts,
+            allowed,
+            budget,
+        };
+        self.limits.insert(0, limit);
         self
     }
 
@@ -173,6 +185,7 @@ impl Wave {
             of: format!("{kind} {domain} of wave {}", self.name),
             allowed: budget.of(hosts.len()),
             hosts,
+            budget,
         });
         self.limits.extend(limits);
         self

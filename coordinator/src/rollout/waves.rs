@@ -17,6 +17,8 @@ pub(super) struct Turn {
     pub(super) wave: usize,
     pub(super) is_approved: bool,
     pub(super) soak: Soak,
+    /// Until when those soak at least that have the release live later than others of their wave.
+    pub(super) late_until: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -136,9 +138,11 @@ impl Engine {
             return false;
         }
         let wave = &self.config.policy.waves[turn.wave];
-        let promoted = || of_wave().filter(|it| it.state == Promoted);
-        if turn.soak == Soak::Before && promoted().next().is_some() && !wave.soak.is_zero() {
-            let soak = Soak::Until(now + wave.soak);
+        let is_live = of_wave().any(|it| it.state == Promoted);
+        let until = if is_live { now + wave.soak } else { now };
+        let until = until.max(turn.late_until);
+        if turn.soak == Soak::Before && until > now {
+            let soak = Soak::Until(until);
             self.phase = Phase::Waves(Turn { soak, ..turn });
             return true;
         }
@@ -162,6 +166,26 @@ impl Engine {
         }
         self.finalize(now);
         true
+    }
+
+    /// A host that has the release live now soaks as long as the others of its wave, where these began before it: the soak goes on for
+    /// it, or begins anew.
+    pub(super) fn soak_late(&mut self, now: Duration, host: &NodeId) {
+        let Phase::Waves(turn) = &mut self.phase else {
+            return;
+        };
+        let at = self.hosts[host].place.0;
+        let has_begun = at < turn.wave || turn.soak != Soak::Before;
+        let until = now + self.config.policy.waves[at].soak;
+        if !has_begun || until <= now {
+            return;
+        }
+        turn.late_until = turn.late_until.max(until);
+        turn.soak = match turn.soak {
+            Soak::Before => Soak::Before,
+            Soak::Until(other) => Soak::Until(other.max(until)),
+            Soak::Over => Soak::Until(until),
+        };
     }
 
     /// The first limit, of a wave whose turn has come, that failed hosts alone exceed, and how many failed.

@@ -34,6 +34,8 @@ pub struct Group {
     pub name: String,
     /// Who, in the order of the list; no host is in two groups.
     pub targets: Vec<Target>,
+    /// Those of its list that go with a group before it.
+    pub elsewhere: Vec<Target>,
     /// Most hosts that take a stage together; all of the group where there is none.
     pub group_size: Option<NonZeroU32>,
     /// How many of the group may be lost.
@@ -103,9 +105,12 @@ pub(super) fn groups(
         let mut targets = targets(settings, files, outside, group, &said_at)?;
         let all = targets.len();
         let mut own = BTreeSet::new();
-        targets.retain(|target| !taken.contains(&target.host) && own.insert(target.host.clone()));
+        let elsewhere: Vec<Target> = targets
+            .extract_if(.., |target| taken.contains(&target.host))
+            .collect();
+        targets.retain(|target| own.insert(target.host.clone()));
         let share = settings.parse(
-            &format!("{group}_percent"),
+            &key_of(group, "percent"),
             "a whole number from 1 to 100",
             |text| text.parse().ok().filter(|share| (1..=100).contains(share)),
         )?;
@@ -132,7 +137,7 @@ pub(super) fn groups(
         }
         // Its own value, else the one for all groups.
         let key = |key: &str| {
-            let own = format!("{group}_{key}");
+            let own = key_of(group, key);
             if settings.get(&own).is_some() {
                 own
             } else {
@@ -146,6 +151,7 @@ pub(super) fn groups(
         groups.push(Group {
             name: (*group).to_owned(),
             targets,
+            elsewhere,
             group_size: settings.count(&key("group_size"))?,
             failure_limit: limit("failure_limit")?.unwrap_or(Budget::Percent(0)),
             failure_limit_per_site: limit("failure_limit_per_site")?,
@@ -197,13 +203,18 @@ fn failure_limit(text: &str) -> Option<Budget> {
     }
 }
 
+/// A key of a group; keys are in lower case, whatever the group is called.
+fn key_of(group: &str, key: &str) -> String {
+    format!("{}_{key}", group.to_lowercase())
+}
+
 /// The keys that name the hosts of a group: themselves, or their list.
 fn keys_of(group: &str) -> [String; 2] {
     let list = match group {
         DEFAULT_GROUP => "dsh_targets".to_owned(),
-        group => format!("{group}_dsh_targets"),
+        group => key_of(group, "dsh_targets"),
     };
-    [format!("{group}_hosts"), list]
+    [key_of(group, "hosts"), list]
 }
 
 /// The hosts of one group; none where its key is blank.

@@ -87,7 +87,7 @@ const KEYS: &[Key] = &[
     ),
     key("tags_to_keep", "", Unused("no tags are made")),
     key("lock_file", "", Unused(OWN_STATE)),
-    key("umask", "", Unused(OWN_STATE)),
+    key("umask", "", Unused("modes are those of git")),
     key("log_json", "", Unused(OWN_LOGS)),
     key("use_syslog", "", Unused(OWN_LOGS)),
     key("udp2log_host", "", Unused(OWN_LOGS)),

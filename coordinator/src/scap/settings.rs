@@ -73,7 +73,13 @@ impl Settings {
         values
     }
 
+    /// A blank value is that of the default, where there is one.
     fn set(&mut self, key: &str, value: &str, at: Origin) {
+        let default = keys::with_defaults().find(|it| it.name == key);
+        let (value, at) = match default {
+            Some(default) if value.trim().is_empty() => (default.default, Origin::Default),
+            _ => (value, at),
+        };
         let value = value.to_owned();
         self.0.insert(key.to_owned(), Setting { value, at });
     }
@@ -169,7 +175,11 @@ impl Settings {
                 }
                 (Some(Role::Coordinator | Role::Hosts), ..) => return None,
                 (Some(Role::Unused(why)), ..) => why.to_owned(),
-                (None, Some(group), Some(groups)) if groups.contains(&group) => return None,
+                (None, Some(group), Some(groups))
+                    if groups.iter().any(|it| it.to_lowercase() == group) =>
+                {
+                    return None;
+                }
                 (None, Some(group), _) => format!("`server_groups` has no `{}`", shown(group)),
                 (None, None, _) => {
                     let hint = keys::meant(key).map(|key| format!("; did you mean `{key}`?"));
@@ -330,6 +340,18 @@ mod tests {
             assert_eq!(error.to_string(), says);
         }
         assert_eq!(found.list("list").unwrap().0, ["a", "b", "c"]);
+        let found = settings(
+            &[
+                "[global]\ncache_revs: 2\nperform_checks: no\n",
+                "[global]\ncache_revs:\nperform_checks:\n",
+            ],
+            &on("", &[]),
+        );
+        assert_eq!(found.count("cache_revs").unwrap().unwrap().get(), 5);
+        assert!(
+            found.flag("perform_checks").unwrap(),
+            "blank is the default"
+        );
         assert_eq!(found.count("blank").unwrap(), None);
     }
 

@@ -1,5 +1,7 @@
 //! A deployment in waves: what breaks it, what people say to it, and what it answers and exits with.
 
+use std::process::Command;
+
 use scap_tests::fleet::wait_until;
 use scap_tests::repo::SourceRepo;
 use scap_tests::tree::Tree;
@@ -371,6 +373,64 @@ fn a_dry_run_says_what_would_be_done_and_writes_nothing() {
     );
     let real = deployed(&fleet.deploy(&["--repo", "repo", "--soak", "0"]).exits(0));
     assert_eq!(plan["snapshot"], real["snapshot"]);
+}
+
+/// The beginnings of all system calls that change what is on a disk by its name, or a file's size.
+const CHANGES: [&str; 15] = [
+    "creat", "rename", "unlink", "mkdir", "rmdir", "link", "symlink", "chmod", "fchmod", "chown",
+    "fchown", "lchown", "utime", "mknod", "truncate",
+];
+
+#[test]
+fn a_dry_run_opens_nothing_to_write_and_no_connection() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        println!("skipped: strace is not installed");
+        return;
+    }
+    let fleet = fleet("");
+    fleet.scene.repo();
+    fleet.deploy(&["--repo", "repo"]).exits(0);
+    let trace = fleet.scene.path("output/trace");
+    let under_test = fleet.scene.command(&DRY_RUN);
+    let mut command = Command::new("strace");
+    command
+        .args([
+            "-f",
+            "-qq",
+            "-e",
+            "signal=none",
+            "-e",
+            "trace=%file,%network,ftruncate,fallocate",
+            "-o",
+        ])
+        .arg(&trace)
+        .arg(under_test.get_program())
+        .args(under_test.get_args())
+        .current_dir(fleet.scene.root())
+        .env("HOME", fleet.scene.path("home"))
+        .env("TMPDIR", fleet.scene.path("tmp"));
+    fleet.scene.start_command(&mut command).end().exits(0);
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let reads = trace.lines().filter(|line| line.contains("open"));
+    assert!(reads.count() > 10, "{trace}");
+    let writes = |line: &&str| {
+        let call = line.split_once('(').map_or("", |(call, _)| call);
+        let call = call.split_whitespace().last().unwrap_or_default();
+        let opens_to_write = ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC", "O_APPEND"];
+        match call {
+            "open" | "openat" => {
+                let is_device = ["/dev/null", "/dev/tty"];
+                opens_to_write.iter().any(|flag| line.contains(flag))
+                    && !is_device.iter().any(|device| line.contains(device))
+            }
+            "socket" | "connect" | "bind" | "sendto" | "sendmsg" | "sendmmsg" => {
+                line.contains("AF_INET")
+            }
+            call => CHANGES.iter().any(|change| call.starts_with(change)),
+        }
+    };
+    let written: Vec<&str> = trace.lines().filter(writes).collect();
+    assert!(written.is_empty(), "{written:#?}");
 }
 
 /// Every path that a dry run could write, with when it was changed.

@@ -1,7 +1,8 @@
 //! A scap folder, written as scap3's documentation describes it, deployed to hosts that render, check and restart.
 //!
 //! Each host has a mount namespace in which its own folder is at [`ETC`], so that one path means another file on each. Its service is a
-//! process that a supervisor starts again when the restart command says so, and that writes down what it runs with.
+//! process that a supervisor starts again when the restart command says so, that writes down what it runs with, and that then answers
+//! on [`PORT`] of its host.
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,6 +22,13 @@ const REPO: &str = "mobileapps/deploy";
 
 /// Where each host's own folder is, to all that runs on it.
 const ETC: &str = "/mnt";
+
+/// What `service_port` says.
+const PORT: u16 = 8888;
+
+/// What answers there: each who connects is told, and let go.
+const ANSWER: &str = "use IO::Socket::INET; my $here = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => shift, Listen => 5, ReuseAddr => 1) or die; \
+    while (my $peer = $here->accept) { close $peer }";
 
 const COMMAND_MAX: Duration = Duration::from_secs(20);
 
@@ -113,6 +121,27 @@ fn a_scap3_folder_is_deployed_unchanged_and_a_canary_that_fails_its_check_brings
             let restarts = fs::read_to_string(folder(host).join("restarts")).unwrap();
             assert_eq!(restarts.lines().count(), 1, "{}", host.name());
         }
+    }
+
+    // One with which the service starts, and does not answer.
+    write_version(repo, "deaf", "info");
+    repo.commit("A service that does not answer");
+    let report = coordinator
+        .deploy(repo.dir(), &["-l", "!host13", "-D", "service_timeout:2"])
+        .expect_code(4);
+    let canaries = fleet.hosts().iter().filter(|host| is_canary(host.name()));
+    let errors: Vec<&str> = canaries
+        .filter_map(|host| report.host(host.name()).error.as_deref())
+        .collect();
+    assert!(!errors.is_empty(), "{report:#?}");
+    for error in errors {
+        assert!(
+            error.starts_with("handle_service: ") && error.contains("port 8888"),
+            "{error}"
+        );
+    }
+    for (host, before) in fleet.hosts().iter().zip(&before) {
+        assert_eq!(seen(host).0, before.0, "{}", host.name());
     }
 
     write_version(repo, "three", "info");
@@ -215,10 +244,12 @@ fn prepare(host: &Host) {
     program(
         "bin/mobileapps",
         &format!(
-            "{{ cat '{}' | tr '\\n' ' '; cat {ETC}/mobileapps/config.yaml; }} > {ETC}/service\necho up > {ETC}/up\nexec sleep 100000\n",
+            "{{ cat '{0}' | tr '\\n' ' '; cat {ETC}/mobileapps/config.yaml; }} > {ETC}/service\necho up > {ETC}/up\n\
+             if grep -q deaf '{0}'; then exec sleep 100000; fi\nexec perl {ETC}/bin/answer {PORT}\n",
             version.display()
         ),
     );
+    write("bin/answer", ANSWER);
     program(
         "bin/supervise",
         &format!(
@@ -254,7 +285,7 @@ fn write_folder(repo: &SourceRepo) {
         &format!(
             "[global]\ngit_repo: {REPO}\nserver_groups: canary, second, default\ncanary_dsh_targets: canaries\n\
              second_dsh_targets: second\ndsh_targets: targets\ndefault_group_size: 4\nconfig_deploy: True\nservice_name: mobileapps\n\
-             nrpe_dir: {ETC}/nrpe.d\n"
+             service_port: {PORT}\nservice_timeout: 60\nnrpe_dir: {ETC}/nrpe.d\n"
         ),
     );
     write("canaries", "host1\nhost2\n");

@@ -97,6 +97,25 @@ impl Asked {
     }
 }
 
+/// That what a folder asks can be packed, and that no template is one that every host fails with. Blocking.
+pub(super) fn check(scap: &Scap) -> Result<(), CliError> {
+    let asked = of_folder(scap)?;
+    asked.rendered().map_err(|error| cannot_render(&error))?;
+    Ok(())
+}
+
+fn of_folder(scap: &Scap) -> Result<Asked, CliError> {
+    Asked::of_folder(scap).map_err(|error| {
+        CliError::failed("put together what hosts are asked", &error).code(exit::USAGE)
+    })
+}
+
+pub(super) fn cannot_render(error: &RenderError) -> CliError {
+    CliError::failed("tell what hosts would render", error)
+        .code(exit::USAGE)
+        .hint("each host would fail with this; it is in the scap folder".to_owned())
+}
+
 /// What is live, as far as this machine knows.
 pub(super) struct Live {
     /// The last release that was finalized.
@@ -120,9 +139,7 @@ impl Finder<'_> {
     /// What the deployment asks.
     pub(super) fn deployed(&self) -> Result<Asked, CliError> {
         let Some(back) = &self.args.back_to else {
-            return Asked::of_folder(self.scap).map_err(|error| {
-                CliError::failed("put together what hosts are asked", &error).code(exit::USAGE)
-            });
+            return of_folder(self.scap);
         };
         let found = self.find(back.config, back.commit.as_ref());
         found.map_err(|error| {

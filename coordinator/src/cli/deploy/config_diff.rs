@@ -12,9 +12,9 @@ use scap_agent::{
 use scap_proto::release::host_config::{ConfigFile, Destination};
 use serde_json::{Value, json};
 
-use super::asked::{Asked, Live};
+use super::asked::{Asked, Live, cannot_render};
 use crate::cli::{
-    CliError, exit,
+    CliError,
     history::recorded_json,
     progress::some,
     unified::{inert, shown, unified},
@@ -72,11 +72,7 @@ impl ConfigDiff {
     /// # Errors
     /// Where hosts could not render what is deployed.
     pub(super) fn of(new: &Asked, live: Option<Live>) -> Result<Self, CliError> {
-        let after = new.rendered().map_err(|error| {
-            CliError::failed("tell what hosts would render", &error)
-                .code(exit::USAGE)
-                .hint("each host would fail with this; it is in the scap folder".to_owned())
-        })?;
+        let after = new.rendered().map_err(|error| cannot_render(&error))?;
         let nothing = Asked::default();
         let asked = match &live {
             Some(live) => live.asked.as_ref().map_err(Clone::clone),

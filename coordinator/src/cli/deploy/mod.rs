@@ -251,6 +251,12 @@ pub(super) async fn deploy(
     let targets = Targets::of(fleet, &scap, &args)?;
     let Targets { inventory, policy } = &targets;
     check_soaks(policy)?;
+    // What is gone back to, or gone on with, has been made.
+    if args.back_to.is_none() && args.go_on.is_none() {
+        let scap = scap.clone();
+        let checked = tokio::task::spawn_blocking(move || asked::check(&scap));
+        checked.await.expect("checking does not panic")?;
+    }
     let dead_man = dead_man::of(&args, inventory)?;
     let identity = state.identity().map_err(state_error)?;
     identity

@@ -241,6 +241,49 @@ fn a_soak_does_not_end_while_one_of_its_hosts_is_away() {
 }
 
 #[test]
+fn a_host_that_comes_late_soaks_as_long_as_the_others_of_its_wave() {
+    let waves = || {
+        let canary = wave("canary", "a b").losing(Budget::Count(1));
+        Bench::of([canary.soaking(60 * SECOND), wave("rest", "c")]).start()
+    };
+    let late = |bench: &mut Bench| {
+        bench.away("b");
+        bench.done("a");
+        bench.pass(31 * SECOND);
+        bench.done("a");
+        bench.done("c");
+        assert_eq!(bench.waits().unwrap().0, WaitingOn::Soak);
+    };
+    let come_back = |bench: &mut Bench| {
+        bench.report("b", 0, Outcome::Idle, false);
+        bench.done("b");
+        bench.done("b");
+        assert_eq!(bench.state("b"), HostState::Promoted);
+    };
+    // While the others soak.
+    let mut bench = waves();
+    late(&mut bench);
+    bench.pass(50 * SECOND);
+    come_back(&mut bench);
+    bench.pass(59 * SECOND);
+    assert_eq!(bench.told_to(Stage::Promote), ["a", "b"]);
+    assert_eq!(bench.waits().unwrap().0, WaitingOn::Soak);
+    bench.pass(SECOND);
+    assert_eq!(bench.told_to(Stage::Promote), ["a", "b", "c"]);
+    // In the turn of the next wave, which has no soak of its own.
+    let mut bench = waves();
+    late(&mut bench);
+    bench.pass(60 * SECOND);
+    assert_eq!(bench.told_to(Stage::Promote), ["a", "c"]);
+    come_back(&mut bench);
+    bench.done("c");
+    bench.pass(59 * SECOND);
+    assert_eq!(bench.waits().unwrap().0, WaitingOn::Soak);
+    bench.pass(SECOND);
+    assert_eq!(bench.finish(), Some(Verdict::Done));
+}
+
+#[test]
 fn a_rollout_in_which_nobody_gets_there_fails() {
     let mut bench = Bench::of([wave("all", "a b").losing(Budget::Percent(100))]).start();
     bench.fails("a");

@@ -78,6 +78,37 @@ fn scap_cfg_says_all_of_it_too_but_where_hosts_stand() {
 }
 
 #[test]
+fn a_group_may_have_capitals_and_hosts_of_groups_before_it_are_known() {
+    let lists = [("Canaries", "web2\n"), ("all", "web1\nweb2\nweb3\n")];
+    for (file, text) in [
+        (
+            "scap.cfg",
+            "[global]\nserver_groups: Canary, default\nCanary_dsh_targets: Canaries\ndsh_targets: all\nCanary_soak: 9\n",
+        ),
+        (
+            "scap.toml",
+            "server_groups = ['Canary', 'default']\n[group.Canary]\ndsh_targets = 'Canaries'\nsoak = 9\n[group.default]\ndsh_targets = 'all'\n",
+        ),
+    ] {
+        let mut files = BTreeMap::from(lists);
+        files.insert(file, text);
+        let scap = read(&files, &Overrides::default()).unwrap();
+        assert!(scap.notices.is_empty(), "{:?}", scap.notices);
+        let groups = scap.groups.unwrap();
+        assert_eq!(
+            (groups[0].name.as_str(), groups[0].soak.as_secs()),
+            ("Canary", 9)
+        );
+        let elsewhere: Vec<String> = groups[1]
+            .elsewhere
+            .iter()
+            .map(|it| it.at.to_string())
+            .collect();
+        assert_eq!(elsewhere, ["scap/all:2"]);
+    }
+}
+
+#[test]
 fn hosts_that_a_share_leaves_to_nobody_are_told() {
     let shares = SHARES.replace("'half', 'rest'", "'half'");
     let without_rest = shares.replace("[group.rest]\ndsh_targets = 'all'\n", "");
