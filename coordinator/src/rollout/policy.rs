@@ -110,8 +110,8 @@ impl Policy {
     /// are left.
     #[must_use]
     pub fn limited_to(mut self, is_chosen: impl Fn(&NodeId) -> bool) -> Self {
-        let all = self.waves.iter().flat_map(Wave::hosts);
-        self.is_limited |= !all.into_iter().all(&is_chosen);
+        let are_all_chosen = |wave: &Wave| wave.hosts().all(&is_chosen);
+        self.is_limited |= !self.waves.iter().all(are_all_chosen);
         for wave in &mut self.waves {
             for group in &mut wave.groups {
                 group.retain(&is_chosen);
