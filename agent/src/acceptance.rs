@@ -143,6 +143,9 @@ pub enum Refusal {
         /// The epoch of who finalized it.
         epoch: u64,
     },
+    /// A stable release that is not meant for this host.
+    #[error("release {0} was deployed without this host: it is the stable one of others")]
+    NotMeant(ReleaseId),
     /// A finalization of something that this host never accepted, or that a later one has overtaken.
     #[error(
         "finalization of sequence {offered}, this host accepted {accepted} and finalized {finalized}"
@@ -171,6 +174,7 @@ impl Refusal {
             Self::Finalized(_) => Reason::RefusedFinalized,
             Self::Floor { .. } => Reason::RefusedFloor,
             Self::GoneBack { .. } => Reason::RefusedGoneBack,
+            Self::NotMeant(_) => Reason::ForOthers,
         }
     }
 
@@ -319,6 +323,7 @@ impl Acceptance {
             release,
             finalization,
             epoch,
+            reach: _,
         } = verified;
         us.check(&finalization.environment, &finalization.audience)?;
         if let Some(back) = self.gone_back_from(release.id())
@@ -356,8 +361,9 @@ impl Acceptance {
     /// make its directory and, with [`Stage::Promote`], to switch to it. Nothing about it expires.
     ///
     /// It is accepted like the first order about it would be, but below any directive, so that a coordinator may go on with
-    /// it; going back from it would take a new release in any case. Sequences below `floor` are refused, and so is a release that
-    /// this host has gone back from, by an order or by itself, unless somebody directed it later, to be the stable one.
+    /// it; going back from it would take a new release in any case. Sequences below `floor` are refused, and so are a release that
+    /// is not [meant](Self::is_meant) for this host, and one that it has gone back from, by an order or by itself, unless somebody
+    /// directed it later, to be the stable one.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -372,8 +378,12 @@ impl Acceptance {
             release,
             finalization,
             epoch,
+            reach: _,
         } = verified;
         us.check(&finalization.environment, &finalization.audience)?;
+        if !self.is_meant(us, verified) {
+            return Err(Refusal::NotMeant(release.id()));
+        }
         self.check_sequence(release)?;
         let (id, sequence) = (release.id(), finalization.sequence);
         if sequence < floor {
@@ -409,6 +419,14 @@ impl Acceptance {
             true => Ok(Decision::Again),
             false => Ok(Decision::Follow(next)),
         }
+    }
+
+    /// Whether a release that is the stable one of some hosts is so of this one.
+    pub fn is_meant(&self, us: &Addressee, verified: &VerifiedFinalization) -> bool {
+        let release = verified.release.id();
+        let accepted = self.accepted.as_ref().filter(|it| it.release == release);
+        // What was taken from peers has no directive's number; it was meant for this host then.
+        verified.reach.includes(&us.host, accepted.is_some())
     }
 
     /// The release, where the last that was accepted of it was to go back from it.

@@ -13,8 +13,8 @@ use scap_proto::{
     identity::{Identity, IdentityError, Refusal},
     reason::Reason,
     release::{
-        Audience, Authority, AuthorityError, Directive, Environment, Finalization, Plan, RepoPath,
-        SignedMembership, UnixMillis, VerifiedGrant, VerifiedRelease,
+        Audience, Authority, AuthorityError, Directive, Environment, Finalization, Plan, Reach,
+        RepoPath, SignedMembership, UnixMillis, VerifiedGrant, VerifiedRelease,
         plan::PlanError,
         signature::{AllowedSigners, AllowedSignersError},
     },
@@ -119,6 +119,8 @@ pub struct VerifiedFinalization {
     pub release: VerifiedRelease,
     /// That it is stable.
     pub finalization: Finalization,
+    /// For whom.
+    pub reach: Reach,
     /// The epoch of the grant by which it is.
     pub epoch: u64,
 }
@@ -273,6 +275,7 @@ impl HostTrust {
         let finalization = finalize.finalization.verify(&release, &grant)?;
         Ok(VerifiedFinalization {
             release,
+            reach: finalization.reach()?,
             finalization,
             epoch: grant.grant().epoch,
         })

@@ -94,6 +94,8 @@ reasons! {
     // What a host waits for that catches up with its peers.
     /// More peers, to believe what they say.
     TooFewPeers = "too-few-peers",
+    /// What peers have is the stable release of other hosts alone.
+    ForOthers = "for-others",
     /// A coordinator, which leads a rollout of it.
     Led = "led",
     /// A deployment: the host went back from what its peers call stable.

@@ -10,7 +10,7 @@ const GOLDEN: &str = "
     chunks promotion soak approval paused budget grant rollback finalization
     first-chunk local-disk no-peers in-flight peers-paused pushes other-releases nobody-has peers-busy
     activator check service port
-    too-few-peers led gone-back equivocation
+    too-few-peers for-others led gone-back equivocation
     check-failed check-timeout template-error service-failed port-silent disk-full read-only unsafe-path path-taken busy
     io-error missing-chunk bad-content bad-config bad-plan record-damaged not-prepared not-live activator-lost
     went-back-by-itself live-no-more failed

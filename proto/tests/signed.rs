@@ -9,6 +9,7 @@ mod plans;
 mod rosters;
 
 use std::{
+    collections::BTreeSet,
     fmt::Debug,
     fs::{self, File},
     io::Write,
@@ -38,8 +39,8 @@ use scap_proto::{
     reason::Reason,
     release::{
         Authority, AuthorityError, BytesBySource, DeltaRef, Directive, Finalization, Grant,
-        LeafSigned, Lease, Membership, Outcome, Plan, PlanHost, Priority, Release, Report, Roster,
-        RosterHost, Routes, SignedDirective, SignedFinalization, SignedGrant, SignedLease,
+        LeafSigned, Lease, Membership, Outcome, Plan, PlanHost, Priority, Reach, Release, Report,
+        Roster, RosterHost, Routes, SignedDirective, SignedFinalization, SignedGrant, SignedLease,
         SignedMembership, SignedRelease, SignedReport, SignedRoster, Stage, Standing, Step,
         Targets, TopologyKind, TreeId, UnixMillis,
         plan::PlanError,
@@ -272,6 +273,32 @@ fn payloads_have_golden_bytes_and_grow_by_extensions() {
     check_payload(&lease(), LEASE);
     check_payload(&membership(), MEMBERSHIP);
     assert_eq!(ReleaseId::of(&golden(RELEASE)), release_id());
+}
+
+#[test]
+fn a_finalization_says_for_whom_it_is_by_a_required_extension() {
+    let hosts: BTreeSet<NodeId> = [name("db1"), name("web1")].into();
+    let golden_of = [
+        (
+            Reach::Only(hosts.clone()),
+            "01 01 0b 00 02 03646231 0477656231",
+        ),
+        (Reach::AllBut(hosts), "01 01 0b 01 02 03646231 0477656231"),
+        (Reach::Ordered, "01 01 01 02"),
+    ];
+    let all = golden(FINALIZATION);
+    assert_eq!(finalization().reach().unwrap(), Reach::All);
+    assert_eq!(finalization().reaching(&Reach::All), finalization());
+    for (reach, extensions) in golden_of {
+        let limited = finalization().reaching(&reach);
+        let expected = with_extensions(&all, extensions);
+        assert_eq!(hex_of(&limited), hex::encode(&expected), "{reach:?}");
+        let read = Finalization::from_payload(&expected).unwrap();
+        assert_eq!(read.reach().unwrap(), reach);
+    }
+    let broken = with_extensions(&all, "01 01 01 03");
+    let broken = Finalization::from_payload(&broken).unwrap();
+    assert!(broken.reach().is_err());
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub enum Call {
         environment: Option<Environment>,
         /// What is known of it from elsewhere.
         #[serde(default)]
-        given: Option<Given>,
+        given: Vec<Given>,
     },
     /// Collect the chunk store.
     Gc,
@@ -90,7 +90,7 @@ pub enum ApiRequest {
         /// About what.
         scope: Scope,
         /// What is known of it from elsewhere: it counts as a peer's word does.
-        given: Option<Box<Finalize>>,
+        given: Vec<Finalize>,
         /// For the answer.
         reply: oneshot::Sender<Result<PullView, ApiError>>,
     },
@@ -213,8 +213,9 @@ async fn answer(call: Call, requests: &mpsc::Sender<ApiRequest>) -> String {
             environment,
             given,
         } => {
-            let given = match given.map(|it| it.read()).transpose() {
-                Ok(given) => given.map(Box::new),
+            let given: Result<Vec<_>, _> = given.iter().map(Given::read).collect();
+            let given = match given {
+                Ok(given) => given,
                 Err(error) => return error_answer(&format!("read what is given: {error}")),
             };
             let (reply, answer) = oneshot::channel();

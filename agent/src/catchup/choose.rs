@@ -65,6 +65,8 @@ pub struct Offer {
 pub struct Holding {
     /// What it accepted.
     pub acceptance: Acceptance,
+    /// Whether what it holds to be stable is so for some hosts alone.
+    pub is_limited: bool,
     /// Whether a rollout of what it accepted is under way, which a coordinator leads.
     pub is_led: bool,
 }
@@ -86,6 +88,8 @@ pub enum Finding {
         /// Who has it.
         from: BTreeSet<NodeId>,
     },
+    /// All that peers have is stable for other hosts alone.
+    Others,
     /// Nobody has a later one than this host accepted.
     Older,
     /// A coordinator leads this host to it.
@@ -199,10 +203,15 @@ impl Conclusion {
         finding: &Finding,
         known: &Known<'_>,
     ) {
-        let held = known.holdings.get(key);
+        // Who was not meant by what is stable for some alone is not behind.
+        let held = known.holdings.get(key).filter(|it| !it.is_limited);
         let held = held.map_or(0, |it| it.acceptance.finalized_sequence());
         let stable = match finding {
-            Finding::Take { acceptance, .. } => acceptance.finalized_sequence(),
+            Finding::Take {
+                acceptance,
+                finalize,
+                ..
+            } if finalize.is_open() => acceptance.finalized_sequence(),
             _ => held,
         };
         let behind = offers.iter().map(|(peer, offer)| Behind {
@@ -241,8 +250,14 @@ fn find(
     conclusion: &mut Conclusion,
 ) -> Finding {
     let sequence = |offer: &Offer| offer.verified.finalization.sequence;
-    let highest = offers.iter().map(|(_, offer)| sequence(offer)).max();
-    let highest = highest.unwrap_or_default();
+    let nothing = Holding::default();
+    let holding = known.holdings.get(key).unwrap_or(&nothing);
+    // What is stable for others alone: whoever has it may have what is meant for us too.
+    let is_meant = |offer: &Offer| holding.acceptance.is_meant(known.us, &offer.verified);
+    let meant = offers.iter().filter(|(_, offer)| is_meant(offer));
+    let Some(highest) = meant.map(|(_, offer)| sequence(offer)).max() else {
+        return Finding::Others;
+    };
     let top = offers
         .iter()
         .filter(|(_, offer)| sequence(offer) == highest);
@@ -263,8 +278,6 @@ fn find(
                 }));
         }
     };
-    let nothing = Holding::default();
-    let holding = known.holdings.get(key).unwrap_or(&nothing);
     let accepted = holding.acceptance.accepted.as_ref();
     if releases.len() > 1 {
         // What we accepted is not what is wrong.
@@ -282,10 +295,8 @@ fn find(
     let ours = |it: &&&(&NodeId, &Offer)| {
         accepted.is_some_and(|accepted| accepted.release == it.1.verified.release.id())
     };
-    let best = top
-        .clone()
-        .find(|it| ours(&it))
-        .or_else(|| top.clone().next());
+    let mut meant = top.clone().filter(|(_, offer)| is_meant(offer));
+    let best = meant.clone().find(|it| ours(&it)).or_else(|| meant.next());
     let Some((_, offer)) = best else {
         return Finding::Older;
     };

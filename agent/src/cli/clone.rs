@@ -59,7 +59,8 @@ pub(super) struct StateClone<'a> {
 }
 
 impl StateClone<'_> {
-    /// The signed objects of the stable release, from `origin`'s branch as it was fetched last, else from the clone's own.
+    /// The signed objects of the stable release, from `origin`'s branch as it was fetched last, else from the clone's own; and
+    /// where that is for some hosts alone, those of the latest before it that was not.
     ///
     /// # Errors
     /// [`CloneError`].
@@ -67,27 +68,37 @@ impl StateClone<'_> {
         &self,
         repo: &RepoPath,
         environment: &Environment,
-    ) -> Result<Finalize, CloneError> {
-        let folder = format!("{environment}/{}/stable", repo.as_str().replace('/', "+"));
-        let (branch, mut files) = (self.branch, Vec::new());
-        for place in ["refs/remotes/origin", "refs/heads"] {
-            let names = NAMES.iter().map(|name| (*name).to_owned());
-            let more = (2..=SIGNATURES_MAX).map(|number| format!("release.{number}.sig"));
-            let names = names.chain(more);
-            let names: Vec<_> = names
-                .map(|it| format!("{place}/{branch}:{folder}/{it}"))
-                .collect();
-            files = self.read(&names)?;
-            if files[0].is_some() {
-                break;
-            }
-        }
+    ) -> Result<Vec<Finalize>, CloneError> {
+        let folder = format!("{environment}/{}", repo.as_str().replace('/', "+"));
         let nothing = || CloneError::Nothing {
             directory: self.directory.to_owned(),
             repo: repo.clone(),
             environment: environment.clone(),
-            branch: branch.to_owned(),
+            branch: self.branch.to_owned(),
         };
+        for place in ["refs/remotes/origin", "refs/heads"] {
+            let folder = format!("{place}/{}:{folder}", self.branch);
+            if let Some(stable) = self.signed(&format!("{folder}/stable"), nothing)? {
+                let open = self.signed(&format!("{folder}/open"), nothing)?;
+                return Ok([stable].into_iter().chain(open).collect());
+            }
+        }
+        Err(nothing())
+    }
+
+    /// The signed objects in a folder, where it is there.
+    fn signed(
+        &self,
+        folder: &str,
+        nothing: impl Fn() -> CloneError + Copy,
+    ) -> Result<Option<Finalize>, CloneError> {
+        let names = NAMES.iter().map(|name| (*name).to_owned());
+        let more = (2..=SIGNATURES_MAX).map(|number| format!("release.{number}.sig"));
+        let names = names.chain(more).map(|it| format!("{folder}/{it}"));
+        let files = self.read(&names.collect::<Vec<_>>())?;
+        if files[0].is_none() {
+            return Ok(None);
+        }
         let mut files = files.into_iter();
         let mut next = || files.next().flatten().ok_or_else(nothing);
         let [
@@ -102,7 +113,7 @@ impl StateClone<'_> {
         for more in files.map_while(|it| it) {
             signatures.push(signature("a further signature of the release", more)?);
         }
-        Ok(Finalize {
+        Ok(Some(Finalize {
             release: SignedRelease {
                 payload: release.into(),
                 signatures,
@@ -115,7 +126,7 @@ impl StateClone<'_> {
                 finalization.into(),
                 finalization_sig.into(),
             ),
-        })
+        }))
     }
 
     /// The contents of some objects by their names; `None` for those that are not there.
@@ -174,7 +185,7 @@ fn signature(name: &'static str, bytes: Vec<u8>) -> Result<SshSignature, CloneEr
     signature.ok_or(CloneError::Signature(name))
 }
 
-/// What is in the folder `stable`, as far as every release has it.
+/// What is in the folder, as far as every release has it.
 const NAMES: [&str; 6] = [
     "release",
     "release.sig",

@@ -65,9 +65,9 @@ pub(super) struct PullArgs {
 
 impl PullArgs {
     /// What the clone says, for the daemon.
-    fn given(&self) -> Result<Option<Given>, CloneError> {
+    fn given(&self) -> Result<Vec<Given>, CloneError> {
         let (Some(directory), Some(repo)) = (&self.from_git, &self.repo) else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let clone = StateClone {
             directory,
@@ -75,7 +75,7 @@ impl PullArgs {
         };
         let environment = self.environment.clone().unwrap_or_default();
         let stable = clone.stable(repo, &environment)?;
-        Ok(Some(Given::new(&stable)))
+        Ok(stable.iter().map(Given::new).collect())
     }
 }
 

@@ -304,6 +304,7 @@ impl Daemon {
                 } => self.take(&key, acceptance, *finalize, &from).await,
                 Finding::Current { from } => self.take_again(&key, &from).await,
                 Finding::Older
+                | Finding::Others
                 | Finding::Led
                 | Finding::GoneBack { .. }
                 | Finding::TooFew { .. }
@@ -318,6 +319,7 @@ impl Daemon {
         let holdings = self.repos.iter().map(|(key, repo)| {
             let holding = Holding {
                 acceptance: repo.saved.acceptance.clone(),
+                is_limited: repo.saved.is_limited(),
                 is_led: repo.is_working() && self.is_led(Some(key)),
             };
             (key.clone(), holding)
@@ -349,13 +351,13 @@ impl Daemon {
         let repo = self.repo(key);
         let release = finalize.release.id();
         let is_same = repo.accepted().map(|it| it.release) == Some(release);
-        let saved = Saved {
+        let mut saved = Saved {
             acceptance,
             order: None,
             plan: repo.saved.plan.clone().filter(|_| is_same),
-            finalize: Some(finalize),
             ..repo.saved.clone()
         };
+        saved.hold(finalize);
         if let Err(error) = self.state.save(&saved) {
             let error = crate::error_chain(&error);
             return tracing::error!(repo = %key.0, error, "not caught up");
@@ -413,6 +415,11 @@ impl Daemon {
 fn reason_of(finding: &Finding) -> Option<Because> {
     let (code, text) = match finding {
         Finding::Take { .. } | Finding::Current { .. } | Finding::Older => return None,
+        Finding::Others => (
+            Reason::ForOthers,
+            "what peers have is the stable release of other hosts alone: it was deployed without this one"
+                .into(),
+        ),
         Finding::Led => (
             Reason::Led,
             "a coordinator leads a rollout of it here".into(),

@@ -12,9 +12,8 @@ impl Daemon {
     pub(super) fn kept_snapshots(&self) -> BTreeSet<SnapshotRef> {
         let mut keep = BTreeSet::new();
         for repo in self.repos.values() {
-            let stable = repo.saved.finalize.as_ref().map(|it| &it.release);
-            let known = [repo.saved.accepted_release(), stable];
-            for release in known.into_iter().flatten() {
+            let stable = repo.saved.stable().map(|it| &it.release);
+            for release in repo.saved.accepted_release().into_iter().chain(stable) {
                 let about: Option<Release> = release.read_unverified().ok();
                 keep.extend(about.map(|about| (about.snapshot, about.config)));
             }

@@ -467,22 +467,24 @@ impl Daemon {
         let about = verified.release.release();
         let key = (about.repo.clone(), about.environment.clone());
         let acceptance = self.repo(&key).saved.acceptance.clone();
-        let decision = acceptance.consider_finalization(&self.trust.addressee, &verified);
-        match decision {
-            Ok(Decision::Follow(acceptance)) => {
-                let repo = self.repo(&key);
-                let saved = repo.finalized(acceptance, finalize.clone());
-                if let Err(error) = self.state.save(&saved) {
-                    return tracing::error!(error = crate::error_chain(&error), "not finalized");
-                }
-                self.repo(&key).saved = saved;
-                self.hand_to_activator(&key, Request::Finalize(Box::new(finalize)));
-            }
-            Ok(_) => self.hand_to_activator(&key, Request::Finalize(Box::new(finalize))),
+        let accepted = match acceptance.consider_finalization(&self.trust.addressee, &verified) {
+            Ok(Decision::Follow(accepted)) => accepted,
+            Ok(_) => acceptance.clone(),
             Err(refusal) => {
-                tracing::warn!(error = crate::error_chain(&refusal), "finalization refused");
+                let error = crate::error_chain(&refusal);
+                return tracing::warn!(error, "finalization refused");
             }
+        };
+        let repo = self.repo(&key);
+        let saved = repo.finalized(accepted, finalize.clone());
+        // Also one that was heard may be for more hosts now: those that ask are to hear so.
+        if saved.acceptance != acceptance || saved.finalize != repo.saved.finalize {
+            if let Err(error) = self.state.save(&saved) {
+                return tracing::error!(error = crate::error_chain(&error), "not finalized");
+            }
+            self.repo(&key).saved = saved;
         }
+        self.hand_to_activator(&key, Request::Finalize(Box::new(finalize)));
     }
 
     /// Does what is to be done next about a repo.

@@ -35,7 +35,7 @@ pub(super) struct Pull {
     /// Once peers were asked: the repos that it is about, and how many peers answered.
     asked: Option<(BTreeSet<RepoKey>, usize)>,
     /// What whoever asked knows to be stable.
-    given: Option<Box<Finalize>>,
+    given: Vec<Finalize>,
     reply: oneshot::Sender<Result<PullView, ApiError>>,
 }
 
@@ -51,7 +51,7 @@ impl Daemon {
     pub(super) async fn pull(
         &mut self,
         scope: Scope,
-        given: Option<Box<Finalize>>,
+        given: Vec<Finalize>,
         reply: oneshot::Sender<Result<PullView, ApiError>>,
     ) {
         if !self.catching.has_peers() {
@@ -77,11 +77,11 @@ impl Daemon {
     pub(super) fn add_given(&mut self, round: &mut Round) {
         let us = &self.trust.addressee.host;
         for pull in &mut self.catching.pulls {
-            if pull.asked.is_none()
-                && round.scope.covers(&pull.scope)
-                && let Some(given) = pull.given.take()
-            {
-                let claim = Claim::check(&self.trust, *given, clock::now());
+            if pull.asked.is_some() || !round.scope.covers(&pull.scope) {
+                continue;
+            }
+            for given in pull.given.drain(..) {
+                let claim = Claim::check(&self.trust, given, clock::now());
                 let ours = round.answers.entry(us.clone()).or_insert(Ok(Vec::new()));
                 if let Ok(claims) = ours {
                     claims.push(claim);

@@ -2,6 +2,8 @@
 //!
 //! Pure: the daemon feeds it and does what [`Repo::next_step`] says.
 
+use std::collections::BTreeSet;
+
 use scap_proto::{
     id::{ChunkId, ReleaseId},
     reason::{Because, Reason},
@@ -54,8 +56,8 @@ pub(crate) struct Repo {
     pub(super) lapse_tried_at: Option<Moment>,
     /// Who has the release that is caught up with.
     pub(crate) providers: Vec<PlanHost>,
-    /// The stable release, where it is attached beside what was accepted.
-    pub(crate) beside: Option<ReleaseId>,
+    /// The stable releases, where they are attached beside what was accepted.
+    pub(crate) beside: BTreeSet<ReleaseId>,
     /// How many hosts fetch together.
     pub(crate) fleet_size: usize,
     /// Times that progress was not told since it was.
@@ -88,6 +90,7 @@ impl Repo {
             order: None,
             plan: None,
             finalize: None,
+            open: None,
         })
     }
 
@@ -110,7 +113,7 @@ impl Repo {
             failed_soaking: None,
             lapse_tried_at: None,
             providers: Vec::new(),
-            beside: None,
+            beside: BTreeSet::new(),
             fleet_size: 0,
             untold: 0,
         }
@@ -298,19 +301,22 @@ impl Repo {
     }
 
     pub(crate) fn finalized(&mut self, acceptance: Acceptance, finalize: Finalize) -> Saved {
-        Saved {
+        let mut saved = Saved {
             acceptance,
-            finalize: Some(finalize),
             ..self.saved.clone()
-        }
+        };
+        saved.hold(finalize);
+        saved
     }
 
-    /// The stable release, where it is not the one that is attached since it was accepted: during a rollout of a later one, and
+    /// The stable releases, where they are not the one that is attached since it was accepted: during a rollout of a later one, and
     /// after one was gone back from.
-    pub(crate) fn stable_beside(&self) -> Option<ReleaseId> {
-        let stable = self.saved.acceptance.finalized?.release;
+    pub(crate) fn stable_beside(&self) -> BTreeSet<ReleaseId> {
+        let latest = self.saved.acceptance.finalized.map(|it| it.release);
+        let open = self.saved.open.as_ref().map(|it| it.release.id());
         let attached = self.attached.map(|(attached, _)| attached);
-        (attached != Some(stable)).then_some(stable)
+        let stable = latest.into_iter().chain(open);
+        stable.filter(|it| attached != Some(*it)).collect()
     }
 
     /// What failed, or is not here yet, is begun anew. Returns the release to detach first, if any.
@@ -539,11 +545,11 @@ mod tests {
     #[test]
     fn what_is_stable_is_served_beside_what_is_rolled_out_and_after_that_was_gone_back_from() {
         let mut repo = fetched();
-        assert_eq!(repo.stable_beside(), None, "nothing is");
+        assert_eq!(repo.stable_beside(), [].into(), "nothing is");
         stable(&mut repo, RELEASE);
         assert_eq!(
             repo.stable_beside(),
-            None,
+            [].into(),
             "it is attached as it was accepted"
         );
         let later = ReleaseId::from_bytes([8; 32]);
@@ -557,12 +563,12 @@ mod tests {
         repo.follow(saved.clone());
         let instead_of = Some(RELEASE);
         assert_eq!(repo.next_step(), Some(Next::Fetch { instead_of }));
-        assert_eq!(repo.stable_beside(), Some(RELEASE));
+        assert_eq!(repo.stable_beside(), [RELEASE].into());
         // As after a restart.
         saved.acceptance.accepted.as_mut().unwrap().stage = Stage::Revert;
         let mut reverted = Repo::restored(saved);
         assert_eq!(reverted.next_step(), Some(Next::Activate));
-        assert_eq!(reverted.stable_beside(), Some(RELEASE));
+        assert_eq!(reverted.stable_beside(), [RELEASE].into());
     }
 
     #[test]

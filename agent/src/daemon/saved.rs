@@ -18,6 +18,8 @@ use crate::{acceptance::Acceptance, activate::process::StableRequest, store::dur
 const MAGIC: &[u8] = b"scap-agent-repo/1\n";
 /// The same, of a repo whose release was accepted by its finalization alone.
 const MAGIC_STABLE: &[u8] = b"scap-agent-repo/2\n";
+/// The same, followed by what is stable for the hosts that the latest finalization is not for.
+const MAGIC_OPEN: &[u8] = b"scap-agent-repo/3\n";
 const CHECKSUM_BYTES: usize = 32;
 const EXTENSION: &str = "repo";
 
@@ -33,6 +35,9 @@ pub(crate) struct Saved {
     pub(crate) plan: Option<(PlanId, Bytes)>,
     /// The latest finalization.
     pub(crate) finalize: Option<Finalize>,
+    /// Where that is for some hosts alone: the latest before it that was not, for all others that ask.
+    #[serde(skip)]
+    pub(crate) open: Option<Finalize>,
 }
 
 impl Saved {
@@ -52,8 +57,41 @@ impl Saved {
         })
     }
 
+    /// Holds to a finalization. One of the same release that more hosts are meant by stays.
+    pub(crate) fn hold(&mut self, finalize: Finalize) {
+        let is_open = finalize.is_open();
+        if let Some(before) = self.finalize.take() {
+            let was_open = before.is_open();
+            let is_same = before.release.id() == finalize.release.id();
+            if is_same && was_open && !is_open {
+                self.finalize = Some(before);
+                return;
+            }
+            if was_open {
+                self.open = Some(before);
+            }
+        }
+        if is_open {
+            self.open = None;
+        }
+        self.finalize = Some(finalize);
+    }
+
+    /// Whether the latest finalization is for some hosts alone.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.finalize.as_ref().is_some_and(|it| !it.is_open())
+    }
+
+    /// What is stable, for whomever: the latest, and where that is for some hosts alone the latest that is not.
+    pub(crate) fn stable(&self) -> impl Iterator<Item = &Finalize> {
+        self.finalize.iter().chain(&self.open)
+    }
+
     /// Of which version the file is: builds that know the first alone take each accepted release to have an order.
     fn magic(&self) -> &'static [u8] {
+        if self.open.is_some() {
+            return MAGIC_OPEN;
+        }
         match self.acceptance.accepted.is_some() && self.order.is_none() {
             true => MAGIC_STABLE,
             false => MAGIC,
@@ -136,7 +174,10 @@ impl SavedState {
     /// Replaces the file of one repo and environment. A crash leaves the old or the new one.
     pub(crate) fn save(&self, saved: &Saved) -> Result<(), SavedError> {
         let path = self.file_of(&saved.repo, &saved.environment, EXTENSION);
-        let body = codec::encode(saved);
+        let body = match &saved.open {
+            Some(open) => codec::encode(&(saved, open)),
+            None => codec::encode(saved),
+        };
         let mut bytes = saved.magic().to_vec();
         bytes.extend_from_slice(blake3::hash(&body).as_bytes());
         bytes.extend_from_slice(&body);
@@ -181,14 +222,22 @@ fn read(path: &Path) -> Result<Saved, SavedError> {
         source,
     })?;
     let corrupt = || SavedError::Corrupt(path.to_owned());
-    let rest = bytes.strip_prefix(MAGIC);
+    let with_open = bytes.strip_prefix(MAGIC_OPEN);
+    let rest = bytes.strip_prefix(MAGIC).or(with_open);
     let rest = rest.or_else(|| bytes.strip_prefix(MAGIC_STABLE));
     let rest = rest.ok_or_else(corrupt)?;
     let (checksum, body) = rest.split_at_checked(CHECKSUM_BYTES).ok_or_else(corrupt)?;
     if blake3::hash(body).as_bytes() != checksum {
         return Err(corrupt());
     }
-    codec::decode(body).map_err(|source| SavedError::Codec {
+    let saved = match with_open {
+        Some(_) => codec::decode(body).map(|(saved, open): (Saved, Finalize)| Saved {
+            open: Some(open),
+            ..saved
+        }),
+        None => codec::decode(body),
+    };
+    saved.map_err(|source| SavedError::Codec {
         path: path.to_owned(),
         source,
     })
@@ -197,8 +246,45 @@ fn read(path: &Path) -> Result<Saved, SavedError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use scap_proto::release::Reach;
+
     use super::*;
     use crate::trust::tests::{Draft, NOW, World};
+
+    #[test]
+    fn beside_what_is_stable_for_some_hosts_alone_stays_what_is_so_for_all() {
+        let world = World::new();
+        let at = |sequence| world.finalize(&Draft::new(sequence));
+        let only = |sequence| {
+            let us = world.trust.addressee.host.clone();
+            world.finalize_reaching(&Draft::new(sequence), &Reach::Only([us].into()))
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (state, _) = SavedState::open(folder.path()).unwrap();
+        let mut saved = Saved {
+            repo: "mw/config".parse().unwrap(),
+            environment: Environment::default(),
+            acceptance: Acceptance::default(),
+            order: None,
+            plan: None,
+            finalize: None,
+            open: None,
+        };
+        let mut hold = |finalize: &Finalize| {
+            saved.hold(finalize.clone());
+            state.save(&saved).unwrap();
+            let (_, read) = SavedState::open(folder.path()).unwrap();
+            let stable: Vec<_> = read[0].stable().cloned().collect();
+            (stable, saved.is_limited(), saved.magic())
+        };
+        assert_eq!(hold(&only(5)), (vec![only(5)], true, MAGIC));
+        assert_eq!(hold(&at(6)), (vec![at(6)], false, MAGIC));
+        assert_eq!(hold(&only(7)), (vec![only(7), at(6)], true, MAGIC_OPEN));
+        assert_eq!(hold(&only(8)), (vec![only(8), at(6)], true, MAGIC_OPEN));
+        // The same release for all, and nobody takes that back.
+        assert_eq!(hold(&at(8)), (vec![at(8)], false, MAGIC));
+        assert_eq!(hold(&only(8)), (vec![at(8)], false, MAGIC));
+    }
 
     #[test]
     fn what_was_caught_up_with_is_read_again_and_earlier_builds_see_that_it_is_not_theirs() {
@@ -222,6 +308,7 @@ mod tests {
             order: None,
             plan: None,
             finalize: Some(finalize.clone()),
+            open: None,
         };
         let data = tempfile::tempdir().unwrap();
         let path = data.path().join("state/mw+config@production.repo");

@@ -15,7 +15,8 @@ use crate::{
 };
 
 impl Daemon {
-    /// Answers which releases are stable: those that are here whole, and that whoever asks may have.
+    /// Answers which releases are stable: those that are here whole, and that whoever asks may have. Whether one is meant for it
+    /// the finalization says, and it reads for itself.
     pub(super) async fn question(&mut self, question: Question) {
         let name = question.peer.name.clone();
         let mut answer = Vec::new();
@@ -24,20 +25,19 @@ impl Daemon {
         let keys: Vec<RepoKey> = keys.filter(|key| is_about(&question, key)).collect();
         for key in keys {
             let repo = &self.repos[&key];
-            let Some(finalize) = repo.saved.finalize.clone() else {
-                continue;
-            };
-            let Ok(stable) = finalize.release.read_unverified() else {
-                continue;
-            };
-            if !may_have(repo, &stable, &name, membership.as_ref()) {
-                continue;
-            }
-            let release = finalize.release.id();
-            let status = self.node.status(release).await;
-            if status.is_some_and(|it| it.fetched_in.is_some()) {
-                self.node.admit(release, &name).await;
-                answer.push(finalize);
+            for finalize in repo.saved.stable() {
+                let Ok(stable) = finalize.release.read_unverified() else {
+                    continue;
+                };
+                if !may_have(repo, &stable, &name, membership.as_ref()) {
+                    continue;
+                }
+                let release = finalize.release.id();
+                let status = self.node.status(release).await;
+                if status.is_some_and(|it| it.fetched_in.is_some()) {
+                    self.node.admit(release, &name).await;
+                    answer.push(finalize.clone());
+                }
             }
         }
         self.catching.answered += 1;
@@ -62,30 +62,35 @@ impl Daemon {
         }
     }
 
-    /// Serves the stable release also while another one is accepted, and no longer than it is the stable one.
+    /// Serves the stable releases also while another one is accepted, and no longer than they are stable ones.
     pub(super) async fn serve_beside(&mut self, key: &RepoKey) {
         let repo = self.repo(key);
-        let (wanted, serving) = (repo.stable_beside(), repo.beside);
+        let (wanted, serving) = (repo.stable_beside(), repo.beside.clone());
         if wanted == serving {
             return;
         }
-        if let Some(old) = serving {
+        for old in &serving - &wanted {
             self.end_beside(key, old).await;
         }
-        let stable = self.repo(key).saved.finalize.as_ref();
-        let stable = stable.and_then(|it| it.release.read_unverified().ok());
-        if let (Some(release), Some(stable)) = (wanted, stable) {
-            let us = &self.trust.addressee.host;
-            let plan = own_plan(us, &[]);
-            let job = job(release, &stable, plan, Vec::new());
-            self.node.attach(job).await;
-            self.repo(key).beside = Some(release);
+        let stable: Vec<_> = self.repo(key).saved.stable().cloned().collect();
+        for finalize in stable {
+            let release = finalize.release.id();
+            if !wanted.contains(&release) || serving.contains(&release) {
+                continue;
+            }
+            if let Ok(stable) = finalize.release.read_unverified() {
+                let us = &self.trust.addressee.host;
+                let plan = own_plan(us, &[]);
+                let job = job(release, &stable, plan, Vec::new());
+                self.node.attach(job).await;
+                self.repo(key).beside.insert(release);
+            }
         }
     }
 
     /// A release is no longer served beside what was accepted: it is that itself, or not stable any more.
     pub(super) async fn end_beside(&mut self, key: &RepoKey, release: ReleaseId) {
-        if self.repo(key).beside.take_if(|it| *it == release).is_some() {
+        if self.repo(key).beside.remove(&release) {
             self.node.detach(release).await;
         }
     }

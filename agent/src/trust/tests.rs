@@ -10,8 +10,8 @@ use scap_proto::{
     id::{ReleaseId, SnapshotId},
     identity::{CertificateAuthority, Role, SecretKey, Validity},
     release::{
-        Grant, PlanHost, Release, SignedDirective, SignedFinalization, SignedGrant, SignedRelease,
-        Stage, Targets, TopologyKind,
+        Grant, PlanHost, Reach, Release, SignedDirective, SignedFinalization, SignedGrant,
+        SignedRelease, Stage, Targets, TopologyKind,
         signature::{SignatureError, Signer, SshSignature, allowed_signers_line},
         signed::SignedObject,
     },
@@ -99,9 +99,14 @@ impl World {
 
     /// The finalization of this draft's release.
     pub(crate) fn finalize(&self, draft: &Draft) -> Finalize {
+        self.finalize_reaching(draft, &Reach::All)
+    }
+
+    /// The same for these hosts.
+    pub(crate) fn finalize_reaching(&self, draft: &Draft, reach: &Reach) -> Finalize {
         let Order { release, grant, .. } = self.sign(draft);
         let verified = release.clone().verify(&self.trust.authority(), NOW);
-        let finalization = Finalization::of(&verified.unwrap());
+        let finalization = Finalization::of(&verified.unwrap()).reaching(reach);
         Finalize {
             release,
             grant,

@@ -13,9 +13,10 @@ use scap_proto::release::{Environment, RepoPath};
 
 use super::{CliError, exit};
 use crate::{
-    git::{BranchName, GitError, Repo},
+    git::{BranchName, GitError, Remote, Repo},
     state::{
-        Base, Branch, BranchError, Failpoint, History, KnownTip, Place, Present, StateDirectory,
+        Base, Branch, BranchError, Failpoint, History, KnownTip, MAY_MAX, Place, Present,
+        StateDirectory,
     },
 };
 
@@ -50,14 +51,12 @@ pub(super) struct RecordArgs {
     /// Do not ask the upstream of the state branch who else deploys; it is recorded
     #[arg(long)]
     pub(super) offline: bool,
+    /// Whether it goes on without the upstream where that does not answer within [`MAY_MAX`].
+    #[arg(skip)]
+    pub(super) may_be_alone: bool,
 }
 
 impl BranchArgs {
-    /// Whether there is an upstream.
-    pub(super) fn has_remote(&self, repo: &Repo) -> Result<bool, CliError> {
-        self.remote(repo).map(|it| it.is_some()).map_err(git_error)
-    }
-
     /// The remote that is the upstream, if there is one.
     fn remote(&self, repo: &Repo) -> Result<Option<&str>, GitError> {
         match self.state_remote.as_deref() {
@@ -81,24 +80,62 @@ impl BranchArgs {
                 .hint("leave --fetch out, or name its remote with --state-remote".to_owned())
         })?;
         let remote = repo.remote(remote, UPSTREAM_MAX).map_err(git_error)?;
-        let here = repo.tip(name).map_err(git_error)?;
-        let Some(there) = remote.tip(name).map_err(git_error)? else {
-            return Ok(here.map(|tip| History::at(repo, name, tip)));
-        };
-        if !repo.has_commit(&there).map_err(git_error)? {
-            remote.fetch(name).map_err(git_error)?;
-        }
-        let is_further = match &here {
-            // With what the upstream has not got yet.
-            Some(here) => repo.is_ancestor(&there, here).map_err(git_error)?,
-            None => false,
-        };
-        let tip = here.filter(|_| is_further).unwrap_or(there);
-        Ok(Some(History::at(repo, name, tip)))
+        fetched(repo, name, &remote).map_err(|error| failed(&error))
     }
 }
 
+/// The branch as `remote` says that it is.
+fn fetched(
+    repo: &Repo,
+    name: &BranchName,
+    remote: &Remote,
+) -> Result<Option<History>, BranchError> {
+    let unreachable = |source| BranchError::Unreachable {
+        remote: remote.name().to_owned(),
+        source,
+    };
+    let here = repo.tip(name)?;
+    let Some(there) = remote.tip(name).map_err(unreachable)? else {
+        return Ok(here.map(|tip| History::at(repo, name, tip)));
+    };
+    if !repo.has_commit(&there)? {
+        remote.fetch(name).map_err(unreachable)?;
+    }
+    let is_further = match &here {
+        // With what the upstream has not got yet.
+        Some(here) => repo.is_ancestor(&there, here)?,
+        None => false,
+    };
+    let tip = here.filter(|_| is_further).unwrap_or(there);
+    Ok(Some(History::at(repo, name, tip)))
+}
+
 impl RecordArgs {
+    /// The branch as its upstream says that it is, unless that is not to be asked; and why it was not heard, where it was to be
+    /// and [may be left out](Self::may_be_alone).
+    pub(super) fn history(
+        &self,
+        repo: &Repo,
+    ) -> Result<(Option<History>, Option<String>), CliError> {
+        let here = || self.branch.history(repo, false);
+        let remote = match self.branch.remote(repo).map_err(git_error)? {
+            Some(remote) if !self.offline => remote,
+            _ => return Ok((here()?, None)),
+        };
+        let limit = if self.may_be_alone {
+            MAY_MAX
+        } else {
+            UPSTREAM_MAX
+        };
+        let remote = repo.remote(remote, limit).map_err(git_error)?;
+        match fetched(repo, &self.branch.state_branch, &remote) {
+            Err(error @ BranchError::Unreachable { .. }) if self.may_be_alone => {
+                Ok((here()?, Some(scap_agent::error_chain(&error))))
+            }
+            found => Ok((found.map_err(|error| failed(&error))?, None)),
+        }
+    }
+
     /// The branch in `repo`, to be written. With `state` it is noticed when it was rewritten since this machine wrote it.
     pub(super) fn open(
         &self,

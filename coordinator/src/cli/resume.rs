@@ -124,7 +124,8 @@ fn going_on(args: DeployArgs, tree: &Tree, place: About, how: How) -> Result<Dep
         .code(exit::FAILED)
         .hint("`scap-coordinator history` lists what was; `deploy` releases".to_owned())
     };
-    let (history, _) = deploy::past(&args, tree, &state, &place)?.ok_or_else(nothing)?;
+    let found = deploy::past(&args, tree, &state, &place)?.ok_or_else(nothing)?;
+    let history = found.history;
     let found = history
         .signed_at(history.tip(), &place, Which::Latest)
         .map_err(|error| super::branch::failed(&error))?;

@@ -8,7 +8,7 @@ use scap_proto::release::{Authority, VerifiedRelease};
 
 use super::{
     CliError,
-    deploy::{self, BackTo, DeployArgs, about},
+    deploy::{self, BackTo, DeployArgs, Released, about},
     exit,
     history::named,
     snapshot::Tree,
@@ -31,7 +31,7 @@ pub(super) async fn run(args: RollbackArgs) -> Result<u8, CliError> {
 }
 
 /// The deployment that goes back.
-fn back_to(release: Option<&str>, args: DeployArgs) -> Result<DeployArgs, CliError> {
+fn back_to(release: Option<&str>, mut args: DeployArgs) -> Result<DeployArgs, CliError> {
     if args.rev.is_some() {
         return Err(
             CliError::usage("rollback takes the name of a release, not --rev").hint(
@@ -50,7 +50,18 @@ fn back_to(release: Option<&str>, args: DeployArgs) -> Result<DeployArgs, CliErr
         CliError::usage("no finalized release of another tree was recorded before the latest")
             .hint("`scap-coordinator history` lists what there is; a name says which".to_owned())
     };
-    let (history, past) = deploy::past(&args, &tree, &state, &place)?.ok_or_else(nothing)?;
+    // Whoever goes back has no time for a git server that is down.
+    args.record.may_be_alone = true;
+    let found = deploy::past(&args, &tree, &state, &place)?.ok_or_else(nothing)?;
+    let Released {
+        history,
+        past,
+        alone,
+    } = found;
+    if let Some(why) = alone {
+        eprintln!("{}", deploy::alone(&why));
+        args.record.offline = true;
+    }
     let back = match release {
         Some(name) => finalized(named(&past, name)?)?,
         None => before_latest(&past).ok_or_else(nothing)?,

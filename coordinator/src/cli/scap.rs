@@ -34,6 +34,19 @@ struct KeyArgs {
     /// Set a key of scap.cfg; may be given several times
     #[arg(short = 'D', long = "define", value_name = "KEY:VALUE", value_parser = define)]
     defines: Vec<(String, String)>,
+    /// A file that says all keys of scap.cfg, in place of /etc/scap.cfg and of what the scap folder says
+    #[arg(short = 'c', long, value_name = "FILE")]
+    conf: Option<PathBuf>,
+    /// Leave out what the scap folder says of keys: /etc/scap.cfg and -D alone say them
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true
+    )]
+    no_local_config: Option<bool>,
     /// This machine's full name, whose domains name sections of scap.cfg [default: as the system has it]
     #[arg(long, value_name = "NAME")]
     host_name: Option<String>,
@@ -148,6 +161,8 @@ impl ScapArgs {
         Overrides {
             environment: self.environment.clone(),
             defines: self.keys.defines.clone(),
+            conf: self.keys.conf.clone(),
+            is_local_left_out: self.keys.no_local_config.unwrap_or(false),
             host_name: match &self.keys.host_name {
                 Some(name) => HostName::Said(name.clone()),
                 None => HostName::of_machine(),

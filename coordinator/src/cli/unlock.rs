@@ -32,6 +32,7 @@ pub(super) fn run(args: &UnlockArgs) -> Result<u8, CliError> {
     let record = RecordArgs {
         branch: args.read.branch.clone(),
         offline: args.offline,
+        may_be_alone: false,
     };
     let place = place(args)?;
     let branch = record

@@ -343,6 +343,7 @@ impl Driver<'_> {
                 Output::Finalize { hosts } => {
                     self.is_finalized = true;
                     let finalization = Finalization::of(&self.session.release);
+                    let finalization = finalization.reaching(&self.engine.reach());
                     let finalize = Finalize {
                         release: self.session.release.signed().clone(),
                         grant: self.session.grant.signed().clone(),

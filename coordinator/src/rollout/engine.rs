@@ -19,7 +19,7 @@ use std::{
 use scap_proto::{
     id::{NodeId, ReleaseId},
     reason::Reason,
-    release::{Report, Stage},
+    release::{Reach, Report, Stage},
 };
 
 use super::{
@@ -50,6 +50,8 @@ pub struct Config {
     pub goes_back: bool,
     /// Whether it is the stable release already, and this is for hosts that were lost: then nobody goes back from it.
     pub is_finalized: bool,
+    /// For whom it is so already, where it is: that stays as it is.
+    pub reach: Option<Reach>,
     /// After how long a host goes back by itself that has the release live and hears of nobody; none where it keeps it.
     pub dead_man: Option<Duration>,
     /// Until when hosts may be told to fetch or promote: they refuse what is told later. They may always be told to go back.
@@ -347,6 +349,24 @@ impl Engine {
     /// Every host and where it is.
     pub fn hosts(&self) -> &BTreeMap<NodeId, HostProgress> {
         &self.hosts
+    }
+
+    /// For whom the release is the stable one, now or once it is: for all, or where a person chose its hosts for these; never for
+    /// those that a person went on without. Who was not reached is meant, and catches up.
+    pub fn reach(&self) -> Reach {
+        if let Some(reach) = &self.config.reach {
+            return reach.clone();
+        }
+        let is_skipped = |it: &HostProgress| matches!(it.state, HostState::Skipped(_));
+        let hosts = |skipped: bool| {
+            let hosts = self.hosts.iter();
+            let hosts = hosts.filter(move |(_, it)| is_skipped(it) == skipped);
+            hosts.map(|(host, _)| host.clone()).collect()
+        };
+        match self.config.policy.is_limited {
+            true => Reach::Only(hosts(false)),
+            false => Reach::all_but(hosts(true)),
+        }
     }
 
     /// What it was to keep to.

@@ -19,6 +19,8 @@ pub struct Policy {
     pub waves: Vec<Wave>,
     /// Who fetches when.
     pub prefetch: Prefetch,
+    /// Whether a person chose these hosts among others: then the release is the stable one of these alone.
+    pub is_limited: bool,
 }
 
 /// Hosts that take the release together.
@@ -108,6 +110,8 @@ impl Policy {
     /// are left.
     #[must_use]
     pub fn limited_to(mut self, is_chosen: impl Fn(&NodeId) -> bool) -> Self {
+        let are_all_chosen = |wave: &Wave| wave.hosts().all(&is_chosen);
+        self.is_limited |= !self.waves.iter().all(are_all_chosen);
         for wave in &mut self.waves {
             for group in &mut wave.groups {
                 group.retain(&is_chosen);
@@ -384,7 +388,11 @@ mod tests {
         let rounds = |prefetch| {
             let one = |host: &NodeId| Wave::new("w", BTreeSet::from([host.clone()]));
             let waves = names.iter().map(one).collect();
-            let policy = Policy { waves, prefetch };
+            let policy = Policy {
+                waves,
+                prefetch,
+                is_limited: false,
+            };
             let (rounds, count) = policy.rounds();
             let rounds: Vec<usize> = names.iter().map(|name| rounds[name]).collect();
             (rounds, count)

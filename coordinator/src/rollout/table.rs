@@ -117,6 +117,7 @@ impl Table {
         let policy = Policy {
             waves,
             prefetch: self.prefetch,
+            is_limited: false,
         };
         check_relays(&policy, hosts)?;
         Ok(policy)

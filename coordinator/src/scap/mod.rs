@@ -30,7 +30,7 @@ mod source;
 mod tests;
 mod yaml;
 
-use std::{num::NonZeroU32, path::Path};
+use std::{io, num::NonZeroU32, path::Path};
 
 use scap_proto::{
     content::RelPath,
@@ -115,8 +115,12 @@ impl Scap {
             check_environment(&files, environment, &Origin::Flag("--environment"))?;
             files = files.with_environment(Some(environment.clone()));
         }
-        let machine = machine(&found.place, outside)?;
-        let mut layers = Layers::read(&machine, &files)?;
+        let machine = match &overrides.conf {
+            Some(path) => conf(path, outside)?,
+            None => machine(&found.place, outside)?,
+        };
+        let is_local = overrides.is_local();
+        let mut layers = Layers::read(&machine, &files, is_local)?;
         overrides.host_name.check(&layers.keys())?;
         let mut settings = Settings::resolve(&layers.keys(), overrides);
         match &environment {
@@ -129,7 +133,7 @@ impl Scap {
                     check_environment(&files, environment, &said.at)?;
                     files = files.with_environment(Some(environment.clone()));
                     // Read again, for that environment.
-                    layers = Layers::read(&machine, &files)?;
+                    layers = Layers::read(&machine, &files, is_local)?;
                     overrides.host_name.check(&layers.keys())?;
                     settings = Settings::resolve(&layers.keys(), overrides);
                     settings.restate("environment", said);
@@ -137,7 +141,7 @@ impl Scap {
             }
         }
 
-        if found.place != Place::Nowhere && !files.has_config() {
+        if found.place != Place::Nowhere && is_local && !files.has_config() {
             let environment = environment.clone().unwrap_or_default();
             let problem = format!(
                 "scap.cfg and scap.toml are there for {} only, and not for `{environment}`",
@@ -236,6 +240,15 @@ fn machine(place: &Place, outside: &Outside<'_>) -> Result<Ini, ScapError> {
     Ok(ini)
 }
 
+/// The file that says all keys, which must be there.
+fn conf(path: &Path, outside: &Outside<'_>) -> Result<Ini, ScapError> {
+    let Some(bytes) = outside(path)? else {
+        let (path, source) = (path.to_owned(), io::ErrorKind::NotFound.into());
+        return Err(ScapError::Read { path, source });
+    };
+    Ini::parse(&bytes, &name(path.to_string_lossy()))
+}
+
 /// The files that say the same things, the weaker ones first.
 struct Layers {
     machine: Ini,
@@ -254,11 +267,12 @@ struct Layer {
 }
 
 impl Layers {
-    fn read(machine: &Ini, files: &Files) -> Result<Self, ScapError> {
+    /// Where the folder's files say no keys, their keys are not even read.
+    fn read(machine: &Ini, files: &Files, is_local: bool) -> Result<Self, ScapError> {
         Ok(Self {
             machine: machine.clone(),
-            common: Layer::read(|path| files.common(path))?,
-            special: Layer::read(|path| files.special(path))?,
+            common: Layer::read(|path| files.common(path), is_local)?,
+            special: Layer::read(|path| files.special(path), is_local)?,
         })
     }
 
@@ -274,6 +288,7 @@ impl Layers {
 impl Layer {
     fn read<'a>(
         get: impl Fn(&str) -> Option<(std::sync::Arc<str>, &'a files::File)>,
+        is_local: bool,
     ) -> Result<Self, ScapError> {
         let map = |path: &str| -> Result<Option<Map>, ScapError> {
             let Some((file, found)) = get(path) else {
@@ -292,15 +307,19 @@ impl Layer {
                 Map::default()
             }
         };
+        let mut native = match get("scap.toml") {
+            Some((file, found)) => native::parse(&found.bytes, &file)?,
+            None => Native::default(),
+        };
+        if !is_local {
+            native.keys = Ini::default();
+        }
         Ok(Self {
-            cfg: match get("scap.cfg") {
+            cfg: match get("scap.cfg").filter(|_| is_local) {
                 Some((file, found)) => Ini::parse(&found.bytes, &file)?,
                 None => Ini::default(),
             },
-            native: match get("scap.toml") {
-                Some((file, found)) => native::parse(&found.bytes, &file)?,
-                None => Native::default(),
-            },
+            native,
             vars: map("vars.yaml")?.unwrap_or_default(),
             checks,
             config_files: map("config-files.yaml")?,

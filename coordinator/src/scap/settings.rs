@@ -1,6 +1,6 @@
 //! What the keys of a scap folder are in the end, and who said so.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use scap_proto::release::Environment;
 
@@ -33,6 +33,17 @@ pub struct Overrides {
     pub defines: Vec<(String, String)>,
     /// The full name of this machine, whose domains name sections of `scap.cfg`.
     pub host_name: HostName,
+    /// `-c FILE`: says the keys in place of `/etc/scap.cfg` and of all files of the folder.
+    pub conf: Option<PathBuf>,
+    /// `--no-local-config`: whether the folder's files say no keys.
+    pub is_local_left_out: bool,
+}
+
+impl Overrides {
+    /// Whether the folder's files say keys.
+    pub(super) fn is_local(&self) -> bool {
+        self.conf.is_none() && !self.is_local_left_out
+    }
 }
 
 impl Settings {
@@ -256,7 +267,7 @@ mod tests {
                 .iter()
                 .map(|(k, v)| ((*k).into(), (*v).into()))
                 .collect(),
-            environment: None,
+            ..Overrides::default()
         }
     }
 

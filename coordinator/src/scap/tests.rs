@@ -1,5 +1,6 @@
 //! Whole folders, as scap3's documentation describes them.
 
+mod conf;
 mod waves;
 
 use std::{collections::BTreeMap, sync::Mutex};

@@ -39,7 +39,7 @@ latest/ and stable/ beside it hold what was signed. Do not edit it, nor rewrite 
 ";
 
 /// How long the upstream may take for an answer where a change can go without it: who waits may have better things to do.
-const MAY_MAX: Duration = Duration::from_secs(5);
+pub const MAY_MAX: Duration = Duration::from_secs(5);
 
 /// How often a change is tried again because others were quicker. Each time somebody else got through, so this many in a row
 /// is no chance but something that undoes what is written.
@@ -73,6 +73,19 @@ pub enum Upstream {
     Must,
     /// What it does not get now it gets with the next change.
     May,
+    /// The same where it does not answer. What stands in the way for another reason is for a person to look at first.
+    MayBeAway,
+}
+
+impl Upstream {
+    /// Whether a change is made here alone then.
+    fn goes_on_without(self, error: &BranchError) -> bool {
+        match self {
+            Self::Must => false,
+            Self::May => error.is_upstreams(),
+            Self::MayBeAway => matches!(error, BranchError::Unreachable { .. }),
+        }
+    }
 }
 
 /// A change that was made.
@@ -339,6 +352,16 @@ impl Branch {
         matches!(self.base, Base::Offline(_))
     }
 
+    /// The same, whose upstream is not asked any more.
+    #[must_use]
+    pub fn offline(self) -> Self {
+        let base = match self.base {
+            Base::Upstream(remote) => Base::Offline(remote),
+            base => base,
+        };
+        Self { base, ..self }
+    }
+
     /// Makes one change: `edit` changes the folder, and returns the words of the commit. It may be called several times, each
     /// time with what the folder is then. Blocking, at most three times as long as the remote's limit for each attempt.
     ///
@@ -360,7 +383,7 @@ impl Branch {
             upstream,
         } = change;
         let remote = match &self.base {
-            Base::Upstream(remote) if upstream == Upstream::May => {
+            Base::Upstream(remote) if upstream != Upstream::Must => {
                 Some(remote.clone().within(MAY_MAX))
             }
             Base::Upstream(remote) => Some(remote.clone()),
@@ -373,7 +396,7 @@ impl Branch {
             let local = self.repo.tip(&self.name)?;
             let mut problem = None;
             let start = match self.start(remote.as_ref(), local.as_ref(), known.as_ref(), place) {
-                Err(error) if upstream == Upstream::May && error.is_upstreams() => {
+                Err(error) if upstream.goes_on_without(&error) => {
                     // What was read there may refuse the change, as where the lock is another's by now.
                     if let BranchError::Diverged { there, .. } = &error {
                         edit(&mut self.open(Some(there), place)?.folder)?;
@@ -403,7 +426,7 @@ impl Branch {
                 match self.push(remote, &commit, there.as_ref()) {
                     Ok(true) => {}
                     Ok(false) => continue,
-                    Err(error) if upstream == Upstream::May => problem = Some(error),
+                    Err(error) if upstream.goes_on_without(&error) => problem = Some(error),
                     Err(error) => return Err(error),
                 }
                 self.failpoint.hit(step, "pushed");

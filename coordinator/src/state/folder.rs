@@ -23,6 +23,8 @@ const LOCK: &str = "lock.json";
 const HOSTS: &str = "hosts.json";
 const RELEASE: &str = "release";
 const GRANT: &str = "grant";
+/// The signed objects of what was stable for all, while `stable` is so for some hosts alone.
+const OPEN: &str = "open";
 const FINALIZATION: &str = "finalization";
 
 /// Largest file that is read, in bytes: the outcome of ten thousand hosts is about 300 KiB, and a release with all its
@@ -212,6 +214,23 @@ impl Folder {
         }
         let part = Part::Folder(files);
         self.others.insert(which.as_str().into(), part);
+    }
+
+    /// Keeps what is stable beside what comes in its place, for the hosts that the latter is not for.
+    pub fn keep_open(&mut self) {
+        if let Some(Part::Kept(item)) = self.others.get(Which::Stable.as_str().as_bytes()) {
+            let name = OPEN.as_bytes().to_vec();
+            let item = Item {
+                name,
+                ..item.clone()
+            };
+            self.others.insert(item.name.clone(), Part::Kept(item));
+        }
+    }
+
+    /// What is stable is so for all.
+    pub fn forget_open(&mut self) {
+        self.others.remove(OPEN.as_bytes());
     }
 
     /// Writes it; returns what is to be in the folder above.

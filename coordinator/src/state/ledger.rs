@@ -24,6 +24,8 @@ pub struct Ledger {
     place: Place,
     holder: Holder,
     process: ProcessMark,
+    /// Whether it takes the lock and begins without it.
+    upstream: Upstream,
 }
 
 /// What was there when the lock was taken.
@@ -37,6 +39,8 @@ pub struct Found {
     pub signed: Option<SignedObjects>,
     /// Whose lock was taken over, and why it was nobody's any more, or was taken all the same.
     pub taken_over: Option<String>,
+    /// Why the upstream does not know of the lock, where it should.
+    pub alone: Option<String>,
 }
 
 /// How a rollout ended.
@@ -61,6 +65,7 @@ impl Ledger {
             place,
             holder: Holder::here(&process, now),
             process,
+            upstream: Upstream::Must,
         }
     }
 
@@ -72,7 +77,22 @@ impl Ledger {
             place: self.place.clone(),
             holder: self.holder.clone(),
             process: self.process.clone(),
+            upstream: self.upstream,
         }
+    }
+
+    /// The same, which takes the lock and begins also where the upstream does not answer soon.
+    #[must_use]
+    pub fn that_may_be_alone(self) -> Self {
+        let upstream = Upstream::MayBeAway;
+        Self { upstream, ..self }
+    }
+
+    /// The same, whose upstream is not asked any more.
+    #[must_use]
+    pub fn offline(self) -> Self {
+        let branch = self.branch.offline();
+        Self { branch, ..self }
     }
 
     /// Who writes.
@@ -112,7 +132,7 @@ impl Ledger {
         let mut taken_over = None;
         let updated = self
             .branch
-            .update(self.change("lock", now, Upstream::Must), |folder| {
+            .update(self.change("lock", now, self.upstream), |folder| {
                 taken_over = None;
                 if let Some(lock) = folder.lock.take() {
                     let stale = lock.stale(now, &self.process, ProcessMark::is_gone);
@@ -143,7 +163,13 @@ impl Ledger {
                 record = Some(kept);
                 Ok(words)
             })?;
-        updated.warn();
+        let alone = match &updated.problem {
+            Some(problem) if updated.is_here_only => Some(scap_agent::error_chain(problem)),
+            _ => None,
+        };
+        if alone.is_none() {
+            updated.warn();
+        }
         let folder = before.expect("the change was made");
         let mut objects = self.branch.repo.objects()?;
         Ok(Found {
@@ -151,6 +177,7 @@ impl Ledger {
             record: record.expect("the change was made"),
             signed: folder.signed(&mut objects, Which::Latest)?,
             taken_over,
+            alone,
         })
     }
 
@@ -164,7 +191,7 @@ impl Ledger {
         signed: &SignedObjects,
         now: Timestamp,
     ) -> Result<Updated, BranchError> {
-        self.step("begin", now, Upstream::Must, |folder| {
+        self.step("begin", now, self.upstream, |folder| {
             folder.set_signed(Which::Latest, signed);
             folder.set_hosts(&Hosts::default());
             let record = record_of(folder, &self.place);
@@ -241,8 +268,18 @@ impl Ledger {
             folder.lock = None;
             folder.set_hosts(&end.hosts);
             folder.set_signed(Which::Latest, &end.signed);
-            let is_finalized = end.signed.finalization.is_some();
+            let finalization = end.signed.finalization.as_ref();
+            let is_finalized = finalization.is_some();
+            let reach = finalization.and_then(|it| it.reach_unverified().ok());
+            let is_limited = reach.is_some_and(|reach| !reach.is_open());
             if is_finalized {
+                let stable = folder.record.as_ref().and_then(|it| it.stable.as_ref());
+                let was_limited = stable.is_none_or(|it| it.is_limited);
+                match (is_limited, was_limited) {
+                    (true, false) => folder.keep_open(),
+                    (true, true) => {}
+                    (false, _) => folder.forget_open(),
+                }
                 folder.set_signed(Which::Stable, &end.signed);
             }
             let record = record_of(folder, &self.place);
@@ -252,6 +289,7 @@ impl Ledger {
                 latest.outcome = end.outcome;
                 latest.code = end.code;
                 latest.ended = Some(now);
+                latest.is_limited = is_limited;
                 if is_finalized {
                     record.stable = Some(latest.clone());
                 }

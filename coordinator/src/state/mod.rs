@@ -20,7 +20,7 @@ mod tip;
 mod tests;
 
 pub use self::{
-    branch::{Base, Branch, BranchError, Change, Updated, Upstream},
+    branch::{Base, Branch, BranchError, Change, MAY_MAX, Updated, Upstream},
     directory::{Made, Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
     failpoint::Failpoint,
     folder::{Folder, Place, SignedObjects, Which},

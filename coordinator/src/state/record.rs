@@ -167,6 +167,9 @@ pub struct Rollout {
     /// Why its hosts go back to what they ran, from when they do. Not escaped.
     #[serde(default)]
     pub going_back: Option<String>,
+    /// Whether it was finalized for some hosts alone.
+    #[serde(default, rename = "limited")]
+    pub is_limited: bool,
     /// What was said of how it goes. Whoever goes on with it keeps to that.
     #[serde(default)]
     pub flags: Flags,
@@ -480,6 +483,7 @@ pub(super) mod tests {
             rolls_back_to: None,
             code: None,
             going_back: None,
+            is_limited: false,
             flags: Flags::from([("soak".to_owned(), vec!["600".to_owned()])]),
         }
     }

@@ -4,13 +4,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    codec::Extensible,
+    codec::{CodecError, Extensible},
     extensions::Extensions,
     id::ReleaseId,
     identity::SecretKey,
     release::{
         grant::VerifiedGrant,
         names::{Audience, Environment, RepoPath},
+        reach::Reach,
         release::VerifiedRelease,
         signed::{AuthorityError, SessionSigned, SignedObject},
     },
@@ -33,7 +34,12 @@ pub struct Finalization {
     pub extensions: Extensions,
 }
 
+/// For whom it is, where that is not all. Required: who does not know it would take the release for the stable one of all hosts.
+const REACH: u16 = 1;
+
 impl Extensible for Finalization {
+    const EXTENSIONS_KNOWN: &'static [u16] = &[REACH];
+
     fn extensions(&self) -> &Extensions {
         &self.extensions
     }
@@ -44,7 +50,7 @@ impl SignedObject for Finalization {
 }
 
 impl Finalization {
-    /// The finalization of `release`.
+    /// The finalization of `release` for all hosts.
     pub fn of(release: &VerifiedRelease) -> Self {
         let about = release.release();
         Self {
@@ -54,6 +60,27 @@ impl Finalization {
             audience: about.audience.clone(),
             sequence: about.sequence,
             extensions: Extensions::default(),
+        }
+    }
+
+    /// The same for these hosts.
+    pub fn reaching(self, reach: &Reach) -> Self {
+        let Some(bytes) = reach.encode() else {
+            return self;
+        };
+        let extensions = self.extensions.with(REACH, bytes.into());
+        let extensions = extensions.expect("it is no longer than allowed, and few are there");
+        Self { extensions, ..self }
+    }
+
+    /// For which hosts it is.
+    ///
+    /// # Errors
+    /// Where there is something else. One that was verified has none.
+    pub fn reach(&self) -> Result<Reach, CodecError> {
+        match self.extensions.get(REACH) {
+            Some(bytes) => Reach::decode(bytes),
+            None => Ok(Reach::All),
         }
     }
 }
@@ -78,6 +105,14 @@ impl SignedFinalization {
         Self(SessionSigned { payload, signature })
     }
 
+    /// For whom it says to be, before anybody knows whether it was signed.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn reach_unverified(&self) -> Result<Reach, CodecError> {
+        Finalization::from_payload(&self.0.payload)?.reach()
+    }
+
     /// Checks that the holder of the grant finalized exactly this release.
     ///
     /// # Errors
@@ -89,6 +124,7 @@ impl SignedFinalization {
         grant: &VerifiedGrant,
     ) -> Result<Finalization, AuthorityError> {
         let found: Finalization = self.0.open(&grant.grant().session_key)?;
+        found.reach()?;
         let mut expected = Finalization::of(release);
         expected.extensions = found.extensions.clone();
         if found == expected {

@@ -24,6 +24,7 @@ pub mod lease;
 pub mod membership;
 pub mod names;
 pub mod plan;
+pub mod reach;
 #[expect(
     clippy::module_inception,
     reason = "the release is what the folder is about"
@@ -44,6 +45,7 @@ pub use lease::{Lease, SignedLease};
 pub use membership::{Membership, SignedMembership};
 pub use names::{Audience, Environment, NameError, RepoPath};
 pub use plan::{Plan, PlanHost, TopologyKind};
+pub use reach::Reach;
 pub use release::{Authority, DeltaRef, Priority, Release, SignedRelease, VerifiedRelease};
 pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing};
 pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};

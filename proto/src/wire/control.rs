@@ -86,3 +86,11 @@ pub struct Finalize {
     /// That it is stable.
     pub finalization: SignedFinalization,
 }
+
+impl Finalize {
+    /// Whether it says to be for all hosts but those that a person went on without.
+    pub fn is_open(&self) -> bool {
+        let reach = self.finalization.reach_unverified();
+        reach.is_ok_and(|reach| reach.is_open())
+    }
+}

@@ -23,6 +23,7 @@ mod plan;
 mod process;
 mod refusals;
 mod resume;
+mod rollback_upstream;
 mod rollout;
 mod scap_folder;
 mod scene;

@@ -278,6 +278,132 @@ fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
 }
 
 #[test]
+fn a_file_that_is_named_says_the_keys_and_is_named_where_it_cannot_be_read() {
+    let scene = Scene::empty();
+    let (repo, _) = scene.repo();
+    repo.write(
+        "scap/scap.cfg",
+        "[global]\ngit_repo: of/folder\ngroup_size: 2\n",
+    );
+    repo.commit("scap.cfg");
+    scene.write("other.cfg", "[global]\ngit_repo: of/conf\n");
+    let said = config_json(&scene, &["-c", "other.cfg", "-D", "cache_revs:3"]);
+    assert_eq!(
+        said["settings"]["git_repo"],
+        json!({ "value": "of/conf", "from": "other.cfg:2" })
+    );
+    assert_eq!(said["settings"]["cache_revs"]["from"], "-D");
+    assert_eq!(said["settings"].get("group_size"), None);
+    let said = config_json(&scene, &["--no-local-config"]);
+    assert_eq!(said["settings"].get("git_repo"), None);
+    scene.write("broken.cfg", "[global]\ngit_repo: a/b\nnonsense\n");
+    for command in [
+        &["config"][..],
+        &[
+            "deploy",
+            "--state",
+            "st",
+            "--fleet",
+            "none.toml",
+            "--dry-run",
+        ],
+    ] {
+        let with = |file: &str| {
+            let arguments = [command, &["--repo", "repo", "-c", file]].concat();
+            scene.scap(&arguments).exits(2)
+        };
+        with("broken.cfg").says(&[DOING, "broken.cfg:3: "]);
+        with("none.cfg").says(&[DOING, "read none.cfg"]);
+    }
+}
+
+/// A folder with a template at `to`.
+fn write_template(fleet: &Fleet, to: &str, level: &str) {
+    let write = |name: &str, content: &str| fleet.scene.write(&format!("{to}/{name}"), content);
+    write(
+        "scap.cfg",
+        "[global]\ngit_repo: mw/app\nconfig_deploy: true\n",
+    );
+    write("vars.yaml", &format!("level: {level}\n"));
+    write("config-files.yaml", "conf/level:\n  template: level.j2\n");
+    write("templates/level.j2", "rendered {{ level }}\n");
+}
+
+#[track_caller]
+fn assert_rendered(fleet: &Fleet, level: &str) {
+    for agent in &fleet.agents {
+        let rendered = agent.live("mw/app").join("conf/level");
+        let rendered = std::fs::read_to_string(rendered).unwrap();
+        assert_eq!(rendered.trim_end(), format!("rendered {level}"));
+    }
+}
+
+#[test]
+fn hosts_render_the_templates_of_a_folder_that_is_an_ignored_checkout_beside_the_commit() {
+    let fleet = Fleet::start(&["web1", "web2"]);
+    let (repo, commit) = fleet.scene.repo();
+    std::fs::write(repo.dir().join(".git/info/exclude"), "/scap\n").unwrap();
+    write_template(&fleet, "repo/scap", "one");
+    let ended = fleet.deploy(&["--repo", "repo"]).exits(0);
+    let ended = ended.says(&["repo/scap, which is in no commit"]);
+    assert_rendered(&fleet, "one");
+    let first = deployed(&ended);
+    assert_eq!(first["commit"], commit.as_str());
+    // The same commit with other configuration is another release, and going back brings the old one back.
+    write_template(&fleet, "repo/scap", "two");
+    let second = deployed(&fleet.deploy(&["--repo", "repo"]).exits(0));
+    assert_rendered(&fleet, "two");
+    assert_eq!(
+        (&second["commit"], &second["sequence"]),
+        (&first["commit"], &json!(2))
+    );
+    let back = [
+        "rollback",
+        "--state",
+        "st",
+        "--fleet",
+        "fleet.toml",
+        "--yes",
+        "--repo",
+        "repo",
+    ];
+    fleet.scene.scap(&[&back[..], &["#1"]].concat()).exits(0);
+    assert_rendered(&fleet, "one");
+}
+
+#[test]
+fn hosts_render_the_templates_of_a_folder_that_is_a_submodule_as_the_commit_names_it() {
+    let fleet = Fleet::start(&["web1", "web2"]);
+    let (repo, _) = fleet.scene.repo();
+    write_template(&fleet, "config", "one");
+    let folder = fleet.scene.path("config");
+    let keep = |message: &str| {
+        git(&folder, &["add", "--all"]);
+        git(&folder, &["commit", "--quiet", "--message", message]);
+    };
+    git(&folder, &["init", "--quiet"]);
+    keep("One");
+    let url = folder.to_str().unwrap();
+    git(repo.dir(), &["submodule", "--quiet", "add", url, "scap"]);
+    let first = repo.commit("A submodule");
+    // What is checked out there is not what the commit names.
+    write_template(&fleet, "repo/scap", "edited");
+    let ended = fleet.deploy(&["--repo", "repo"]).exits(0);
+    ended.says(&["submodule scap at its commit "]);
+    assert_rendered(&fleet, "one");
+    write_template(&fleet, "config", "two");
+    keep("Two");
+    let checkout = repo.dir().join("scap");
+    git(&checkout, &["checkout", "--quiet", "."]);
+    git(&checkout, &["pull", "--quiet", "--ff-only"]);
+    repo.commit("The submodule moves on");
+    fleet.deploy(&["--repo", "repo"]).exits(0);
+    assert_rendered(&fleet, "two");
+    fleet.deploy(&["--repo", "repo", "--rev", &first]).exits(0);
+    assert_rendered(&fleet, "one");
+}
+
+#[test]
 fn what_a_commit_has_of_that_name_is_a_folder_or_an_error() {
     let code = Scene::empty();
     let (repo, _) = code.repo();

@@ -179,12 +179,17 @@ fn a_deployment_is_recorded_read_back_and_gone_back_from() {
 
     // What is gone back to was watched when it was new.
     let hosts = std::fs::read_to_string(fleet.scene.path("fleet.toml")).unwrap();
-    let soaking = format!("[rollout]\nsoak = 600\n{hosts}");
+    let waves = "[[rollout.wave]]\nname = \"canary\"\ngroup = \"canary\"\napproval = true\n";
+    let soaking = format!("[rollout]\nsoak = 600\n{waves}{hosts}");
     fleet.scene.write("fleet.toml", soaking);
     let soaks = |flags: &[&str]| {
         let dry = fleet.rollback(&[&["--repo", "repo", "--dry-run"], flags].concat());
         let waves = dry.exits(0).json("scap.dry-run/1")["waves"].clone();
         let waves = waves.as_array().unwrap().iter();
+        assert!(
+            waves.clone().all(|wave| wave["approval"] == false),
+            "{waves:?}"
+        );
         let soaks = waves.map(|wave| wave["soak_seconds"].as_u64().unwrap());
         soaks.collect::<BTreeSet<u64>>()
     };
@@ -192,6 +197,15 @@ fn a_deployment_is_recorded_read_back_and_gone_back_from() {
     assert_eq!(soaks(&["--soak", "5"]), [5].into());
     let back = deployed(&fleet.rollback(&["--repo", "repo"]).exits(0));
     fleet.scene.write("fleet.toml", hosts);
+    // Its hosts hold it still: nothing is sent.
+    for name in ["web1", "web2"] {
+        let bytes = &host(&back, name)["bytes"];
+        assert_eq!(
+            (&bytes["seed"], &bytes["peers"]),
+            (&json!(0), &json!(0)),
+            "{name}: {bytes}"
+        );
+    }
     assert_eq!(
         (&back["sequence"], &back["snapshot"]),
         (&json!(3), &one["snapshot"])

@@ -182,6 +182,72 @@ fn who_may_not_have_a_release_hears_nothing_of_it() {
     assert_eq!(stable_of(&scene, agent, "elsewhere", true).len(), 0);
 }
 
+/// Asserts that an agent runs a commit once it has asked its peers.
+fn pulls(scene: &Scene, agent: &Agent, code: i32, commit: &str) {
+    let pulled = agent.ask(&["pull"]);
+    assert_eq!(pulled.code, Some(code), "{pulled:#?}\n{}", agent.log());
+    scene.repo.archived(commit).assert_is(&agent.live());
+}
+
+#[test]
+fn a_release_that_is_tried_on_one_host_stays_there_until_it_is_deployed_to_all() {
+    let mut scene = Scene::start(2);
+    let first = scene.commit_payload(PAYLOAD_BYTES, 1);
+    scene.deploy(&first, &[]);
+    let peers =
+        [0, 1].map(|at: usize| (scene.agents[at].name().to_owned(), scene.agents[at].address));
+    let peers = [
+        (peers[0].0.as_str(), peers[0].1),
+        (peers[1].0.as_str(), peers[1].1),
+    ];
+    scene.add_agent_asking(&peers);
+    wait_until("it has what is stable", CATCH_UP_MAX, || {
+        let there = scene.agents[2].live().exists();
+        there.then_some(()).ok_or(scene.agents[2].log())
+    });
+
+    let second = scene.commit_payload(PAYLOAD_BYTES, 2);
+    let (tried, _) = scene.deploy_with(&second, &[], &["-l", "host1"]);
+    assert_eq!(tried.code, Some(0), "{tried:#?}");
+    scene
+        .repo
+        .archived(&second)
+        .assert_is(&scene.agents[0].live());
+    pulls(&scene, &scene.agents[2], 0, &first);
+    // A newcomer, which has also who tries it to ask, gets what is for all, and from that one too.
+    scene.enrol("asker");
+    let stable = stable_of(&scene, &scene.agents[0], "asker", true);
+    assert_eq!(stable.len(), 2);
+    scene.add_agent_asking(&peers);
+    let new = &scene.agents[3];
+    let status = wait_until("the newcomer has what is stable", CATCH_UP_MAX, || {
+        let status = new.status()?;
+        let is_there = status["releases"][0]["state"] == "done";
+        is_there.then(|| status.clone()).ok_or(status.to_string())
+    });
+    assert_eq!(status["releases"][0]["sequence"], 1, "{status}");
+    let catch_up = &status["catch_up"];
+    for list in ["behind", "disbelieved"] {
+        assert_eq!(catch_up[list], serde_json::json!([]), "{catch_up}");
+    }
+    scene.repo.archived(&first).assert_is(&new.live());
+
+    // The same commit for all, while one of them is away: it is another release, and reaches it as it catches up.
+    let away = scene.agents.pop().unwrap();
+    let last = scene.agents.pop().unwrap();
+    let (all, _) = scene.deploy(&second, &[]);
+    assert_eq!(all.code, Some(0), "{all:#?}");
+    for agent in [last, away] {
+        pulls(&scene, &agent, 10, &second);
+        let status = agent.status().unwrap();
+        assert_eq!(status["releases"][0]["sequence"], 3, "{status}");
+        scene.agents.push(agent);
+    }
+    let stable = stable_of(&scene, &scene.agents[0], "asker", true);
+    assert_eq!(stable.len(), 1, "it is for all, and nothing else is stable");
+    scene.assert_all_run(&second);
+}
+
 /// In no fleet file. Sorted before the others, so that a rule that favours the first favours it.
 const EVIL: &str = "evil";
 

@@ -127,6 +127,16 @@ impl Scene {
 
     /// Deploys a revision to all agents, and to `others`, which are not processes of ours.
     pub fn deploy(&self, rev: &str, others: &[(&str, SocketAddr)]) -> (Finished, DeployReport) {
+        self.deploy_with(rev, others, &[])
+    }
+
+    /// The same with flags.
+    pub fn deploy_with(
+        &self,
+        rev: &str,
+        others: &[(&str, SocketAddr)],
+        flags: &[&str],
+    ) -> (Finished, DeployReport) {
         let hosts = self.agents.iter().map(|it| (it.name(), it.address));
         let mut fleet = String::new();
         for (name, address) in hosts.chain(others.iter().copied()) {
@@ -150,6 +160,7 @@ impl Scene {
             "--yes",
             "--json",
         ]);
+        command.args(flags);
         let finished = run(&mut command, &self.dir.path().join("deploy"), DEPLOY_MAX);
         let report = serde_json::from_str(&finished.stdout)
             .unwrap_or_else(|error| panic!("{error}: {finished:#?}"));

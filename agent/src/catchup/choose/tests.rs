@@ -2,7 +2,7 @@
 
 use scap_proto::{
     identity::SecretKey,
-    release::{Audience, SignedFinalization, SignedRelease},
+    release::{Audience, Reach, SignedFinalization, SignedRelease},
 };
 
 use super::{super::engine::Scope, *};
@@ -40,7 +40,11 @@ impl Scene {
     }
 
     fn hold(&mut self, acceptance: Acceptance, is_led: bool) {
-        let holding = Holding { acceptance, is_led };
+        let holding = Holding {
+            acceptance,
+            is_led,
+            is_limited: false,
+        };
         self.holdings.insert(key("production"), holding);
     }
 
@@ -137,6 +141,61 @@ fn the_highest_is_taken_from_those_that_have_it_however_long_ago_it_expired() {
         .collect();
     assert_eq!(behind, [("a", 7)]);
     assert_eq!(taken(scene.only(found)), (7, vec!["b".into(), "c".into()]));
+}
+
+/// An answer of a peer, each a sequence and for whom that is stable.
+fn said(scene: &Scene, offers: &[(u64, &Reach)]) -> Result<Vec<Claim>, String> {
+    let finalize = |sequence, reach| {
+        let draft = Draft::new(sequence);
+        scene.world.finalize_reaching(&draft, reach)
+    };
+    let claim = |finalize| Claim::check(&scene.world.trust, finalize, LATE);
+    Ok(offers
+        .iter()
+        .map(|(sequence, reach)| claim(finalize(*sequence, reach)))
+        .collect())
+}
+
+#[test]
+fn what_is_stable_for_some_hosts_alone_is_taken_by_these_and_all_others_take_what_is_for_all() {
+    let scene = Scene::new();
+    let us = || [scene.world.trust.addressee.host.clone()].into();
+    let others = || ["z".parse().unwrap()].into();
+    let of_others = [Reach::Only(others()), Reach::AllBut(us()), Reach::Ordered];
+    for reach in &of_others {
+        let found = scene.conclude([
+            ("a", said(&scene, &[(7, reach), (6, &Reach::All)])),
+            ("b", said(&scene, &[(7, reach)])),
+            ("c", said(&scene, &[(6, &Reach::All)])),
+        ]);
+        assert_eq!(found.behind, [], "who was not meant is not behind");
+        let expected = (6, vec!["a".into(), "c".into()]);
+        assert_eq!(taken(scene.only(found)), expected, "{reach:?}");
+        let found = scene.conclude([("a", said(&scene, &[(7, reach)])), ("b", Ok(Vec::new()))]);
+        assert!(matches!(scene.only(found), Finding::Others), "{reach:?}");
+    }
+    for reach in [Reach::Only(us()), Reach::AllBut(others())] {
+        let found = scene.conclude([
+            ("a", said(&scene, &[(7, &reach), (6, &Reach::All)])),
+            ("b", said(&scene, &[(6, &Reach::All)])),
+        ]);
+        assert_eq!(taken(scene.only(found)), (7, vec!["a".into()]), "{reach:?}");
+    }
+    // Once it is so for all, by whoever says so; who has it for itself alone has its content.
+    let found = scene.conclude([
+        ("a", said(&scene, &[(7, &of_others[0])])),
+        ("b", said(&scene, &[(7, &Reach::All)])),
+    ]);
+    assert_eq!(taken(scene.only(found)), (7, vec!["a".into(), "b".into()]));
+}
+
+#[test]
+fn a_host_that_was_ordered_a_release_takes_it_where_there_are_too_many_to_list() {
+    let scene = Scene::holding(7);
+    let found = scene.conclude([("a", said(&scene, &[(7, &Reach::Ordered)]))]);
+    assert!(matches!(scene.only(found), Finding::Current { .. }));
+    let found = scene.conclude([("a", said(&scene, &[(8, &Reach::Ordered)]))]);
+    assert!(matches!(scene.only(found), Finding::Others));
 }
 
 #[test]

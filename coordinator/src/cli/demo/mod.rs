@@ -294,6 +294,7 @@ fn arguments(state: &Path, repo: &Path, commit: &str, fleet: &Path) -> DeployArg
                 state_remote: Some("none".to_owned()),
             },
             offline: false,
+            may_be_alone: false,
         },
         back_to: None,
         go_on: None,

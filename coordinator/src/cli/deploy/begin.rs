@@ -9,7 +9,7 @@ use scap_proto::{
     identity::SecretKey,
     limits::SIGNATURES_MAX,
     release::{
-        Authority, AuthorityError, Grant, Release, SignedGrant, SignedRelease, UnixMillis,
+        Authority, AuthorityError, Grant, Reach, Release, SignedGrant, SignedRelease, UnixMillis,
         VerifiedGrant, VerifiedRelease, signature::Signer,
     },
 };
@@ -17,7 +17,7 @@ use scap_proto::{
 use super::{DeployArgs, GoOn, greet::Greeted};
 use crate::{
     cli::{About, CliError, deltas::Deltas, exit},
-    rollout::{EPOCH_JUMP_MAX, Policy},
+    rollout::{EPOCH_JUMP_MAX, Policy, Wave},
     state::{Record, SNAPSHOTS_KEPT, SignedObjects, StateDirectory, StateError},
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Content<'a> {
     /// What hosts are asked.
     pub(super) config: Option<SnapshotRef>,
     pub(super) deltas: &'a Deltas,
+    /// For whom.
+    pub(super) policy: &'a Policy,
 }
 
 /// A release, and who directs it from now on.
@@ -54,6 +56,8 @@ pub(super) struct Begun {
     pub(super) key: SecretKey,
     /// Whether the release was taken up, and is finalized.
     pub(super) is_finalized: bool,
+    /// For whom, where it is and that is known.
+    pub(super) reach: Option<Reach>,
 }
 
 /// Signs the release, or takes up the one that was signed for the same content, or that is gone on with, and grants it to a new session.
@@ -102,13 +106,19 @@ pub(super) fn begin(
             let highest = highest.max(before);
             Some(Wanted { highest, ..wanted }.going_on(go_on)?)
         }
-        (None, Some(record)) if !is_rival(record) => wanted.take_up(&record.release).ok(),
+        (None, Some(record)) if !is_rival(record) => {
+            let release = wanted.take_up(&record.release).ok();
+            release.filter(|release| {
+                let known = Known::of(release, Some(record), said, &authority, now);
+                known.is_for(content.policy)
+            })
+        }
         (None, _) => None,
     };
-    let (release, epoch, is_finalized) = match again {
+    let (release, epoch, is_finalized, reach) = match again {
         Some(release) => {
             let known = Known::of(&release, record.as_ref(), said, &authority, now);
-            (release, known.epoch + 1, known.is_finalized)
+            (release, known.epoch + 1, known.is_finalized, known.reach)
         }
         None => {
             let release = Release {
@@ -139,7 +149,7 @@ pub(super) fn begin(
             let release = signed
                 .verify(&authority, now)
                 .map_err(|error| CliError::failed("check our own release", &error))?;
-            (release, 1, false)
+            (release, 1, false, None)
         }
     };
     let key = state.begin_session(repo, environment).map_err(failed)?;
@@ -175,6 +185,7 @@ pub(super) fn begin(
         grant,
         key,
         is_finalized,
+        reach,
     })
 }
 
@@ -184,6 +195,8 @@ struct Known {
     epoch: u64,
     /// Whether it is finalized.
     is_finalized: bool,
+    /// For whom, as far as the state branch says.
+    reach: Option<Reach>,
 }
 
 impl Known {
@@ -200,6 +213,7 @@ impl Known {
         let mut known = Self {
             epoch: ours.map_or(0, |record| record.epoch),
             is_finalized: ours.is_some_and(|record| record.is_finalized),
+            reach: None,
         };
         let recorded = said.recorded.filter(|it| it.release.id() == release.id());
         if let Some(recorded) = recorded
@@ -207,7 +221,9 @@ impl Known {
         {
             known.epoch = known.epoch.max(grant.grant().epoch);
             let finalization = recorded.finalization.as_ref();
-            known.is_finalized |= finalization.is_some_and(|it| it.verify(release, &grant).is_ok());
+            let finalization = finalization.and_then(|it| it.verify(release, &grant).ok());
+            known.is_finalized |= finalization.is_some();
+            known.reach = finalization.and_then(|it| it.reach().ok());
         }
         // That a host says it is stable proves nothing, and would make it so for all; one that is told to go back says no.
         let id = release.id();
@@ -216,6 +232,16 @@ impl Known {
         let believed = said.filter(|epoch| *epoch <= highest);
         known.epoch = known.epoch.max(believed.max().unwrap_or(0));
         known
+    }
+
+    /// Whether the release may be taken up for these hosts. Where it is the stable one of some alone, others get it as a new
+    /// release: from what is stable nobody goes back, and no wave of theirs would be held by its gate.
+    fn is_for(&self, policy: &Policy) -> bool {
+        let Some(reach) = self.reach.as_ref().filter(|_| self.is_finalized) else {
+            return !self.is_finalized;
+        };
+        let mut hosts = policy.waves.iter().flat_map(Wave::hosts);
+        (policy.is_limited || reach.is_open()) && hosts.all(|host| reach.includes(host, false))
     }
 }
 

@@ -139,7 +139,7 @@ mod tests {
         DeployArgs::from_arg_matches(&matches).unwrap()
     }
 
-    const EACH: [&str; 14] = [
+    const EACH: [&str; 16] = [
         "--limit-hosts=web*",
         "--topology=tree",
         "--upload-mbit=100",
@@ -153,6 +153,8 @@ mod tests {
         "--away-timeout=30",
         "--stall-timeout=200",
         "--define=group_size:4",
+        "--conf=/srv/other.cfg",
+        "--no-local-config=true",
         "--host-name=deploy1.example",
     ];
 

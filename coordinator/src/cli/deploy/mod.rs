@@ -53,7 +53,7 @@ use self::{
 };
 pub(super) use self::{
     flags::{HowArgs, Topology},
-    recording::past,
+    recording::{Released, alone, past},
     summary::Summary,
 };
 use super::{
@@ -330,7 +330,10 @@ pub(super) async fn deploy(
             return Err(error);
         }
     };
-    if let Some(line) = recording.taken_over() {
+    for line in [recording.taken_over(), recording.alone()]
+        .into_iter()
+        .flatten()
+    {
         progress.note(&line);
     }
     let (built, config) = built.expect("building does not panic")?;
@@ -354,12 +357,14 @@ pub(super) async fn deploy(
         snapshot: built.snapshot,
         config,
         deltas: &deltas,
+        policy,
     };
     let Begun {
         release,
         grant,
         key,
         is_finalized,
+        reach,
     } = begin(&state, &about, &content, said, &args)?;
     // From here on the record names what hosts are to fetch.
     drop(admission);
@@ -438,6 +443,7 @@ pub(super) async fn deploy(
         epoch: session.grant.grant().epoch,
         goes_back: going_back.is_some(),
         is_finalized,
+        reach,
         // From what is stable nobody goes back.
         dead_man: dead_man.filter(|_| !is_finalized),
         granted_until: time_left(&session.grant),

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use scap_proto::{
     id::NodeId,
     reason::{Because, Reason},
-    release::{Finalization, SignedFinalization, Stage},
+    release::{Finalization, Reach, SignedFinalization, Stage},
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -47,22 +47,32 @@ pub(super) struct Recording {
 }
 
 /// The branch once the upstream was asked, and what it says was released of one repo to one environment, the latest first.
+pub(in crate::cli) struct Released {
+    pub(in crate::cli) history: History,
+    pub(in crate::cli) past: Vec<Release>,
+    /// Why the upstream was not heard, where it was to be.
+    pub(in crate::cli) alone: Option<String>,
+}
+
+/// What was released; `None` where there is no branch.
 pub(in crate::cli) fn past(
     args: &DeployArgs,
     tree: &Tree,
     state: &StateDirectory,
     place: &Place,
-) -> Result<Option<(History, Vec<Release>)>, CliError> {
+) -> Result<Option<Released>, CliError> {
     let repo = repo_of(tree.repo(), state)?;
-    let branch = &args.record.branch;
-    let fetch = !args.record.offline && branch.has_remote(&repo)?;
-    let history = branch.history(&repo, fetch)?;
+    let (history, alone) = args.record.history(&repo)?;
     let Some(history) = history else {
         return Ok(None);
     };
     let past = history.past(place).map_err(|error| failed(&error))?;
     warn_of_unreadable(&past);
-    Ok(Some((history, past.releases)))
+    Ok(Some(Released {
+        history,
+        past: past.releases,
+        alone,
+    }))
 }
 
 /// What the lock is taken for, for whoever finds it held.
@@ -132,7 +142,10 @@ impl Recording {
             .record
             .open(repo, about, Some(state))
             .map_err(|error| failed(&error))?;
-        let ledger = Ledger::new(branch, about.clone(), began);
+        let mut ledger = Ledger::new(branch, about.clone(), began);
+        if args.record.may_be_alone {
+            ledger = ledger.that_may_be_alone();
+        }
         let subject = tree.commit().map(|commit| commit.subject.clone());
         let go_on = args.go_on.as_ref();
         let rolls_back_to = rolls_back_to(args);
@@ -143,6 +156,9 @@ impl Recording {
             None => ledger.lock(&reason, now()),
         };
         let found = found.map_err(|error| failed(&error))?;
+        if found.alone.is_some() {
+            ledger = ledger.offline();
+        }
         let run = Rollouts {
             rollout: ledger.holder().rollout.clone(),
             by: ledger.holder().name.clone(),
@@ -180,6 +196,11 @@ impl Recording {
     pub(super) fn taken_over(&self) -> Option<String> {
         let lock = self.found.taken_over.as_ref()?;
         Some(format!("took over the lock of {lock}"))
+    }
+
+    /// That the upstream did not answer, for people.
+    pub(super) fn alone(&self) -> Option<String> {
+        self.found.alone.as_deref().map(alone)
     }
 
     /// Now that the lock is ours: why the hosts of the release that is gone on with go back, where they do. Its rollout may have
@@ -236,9 +257,10 @@ impl Recording {
             rolls_back_to: self.run.rolls_back_to,
             code: going_back.as_ref().and(self.going_back_code()),
             going_back,
+            is_limited: false,
             flags: self.run.flags.clone(),
         };
-        let signed = signed(session, false);
+        let signed = signed(session, None);
         let begun = self
             .ask(|reply| Note::Begin(Box::new((rollout, signed)), reply))
             .await;
@@ -268,7 +290,8 @@ impl Recording {
             Verdict::RollbackIncomplete(_) => Outcome::RollbackIncomplete,
             Verdict::TakenOver { .. } => unreachable!("whoever took it over records its end"),
         };
-        let signed = signed(session, ended.is_finalized);
+        let reach = ended.is_finalized.then(|| ended.engine.reach());
+        let signed = signed(session, reach);
         self.close(End {
             outcome,
             code: ended.verdict.code(),
@@ -364,6 +387,11 @@ impl Drop for Recording {
             let _ = thread.join();
         }
     }
+}
+
+/// What is said where it goes on without the upstream that was asked.
+pub(in crate::cli) fn alone(why: &str) -> String {
+    format!("without the upstream, as with --offline, which is recorded: {why}")
 }
 
 /// The thread: writes one note after the other, and that it is still there while there is none.
@@ -479,14 +507,15 @@ impl Watcher for Recorded<'_> {
     }
 }
 
-fn signed(session: &Session, is_finalized: bool) -> SignedObjects {
-    let finalization = || {
+fn signed(session: &Session, stable_for: Option<Reach>) -> SignedObjects {
+    let finalization = |reach| {
         // Just what the hosts got: an Ed25519 signature of the same is the same.
-        SignedFinalization::sign(&Finalization::of(&session.release), &session.key)
+        let finalization = Finalization::of(&session.release).reaching(&reach);
+        SignedFinalization::sign(&finalization, &session.key)
     };
     SignedObjects {
         release: session.release.signed().clone(),
         grant: session.grant.signed().clone(),
-        finalization: is_finalized.then(finalization),
+        finalization: stable_for.map(finalization),
     }
 }

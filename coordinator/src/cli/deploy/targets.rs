@@ -30,18 +30,31 @@ impl Targets {
     pub(super) fn of(fleet: Inventory, scap: &Scap, args: &DeployArgs) -> Result<Self, CliError> {
         let fleet = as_folder_says(fleet, scap, &args.fleet)?;
         let selection = args.how.limit_hosts.as_ref();
-        let policy = match &scap.groups {
+        let mut policy = match &scap.groups {
             None => of_fleet(&fleet, selection, args)?,
             Some(groups) => {
                 let chosen = selection.map(|selection| select(groups, selection));
                 let chosen = chosen
                     .transpose()
                     .map_err(|error| nobody(&error.to_string()))?;
+                let count =
+                    |groups: &[Group]| groups.iter().map(|it| it.targets.len()).sum::<usize>();
+                let is_limited = chosen
+                    .as_ref()
+                    .is_some_and(|chosen| count(chosen) < count(groups));
                 let groups = chosen.as_ref().unwrap_or(groups);
                 check_known(groups, &fleet, &args.fleet)?;
-                of_groups(groups, &fleet, args)
+                let mut policy = of_groups(groups, &fleet, args);
+                policy.is_limited = is_limited;
+                policy
             }
         };
+        if goes_back(args) {
+            // A person said so by going back.
+            for wave in &mut policy.waves {
+                wave.needs_approval = false;
+            }
+        }
         if scap.groups.is_none() && selection.is_none() {
             return Ok(Self {
                 inventory: fleet,
@@ -127,9 +140,14 @@ fn of_fleet(
 /// How long each wave soaks, where that is not for the scap folder or the fleet file to say: what is gone back to was
 /// watched when it was new.
 fn soak(args: &DeployArgs) -> Option<Duration> {
+    let none = goes_back(args).then_some(Duration::ZERO);
+    args.how.soak.or(none)
+}
+
+/// Whether it is a rollback, or goes on with one.
+fn goes_back(args: &DeployArgs) -> bool {
     let goes_on_back = |go_on: &GoOn| go_on.rolls_back_to.is_some();
-    let goes_back = args.back_to.is_some() || args.go_on.as_ref().is_some_and(goes_on_back);
-    args.how.soak.or(goes_back.then_some(Duration::ZERO))
+    args.back_to.is_some() || args.go_on.as_ref().is_some_and(goes_on_back)
 }
 
 fn nobody(reason: &str) -> CliError {
@@ -163,6 +181,7 @@ fn of_groups(groups: &[Group], fleet: &Inventory, args: &DeployArgs) -> Policy {
     Policy {
         waves: waves.collect(),
         prefetch: args.how.prefetch.unwrap_or(fleet.rollout.prefetch),
+        is_limited: false,
     }
 }
 

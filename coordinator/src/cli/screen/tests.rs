@@ -57,6 +57,7 @@ impl Bench {
         let policy = Policy {
             waves,
             prefetch: Prefetch::Wave,
+            is_limited: false,
         };
         let config = Config {
             release: ReleaseId::of(b"release"),
@@ -70,6 +71,7 @@ impl Bench {
             away_max: 60 * SECOND,
             stall_max: 300 * SECOND,
             is_stall_exact: true,
+            reach: None,
             finalize_max: 10 * SECOND,
         };
         let oid = |digit: &str| digit.repeat(40).parse().unwrap();

@@ -1,5 +1,7 @@
 //! Hosts that fail or are not reached, at the exact edge of what may be lost.
 
+use scap_proto::release::Reach;
+
 use super::*;
 
 /// A canary `a`, and `b c d e`, of which some may be lost.
@@ -81,6 +83,7 @@ fn a_host_that_was_never_reached_is_given_up_at_its_turn_and_not_before() {
     let policy = Policy {
         waves: waves.into(),
         prefetch: Prefetch::Canary,
+        is_limited: false,
     };
     let mut bench = Bench::of(policy.waves);
     bench.engine = Engine::new(bench.engine.config.clone());
@@ -358,4 +361,40 @@ fn a_host_that_vanishes_before_it_confirms_the_finalization_is_named() {
     bench.pass(5 * SECOND);
     assert_eq!(bench.verdict(), Some(&Verdict::Partial));
     assert_eq!(bench.state("a"), unreachable("lost"));
+}
+
+#[test]
+fn it_is_stable_for_all_but_those_that_a_person_went_on_without_and_for_the_chosen_alone() {
+    let hosts = |names: &str| names.split(' ').map(|name| name.parse().unwrap()).collect();
+    for (is_limited, expected) in [
+        (false, Reach::AllBut(hosts("c"))),
+        (true, Reach::Only(hosts("a b"))),
+    ] {
+        let mut bench = Bench::of([wave("all", "a b c").losing(Budget::Count(2))]);
+        let mut config = bench.engine.config.clone();
+        config.policy.is_limited = is_limited;
+        bench.engine = Engine::new(config);
+        let all = match is_limited {
+            true => Reach::Only(hosts("a b c")),
+            false => Reach::All,
+        };
+        assert_eq!(bench.engine.reach(), all);
+        bench.feed(Input::Start);
+        bench.report("a", 0, Outcome::Idle, false);
+        bench.done("a");
+        // One that is only away is meant: it catches up.
+        bench.pass(31 * SECOND);
+        let skip = Command::Skip {
+            host: "c".parse().unwrap(),
+            reason: "broken".into(),
+        };
+        let now = bench.now;
+        bench.engine.command(now, skip).unwrap();
+        assert!(matches!(bench.state("b"), HostState::Unreachable(_)));
+        assert_eq!(bench.engine.reach(), expected);
+        // What is stable already stays so for whom it was.
+        let mut config = bench.engine.config.clone();
+        config.reach = Some(Reach::All);
+        assert_eq!(Engine::new(config).reach(), Reach::All);
+    }
 }

@@ -82,6 +82,7 @@ impl Bench {
         let policy = Policy {
             waves: waves.into_iter().collect(),
             prefetch,
+            is_limited: false,
         };
         Config {
             release: release(),
@@ -90,6 +91,7 @@ impl Bench {
             goes_back: false,
             dead_man: None,
             is_finalized: false,
+            reach: None,
             granted_until: GRANT,
             policy,
             away_max: 30 * SECOND,

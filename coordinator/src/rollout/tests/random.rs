@@ -528,6 +528,7 @@ fn policy() -> impl Strategy<Value = Policy> {
         Policy {
             waves: made.map(make).collect(),
             prefetch,
+            is_limited: false,
         }
     })
 }

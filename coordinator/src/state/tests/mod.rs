@@ -9,6 +9,8 @@ mod world;
 
 use std::process::Command;
 
+use scap_proto::release::Reach;
+
 use self::world::*;
 use super::*;
 use crate::git::{Repo, tests::TestRepo};
@@ -329,4 +331,32 @@ fn going_back_is_to_the_last_finalized_release_of_another_tree() {
         ]),
         Some(1)
     );
+}
+
+#[test]
+fn beside_what_is_stable_for_some_hosts_alone_stays_what_is_so_for_all() {
+    let test = repo(&[]);
+    let branch = branch_of(&test.open(), false);
+    let signing = Signing::new();
+    let only = Reach::Only(["web1".parse().unwrap()].into());
+    let folders = |reach: &Reach, sequence: u64| {
+        signing
+            .deploy_to(&branch, "production", sequence, reach)
+            .unwrap();
+        let at = "scap/state:production/mw+config";
+        let names = test.git(&["ls-tree", "--name-only", "-d", at]);
+        let id = |name: &str| test.git(&["rev-parse", &format!("{at}/{name}")]);
+        let open = names.contains("open").then(|| id("open"));
+        (id("stable"), open)
+    };
+    let (_, open) = folders(&only, 1);
+    assert_eq!(open, None, "nothing was so for all");
+    let (second, open) = folders(&Reach::All, 2);
+    assert_eq!(open, None);
+    for sequence in [3, 4] {
+        let (stable, open) = folders(&only, sequence);
+        assert_eq!(open.as_ref(), Some(&second));
+        assert_ne!(stable, second);
+    }
+    assert_eq!(folders(&Reach::All, 5).1, None);
 }

@@ -8,8 +8,8 @@ use scap_proto::{
     id::{NodeId, ReleaseId, SnapshotId},
     identity::SecretKey,
     release::{
-        Finalization, Grant, Release, SignedFinalization, SignedGrant, SignedRelease, UnixMillis,
-        VerifiedRelease, signature::Signer,
+        Finalization, Grant, Reach, Release, SignedFinalization, SignedGrant, SignedRelease,
+        UnixMillis, VerifiedRelease, signature::Signer,
     },
 };
 
@@ -178,6 +178,7 @@ impl Signing {
             outcome: Outcome::Running,
             waves: Vec::new(),
             is_offline: ledger.is_offline(),
+            is_limited: false,
             rolls_back_to: None,
             code: None,
             going_back: None,
@@ -197,7 +198,17 @@ impl Signing {
         release: &VerifiedRelease,
         signed: SignedObjects,
     ) -> SignedObjects {
-        let finalization = Finalization::of(release);
+        self.finalized_for(release, signed, &Reach::All)
+    }
+
+    /// The same for some hosts.
+    fn finalized_for(
+        &self,
+        release: &VerifiedRelease,
+        signed: SignedObjects,
+        reach: &Reach,
+    ) -> SignedObjects {
+        let finalization = Finalization::of(release).reaching(reach);
         SignedObjects {
             finalization: Some(SignedFinalization::sign(&finalization, &self.session)),
             ..signed
@@ -210,6 +221,17 @@ impl Signing {
         branch: &Branch,
         environment: &str,
         sequence: u64,
+    ) -> Result<ReleaseId, BranchError> {
+        self.deploy_to(branch, environment, sequence, &Reach::All)
+    }
+
+    /// The same to some hosts.
+    pub(super) fn deploy_to(
+        &self,
+        branch: &Branch,
+        environment: &str,
+        sequence: u64,
+        reach: &Reach,
     ) -> Result<ReleaseId, BranchError> {
         let ledger = ledger(branch, environment, 0);
         let place = place(environment);
@@ -231,7 +253,7 @@ impl Signing {
             outcome: Outcome::Done,
             code: None,
             hosts: hosts("promoted"),
-            signed: self.finalized(&verified, signed),
+            signed: self.finalized_for(&verified, signed, reach),
         };
         ledger.end(&end, at(3))?;
         Ok(rollout.release)
