@@ -1,13 +1,20 @@
 //! `deploy --dry-run`: what would be done, and what would change in config files, from what is here. It writes nothing and contacts
-//! nobody.
+//! nobody; with `--ask-hosts` it also has hosts say what would change there.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use scap_proto::{content::EncodedChunk, id::ChunkId};
 use serde_json::{Value, json};
 
 use super::{
-    DeployArgs, about, asked::Finder, config_diff::ConfigDiff, find, read_inventory, size_of,
-    stages, targets::Targets,
+    DeployArgs, about,
+    asked::Finder,
+    config_diff::ConfigDiff,
+    find,
+    on_hosts::{Asker, OnHosts},
+    read_inventory, size_of, stages,
+    targets::Targets,
 };
 use crate::{
     cli::{CliError, exit, human_bytes},
@@ -29,7 +36,8 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
     let commit = tree
         .commit()
         .map(|commit| (commit.id.to_string(), commit.subject.clone()));
-    let (as_json, place) = (args.json, (repo.clone(), environment.clone()));
+    let place = (repo.clone(), environment.clone());
+    let about = place.clone();
     let work = move || {
         let finder = Finder {
             args: &args,
@@ -38,14 +46,28 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
             scap: &scap,
         };
         let new = finder.deployed()?;
-        let config = ConfigDiff::of(&new, finder.live(&place)?)?;
-        Ok::<_, CliError>((tree.measure(&Nowhere)?, new.hosts, config))
+        let config = ConfigDiff::of(&new, finder.live(&about)?)?;
+        Ok::<_, CliError>((tree.measure(&Nowhere)?, new, config, args, state))
     };
-    let (built, hosts, config) = tokio::task::spawn_blocking(work)
+    let (built, new, config, args, state) = tokio::task::spawn_blocking(work)
         .await
         .expect("building does not panic")?;
-    let hosts = hosts.as_ref();
-    if as_json {
+    let hosts = new.hosts.as_ref();
+    let asker = Asker {
+        state: &state,
+        sign_with: args.sign_with.as_deref(),
+        reach_max: Duration::from_secs(args.how.connect_timeout),
+    };
+    let asking = async {
+        let all = &targets.inventory.hosts;
+        eprintln!("asking {} hosts", all.len());
+        asker.ask(&place, all, &new).await
+    };
+    if args.json {
+        let on_hosts = match args.ask_hosts {
+            true => Some(asking.await?),
+            false => None,
+        };
         let names = policy.waves.iter().flat_map(Wave::hosts);
         let names: Vec<&str> = names.map(|host| host.as_str()).collect();
         let waves: Vec<Value> = policy.waves.iter().map(wave_json).collect();
@@ -63,9 +85,10 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
             "asked": stages::json(hosts),
             "config": config.files_json(&names),
             "config_live": config.live_json(),
+            "on_hosts": on_hosts.as_ref().map(OnHosts::json),
         });
         println!("{object}");
-        return Ok(exit::DONE);
+        return Ok(on_hosts.map_or(exit::DONE, |said| said.code()));
     }
     let shown =
         commit.map(|(id, subject)| format!("  {} \"{}\"", &id[..10], subject.escape_debug()));
@@ -89,8 +112,15 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
     for line in lines.chain(config.lines()) {
         println!("{line}");
     }
-    println!("nothing was written, and no host was contacted");
-    Ok(exit::DONE)
+    if !args.ask_hosts {
+        println!("nothing was written, and no host was contacted");
+        return Ok(exit::DONE);
+    }
+    let said = asking.await?;
+    for line in said.lines() {
+        println!("{line}");
+    }
+    Ok(said.code())
 }
 
 /// How the release would go through the fleet, a line a wave.
