@@ -19,6 +19,7 @@ mod incremental;
 mod interrupts;
 mod live_tree;
 mod output;
+mod places;
 mod plan;
 mod process;
 mod refusals;
