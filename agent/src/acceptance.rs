@@ -459,7 +459,11 @@ impl Acceptance {
 }
 
 impl Addressee {
-    fn check(&self, environment: &Environment, audience: &Audience) -> Result<(), AuthorityError> {
+    pub(crate) fn check(
+        &self,
+        environment: &Environment,
+        audience: &Audience,
+    ) -> Result<(), AuthorityError> {
         if !self.environments.contains(environment) {
             return Err(AuthorityError::Environment(environment.clone()));
         }

@@ -22,6 +22,7 @@ pub mod store;
 pub mod swarm;
 pub mod topology;
 pub mod trust;
+pub mod unified;
 
 /// An error and its causes, in one line: what was being done, and why it failed.
 pub fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {

@@ -10,11 +10,13 @@ use std::{
 use scap_proto::{
     codec::{self, CodecError},
     id::PlanId,
-    identity::{Identity, IdentityError, Refusal},
+    identity::{Identity, IdentityError, PUBLIC_KEY_BYTES, Refusal},
     reason::Reason,
     release::{
-        Audience, Authority, AuthorityError, Directive, Environment, Finalization, Plan, Reach,
-        RepoPath, SignedMembership, UnixMillis, VerifiedGrant, VerifiedRelease,
+        Audience, Authority, AuthorityError, ConfigQuestion, Directive, Environment, Finalization,
+        Plan, Reach, RepoPath, SignedConfigQuestion, SignedMembership, UnixMillis, VerifiedGrant,
+        VerifiedRelease,
+        config_question::ConfigQuestionError,
         plan::PlanError,
         signature::{AllowedSigners, AllowedSignersError},
     },
@@ -279,6 +281,22 @@ impl HostTrust {
             finalization,
             epoch: grant.grant().epoch,
         })
+    }
+
+    /// Checks every signature of a question about config files, and that it is asked of this host, by `asker`, now.
+    ///
+    /// # Errors
+    /// [`ConfigQuestionError`].
+    pub fn verify_config_question(
+        &self,
+        signed: &SignedConfigQuestion,
+        asker: &[u8; PUBLIC_KEY_BYTES],
+        now: UnixMillis,
+    ) -> Result<ConfigQuestion, ConfigQuestionError> {
+        let us = &self.addressee;
+        let question = signed.verify(&self.authority(), asker, &us.host, now)?;
+        us.check(&question.environment, &question.audience)?;
+        Ok(question)
     }
 
     fn authority(&self) -> Authority<'_> {

@@ -1,5 +1,7 @@
 //! Every bound of the protocol, with its reason.
 
+use crate::release::signature::SSH_SIGNATURE_BYTES_MAX;
+
 /// Largest plain chunk, in bytes. A receiver holds a chunk in memory until its hash is checked, so
 /// this times the requests in flight is what a node needs.
 pub const CHUNK_BYTES_MAX: u32 = 1024 * 1024;
@@ -97,6 +99,14 @@ pub const STABLE_ANSWERS_MAX: usize = OPEN_RELEASES_PER_PEER_MAX;
 
 /// Most targets a directive names; without names it is for all.
 pub const DIRECTIVE_TARGETS_MAX: usize = PLAN_HOSTS_MAX;
+
+/// Longest question what config files would change, in bytes: it comes in one frame, with its signatures. Templates are kilobytes, and
+/// the names of the largest fleet some 200 KiB. A host holds it in memory while it renders.
+pub const CONFIG_QUESTION_BYTES_MAX: usize = 960 * 1024;
+const _: () = assert!(
+    CONFIG_QUESTION_BYTES_MAX + (SIGNATURES_MAX + 1) * SSH_SIGNATURE_BYTES_MAX
+        <= FRAME_BYTES_MAX as usize
+);
 
 /// Longest reason in a report, in bytes: a few lines of a check's output.
 pub const REASON_BYTES_MAX: usize = 4096;

@@ -1,6 +1,7 @@
 //! The bytes of messages on streams: golden ones, there and back, and damaged ones.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod config_questions;
 mod objects;
 
 use std::fmt::Debug;
@@ -14,6 +15,7 @@ use objects::{
 use proptest::{collection::vec, prelude::*};
 use scap_proto::{
     codec::{self, CodecError, Extensible},
+    content::RelPath,
     extensions::{ExtensionError, Extensions},
     frame::{self, FrameError},
     id::{NodeId, ReleaseId},
@@ -111,7 +113,7 @@ fn the_first_frame_of_each_kind_of_stream_is_golden() {
     };
     check_frame(Open::Chunk(request), &golden(chunk));
     assert!(matches!(
-        read::<Open>(&golden("02000000 04 00")),
+        read::<Open>(&golden("02000000 05 00")),
         Err(FrameError::Codec(CodecError::Malformed(_)))
     ));
 }

@@ -71,7 +71,7 @@ impl Asked {
 }
 
 const CONFIGS: &[u8] = b"configs";
-const ASKED: &[u8] = b"asked";
+pub(super) const ASKED: &[u8] = b"asked";
 
 /// A config snapshot that is being written out.
 const UNPACKING: &[u8] = b"unpacking";

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ActivateError, Deployment,
+    dir::Dir,
     record::{self, Found, Record},
 };
 use crate::{
@@ -78,6 +79,12 @@ pub(super) fn stable(
     decide(deployment, us, environment, |acceptance| {
         acceptance.consider_stable(us, verified, stage, floor)
     })
+}
+
+/// For which environment the repo is deployed on this host; none where it was not, or that is not known.
+pub(super) fn environment(own: &Dir) -> Result<Option<Environment>, ActivateError> {
+    let record = record::read::<Authorised>(own, NAME)?.record();
+    Ok(record.map(|record| record.environment))
 }
 
 fn decide(

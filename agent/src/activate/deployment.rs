@@ -419,7 +419,7 @@ pub(super) const PRIVATE_MODE: u32 = 0o700;
 const OTHERS: u32 = 0o002;
 const GROUP_AND_OTHERS: u32 = 0o022;
 
-fn open_root(deploy_root: &Path) -> Result<Dir, ActivateError> {
+pub(super) fn open_root(deploy_root: &Path) -> Result<Dir, ActivateError> {
     Dir::open(deploy_root).map_err(|source| ActivateError::DeployRoot {
         path: deploy_root.to_owned(),
         source,

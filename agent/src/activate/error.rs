@@ -98,6 +98,14 @@ pub enum ActivateError {
     /// Something that is not ours stands in the final path's place.
     #[error("`{0}` is not a link to one of its releases: something else was put in its place")]
     Foreign(RepoPath),
+    /// It is neither what was live nor what will be.
+    #[error(
+        "what is live of `{0}` is being changed, or its change was interrupted: look again once that is done"
+    )]
+    Changing(RepoPath),
+    /// The record of what is live is not what was written. The next order makes it again.
+    #[error("the record of what is live, .scap/live, is damaged")]
+    LiveDamaged,
     /// What the release asks is not a config snapshot.
     #[error("what the release asks of this host is no config snapshot: {0}")]
     NoConfig(&'static str),
@@ -185,7 +193,7 @@ impl ActivateError {
         match self {
             Self::DeployRoot { .. } | Self::Unsafe { .. } => Reason::UnsafePath,
             Self::ReadOnly(_) => Reason::ReadOnly,
-            Self::Busy(_) => Reason::Busy,
+            Self::Busy(_) | Self::Changing(_) => Reason::Busy,
             Self::NoSpace { .. } | Self::NoInodes { .. } => Reason::DiskFull,
             Self::Io { source, .. } => io_code(source),
             Self::Source(SourceError::Missing(_)) => Reason::MissingChunk,
@@ -198,7 +206,7 @@ impl ActivateError {
             Self::NotPrepared(_) => Reason::NotPrepared,
             Self::NotLive(_) | Self::NothingLive(_) => Reason::NotLive,
             Self::NoConfig(_) | Self::HostConfig(_) => Reason::BadConfig,
-            Self::AskedDamaged(_) | Self::LinksDamaged => Reason::RecordDamaged,
+            Self::AskedDamaged(_) | Self::LinksDamaged | Self::LiveDamaged => Reason::RecordDamaged,
             Self::Stage(failed) => failed.code,
         }
     }

@@ -30,7 +30,7 @@ pub(super) const CONFIG_FILES: &str = ".git/config-files";
 
 /// The links that are ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Links(Vec<Link>);
+pub(super) struct Links(Vec<Link>);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Link {
@@ -192,23 +192,49 @@ impl Deployment {
     }
 
     fn links(&self) -> Result<Links, ActivateError> {
-        match record::read(&self.own, LINKS)? {
+        Links::read(&self.own)
+    }
+
+    fn link_target(&self, destination: &HostPath) -> Vec<u8> {
+        link_target(&self.final_path(), destination)
+    }
+}
+
+impl Links {
+    /// Those that are recorded in `own`.
+    ///
+    /// # Errors
+    /// Where the record cannot be read, or is damaged.
+    pub(super) fn read(own: &Dir) -> Result<Self, ActivateError> {
+        match record::read(own, LINKS)? {
             Found::Record(links) => Ok(links),
-            Found::Nothing => Ok(Links::default()),
+            Found::Nothing => Ok(Self::default()),
             Found::Damaged => Err(ActivateError::LinksDamaged),
         }
     }
 
-    /// Where a link leads: through the final path.
-    fn link_target(&self, destination: &HostPath) -> Vec<u8> {
-        let path = self.final_path().join(CONFIG_FILES);
-        let path = path.join(destination.below_root().as_path());
-        path.into_os_string().as_bytes().to_vec()
+    /// Where they are.
+    pub(super) fn destinations(&self) -> impl Iterator<Item = &HostPath> {
+        self.0.iter().map(|link| &link.destination)
+    }
+
+    /// The name of what a link took the place of, where there is such.
+    pub(super) fn aside(&self, destination: &HostPath) -> Option<&str> {
+        let mut links = self.0.iter();
+        let link = links.find(|link| link.destination == *destination)?;
+        link.aside.as_deref()
     }
 }
 
+/// Where a link leads: through the final path.
+pub(super) fn link_target(final_path: &Path, destination: &HostPath) -> Vec<u8> {
+    let path = final_path.join(CONFIG_FILES);
+    let path = path.join(destination.below_root().as_path());
+    path.into_os_string().as_bytes().to_vec()
+}
+
 /// The place of a link: a folder that an administrator made, links in its path followed, and a name in it.
-struct Place {
+pub(super) struct Place {
     path: PathBuf,
     dir: Dir,
     name: Vec<u8>,
@@ -216,13 +242,13 @@ struct Place {
 
 /// What is in a place.
 #[derive(Debug, PartialEq, Eq)]
-enum There {
+pub(super) enum There {
     Link(Vec<u8>),
     Other,
 }
 
 impl Place {
-    fn of(destination: &HostPath) -> Result<Self, ActivateError> {
+    pub(super) fn of(destination: &HostPath) -> Result<Self, ActivateError> {
         let path = destination.to_path();
         let folder = path.parent().unwrap_or(Path::new("/"));
         let name = path.file_name().expect("a host path has a last component");
@@ -237,7 +263,7 @@ impl Place {
     }
 
     /// What is there. A folder is an error: it is not moved aside.
-    fn look(&self) -> Result<Option<There>, ActivateError> {
+    pub(super) fn look(&self) -> Result<Option<There>, ActivateError> {
         let doing = || format!("look at {}", self.path.display());
         let Some(stat) = self.dir.stat(&self.name).doing(doing)? else {
             return Ok(None);

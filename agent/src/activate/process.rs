@@ -8,7 +8,7 @@
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, TryLockError},
 };
 
 use bytes::Bytes;
@@ -17,9 +17,13 @@ use scap_proto::{
     frame::{self, FrameError},
     id::{ChunkId, GitOid, ReleaseId},
     reason::{Because, Reason},
-    release::{RepoPath, Stage, Step},
+    release::{
+        ConfigQuestion, RepoPath, SignedConfigQuestion, Stage, Step, report::bounded_reason,
+        signed::SignedObject,
+    },
     wire::{
         Envelope,
+        config::ConfigAnswer,
         control::{Finalize, Order},
     },
 };
@@ -35,6 +39,7 @@ use super::{
     ActivateError, Built, ChunkSource, Deployment, Failpoints, Installed, SourceError, Stages,
     Target, Upkeep, authorise,
     background::{Turns, Wanted, lower_priority},
+    config_diff,
 };
 use crate::{
     clock,
@@ -70,6 +75,8 @@ pub enum Request {
     Lapse(Box<Order>),
     /// Run again the checks of a release whose time came, as it asks.
     Recheck(Recheck),
+    /// What would config files change? Who asks it was compared with whom it is signed for.
+    Config(Box<SignedConfigQuestion>),
 }
 
 /// Of what time the checks of a live release are to be run again.
@@ -120,6 +127,8 @@ pub enum Answer {
     Rechecked(CheckedAgain),
     /// No answer yet: this begins.
     Begins(Step),
+    /// What config files would change.
+    Config(Box<ConfigAnswer>),
 }
 
 /// What following an order took.
@@ -201,6 +210,8 @@ struct Activator {
     store: StoreReader,
     turns: Turns,
     wanted: Wanted,
+    /// Held by the question about config files that is being answered.
+    answering: Mutex<()>,
     cancel: CancellationToken,
 }
 
@@ -223,6 +234,7 @@ pub async fn run(
         store,
         turns: Turns::default(),
         wanted: Wanted::default(),
+        answering: Mutex::default(),
         cancel: cancel.clone(),
     });
     let background = {
@@ -313,6 +325,9 @@ impl Activator {
             Request::Finalize(finalize) => self.finalize(*finalize, begins),
             Request::Stable(request) => self.stable(*request, begins),
             Request::Recheck(recheck) => self.recheck(&recheck, begins),
+            Request::Config(question) => {
+                Ok(Answer::Config(Box::new(self.config_changes(&question))))
+            }
             Request::Standing { repo } => self.with(&repo, |deployment| {
                 Ok(Answer::Standing(standing(deployment)?))
             }),
@@ -494,6 +509,41 @@ impl Activator {
             }),
             Err(error) => Err(error),
         }
+    }
+
+    /// It takes no turn: orders about the repo do not wait for it, nor it for them.
+    fn config_changes(&self, signed: &SignedConfigQuestion) -> ConfigAnswer {
+        let asker = match ConfigQuestion::from_payload(&signed.payload) {
+            Ok(question) => question.asker,
+            Err(error) => return ConfigAnswer::Refused(crate::error_chain(&error)),
+        };
+        let verified = self
+            .trust
+            .verify_config_question(signed, &asker, clock::now());
+        let question = match verified {
+            Ok(question) => question,
+            Err(error) => return ConfigAnswer::Refused(bounded_reason(crate::error_chain(&error))),
+        };
+        let _one = match self.answering.try_lock() {
+            Ok(one) => one,
+            // It guards nothing that a panic leaves half-done.
+            Err(TryLockError::Poisoned(one)) => one.into_inner(),
+            Err(TryLockError::WouldBlock) => return ConfigAnswer::Busy,
+        };
+        let look = || {
+            lower_priority();
+            config_diff::answer(&self.config.deploy_root, question)
+        };
+        // A thread of its own: whoever has lowered its priority cannot raise it again for the next request.
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("config".into());
+            match thread.spawn_scoped(scope, look) {
+                Ok(looking) => looking
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Err(error) => ConfigAnswer::Failed(format!("start a thread: {error}")),
+            }
+        })
     }
 
     fn stages<'a>(&'a self, begins: &'a dyn Fn(Step)) -> Stages<'a> {

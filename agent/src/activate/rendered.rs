@@ -7,7 +7,11 @@ use std::{
 };
 
 use rustix::fs::FileType;
-use scap_proto::{id::ContentHash, release::host_config::Destination};
+use scap_proto::{
+    content::RelPath,
+    id::ContentHash,
+    release::host_config::{Destination, HostPath},
+};
 
 use super::{
     compare::{Difference, What, hash_file},
@@ -20,7 +24,7 @@ use super::{
 use crate::host::Rendered;
 
 /// The mode of a rendered file: services read it as whatever user they run.
-const MODE: u32 = 0o644;
+pub(super) const MODE: u32 = 0o644;
 
 /// A rendered file, before it has its name.
 const TEMPORARY: &[u8] = b"rendered.tmp";
@@ -32,15 +36,27 @@ pub(super) type Files = BTreeMap<Vec<u8>, Vec<u8>>;
 pub(super) fn place(rendered: Vec<Rendered>) -> Files {
     let path = |destination: &Destination| match destination {
         Destination::InRelease(path) => path.as_bytes().to_vec(),
-        Destination::OnHost(path) => {
-            let below = path.below_root().as_bytes();
-            [CONFIG_FILES.as_bytes(), b"/", below].concat()
-        }
+        Destination::OnHost(path) => path_of(path),
     };
     let files = rendered.into_iter();
     files
         .map(|file| (path(&file.destination), file.bytes))
         .collect()
+}
+
+/// Where in the tree the file for a place elsewhere on the host is.
+pub(super) fn path_of(destination: &HostPath) -> Vec<u8> {
+    let below = destination.below_root().as_bytes();
+    [CONFIG_FILES.as_bytes(), b"/", below].concat()
+}
+
+/// For where the rendered file at a path of the tree is; none where that is no path of one.
+pub(super) fn destination(path: &[u8]) -> Option<Destination> {
+    let below = path.strip_prefix(CONFIG_FILES.as_bytes());
+    match below.map(std::str::from_utf8) {
+        Some(on_host) => HostPath::new(on_host.ok()?).ok().map(Destination::OnHost),
+        None => RelPath::new(path.to_vec()).ok().map(Destination::InRelease),
+    }
 }
 
 impl Deployment {

@@ -95,6 +95,11 @@ impl ActivatorHandle {
         }
     }
 
+    /// Asks once: a question of which the activator died is not asked again.
+    pub(super) async fn ask_once(&self, request: Request) -> Result<Answer, ClientError> {
+        self.client.ask(request).await
+    }
+
     /// Lets the activator finish what it does, and ends it.
     pub(super) async fn shutdown(&self) {
         self.cancel.cancel();

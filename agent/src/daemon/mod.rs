@@ -3,6 +3,7 @@
 
 mod activator;
 mod catching;
+mod config_question;
 mod control;
 mod dead_man;
 mod error;
@@ -29,7 +30,7 @@ use scap_proto::{
     wire::control::{ControlMessage, Finalize, Order},
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
     time::MissedTickBehavior,
 };
@@ -135,6 +136,7 @@ pub async fn run(
         counter,
         dropped: Vec::new(),
         cleaning: JoinSet::new(),
+        config_turn: Arc::new(Semaphore::new(1)),
         limiter,
     };
     let result = daemon
@@ -202,6 +204,8 @@ struct Daemon {
     counter: u64,
     dropped: Vec<PeerView>,
     cleaning: JoinSet<()>,
+    /// Held by the question about config files that is being answered.
+    config_turn: Arc<Semaphore>,
     limiter: Limiter,
     catching: Catching,
 }
@@ -230,6 +234,7 @@ impl Daemon {
                 Some(incoming) = inboxes.control_streams.recv() => match incoming {
                     Incoming::Control(stream) => self.control_opened(stream),
                     Incoming::Question(question) => self.question(question).await,
+                    Incoming::Config(asked) => self.config_asked(asked),
                 },
                 Some(asked) = self.catching.asks.join_next() => {
                     self.heard(asked.expect("asking a peer does not panic")).await;
@@ -639,12 +644,7 @@ impl Daemon {
                 repo.standing = standing;
                 repo.activation_failed(reason);
             }
-            Ok(
-                Answer::Standing(_)
-                | Answer::Differences(_)
-                | Answer::Rechecked(_)
-                | Answer::Begins(_),
-            ) => {
+            Ok(_) => {
                 repo.activation_failed(
                     Reason::ActivatorLost.because("the activator answered something else"),
                 );

@@ -27,6 +27,7 @@ mod tests;
 mod vars;
 
 pub(crate) use left::end_what_was_left;
+pub(crate) use template::render_each;
 
 pub use check::{CheckDone, CheckError, CheckFailure, CheckedAgain};
 pub use nrpe::NrpeError;

@@ -63,7 +63,7 @@ pub fn preview(
     }
     let templates = Templates::Held(templates.clone());
     on_a_large_stack(|| {
-        let mut renderer = Renderer::new(config, templates);
+        let mut renderer = Renderer::new(&config.vars, templates);
         let files = config.config_files.iter();
         files.map(|file| preview_one(&mut renderer, file)).collect()
     })

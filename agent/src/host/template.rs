@@ -1,6 +1,8 @@
 //! Config files: templates in the language of Jinja2, rendered with the variables of the release and of this host.
 
-use std::{collections::BTreeMap, error, io, panic, path::PathBuf, sync::Arc, thread};
+use std::{
+    collections::BTreeMap, error, io, panic, path::PathBuf, sync::Arc, thread, time::Instant,
+};
 
 use bytes::Bytes;
 use minijinja::{
@@ -8,10 +10,7 @@ use minijinja::{
 };
 use scap_proto::{
     content::RelPath,
-    release::{
-        HostConfig,
-        host_config::{ConfigFile, Destination, TEMPLATES},
-    },
+    release::host_config::{ConfigFile, Destination, TEMPLATES},
 };
 
 use super::{
@@ -81,6 +80,12 @@ pub enum RenderError {
     /// There is no thread to render on.
     #[error("start rendering config files")]
     Start(#[source] io::Error),
+    /// Whoever asks waits no longer.
+    #[error("render {destination}: the files before it took all the time that there was")]
+    Late {
+        /// The first file that there was no time for, or one after it.
+        destination: String,
+    },
     /// All files together are more than configuration is.
     #[error("render {destination}: with the files before it more than {RENDERED_BYTES_MAX} bytes")]
     TooLong {
@@ -101,18 +106,36 @@ impl HostWork<'_> {
         }
         let templates = Templates::InFolder(self.config_dir.join(TEMPLATES));
         on_a_large_stack(|| {
-            let mut renderer = Renderer::new(self.config, templates);
-            let render = |file: &ConfigFile| {
-                let vars = |all: &mut AllVars, _: &Environment<'_>| {
-                    all.with(file.remote_vars.as_ref()).map(Value::from)
-                };
-                let bytes = renderer.render(file, vars)?.into_bytes();
-                let destination = file.destination.clone();
-                Ok(Rendered { destination, bytes })
-            };
-            files.iter().map(render).collect()
+            let mut renderer = Renderer::new(&self.config.vars, templates);
+            files.iter().map(|file| renderer.on_host(file)).collect()
         })
     }
+}
+
+/// What config files would be on this host, each by itself: a file that cannot be rendered stops no other. Nothing is written, and nothing
+/// is read but the files of variables that they name.
+///
+/// # Errors
+/// [`RenderError::Start`].
+pub(crate) fn render_each(
+    files: &[ConfigFile],
+    vars: &str,
+    templates: Arc<BTreeMap<RelPath, Bytes>>,
+    until: Instant,
+) -> Result<Vec<Result<Rendered, RenderError>>, RenderError> {
+    if files.is_empty() {
+        return Ok(Vec::new());
+    }
+    on_a_large_stack(|| {
+        let mut renderer = Renderer::new(vars, Templates::Held(templates));
+        let render = |file: &ConfigFile| match Instant::now() < until {
+            true => renderer.on_host(file),
+            false => Err(RenderError::Late {
+                destination: file.destination.to_string(),
+            }),
+        };
+        Ok(files.iter().map(render).collect())
+    })
 }
 
 /// Runs what renders on a stack that is large enough for it.
@@ -157,7 +180,8 @@ impl Templates {
 
 /// Renders the config files of one release, one after the other.
 pub(super) struct Renderer<'a> {
-    config: &'a HostConfig,
+    /// The variables of the release, as in [`HostConfig::vars`](scap_proto::release::HostConfig::vars).
+    of_release: &'a str,
     templates: Templates,
     /// Once they are read.
     vars: Option<AllVars>,
@@ -166,13 +190,23 @@ pub(super) struct Renderer<'a> {
 }
 
 impl<'a> Renderer<'a> {
-    pub(super) fn new(config: &'a HostConfig, templates: Templates) -> Self {
+    pub(super) fn new(of_release: &'a str, templates: Templates) -> Self {
         Self {
-            config,
+            of_release,
             templates,
             vars: None,
             bytes: 0,
         }
+    }
+
+    /// A file as it is on this host, with the variables that the host has for it.
+    fn on_host(&mut self, file: &ConfigFile) -> Result<Rendered, RenderError> {
+        let vars = |all: &mut AllVars, _: &Environment<'_>| {
+            all.with(file.remote_vars.as_ref()).map(Value::from)
+        };
+        let bytes = self.render(file, vars)?.into_bytes();
+        let destination = file.destination.clone();
+        Ok(Rendered { destination, bytes })
     }
 
     /// The text of a file of the release; `vars` makes its variables from all that there are.
@@ -202,7 +236,7 @@ impl<'a> Renderer<'a> {
     fn all_vars(&mut self) -> Result<&mut AllVars, VarsError> {
         match &mut self.vars {
             Some(all) => Ok(all),
-            none => Ok(none.insert(AllVars::of_release(&self.config.vars)?)),
+            none => Ok(none.insert(AllVars::of_release(self.of_release)?)),
         }
     }
 }

@@ -9,6 +9,7 @@
 
 mod ask;
 mod attach;
+mod config_question;
 mod delta;
 mod driver;
 mod edges;
@@ -39,6 +40,7 @@ use scap_proto::{
     reason::Because,
     release::BytesBySource,
     transport::{BindError, DialError, Endpoint, Link, LinkSettings, RateCaps, Traffic},
+    wire::close,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -51,6 +53,7 @@ use crate::store::Store;
 
 pub use self::{
     ask::{AskError, Question},
+    config_question::ConfigAsked,
     event::{Job, Sources},
     keep::collect,
     session::ControlStream,
@@ -61,6 +64,9 @@ const EVENTS_MAX: usize = 1024;
 
 /// Most links whose handshake is in progress: what a restart of a big fleet brings at once.
 const HANDSHAKES_MAX: usize = 64;
+
+/// Most links on which something is asked at a time. One question is answered at a time, and people ask.
+const QUESTIONS_MAX: usize = 8;
 
 /// A running node. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -96,6 +102,8 @@ pub enum Incoming {
     Control(ControlStream),
     /// Which releases are stable?
     Question(Question),
+    /// What would config files change?
+    Config(ConfigAsked),
 }
 
 /// What happened on a node.
@@ -343,10 +351,21 @@ fn rng_seed() -> u64 {
 /// Accepts links until `cancel`.
 async fn accept(shared: Arc<Shared>, cancel: CancellationToken) {
     let mut handshakes = JoinSet::new();
+    let mut questions = JoinSet::new();
     loop {
         let incoming = tokio::select! {
             () = cancel.cancelled() => return,
-            Some(_) = handshakes.join_next(), if !handshakes.is_empty() => continue,
+            Some(done) = handshakes.join_next(), if !handshakes.is_empty() => {
+                match done.ok().flatten() {
+                    Some(link) if questions.len() < QUESTIONS_MAX => {
+                        questions.spawn(config_question::run(link, shared.clone()));
+                    }
+                    Some(link) => link.close(close::BUSY, "too much is asked"),
+                    None => {}
+                }
+                continue;
+            }
+            Some(_) = questions.join_next(), if !questions.is_empty() => continue,
             incoming = shared.endpoint.accept(), if handshakes.len() < HANDSHAKES_MAX => incoming,
         };
         let Some(incoming) = incoming else { return };
@@ -357,6 +376,9 @@ async fn accept(shared: Arc<Shared>, cancel: CancellationToken) {
                 Ok(link) => {
                     let PeerIdentity { role, name, .. } = link.peer();
                     tracing::debug!(%from, %role, %name, "accepted");
+                    if link.is_question() {
+                        return Some(link);
+                    }
                     shared
                         .tell(Event::Linked {
                             link,
@@ -372,6 +394,7 @@ async fn accept(shared: Arc<Shared>, cancel: CancellationToken) {
                     tracing::info!(%from, error = crate::error_chain(&error), "link not made");
                 }
             }
+            None
         });
     }
 }

@@ -157,6 +157,9 @@ pub(crate) async fn run(
                     return error;
                 }
             }
+            Open::Config(_) => {
+                return SessionError::Unexpected("a question, on a link for other things");
+            }
             Open::Control(_) => match &shared.control {
                 // Orders are signed by who gives them, so any node of the fleet may pass them on.
                 Some(control) => {

@@ -25,6 +25,7 @@ const UNSAID: &str = "-";
     mut_arg("fleet", |arg| arg.required(false).default_value(UNSAID).hide_default_value(true)),
     mut_arg("rev", |arg| arg.hide(true)),
     mut_arg("dry_run", |arg| arg.hide(true)),
+    mut_arg("ask_hosts", |arg| arg.hide(true)),
     mut_arg("message", |arg| arg.hide(true))
 )]
 pub(super) struct ResumeArgs {

@@ -1,5 +1,6 @@
 //! The fleet: which hosts there are, and the connections to them.
 
+pub mod ask;
 pub mod hub;
 mod inventory;
 pub mod leases;

@@ -14,7 +14,7 @@ use rustls::{
 use super::{
     authority::{AuthorityError, CertificateAuthority, Validity},
     file::{self, FileError},
-    key::{KeyError, SIGNATURE_BYTES, SecretKey},
+    key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey},
     peer::{AuthorityCertificate, Leaf, PeerIdentity},
     refusal::Refusal,
     trust::{Trust, provider},
@@ -132,6 +132,11 @@ impl Identity {
     /// Its certificate in DER, by which others check what it signed.
     pub fn certificate(&self) -> &[u8] {
         &self.certificate
+    }
+
+    /// The public half of its key, which its certificate names.
+    pub fn public_key(&self) -> &[u8; PUBLIC_KEY_BYTES] {
+        self.key.public()
     }
 
     /// Whom it trusts.

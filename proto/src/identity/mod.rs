@@ -35,5 +35,6 @@ pub use self::{
 };
 pub(crate) use self::{
     file::{create_file, create_secret_file, read_file, read_secret_file},
+    peer::leaf_key,
     trust::provider,
 };

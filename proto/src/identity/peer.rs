@@ -66,6 +66,11 @@ impl Leaf {
     }
 }
 
+/// The public key of a node's certificate, in DER; none where it has not the form of one.
+pub(crate) fn leaf_key(der: &[u8]) -> Option<[u8; PUBLIC_KEY_BYTES]> {
+    Leaf::parse(der).ok().map(|leaf| leaf.public_key)
+}
+
 /// A certificate that has the form of an authority's.
 pub(super) struct AuthorityCertificate {
     pub(super) fleet: FleetName,

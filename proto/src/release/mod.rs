@@ -11,11 +11,13 @@
 //! | [`Report`] | what one host did and where it stands | that host's key, Ed25519 |
 //! | [`Roster`] | these hosts are reached there, for those that relay orders | the coordinator's key, Ed25519 |
 //! | [`Lease`] | this relay feeds that host, beside those of the plan | the coordinator's key, Ed25519 |
+//! | [`ConfigQuestion`] | what would these config files change on those hosts | 1–8 deployers, SSHSIG |
 //! | [`Membership`] | that host is in these environments and audiences | the coordinator's key, Ed25519 |
 //!
 //! Each is signed and hashed over its bytes as received, and each payload starts with a magic that
 //! names kind and version, so the signature of one kind never passes for another's.
 
+pub mod config_question;
 pub mod directive;
 pub mod finalization;
 pub mod grant;
@@ -37,6 +39,7 @@ pub mod signature;
 pub mod signed;
 pub mod step;
 
+pub use config_question::{ConfigQuestion, SignedConfigQuestion};
 pub use directive::{Directive, SignedDirective, Stage, Targets};
 pub use finalization::{Finalization, SignedFinalization};
 pub use grant::{Grant, SignedGrant, VerifiedGrant};

@@ -137,7 +137,7 @@ impl Release {
     /// The SSHSIG namespace in which this release and its grants are signed, and which the
     /// `namespaces=` patterns of an allowed-signers file match.
     pub fn namespace(&self) -> String {
-        format!("scap-release:{}:{}", self.environment, self.repo)
+        namespace(&self.environment, &self.repo)
     }
 
     fn check_limits(&self) -> Result<(), AuthorityError> {
@@ -160,6 +160,11 @@ impl Release {
         }
         Ok(())
     }
+}
+
+/// The namespace of all that may be signed only by who may release `repo` for `environment`. The magic of the payload tells kinds apart.
+pub(super) fn namespace(environment: &Environment, repo: &RepoPath) -> String {
+    format!("scap-release:{environment}:{repo}")
 }
 
 /// A release with its signatures, as it travels.

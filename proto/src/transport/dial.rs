@@ -12,11 +12,14 @@ use super::{
     endpoint::Endpoint,
     handshake::{HANDSHAKE_MAX, HandshakeError},
     link::Link,
-    tls,
+    tls::{self, ALPN, QUESTION_ALPN},
 };
 use crate::{
     id::NodeId,
-    identity::verifier::{Expect, Verifier},
+    identity::{
+        RefusalKind,
+        verifier::{Expect, Verifier},
+    },
 };
 
 /// How long an address may stay silent before the next is tried beside it: the delay of RFC 8305,
@@ -33,12 +36,34 @@ impl Endpoint {
     /// # Errors
     /// [`DialError`], with what became of each address.
     pub async fn dial(&self, addresses: &[SocketAddr], expect: &Expect) -> Result<Link, DialError> {
+        self.dial_for(ALPN, addresses, expect).await
+    }
+
+    /// As [`Self::dial`], to ask one question and no more: the link takes the place of no other of ours with that peer. A
+    /// peer of a build that knows no such links refuses it for its version.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub async fn dial_to_ask(
+        &self,
+        addresses: &[SocketAddr],
+        expect: &Expect,
+    ) -> Result<Link, DialError> {
+        self.dial_for(QUESTION_ALPN, addresses, expect).await
+    }
+
+    pub(super) async fn dial_for(
+        &self,
+        alpn: &'static str,
+        addresses: &[SocketAddr],
+        expect: &Expect,
+    ) -> Result<Link, DialError> {
         let mut left = addresses.iter().copied();
         let mut attempts = JoinSet::new();
         let mut failures = Vec::new();
         loop {
             if let Some(address) = left.next() {
-                let attempt = attempt(self.clone(), address, expect.clone());
+                let attempt = attempt(self.clone(), alpn, address, expect.clone());
                 attempts.spawn(async move { (address, attempt.await) });
             }
             tokio::select! {
@@ -65,11 +90,13 @@ impl Endpoint {
 
 async fn attempt(
     endpoint: Endpoint,
+    alpn: &str,
     address: SocketAddr,
     expect: Expect,
 ) -> Result<Link, HandshakeError> {
     let verifier = Verifier::new(endpoint.identity.trust().clone(), expect);
-    let mut config = ClientConfig::new(tls::client(&endpoint.identity, Arc::clone(&verifier)));
+    let tls = tls::client(&endpoint.identity, Arc::clone(&verifier), alpn);
+    let mut config = ClientConfig::new(tls);
     let window = endpoint.pace.first_window();
     config
         .transport_config(endpoint.settings.transport_config(address, window))
@@ -129,6 +156,14 @@ impl fmt::Display for DialError {
             f.write_str(" (hint: is the agent running, and is UDP let through to it?)")?;
         }
         Ok(())
+    }
+}
+
+impl DialError {
+    /// Whether the peer, where it was reached, speaks another version of the protocol than was asked for.
+    pub fn is_version(&self) -> bool {
+        let mut failures = self.failures.iter();
+        failures.any(|(_, error)| error.refusal_kind() == Some(RefusalKind::Version))
     }
 }
 

@@ -2,10 +2,17 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use quinn::{Connection, ConnectionError, VarInt};
+use quinn::{Connection, ConnectionError, VarInt, crypto::rustls::HandshakeData};
+use rustls::pki_types::CertificateDer;
 
-use super::pace::{Content, Pace, Registered};
-use crate::{id::NodeId, identity::PeerIdentity};
+use super::{
+    pace::{Content, Pace, Registered},
+    tls::QUESTION_ALPN,
+};
+use crate::{
+    id::NodeId,
+    identity::{PUBLIC_KEY_BYTES, PeerIdentity, leaf_key},
+};
 
 /// The sending half of a stream.
 pub type SendStream = quinn::SendStream;
@@ -59,6 +66,21 @@ impl Link {
     /// Who is at the other end.
     pub fn peer(&self) -> &PeerIdentity {
         &self.peer
+    }
+
+    /// The public key of its certificate.
+    pub fn peer_key(&self) -> Option<[u8; PUBLIC_KEY_BYTES]> {
+        let shown = self.connection.peer_identity()?;
+        let chain = shown.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+        leaf_key(chain.first()?)
+    }
+
+    /// Whether it was dialled by [`Endpoint::dial_to_ask`](super::Endpoint::dial_to_ask).
+    pub fn is_question(&self) -> bool {
+        let agreed = self.connection.handshake_data();
+        let agreed = agreed.and_then(|it| it.downcast::<HandshakeData>().ok());
+        let alpn = agreed.and_then(|agreed| agreed.protocol);
+        alpn.is_some_and(|alpn| alpn == QUESTION_ALPN.as_bytes())
     }
 
     /// Where the other end is now.

@@ -34,5 +34,5 @@ pub use self::{
     link::{Link, LinkError, LinkStats, MESSAGES_PRIORITY, RecvStream, SendStream},
     pace::{Content, Rate, RateCaps, RateError, Traffic},
     settings::{IDLE_SECS_MAX, KEEP_ALIVE_SECS, LinkSettings, PUSHES_MAX, STREAMS_MAX},
-    tls::ALPN,
+    tls::{ALPN, QUESTION_ALPN},
 };

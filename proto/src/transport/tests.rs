@@ -153,6 +153,40 @@ async fn two_nodes_of_a_fleet_meet_and_exchange_a_stream_in_each_direction() {
 }
 
 #[tokio::test]
+async fn a_link_to_ask_is_told_from_others_and_an_older_peer_refuses_it_for_its_version() {
+    let fleet = authority("prod");
+    let us = identity(&fleet, Role::Coordinator, "deploy1");
+    let (listener, address) = listen(identity(&fleet, Role::Agent, "web1"));
+    let dialler = dialler(Arc::clone(&us));
+    let (addresses, expect) = ([address], Expect::agent(name("web1")));
+    let (asking, asked) = tokio::join!(
+        dialler.dial_to_ask(&addresses, &expect),
+        accept_one(&listener, Expect::ANY)
+    );
+    let (asking, asked) = (asking.unwrap(), asked.unwrap());
+    assert!(asking.is_question() && asked.is_question());
+    assert_eq!(asked.peer_key().as_ref(), Some(us.public_key()));
+    let (dialled, accepted) = tokio::join!(
+        dialler.dial(&addresses, &expect),
+        accept_one(&listener, Expect::ANY)
+    );
+    assert!(!dialled.unwrap().is_question() && !accepted.unwrap().is_question());
+    // As it is to a peer of before there was such a protocol.
+    let (refused, _) = tokio::join!(
+        dialler.dial_for("scap-unheard-of/1", &addresses, &expect),
+        accept_one(&listener, Expect::ANY)
+    );
+    assert!(refused.unwrap_err().is_version());
+    // Who is not there speaks no version.
+    drop(listener);
+    let nobody = DialError {
+        name: None,
+        failures: vec![(address, HandshakeError::TimedOut)],
+    };
+    assert!(!nobody.is_version());
+}
+
+#[tokio::test]
 async fn a_stranger_without_a_certificate_is_refused_in_the_handshake() {
     let fleet = authority("prod");
     let agent = identity(&fleet, Role::Agent, "web1");

@@ -16,15 +16,22 @@ use crate::identity::{Identity, provider, verifier::Verifier};
 /// The protocol and its major version, as agreed in the handshake.
 pub const ALPN: &str = "scap/1";
 
+/// The same, for a link on which nothing but a question is asked. It is none of the links that nodes keep with each other.
+pub const QUESTION_ALPN: &str = "scap-question/1";
+
 /// TLS of a side that dials.
-pub(super) fn client(identity: &Identity, verifier: Arc<Verifier>) -> Arc<QuicClientConfig> {
+pub(super) fn client(
+    identity: &Identity,
+    verifier: Arc<Verifier>,
+    alpn: &str,
+) -> Arc<QuicClientConfig> {
     let mut tls = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .expect("the provider has TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(identity.resolver());
-    tls.alpn_protocols = vec![ALPN.into()];
+    tls.alpn_protocols = vec![alpn.into()];
     tls.resumption = Resumption::disabled();
     // Names are in the certificates, which travel encrypted.
     tls.enable_sni = false;
@@ -49,7 +56,7 @@ pub(super) fn server(
         .expect("the provider has TLS 1.3")
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(resolver));
-    tls.alpn_protocols = vec![ALPN.into()];
+    tls.alpn_protocols = vec![ALPN.into(), QUESTION_ALPN.into()];
     tls.session_storage = Arc::new(NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     Arc::new(

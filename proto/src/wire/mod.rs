@@ -2,13 +2,14 @@
 
 pub mod chunk;
 pub mod close;
+pub mod config;
 pub mod control;
 pub mod peer;
 pub mod stable;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{codec::Extensible, extensions::Extensions};
+use crate::{codec::Extensible, extensions::Extensions, release::SignedConfigQuestion};
 
 /// A message and room to grow: what a frame holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +48,8 @@ pub enum Open {
     Chunk(chunk::ChunkRequest),
     /// Which releases are the stable ones? The answer is as [`stable`] says.
     Stable(Box<stable::StableQuestion>),
+    /// What would config files change? The answer is as [`config`] says.
+    Config(Box<SignedConfigQuestion>),
 }
 
 /// What a side is, said once at the start of a session or control stream.

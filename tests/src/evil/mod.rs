@@ -227,7 +227,7 @@ impl Evil {
                 let _ = send.finish();
             }
             // It is not even told that somebody listens.
-            Open::Control(_) => std::future::pending().await,
+            Open::Control(_) | Open::Config(_) => std::future::pending().await,
         }
     }
 

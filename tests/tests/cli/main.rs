@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod ask_hosts;
 mod checks_back;
 mod config_diff;
 mod daemon;

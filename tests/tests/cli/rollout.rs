@@ -439,7 +439,7 @@ pub fn look(scene: &Scene) -> [Vec<(std::path::PathBuf, i64, i64)>; 5] {
 }
 
 /// Every path below a folder, with when it or its name was changed last: what is written and taken away again shows in its folder.
-fn written(folder: &std::path::Path) -> Vec<(std::path::PathBuf, i64, i64)> {
+pub fn written(folder: &std::path::Path) -> Vec<(std::path::PathBuf, i64, i64)> {
     use std::os::unix::fs::MetadataExt as _;
     let mut found = Vec::new();
     let mut left = vec![folder.to_owned()];

@@ -27,20 +27,20 @@ use crate::{
 };
 
 /// A host whose services are nobody's.
-struct Host {
+pub(super) struct Host {
     name: NodeId,
     services: ServiceCommands,
 }
 
 impl Host {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             name: "web1".parse().unwrap(),
             services: ServiceCommands::default(),
         }
     }
 
-    fn stages<'a>(&'a self, world: &'a World) -> Stages<'a> {
+    pub(super) fn stages<'a>(&'a self, world: &'a World) -> Stages<'a> {
         Stages {
             host: &self.name,
             services: &self.services,
@@ -50,7 +50,7 @@ impl Host {
     }
 }
 
-fn host_path(path: &Path) -> HostPath {
+pub(super) fn host_path(path: &Path) -> HostPath {
     HostPath::new(path.to_str().unwrap()).unwrap()
 }
 
@@ -60,7 +60,7 @@ fn config(world: &World, text: &str, destinations: &[Destination]) -> SnapshotRe
 }
 
 /// The same, where a file on the host may say another text.
-fn config_with(
+pub(super) fn config_with(
     world: &World,
     text: &str,
     destinations: &[Destination],
@@ -99,14 +99,14 @@ fn config_with(
     world.chunks.snapshot(&files)
 }
 
-fn asking(target: Target, config: SnapshotRef) -> Target {
+pub(super) fn asking(target: Target, config: SnapshotRef) -> Target {
     Target {
         config: Some(config),
         ..target
     }
 }
 
-fn elsewhere(world: &World) -> (PathBuf, Destination) {
+pub(super) fn elsewhere(world: &World) -> (PathBuf, Destination) {
     let folder = world.root().join("etc");
     fs::create_dir_all(&folder).unwrap();
     let path = folder.join("app.yaml");

@@ -319,6 +319,7 @@ fn arguments(state: &Path, repo: &Path, commit: &str, fleet: &Path) -> DeployArg
         yes: true,
         json: false,
         dry_run: false,
+        ask_hosts: false,
         progress: Default::default(),
         shown: Default::default(),
     }

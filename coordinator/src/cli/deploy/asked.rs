@@ -81,6 +81,17 @@ impl Asked {
         })
     }
 
+    /// What hosts are to render: files, variables, templates.
+    pub(super) fn to_render(&self) -> (Vec<ConfigFile>, String, BTreeMap<RelPath, Bytes>) {
+        match &self.hosts {
+            Some(hosts) if !hosts.config_files.is_empty() => {
+                let (files, vars) = (hosts.config_files.clone(), hosts.vars.clone());
+                (files, vars, (*self.templates).clone())
+            }
+            _ => (Vec::new(), "{}".to_owned(), BTreeMap::new()),
+        }
+    }
+
     /// The config files, as hosts would render them.
     pub(super) fn rendered(&self) -> Result<Vec<(&ConfigFile, Preview)>, RenderError> {
         let Some(hosts) = &self.hosts else {

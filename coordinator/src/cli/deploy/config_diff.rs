@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, iter};
 use scap_agent::{
     error_chain,
     host::{HostVars, Preview, RenderError},
+    unified::unified,
 };
 use scap_proto::release::host_config::{ConfigFile, Destination};
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use crate::cli::{
     CliError,
     history::recorded_json,
     progress::some,
-    unified::{inert, shown, unified},
+    unified::{inert, shown},
 };
 
 /// The config files of a deployment and of what is live.
@@ -129,7 +130,7 @@ impl ConfigDiff {
         lines.extend(others.into_iter().flat_map(FileDiff::lines));
         let unchanged: Vec<&str> = unchanged.iter().map(|file| file.file.as_str()).collect();
         if !unchanged.is_empty() {
-            lines.push(head(Status::Unchanged, &some(&unchanged)));
+            lines.push(head(Status::Unchanged.as_str(), &some(&unchanged)));
         }
         lines
     }
@@ -201,7 +202,10 @@ impl FileDiff {
             diff.change = moved_vars(before, after);
         }
         match (text(before), text(after)) {
-            (Ok(before), Ok(after)) => diff.diff = Some(diff.named(unified(before, after))),
+            (Ok(before), Ok(after)) => {
+                let there = [Status::New, Status::Removed].map(|missing| diff.status != missing);
+                diff.diff = Some(named(&diff.file, there, unified(before, after)));
+            }
             _ if is_same_file => diff.diff = Some(String::new()),
             (_, Err(error)) | (Err(error), _) => diff.problem = Some(error_chain(error)),
         }
@@ -227,19 +231,6 @@ impl FileDiff {
         }
     }
 
-    /// With the file's names above it, where there is a difference.
-    fn named(&self, diff: String) -> String {
-        if diff.is_empty() {
-            return diff;
-        }
-        let name = |missing| match self.status == missing {
-            true => "/dev/null",
-            false => &self.file,
-        };
-        let (before, after) = (name(Status::New), name(Status::Removed));
-        format!("--- {before}\n+++ {after}\n{diff}")
-    }
-
     fn lines(&self) -> Vec<String> {
         let vars = self.host_vars.iter().flat_map(vars_lines);
         let problem = self.problem.as_ref();
@@ -247,7 +238,7 @@ impl FileDiff {
         let notes = vars.chain(self.change.clone()).chain(problem);
         let notes = notes.map(|note| format!("  {}", inert(&note)));
         let diff = shown(self.diff.as_deref().unwrap_or_default());
-        iter::once(head(self.status, &self.file))
+        iter::once(head(self.status.as_str(), &self.file))
             .chain(notes)
             .chain(diff)
             .collect()
@@ -262,8 +253,18 @@ fn text<'a>(side: &'a Option<Side<'_>>) -> Result<&'a str, &'a RenderError> {
     }
 }
 
-fn head(status: Status, files: &str) -> String {
-    format!("{:<9}  {files}", status.as_str())
+/// The line above what is said of a file.
+pub(super) fn head(status: &str, files: &str) -> String {
+    format!("{status:<9}  {files}")
+}
+
+/// A difference with the file's names above it, where there is one: those of before and after, as far as it is there.
+pub(super) fn named(file: &str, there: [bool; 2], diff: String) -> String {
+    if diff.is_empty() {
+        return diff;
+    }
+    let [before, after] = there.map(|is_there| if is_there { file } else { "/dev/null" });
+    format!("--- {before}\n+++ {after}\n{diff}")
 }
 
 /// What is said where a file's variables are read from elsewhere.

@@ -1,5 +1,7 @@
 //! `deploy --dry-run`: what would be done, and what would change in config files, from what is here. It writes nothing and contacts
-//! nobody.
+//! nobody; with `--ask-hosts` it also has hosts say what would change there.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use scap_agent::store::StoreReader;
@@ -11,6 +13,7 @@ use super::{
     asked::Finder,
     config_diff::ConfigDiff,
     find,
+    on_hosts::{Asker, OnHosts},
     planned::{Planned, SeedBytes, as_recorded},
     read_inventory, size_of,
     targets::Targets,
@@ -35,7 +38,8 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
     let commit = tree
         .commit()
         .map(|commit| (commit.id.to_string(), commit.clone()));
-    let (as_json, place) = (args.json, (repo.clone(), environment.clone()));
+    let place = (repo.clone(), environment.clone());
+    let about = place.clone();
     let work = move || {
         let finder = Finder {
             args: &args,
@@ -44,29 +48,43 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
             scap: &scap,
         };
         let new = finder.deployed()?;
-        let config = ConfigDiff::of(&new, finder.live(&place)?)?;
-        let recorded = as_recorded(&args, &tree, &state, &place)?;
+        let config = ConfigDiff::of(&new, finder.live(&about)?)?;
+        let recorded = as_recorded(&args, &tree, &state, &about)?;
         // Where nothing was deployed from here there is no store.
         let here = Here(StoreReader::open(state.store()).ok());
-        Ok::<_, CliError>((tree.measure(&here)?, new.hosts, config, recorded, tree))
+        let built = tree.measure(&here)?;
+        Ok::<_, CliError>((built, new, config, recorded, tree, args, state))
     };
-    let (built, hosts, config, (from, lock), tree) = tokio::task::spawn_blocking(work)
+    let (built, new, config, (from, lock), tree, args, state) = tokio::task::spawn_blocking(work)
         .await
         .expect("building does not panic")?;
-    let hosts = hosts.as_ref();
     let planned = Planned {
-        about: &(repo.clone(), environment.clone()),
+        about: &place,
         release: None,
         from,
         to: tree.commit(),
         built: &built,
         policy,
-        asked: hosts,
+        asked: new.hosts.as_ref(),
         seed_bytes: SeedBytes::Between(built.new.encoded_bytes, built.all.encoded_bytes),
         lock,
         away: None,
     };
-    if as_json {
+    let asker = Asker {
+        state: &state,
+        sign_with: args.sign_with.as_deref(),
+        reach_max: Duration::from_secs(args.how.connect_timeout),
+    };
+    let asking = async {
+        let all = &targets.inventory.hosts;
+        eprintln!("asking {} hosts", all.len());
+        asker.ask(&place, all, &new).await
+    };
+    if args.json {
+        let on_hosts = match args.ask_hosts {
+            true => Some(asking.await?),
+            false => None,
+        };
         let names = policy.waves.iter().flat_map(Wave::hosts);
         let names: Vec<&str> = names.map(|host| host.as_str()).collect();
         let plan = planned.json();
@@ -85,9 +103,10 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
             "plan": plan,
             "config": config.files_json(&names),
             "config_live": config.live_json(),
+            "on_hosts": on_hosts.as_ref().map(OnHosts::json),
         });
         println!("{object}");
-        return Ok(exit::DONE);
+        return Ok(on_hosts.map_or(exit::DONE, |said| said.code()));
     }
     let shown = commit.map(|(id, commit)| {
         let author = commit.author_name().escape_debug();
@@ -110,8 +129,15 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
     for line in planned.lines().into_iter().chain(config.lines()) {
         println!("{line}");
     }
-    println!("nothing was written, and no host was contacted");
-    Ok(exit::DONE)
+    if !args.ask_hosts {
+        println!("nothing was written, and no host was contacted");
+        return Ok(exit::DONE);
+    }
+    let said = asking.await?;
+    for line in said.lines() {
+        println!("{line}");
+    }
+    Ok(said.code())
 }
 
 /// Knows what the chunk store here has, and keeps nothing.

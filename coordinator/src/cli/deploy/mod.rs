@@ -10,6 +10,7 @@ mod flags;
 mod greet;
 mod how;
 mod name;
+mod on_hosts;
 mod planned;
 mod recording;
 mod stages;
@@ -121,6 +122,9 @@ pub(super) struct DeployArgs {
     /// Say what would be done; write nothing and contact nobody
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// With --dry-run: have each host say what would change in its config files; hosts render them in memory, and write nothing
+    #[arg(long, requires = "dry_run")]
+    pub(super) ask_hosts: bool,
     /// Do not ask
     #[arg(long)]
     pub(super) yes: bool,
