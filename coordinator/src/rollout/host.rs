@@ -363,11 +363,12 @@ impl HostProgress {
             }
             return None;
         }
-        // About an order before the latest: it will speak about that one too.
-        if !is_about_latest {
+        use HostState::{Failed, Fetched, Fetching, Promoted, Promoting, Reverted, Reverting};
+        // About an order before the latest: it will speak about that one too. But whoever had it live and has it no more says so of any.
+        let has_dropped = self.state == Promoted && !is_live;
+        if !is_about_latest && !has_dropped {
             return None;
         }
-        use HostState::{Failed, Fetched, Fetching, Promoted, Promoting, Reverted, Reverting};
         let because = |reason: String| code.unwrap_or(Reason::Failed).because(reason);
         let state = match (report.outcome, &self.state) {
             (Outcome::Failed { reason }, Fetching | Promoting | Promoted | Reverting) => {

@@ -127,3 +127,21 @@ fn without_a_dead_man_time_nothing_is_renewed() {
     bench.pass(3000 * SECOND);
     assert_eq!(bench.orders().len(), 3);
 }
+
+#[test]
+fn who_comes_back_without_what_it_had_live_fails_though_it_has_not_heard_the_latest_renewal() {
+    let mut bench = Bench::of([wave("all", "a b").in_groups_of(1)]);
+    bench.engine.config.dead_man = Some(TIME);
+    bench.feed(Input::Start);
+    bench.done("a b");
+    bench.done("a");
+    let (heard, _) = bench.told("a").unwrap();
+    bench.away("a");
+    bench.pass(TIME / 4);
+    bench.done("b");
+    assert!(bench.told("a").unwrap().0 > heard, "it was renewed");
+    bench.report("a", heard, Outcome::Done, false);
+    let failure = bench.engine.hosts()[&name("a")].failure.as_ref();
+    assert_eq!(failure.map(|it| it.code), Some(Reason::LiveNoMore));
+    assert!(!bench.was_told_final("a"));
+}
