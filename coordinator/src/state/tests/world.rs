@@ -192,16 +192,7 @@ impl Signing {
         (rollout, objects)
     }
 
-    /// With the finalization of a release that is verified elsewhere.
-    pub(super) fn finalized(
-        &self,
-        release: &VerifiedRelease,
-        signed: SignedObjects,
-    ) -> SignedObjects {
-        self.finalized_for(release, signed, &Reach::All)
-    }
-
-    /// The same for some hosts.
+    /// With the finalization, for some hosts or all, of a release that is verified elsewhere.
     fn finalized_for(
         &self,
         release: &VerifiedRelease,
