@@ -24,6 +24,7 @@ use crate::{
         history::warn_of_unreadable,
         progress::{Progress, why},
         resume::check_outcome,
+        rollout_status::reason,
         snapshot::Tree,
     },
     rollout::{Cause, CommandError, Ended, Engine, Output, Session, Verdict, WaitingOn, Watcher},
@@ -212,8 +213,9 @@ impl Recording {
         }
         let hosts = ended.engine.hosts().iter();
         let hosts = Hosts::group(hosts.map(|(name, host)| {
-            let (outcome, reason) = outcome_of(&host.state);
-            (name, outcome, reason.unwrap_or_default())
+            let (outcome, _) = outcome_of(&host.state);
+            // Of one that went back, too: why it was lost before.
+            (name, outcome, reason(host).unwrap_or_default())
         }));
         let outcome = match ended.verdict {
             Verdict::Done => Outcome::Done,
