@@ -16,6 +16,8 @@ mod fleet_file;
 mod flips;
 mod incremental;
 mod interrupts;
+mod killed_agent;
+mod killed_coordinator;
 mod live_tree;
 mod output;
 mod plan;
