@@ -14,6 +14,7 @@ mod deploys;
 mod fleet;
 mod fleet_file;
 mod flips;
+mod forty;
 mod incremental;
 mod interrupts;
 mod killed_agent;
