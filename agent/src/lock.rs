@@ -6,6 +6,9 @@ use std::fs::{File, TryLockError};
 #[derive(Debug)]
 pub(crate) struct FileLock(File);
 
+/// How a file is locked.
+pub(crate) type Take = fn(File) -> Result<FileLock, TryLockError>;
+
 impl FileLock {
     /// Locks `file`, if nobody else has.
     ///
@@ -13,6 +16,15 @@ impl FileLock {
     /// As [`File::try_lock`].
     pub(crate) fn try_take(file: File) -> Result<Self, TryLockError> {
         file.try_lock()?;
+        Ok(Self(file))
+    }
+
+    /// Locks `file` beside others that do so, if nobody has it alone.
+    ///
+    /// # Errors
+    /// As [`File::try_lock_shared`].
+    pub(crate) fn try_share(file: File) -> Result<Self, TryLockError> {
+        file.try_lock_shared()?;
         Ok(Self(file))
     }
 

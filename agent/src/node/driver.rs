@@ -40,6 +40,10 @@ use super::{
 use crate::swarm::{Config, Failure, Input, Link as PeerLink, Output, PeerId, Swarm, TransferId};
 use crate::topology::LaneSet;
 
+/// Most links of one coordinator: each of its deployments under way has one, and one that died counts until its idle limit. As
+/// many as control streams of a peer are taken. Of any other node a new link takes the place of the one before.
+const COORDINATOR_LINKS_MAX: usize = 64;
+
 pub(crate) struct Driver {
     pub(super) shared: Arc<Shared>,
     pub(super) swarm: Swarm,
@@ -47,6 +51,7 @@ pub(crate) struct Driver {
     events: mpsc::Receiver<Event>,
     out: mpsc::Sender<NodeEvent>,
     pub(super) peers: BTreeMap<PeerId, Peer>,
+    /// The latest link to each.
     by_name: BTreeMap<NodeId, PeerId>,
     pub(super) transfers: BTreeMap<TransferId, Active>,
     next_peer: u32,
@@ -464,7 +469,7 @@ impl Driver {
 
     /// What a node is to us in a transfer changed.
     pub(super) fn edges_changed(&mut self, id: TransferId, node: &NodeId) {
-        if let Some(&peer) = self.by_name.get(node) {
+        for peer in self.links_to(node) {
             self.introduce(peer);
             self.open(peer, id);
         }
@@ -571,10 +576,19 @@ impl Driver {
         self.next_peer += 1;
         let name = link.peer().name.clone();
         let role = link.peer().role;
-        if let Some(old) = self.by_name.insert(name.clone(), peer) {
-            self.peers[&old].link.close(close::REPLACED, "a new link");
-            self.forget(old);
+        let links_max = match role {
+            Role::Coordinator => COORDINATOR_LINKS_MAX,
+            _ => 1,
+        };
+        let before = self.links_to(&name);
+        for old in before
+            .iter()
+            .take((before.len() + 1).saturating_sub(links_max))
+        {
+            self.peers[old].link.close(close::REPLACED, "a new link");
+            self.forget(*old);
         }
+        self.by_name.insert(name.clone(), peer);
         if let Some(dial) = self.dialling.remove(&name) {
             dial.abort();
         }
@@ -631,9 +645,22 @@ impl Driver {
         let name = known.link.peer().name.clone();
         known.link.close(error.close_code(), "the session ended");
         tracing::debug!(peer = %name, error = crate::error_chain(error), "unlinked");
-        self.by_name.remove(&name);
         self.forget(peer);
+        match self.links_to(&name).last() {
+            Some(other) => self.by_name.insert(name, *other),
+            None => self.by_name.remove(&name),
+        };
         self.dial_missing();
+    }
+
+    /// The links to a node, the latest last.
+    fn links_to(&self, name: &NodeId) -> Vec<PeerId> {
+        if !self.by_name.contains_key(name) {
+            return Vec::new();
+        }
+        let links = self.peers.iter();
+        let links = links.filter(|(_, peer)| peer.link.peer().name == *name);
+        links.map(|(id, _)| *id).collect()
     }
 
     fn forget(&mut self, peer: PeerId) {

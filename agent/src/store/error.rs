@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Why the store did not do what it was asked.
@@ -38,6 +39,14 @@ pub enum StoreError {
     InUse {
         /// The store's directory.
         path: PathBuf,
+    },
+    /// Another process changes it for too long.
+    #[error("another process has had {} locked for {} s", path.display(), waited.as_secs())]
+    Busy {
+        /// What is locked.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
     },
     /// Somebody else owns the directory, who could change what we verified.
     #[error(

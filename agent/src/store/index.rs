@@ -62,6 +62,8 @@ pub(super) struct Index {
     file: File,
     records: u64,
     failed: bool,
+    /// Whether other processes append to it and write it anew too, each in its turn.
+    is_shared: bool,
 }
 
 /// Why records were not appended.
@@ -116,7 +118,13 @@ impl Index {
             file,
             records,
             failed: false,
+            is_shared: false,
         })
+    }
+
+    /// Whether other processes change it too.
+    pub(super) fn shared(self, is_shared: bool) -> Self {
+        Self { is_shared, ..self }
     }
 
     /// Writes the file anew at `path`, with what `have` says is durable, and opens it.
@@ -160,6 +168,9 @@ impl Index {
 
     /// Appends records and makes them durable.
     pub(super) fn append(&mut self, records: &[Record]) -> Result<(), AppendError> {
+        if self.is_shared {
+            self.follow()?;
+        }
         let length = self.file.metadata()?.len();
         let mut file = BufWriter::new(&self.file);
         let written = records
@@ -180,6 +191,17 @@ impl Index {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Opens the file as it is now: another process may have written it anew, or died while it appended.
+    fn follow(&mut self) -> io::Result<()> {
+        self.file = OpenOptions::new().append(true).open(&self.path)?;
+        let length = self.file.metadata()?.len();
+        let beyond = length.saturating_sub(MAGIC.len() as u64) % RECORD_BYTES as u64;
+        if beyond != 0 {
+            self.file.set_len(length - beyond)?;
+        }
+        Ok(())
     }
 
     /// Whether something failed that makes each later sync doubtful.

@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! version            what this store is; written first
-//! lock               flock of the process that has it open
+//! lock               flock of the process that has it open, or of those that share it
+//! admissions         see `shared`
+//! changes            see `shared`
 //! index              see `index`
-//! tmp/<n>            chunks being written; emptied at each opening
+//! tmp/<run>-<n>      chunks being written; emptied by an opening that finds nobody else
 //! chunks/ab/<62 hex> see `chunks`
 //! ```
 
 use std::{
     fs::{self, DirBuilder, OpenOptions, TryLockError},
+    hash::{BuildHasher, RandomState},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
@@ -22,7 +25,7 @@ use super::{
     chunks, durable,
     error::{StoreError, says_full},
 };
-use crate::lock::FileLock;
+use crate::lock::{FileLock, Take};
 
 const VERSION: &str = "scap store 1";
 
@@ -35,6 +38,8 @@ pub(super) fn prefixes() -> impl Iterator<Item = String> {
 #[derive(Debug)]
 pub(super) struct Layout {
     directory: PathBuf,
+    /// Another one at each opening: what one that died left may not be cleared yet.
+    run: u64,
     temporaries: AtomicU64,
 }
 
@@ -43,6 +48,7 @@ impl Layout {
     pub(super) fn new(directory: PathBuf) -> Self {
         Self {
             directory,
+            run: RandomState::new().hash_one(std::process::id()),
             temporaries: AtomicU64::new(0),
         }
     }
@@ -53,6 +59,14 @@ impl Layout {
 
     pub(super) fn index(&self) -> PathBuf {
         self.directory.join("index")
+    }
+
+    pub(super) fn admissions(&self) -> PathBuf {
+        self.directory.join("admissions")
+    }
+
+    pub(super) fn changes(&self) -> PathBuf {
+        self.directory.join("changes")
     }
 
     pub(super) fn chunk(&self, id: &ChunkId) -> PathBuf {
@@ -68,15 +82,19 @@ impl Layout {
         self.chunks().join(prefix)
     }
 
-    /// Makes the store where there is none, after making sure that it is ours alone.
-    ///
-    /// What it returns keeps everybody else out until it is dropped.
+    /// Makes the store's directory where there is none, or makes sure that nobody else may write there.
     ///
     /// # Errors
     /// [`StoreError`]: why this cannot be, or become, our store.
-    pub(super) fn prepare(&self) -> Result<FileLock, StoreError> {
-        make_directory(&self.directory)?;
-        let lock = self.lock()?;
+    pub(super) fn make(&self) -> Result<(), StoreError> {
+        make_directory(&self.directory)
+    }
+
+    /// Makes the store in its directory, which is locked, where there is none.
+    ///
+    /// # Errors
+    /// As [`Self::make`].
+    pub(super) fn prepare(&self) -> Result<(), StoreError> {
         self.prepare_version()?;
         for directory in [self.chunks(), self.tmp()] {
             make_directory(&directory)?;
@@ -84,7 +102,7 @@ impl Layout {
         for prefix in prefixes() {
             make_directory(&self.prefix(&prefix))?;
         }
-        Ok(lock)
+        Ok(())
     }
 
     /// # Errors
@@ -122,7 +140,7 @@ impl Layout {
     pub(super) fn write_temporary(&self, chunk: &EncodedChunk) -> Result<Temporary, StoreError> {
         let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
         let temporary = Temporary {
-            path: self.tmp().join(number.to_string()),
+            path: self.tmp().join(format!("{:016x}-{number}", self.run)),
             is_renamed: false,
         };
         OpenOptions::new()
@@ -174,7 +192,11 @@ impl Layout {
         self.directory.join("version")
     }
 
-    fn lock(&self) -> Result<FileLock, StoreError> {
+    /// Locks the store, as `take` does.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] or [`StoreError::Io`].
+    pub(super) fn lock(&self, take: Take) -> Result<FileLock, StoreError> {
         let path = self.directory.join("lock");
         let file = OpenOptions::new()
             .write(true)
@@ -182,7 +204,7 @@ impl Layout {
             .truncate(false)
             .open(&path)
             .map_err(StoreError::io("open", &path))?;
-        FileLock::try_take(file).map_err(|error| match error {
+        take(file).map_err(|error| match error {
             TryLockError::WouldBlock => StoreError::InUse {
                 path: self.directory.clone(),
             },
@@ -201,7 +223,8 @@ impl Layout {
         for entry in fs::read_dir(directory).map_err(StoreError::io("list", directory))? {
             let entry = entry.map_err(StoreError::io("list", directory))?;
             // What we leave when we crash right here.
-            if entry.file_name() != "lock" && entry.file_name() != ".version.tmp" {
+            let ours = ["lock", ".version.tmp", "admissions", "changes"];
+            if !ours.iter().any(|name| entry.file_name() == *name) {
                 return Err(StoreError::NotAStore {
                     path: directory.clone(),
                 });
@@ -227,6 +250,11 @@ impl Temporary {
         fs::rename(&self.path, path)?;
         self.is_renamed = true;
         Ok(())
+    }
+
+    /// Gives it another name, which nothing has: what there may be stays.
+    pub(super) fn link(&self, path: &Path) -> io::Result<()> {
+        fs::hard_link(&self.path, path)
     }
 }
 

@@ -10,7 +10,7 @@
 //! - *Durable after [`Store::sync`]*, once per batch. What was not synced is verified again at the
 //!   next opening, so a killed process loses nothing, and a power cut only what was not synced.
 //!
-//! Collection and its rule are in [`gc`]. Three kinds of locks, taken in this order: a *stripe*, which
+//! Collection and its rule are in [`gc`]; how several processes share a store, in `shared`. Three kinds of locks, taken in this order: a *stripe*, which
 //! serialises what changes the file of a chunk; the index, which serialises syncs and removals; and
 //! what we have, held for look-ups only.
 
@@ -23,6 +23,7 @@ mod index;
 mod layout;
 mod reader;
 mod recover;
+mod shared;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;
@@ -43,6 +44,7 @@ use self::{
     have::{Have, Held},
     index::{AppendError, Index, Record},
     layout::Layout,
+    shared::Shared,
 };
 pub use self::{
     chunks::StoredChunk,
@@ -50,6 +52,7 @@ pub use self::{
     gc::{Collected, Collection, Hold},
     reader::StoreReader,
     recover::Recovery,
+    shared::{Admission, Collecting},
 };
 use crate::lock::FileLock;
 
@@ -77,7 +80,7 @@ impl Default for StoreConfig {
     }
 }
 
-/// The store that this process has open, to itself. Clones share it.
+/// The store that this process has open, to itself or beside others. Clones share it.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -90,8 +93,10 @@ struct Inner {
     /// Opened before anything was written, so that its sync tells of each write that was lost.
     directory: File,
     sync_filesystem: fn(&File) -> io::Result<()>,
-    /// Keeps other processes out until the last clone is dropped.
+    /// Keeps other processes out that want it to themselves, until the last clone is dropped.
     _lock: FileLock,
+    /// How it is shared with other processes; `None` where it is not.
+    shared: Option<Shared>,
 }
 
 /// What putting a chunk did.
@@ -168,10 +173,23 @@ impl Store {
         sync_filesystem: fn(&File) -> io::Result<()>,
     ) -> Result<(Self, Recovery), StoreError> {
         let layout = Layout::new(directory);
-        let lock = layout.prepare()?;
+        layout.make()?;
+        let lock = layout.lock(FileLock::try_take)?;
+        Self::opened(layout, config, sync_filesystem, lock, None)
+    }
+
+    /// Of a directory that was made, and locked.
+    fn opened(
+        layout: Layout,
+        config: StoreConfig,
+        sync_filesystem: fn(&File) -> io::Result<()>,
+        lock: FileLock,
+        shared: Option<Shared>,
+    ) -> Result<(Self, Recovery), StoreError> {
+        layout.prepare()?;
         let directory =
             File::open(layout.directory()).map_err(StoreError::io("open", layout.directory()))?;
-        let (have, index, recovery) = recover::recover(&layout)?;
+        let (have, index, recovery) = recover::recover(&layout, shared.as_ref())?;
         let inner = Inner {
             layout,
             config,
@@ -181,6 +199,7 @@ impl Store {
             directory,
             sync_filesystem,
             _lock: lock,
+            shared,
         };
         Ok((Self(Arc::new(inner)), recovery))
     }
@@ -225,9 +244,14 @@ impl Store {
             return Ok(Put::Present);
         }
         let path = self.0.layout.chunk(&id);
-        temporary
-            .rename(&path)
-            .map_err(|source| self.0.layout.write_error("name", &path, needed, source))?;
+        let put = match self.0.shared {
+            Some(_) => self.name_beside(&temporary, &path, &id, needed)?,
+            None => {
+                let named = temporary.rename(&path);
+                named.map_err(|source| self.0.layout.write_error("name", &path, needed, source))?;
+                Put::New
+            }
+        };
         let held = Held {
             plain_length: chunk.plain_length(),
             encoded_length: u32::try_from(chunk.bytes().len())
@@ -235,7 +259,7 @@ impl Store {
             durable: false,
         };
         self.have().insert(id, held);
-        Ok(Put::New)
+        Ok(put)
     }
 
     /// The chunk as it is stored, its checksum checked.
@@ -282,7 +306,10 @@ impl Store {
             let held = put.iter().filter_map(|id| Some((*id, have.get(id)?)));
             held.map(|(id, held)| Record::Durable(id, held)).collect()
         };
-        match index.append(&records) {
+        let turn = self.turn()?;
+        let appended = index.append(&records);
+        drop(turn);
+        match appended {
             Ok(()) => {
                 self.have().mark_durable(&put);
                 Ok(())
@@ -346,13 +373,15 @@ impl Store {
         if !self.contains(id) {
             return Ok(Lookup::Absent);
         }
+        let mut index = self.index();
+        let _turn = self.turn()?;
         match attempt()? {
             Ok(found) => Ok(Lookup::Found(found)),
             Err(damage) => {
                 let damage: &dyn std::error::Error = &damage;
                 tracing::warn!(chunk = %id, damage, "dropped a damaged chunk");
                 self.have().count_damaged();
-                if let Err(error) = self.forget(&[*id], Have::remove) {
+                if let Err(error) = self.forget_in(&mut index, &[*id], Have::remove) {
                     let error: &dyn std::error::Error = &error;
                     tracing::warn!(chunk = %id, error, "a damaged chunk's file stays");
                 }
@@ -371,6 +400,17 @@ impl Store {
         remove: impl Fn(&mut Have, &ChunkId) -> Option<Held>,
     ) -> Result<Collected, StoreError> {
         let mut index = self.index();
+        let _turn = self.turn()?;
+        self.forget_in(&mut index, ids, remove)
+    }
+
+    /// The same, where the index is the caller's, and so is the turn.
+    fn forget_in(
+        &self,
+        index: &mut Index,
+        ids: &[ChunkId],
+        remove: impl Fn(&mut Have, &ChunkId) -> Option<Held>,
+    ) -> Result<Collected, StoreError> {
         let mut removed = Vec::with_capacity(ids.len());
         let mut collected = Collected::default();
         {
@@ -397,7 +437,6 @@ impl Store {
                 }
             }
         }
-        drop(index);
         for (id, _) in removed {
             let path = self.0.layout.chunk(&id);
             match fs::remove_file(&path) {
@@ -412,6 +451,10 @@ impl Store {
 
     /// Writes the index anew where most of it has no effect.
     fn compact_index(&self) -> Result<(), StoreError> {
+        if self.0.shared.is_some() {
+            // Others may know of more than we do: the next opening writes it anew.
+            return Ok(());
+        }
         let mut index = self.index();
         let live = self.have().count();
         match index.compact(live, |last, count| self.have().durable_after(last, count)) {

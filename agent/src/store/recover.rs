@@ -14,6 +14,7 @@ use super::{
     have::{Have, Held, UNSEEN},
     index::{self, Index},
     layout::{Layout, prefixes},
+    shared::Shared,
 };
 
 /// What opening a store found. After a clean stop everything but `durable_chunks` is 0.
@@ -45,14 +46,21 @@ impl Recovery {
 }
 
 /// Reads the index, looks for every file, and verifies those that no sync covered: one reading of
-/// what was put since the last sync.
-pub(super) fn recover(layout: &Layout) -> Result<(Have, Index, Recovery), StoreError> {
+/// what was put since the last sync. A store that is shared is nobody else's to open or change meanwhile; where others have
+/// it open, their half-written files stay.
+pub(super) fn recover(
+    layout: &Layout,
+    shared: Option<&Shared>,
+) -> Result<(Have, Index, Recovery), StoreError> {
     let path = layout.index();
     let mut have = Have::new();
     let contents = index::load(&path, &mut have).map_err(StoreError::io("read", &path))?;
     let mut recovery = Recovery {
         damaged_records: contents.damaged,
-        temporary_files: layout.clear_temporaries()?,
+        temporary_files: match shared.is_none_or(Shared::was_alone) {
+            true => layout.clear_temporaries()?,
+            false => 0,
+        },
         ..Recovery::default()
     };
     for prefix in prefixes() {
@@ -74,7 +82,7 @@ pub(super) fn recover(layout: &Layout) -> Result<(Have, Index, Recovery), StoreE
         let needed = index::bytes(recovery.durable_chunks);
         layout.write_error("write", &path, needed, source)
     })?;
-    Ok((have, index, recovery))
+    Ok((have, index.shared(shared.is_some()), recovery))
 }
 
 /// On a full disk the old index makes room for the new one, so that the store opens and can be

@@ -236,6 +236,12 @@ pub(super) fn repo_of(repo: Option<&Repo>, state: &StateDirectory) -> Result<Rep
         return Ok(repo.clone());
     }
     let path = state.state_repo();
+    if let Ok(repo) = Repo::open(&path) {
+        return Ok(repo);
+    }
+    let _making = state.making_state_repo().map_err(|error| {
+        CliError::failed("make the repository of the state branch", &error).hint(error.hint())
+    })?;
     open_or_make(&path).map_err(|error| {
         CliError::failed("open the repository of the state branch", &error).hint(error.hint())
     })
@@ -249,7 +255,7 @@ fn open_or_make(path: &Path) -> Result<Repo, GitError> {
             Err(GitError::NotARepository(_)) => {}
             opened => return opened,
         }
-        // Git's own, of when it was killed: whoever deploys is alone in here.
+        // Git's own, of when it was killed: whoever makes it is alone in here.
         for lock in ["HEAD.lock", "config.lock"] {
             let _ = fs::remove_file(path.join(lock));
         }

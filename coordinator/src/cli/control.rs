@@ -113,7 +113,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Listens for commands, and passes them on. Whoever holds the state's lock may call it: a socket that is there is left over.
+    /// Listens for commands, and passes them on. Whoever holds the lock of the repo and environment may call it: a socket that is there is left over.
     ///
     /// # Errors
     /// Where the socket cannot be made: most often its path is longer than a Unix socket's may be, 107 bytes.

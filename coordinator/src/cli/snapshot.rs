@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
-use scap_agent::store::{Store, StoreConfig};
+use scap_agent::store::{Admission, Store, StoreConfig};
 use scap_proto::content::SnapshotRef;
 use serde_json::json;
 
@@ -31,8 +31,8 @@ pub(super) struct SnapshotArgs {
 pub(super) async fn run(args: SnapshotArgs) -> Result<u8, CliError> {
     let state = StateDirectory::open(&args.state.state)
         .map_err(|error| CliError::failed("snapshot", &error).hint(error.hint()))?;
-    let _lock = state.lock().map_err(|error| locked(&error))?;
-    let store = open_store(&state.store())?;
+    let _shared = state.share().map_err(|error| locked(&error))?;
+    let (store, _admission) = open_store(&state.store()).await?;
     let tree = Tree::find(&args.source, &args.rev)?;
     let work = move || tree.build(&store, None, |_| {});
     let built = tokio::task::spawn_blocking(work)
@@ -194,16 +194,23 @@ pub(super) fn last_released(
     })
 }
 
-pub(super) fn open_store(path: &Path) -> Result<Store, CliError> {
-    let opened = Store::open(path, StoreConfig::default());
-    let (store, _) = opened.map_err(|error| CliError::failed("open the chunk store", &error))?;
-    Ok(store)
+/// The store, beside other deployments, and what keeps these from collecting what nothing names yet.
+pub(super) async fn open_store(path: &Path) -> Result<(Store, Admission), CliError> {
+    let path = path.to_owned();
+    let open = move || Store::open_shared(path, StoreConfig::default());
+    let opened = tokio::task::spawn_blocking(open).await;
+    let opened = opened.expect("opening the store does not panic");
+    let (store, admission, _) =
+        opened.map_err(|error| CliError::failed("open the chunk store", &error))?;
+    Ok((store, admission))
 }
 
 pub(super) fn locked(error: &crate::state::StateError) -> CliError {
     let failed = CliError::failed("take the lock", error).hint(error.hint());
     match error {
-        crate::state::StateError::Locked { .. } => failed.code(exit::LOCKED),
+        crate::state::StateError::Locked { .. } | crate::state::StateError::Held { .. } => {
+            failed.code(exit::LOCKED)
+        }
         _ => failed,
     }
 }

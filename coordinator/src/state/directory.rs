@@ -2,8 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    io,
+    fmt, fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,7 +13,7 @@ use scap_proto::{
     codec,
     content::SnapshotRef,
     extensions::Extensions,
-    id::NodeId,
+    id::{ChunkId, NodeId},
     identity::{
         self, CertificateAuthority, FleetName, Identity, IdentityError, KeyError, Role, SecretKey,
         Validity,
@@ -40,6 +39,7 @@ const ALLOWED_SIGNERS: &str = "allowed_signers";
 const STORE: &str = "store";
 const RECORDS: &str = "records";
 const LOCK: &str = "lock";
+const LOCKS: &str = "locks";
 const TIPS: &str = "tips";
 const STATE_REPO: &str = "state.git";
 const CONTROL: &str = "control";
@@ -50,12 +50,6 @@ const MAGIC: &[u8] = b"scap-coordinator-record/1\n";
 /// The state directory of one fleet.
 #[derive(Debug, Clone)]
 pub struct StateDirectory(PathBuf);
-
-/// A lock on the state directory; released when dropped, and when the process dies.
-#[derive(Debug)]
-pub struct Lock {
-    _file: File,
-}
 
 /// What was last released of one repo to one environment. It is saved before the release is sent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -108,13 +102,23 @@ pub enum StateError {
         /// Why it failed.
         source: io::Error,
     },
-    /// Somebody else deploys with it.
-    #[error("another deployment holds the lock {path}{holder}")]
+    /// An older program uses it, which wants it alone.
+    #[error("a scap-coordinator of an older version holds the lock {path}{holder}")]
     Locked {
         /// The lock.
         path: PathBuf,
         /// Who, where known.
         holder: String,
+    },
+    /// Somebody deploys the same from here.
+    #[error("{what} is locked by {holder}")]
+    Held {
+        /// What.
+        what: String,
+        /// Who, why, and since when.
+        holder: String,
+        /// The state directory.
+        state: String,
     },
     /// The fleet's authority.
     #[error("the fleet's certificate authority")]
@@ -159,7 +163,12 @@ impl StateError {
                 "make it with `scap-coordinator init --state {}`",
                 path.display()
             )),
-            Self::Locked { .. } => Some("wait for it to end, then try again".into()),
+            Self::Locked { .. } => {
+                Some("it leads one deployment at a time: wait for it to end, then try again".into())
+            }
+            Self::Held { state, .. } => Some(format!(
+                "wait for it to end, then try again; `scap-coordinator status --state {state}` says how far it is, and `abort` takes its hosts back"
+            )),
             Self::Record(_) => {
                 Some("move it away: the next deployment learns the sequence from the hosts".into())
             }
@@ -287,45 +296,6 @@ impl StateDirectory {
         Ok(identity)
     }
 
-    /// Takes the lock, so that no two deployments use one state directory at a time.
-    ///
-    /// # Errors
-    /// [`StateError::Locked`].
-    pub fn lock(&self) -> Result<Lock, StateError> {
-        let path = self.path(LOCK);
-        let failed = |doing| {
-            let path = path.clone();
-            move |source| StateError::Io {
-                doing,
-                path,
-                source,
-            }
-        };
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(failed("open"))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(&path).unwrap_or_default();
-                let holder = match holder.trim() {
-                    "" => String::new(),
-                    pid => format!(" (process {})", pid.escape_debug()),
-                };
-                return Err(StateError::Locked { path, holder });
-            }
-            Err(fs::TryLockError::Error(source)) => return Err(failed("lock")(source)),
-        }
-        file.set_len(0).map_err(failed("write"))?;
-        io::Write::write_all(&mut &file, format!("{}\n", std::process::id()).as_bytes())
-            .map_err(failed("write"))?;
-        Ok(Lock { _file: file })
-    }
-
     /// The coordinator's identity.
     ///
     /// # Errors
@@ -377,6 +347,35 @@ impl StateDirectory {
                 kept.extend(read_record(&path)?.snapshots);
             }
             kept.extend(configs::kept(&path)?);
+        }
+        Ok(kept)
+    }
+
+    /// The parts of deltas that rollouts need which are under way, or may be gone on with: of those whose session is not
+    /// over.
+    ///
+    /// # Errors
+    /// [`StateError::Io`], [`StateError::Record`].
+    pub fn kept_deltas(&self) -> Result<BTreeSet<ChunkId>, StateError> {
+        let directory = self.path(RECORDS);
+        let failed = |source| StateError::Io {
+            doing: "list",
+            path: directory.clone(),
+            source,
+        };
+        let mut kept = BTreeSet::new();
+        for entry in fs::read_dir(&directory).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let is = |wanted| path.extension().is_some_and(|it| it == wanted);
+            let record = path.with_extension("record");
+            // A session's key is made before its record is.
+            if is("session")
+                && record.exists()
+                && let Ok(release) = read_record(&record)?.release.read_unverified()
+            {
+                let parts = release.deltas.iter().flat_map(|delta| &delta.chunks);
+                kept.extend(parts.map(|part| part.id));
+            }
         }
         Ok(kept)
     }
@@ -507,13 +506,27 @@ impl StateDirectory {
         self.path(RECORDS).join(format!("{name}.record"))
     }
 
+    pub(super) fn directory_lock(&self) -> PathBuf {
+        self.path(LOCK)
+    }
+
+    pub(super) fn locks_path(&self) -> PathBuf {
+        self.path(LOCKS)
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
 
+impl fmt::Display for StateDirectory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
 /// What files about a repo and an environment are called. Names hold neither `+` nor `@`.
-fn file_name(repo: &RepoPath, environment: &Environment) -> String {
+pub(super) fn file_name(repo: &RepoPath, environment: &Environment) -> String {
     let repo = repo.as_str().replace('/', "+");
     format!("{repo}@{environment}")
 }

@@ -10,6 +10,7 @@ mod folder;
 mod history;
 mod ledger;
 mod lock;
+mod places;
 mod proof;
 mod record;
 mod tip;
@@ -20,12 +21,13 @@ mod tests;
 
 pub use self::{
     branch::{Base, Branch, BranchError, Change, Updated, Upstream},
-    directory::{Lock as DirectoryLock, Made, Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
+    directory::{Made, Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
     failpoint::Failpoint,
     folder::{Folder, Place, SignedObjects, Which},
     history::{FindError, History, Past, Present, PresentAt, Recorded, before_latest, find},
     ledger::{End, Found, Ledger, break_lock, what},
     lock::{Holder, LEASE, Lock, ProcessMark, RENEWAL, Stale, age},
+    places::{DirectoryLock, PlaceLock},
     proof::ProofError,
     record::{
         BrokenLock, Document, DocumentError, Flags, HostGroup, Hosts, Message, Outcome,

@@ -21,6 +21,7 @@ mod killed_agent;
 mod killed_coordinator;
 mod live_tree;
 mod output;
+mod places;
 mod plan;
 mod process;
 mod refusals;

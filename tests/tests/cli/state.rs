@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use scap_tests::tree::Tree;
 
 use super::fleet::{Fleet, deployed};
+use super::places::me;
 use super::process::send_signal;
 use super::scene::{Scene, flip_a_byte};
 
@@ -192,21 +193,48 @@ fn a_deployment_holds_the_lock_and_is_named_to_the_next() {
     let mut first = fleet.start_deploy(&["--repo", "repo"]);
     first.wait_until_it_says("wave rest: fetch");
 
-    let holder = format!("process {}", first.pid());
-    for arguments in [
-        ["deploy", "--fleet", "fleet.toml", "--yes", "--json"].as_slice(),
-        &["snapshot"],
-    ] {
-        let arguments = [arguments, &["--state", "st", "--repo", "repo"]].concat();
-        let ended = fleet.scene.scap(&arguments);
-        let cause = "another deployment holds the lock st/lock";
-        ended
-            .fails(75, "take the lock", cause, "try again")
-            .says(&[&holder]);
-    }
+    let arguments = ["deploy", "--fleet", "fleet.toml", "--yes", "--json"];
+    let arguments = [&arguments[..], &["--state", "st", "--repo", "repo"]].concat();
+    let ended = fleet.scene.scap(&arguments);
+    let holder = format!("repo in production is locked by {} (r-", me());
+    ended
+        .fails(75, "take the lock", &holder, "try again")
+        .says(&["A site\\\", for "]);
+    // What deploys nothing has nothing to wait for.
+    let snapshot = ["snapshot", "--state", "st", "--repo", "repo"];
+    fleet.scene.scap(&snapshot).exits(0);
     assert!(!first.is_over());
     send_signal(activator, Signal::CONT);
     deployed(&first.end().exits(0));
+    fleet.assert_all_run(&repo, &commit);
+}
+
+#[test]
+fn a_program_that_wants_the_state_directory_to_itself_has_it_alone() {
+    let fleet = Fleet::start(&["web1"]);
+    let (repo, commit) = fleet.scene.repo();
+    // As builds lock it that know no locks of places.
+    let lock = std::fs::File::create(fleet.scene.path("st/lock")).unwrap();
+    lock.try_lock().unwrap();
+    std::fs::write(fleet.scene.path("st/lock"), "4711\n").unwrap();
+    for command in [
+        &["deploy", "--fleet", "fleet.toml", "--yes"][..],
+        &["snapshot"],
+    ] {
+        let arguments = [command, &["--state", "st", "--repo", "repo"]].concat();
+        let cause = "an older version holds the lock st/lock (process 4711)";
+        let refused = fleet.scene.scap(&arguments);
+        refused.fails(75, "take the lock", cause, "one deployment at a time");
+    }
+    lock.unlock().unwrap();
+    let activator = fleet.agents[0].activator().pid;
+    send_signal(activator, Signal::STOP);
+    let mut first = fleet.start_deploy(&["--repo", "repo"]);
+    first.wait_until_it_says("wave rest: fetch");
+    assert!(lock.try_lock().is_err(), "the older one would begin");
+    send_signal(activator, Signal::CONT);
+    first.end().exits(0);
+    lock.try_lock().unwrap();
     fleet.assert_all_run(&repo, &commit);
 }
 

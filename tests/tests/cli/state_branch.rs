@@ -9,6 +9,7 @@ use scap_tests::repo::SourceRepo;
 use serde_json::{Value, json};
 
 use super::fleet::{Agent, Fleet, deployed, enroll, fleet_file, host};
+use super::places::me;
 use super::process::{Ended, send_signal};
 
 /// Runs git in a folder of a test's; gives what it wrote.
@@ -338,39 +339,51 @@ fn a_second_deployer_is_told_who_holds_the_lock_why_and_since_when() {
 
 #[test]
 fn of_two_deployers_at_once_exactly_one_gets_through() {
-    let fleet = Fleet::start(&["web1"]);
-    fleet.scene.repo();
-    with_upstream(&fleet);
-    elsewhere(&fleet);
-    // Whoever wins holds the lock until the other has been refused.
-    let activator = fleet.agents[0].activator().pid;
-    send_signal(activator, Signal::STOP);
-    let start = |state: &str, repo: &str| {
-        let arguments = ["deploy", "--state", state, "--repo", repo, "--name", "repo"];
-        fleet
-            .scene
-            .start(&[&arguments[..], &["--fleet", "fleet.toml", "--yes"]].concat())
-    };
-    let mut racers = [start("st", "repo"), start("st2", "repo2")];
-    let lost = scap_tests::fleet::wait_until("one is refused", super::process::LIMIT, || {
-        racers
-            .iter_mut()
-            .position(|racer| racer.is_over())
-            .ok_or("both run".to_owned())
-    });
-    send_signal(activator, Signal::CONT);
-    for (index, racer) in racers.into_iter().enumerate() {
-        let ended = racer.end();
-        match index == lost {
-            true => drop(ended.fails(75, "use the state branch", "is locked by", "unlock")),
-            false => drop(ended.exits(0)),
+    // On one repo with one state directory, with two, and on two clones with one upstream.
+    for (state, repo) in [("st", "repo"), ("st2", "repo"), ("st2", "repo2")] {
+        let case = format!("{state}, {repo}");
+        let fleet = Fleet::start(&["web1"]);
+        let (source, first) = fleet.scene.repo();
+        with_upstream(&fleet);
+        elsewhere(&fleet);
+        // Whoever wins holds the lock until the other has been refused.
+        let activator = fleet.agents[0].activator().pid;
+        send_signal(activator, Signal::STOP);
+        let start = |state: &str, repo: &str| {
+            let arguments = ["deploy", "--state", state, "--repo", repo, "--name", "repo"];
+            fleet
+                .scene
+                .start(&[&arguments[..], &["--fleet", "fleet.toml", "--yes"]].concat())
+        };
+        let mut racers = [start("st", "repo"), start(state, repo)];
+        let lost = scap_tests::fleet::wait_until("one is refused", super::process::LIMIT, || {
+            racers
+                .iter_mut()
+                .position(|racer| racer.is_over())
+                .ok_or("both run".to_owned())
+        });
+        send_signal(activator, Signal::CONT);
+        let (doing, hint) = match state {
+            "st" => ("take the lock", "wait for it to end"),
+            _ => ("use the state branch", "unlock"),
+        };
+        for (index, racer) in racers.into_iter().enumerate() {
+            let ended = racer.end();
+            if index == lost {
+                let who = format!("repo in production is locked by {} (r-", me());
+                let why = format!("): deploy {first:.10} \\\"A site\\\", for ");
+                ended.fails(75, doing, &who, hint).says(&[&why, " s\n"]);
+            } else {
+                ended.exits(0);
+            }
         }
+        fleet.assert_all_run(&source, &first);
+        let log = git(
+            &fleet.scene.path("origin.git"),
+            &["log", "--format=%s", "scap/state"],
+        );
+        assert_eq!(log.matches("locked").count(), 1, "{case}: {log}");
     }
-    let log = git(
-        &fleet.scene.path("origin.git"),
-        &["log", "--format=%s", "scap/state"],
-    );
-    assert_eq!(log.matches("locked").count(), 1, "{log}");
 }
 
 #[test]

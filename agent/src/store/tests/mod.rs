@@ -6,6 +6,7 @@ mod kill;
 mod model;
 mod opening;
 mod room;
+mod shared;
 
 use std::{fs, path::Path, sync::LazyLock};
 

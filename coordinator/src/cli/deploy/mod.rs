@@ -54,7 +54,7 @@ pub(super) use self::{
 };
 use super::{
     About, CliError, SourceArgs, StateArgs,
-    branch::RecordArgs,
+    branch::{RecordArgs, now},
     control::{Control, Subject},
     deltas::{self, Deltas},
     exit, human_bytes,
@@ -245,9 +245,13 @@ pub(super) async fn deploy(
     let state_error =
         |error: StateError| CliError::failed("read the state", &error).hint(error.hint());
     let state = StateDirectory::open(&args.state.state).map_err(state_error)?;
-    let _lock = state.lock().map_err(|error| locked(&error))?;
     let (tree, scap, notes) = find(&args, &fleet)?;
     let about = about(&args, &scap)?;
+    let began = now();
+    let reason = recording::reason(&args, &tree);
+    let _lock = state
+        .lock(&about, &reason, began)
+        .map_err(|error| locked(&error))?;
     let targets = Targets::of(fleet, &scap, &args)?;
     let Targets { inventory, policy } = &targets;
     check_soaks(policy)?;
@@ -262,7 +266,7 @@ pub(super) async fn deploy(
     identity
         .check_time(clock::now().0)
         .map_err(|error| CliError::failed("check this coordinator's certificate", &error))?;
-    let store = open_store(&state.store())?;
+    let (store, admission) = open_store(&state.store()).await?;
     let caps = RateCaps {
         upload: args.how.upload_mbit,
         border_upload: args.how.border_upload_mbit,
@@ -280,7 +284,7 @@ pub(super) async fn deploy(
     let (locker, locking) = {
         let (args, state, about, tree) = (args.clone(), state.clone(), about.clone(), tree.clone());
         let (give, taken) = oneshot::channel();
-        let lock = move || drop(give.send(Recording::start(&args, &state, &about, &tree)));
+        let lock = move || drop(give.send(Recording::start(&args, &state, &about, &tree, began)));
         let locking = async { taken.await.expect("taking the lock does not panic") };
         (tokio::task::spawn_blocking(lock), locking)
     };
@@ -352,6 +356,8 @@ pub(super) async fn deploy(
         key,
         is_finalized,
     } = begin(&state, &about, &content, said, &args)?;
+    // From here on the record names what hosts are to fetch.
+    drop(admission);
     let seed_name = identity.own().name.clone();
     let plan = plan(
         seed_name,
@@ -508,22 +514,26 @@ pub(super) fn about(args: &DeployArgs, scap: &Scap) -> Result<About, CliError> {
     Ok((repo_name(args, scap)?, environment))
 }
 
-/// Removes chunks of releases that nobody goes back to. What cannot be removed now is the next time.
+/// Removes chunks of releases that nobody goes back to. What cannot be removed now is the next time; while another deployment
+/// is about to release something, that is when it ends.
 async fn clean(state: &StateDirectory, store: Store) {
-    let collection = store.begin_collection();
-    let keep = match state.kept_snapshots() {
-        Ok(keep) => keep,
-        Err(error) => {
-            let error = scap_agent::error_chain(&error);
-            return tracing::warn!(error, "the chunk store was not collected");
+    let state = state.clone();
+    let work = move || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let Some(collecting) = store.to_collect()? else {
+            tracing::debug!("the chunk store is collected by another deployment, once it ends");
+            return Ok(());
+        };
+        let store = collecting.store();
+        let collection = store.begin_collection();
+        for part in state.kept_deltas()? {
+            collection.keep(&part);
         }
+        node::collect(collection, store, &state.kept_snapshots()?)?;
+        Ok(())
     };
-    let work = move || node::collect(collection, &store, &keep);
-    if let Err(error) = tokio::task::spawn_blocking(work)
-        .await
-        .expect("collecting does not panic")
-    {
-        let error = scap_agent::error_chain(&error);
+    let cleaned = tokio::task::spawn_blocking(work).await;
+    if let Err(error) = cleaned.expect("collecting does not panic") {
+        let error = scap_agent::error_chain(error.as_ref());
         tracing::warn!(error, "the chunk store was not collected");
     }
 }

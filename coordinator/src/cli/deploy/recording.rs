@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use scap_proto::{
     id::NodeId,
     release::{Finalization, SignedFinalization, Stage},
@@ -34,6 +35,9 @@ use crate::{
     },
 };
 
+/// How much of a deployment's message is said with its lock: two lines of a terminal.
+const MESSAGE_CHARS: usize = 160;
+
 /// A deployment that holds the lock. Dropped before its end, it gives the lock back.
 pub(super) struct Recording {
     found: Found,
@@ -59,6 +63,29 @@ pub(in crate::cli) fn past(
     let past = history.past(place).map_err(|error| failed(&error))?;
     warn_of_unreadable(&past);
     Ok(Some((history, past.releases)))
+}
+
+/// What the lock is taken for, for whoever finds it held.
+pub(super) fn reason(args: &DeployArgs, tree: &Tree) -> String {
+    let reason = match (&args.go_on, rolls_back_to(args), tree.commit()) {
+        (Some(go_on), ..) => format!("resume #{}", go_on.sequence),
+        (None, Some(sequence), _) => format!("rollback to #{sequence}"),
+        (None, None, Some(commit)) => {
+            let subject: String = commit.subject.chars().take(60).collect();
+            format!("deploy {:.10} \"{subject}\"", commit.id.to_string())
+        }
+        (None, None, None) => "deploy a directory".to_owned(),
+    };
+    let message: String = args.message.join(" ").chars().take(MESSAGE_CHARS).collect();
+    match message.is_empty() {
+        true => reason,
+        false => format!("{reason}: {message}"),
+    }
+}
+
+fn rolls_back_to(args: &DeployArgs) -> Option<u64> {
+    let back_to = args.back_to.as_ref().map(|back| back.sequence);
+    back_to.or(args.go_on.as_ref().and_then(|it| it.rolls_back_to))
 }
 
 /// What goes into the record of each rollout of this run.
@@ -92,32 +119,24 @@ pub(super) struct Written {
 }
 
 impl Recording {
-    /// Takes the lock. Blocking: it may ask the upstream.
+    /// Takes the lock, as who began then. Blocking: it may ask the upstream.
     pub(super) fn start(
         args: &DeployArgs,
         state: &StateDirectory,
         about: &About,
         tree: &Tree,
+        began: Timestamp,
     ) -> Result<Self, CliError> {
         let repo = repo_of(tree.repo(), state)?;
         let branch = args
             .record
             .open(repo, about, Some(state))
             .map_err(|error| failed(&error))?;
-        let ledger = Ledger::new(branch, about.clone(), now());
+        let ledger = Ledger::new(branch, about.clone(), began);
         let subject = tree.commit().map(|commit| commit.subject.clone());
         let go_on = args.go_on.as_ref();
-        let back_to = args.back_to.as_ref().map(|back| back.sequence);
-        let rolls_back_to = back_to.or(go_on.and_then(|it| it.rolls_back_to));
-        let reason = match (go_on, rolls_back_to, tree.commit()) {
-            (Some(go_on), ..) => format!("resume #{}", go_on.sequence),
-            (None, Some(sequence), _) => format!("rollback to #{sequence}"),
-            (None, None, Some(commit)) => {
-                let subject: String = commit.subject.chars().take(60).collect();
-                format!("deploy {:.10} \"{subject}\"", commit.id.to_string())
-            }
-            (None, None, None) => "deploy a directory".to_owned(),
-        };
+        let rolls_back_to = rolls_back_to(args);
+        let reason = reason(args, tree);
         let take_over = go_on.and_then(|it| it.take_over.as_deref());
         let found = match take_over {
             Some(why) => ledger.take_over(&reason, why, now()),

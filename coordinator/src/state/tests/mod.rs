@@ -1,6 +1,7 @@
 //! The state branch over real git.
 
 mod going_on;
+mod kept;
 mod proof;
 mod races;
 mod refusals;
