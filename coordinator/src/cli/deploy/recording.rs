@@ -25,7 +25,7 @@ use crate::{
         history::warn_of_unreadable,
         progress::{Progress, why},
         resume::check_outcome,
-        rollout_status::reason,
+        rollout_status,
         snapshot::Tree,
     },
     rollout::{Cause, CommandError, Ended, Engine, Output, Session, Verdict, WaitingOn, Watcher},
@@ -234,7 +234,8 @@ impl Recording {
         let hosts = Hosts::group(hosts.map(|(name, host)| {
             let (outcome, _) = outcome_of(&host.state);
             // Of one that went back, too: why it was lost before.
-            (name, outcome, reason(host).unwrap_or_default())
+            let reason = rollout_status::reason(host).unwrap_or_default();
+            (name, outcome, reason)
         }));
         let outcome = match ended.verdict {
             Verdict::Done => Outcome::Done,
