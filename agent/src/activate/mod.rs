@@ -42,6 +42,7 @@ mod entries;
 mod error;
 mod failpoint;
 mod flip;
+mod free;
 mod inodes;
 mod links;
 mod owed;

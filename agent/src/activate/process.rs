@@ -40,6 +40,7 @@ use super::{
     Target, Upkeep, authorise,
     background::{Turns, Wanted, lower_priority},
     config_diff,
+    free::when_free,
 };
 use crate::{
     clock,
@@ -499,7 +500,7 @@ impl Activator {
         let turn = self.turns.of(repo);
         let _turn = turn.take();
         let gives_way = || turn.is_awaited() || self.cancel.is_cancelled();
-        let deployment = Deployment::open_to_look(&self.config.deploy_root, repo)?;
+        let deployment = self.open_to_look(repo)?;
         let stages = self.stages(begins);
         match stages.check_again(&deployment, release, span, &gives_way) {
             Ok(checked) => Ok(Answer::Rechecked(checked)),
@@ -562,7 +563,8 @@ impl Activator {
         work: impl FnOnce(&mut Deployment) -> Result<T, ActivateError>,
     ) -> Result<T, ActivateError> {
         self.alone(repo, || {
-            let mut deployment = self.open(repo)?;
+            let mut deployment =
+                when_free(repo, || self.cancel.is_cancelled(), || self.open(repo))?;
             self.wanted.add(repo.clone());
             work(&mut deployment)
         })
@@ -575,7 +577,7 @@ impl Activator {
         look: impl FnOnce(&Deployment) -> Result<T, ActivateError>,
     ) -> Result<T, ActivateError> {
         self.alone(repo, || {
-            let deployment = Deployment::open_to_look(&self.config.deploy_root, repo)?;
+            let deployment = self.open_to_look(repo)?;
             self.wanted.add(repo.clone());
             look(&deployment)
         })
@@ -594,6 +596,14 @@ impl Activator {
     fn open(&self, repo: &RepoPath) -> Result<Deployment, ActivateError> {
         let deployment = Deployment::open(&self.config.deploy_root, repo)?;
         Ok(deployment.with_failpoints(self.config.failpoints.clone()))
+    }
+
+    fn open_to_look(&self, repo: &RepoPath) -> Result<Deployment, ActivateError> {
+        when_free(
+            repo,
+            || self.cancel.is_cancelled(),
+            || Deployment::open_to_look(&self.config.deploy_root, repo),
+        )
     }
 
     /// Looks after the repos that something was done with, until all ends.

@@ -40,7 +40,7 @@ impl World {
             enroll(&scene, name, &both);
             scene.write(&format!("{name}/vars.yaml"), vars);
             std::fs::create_dir(scene.path(name).join("etc")).unwrap();
-            agents.push(Agent::start_in_its_folder(&scene, name, &[]));
+            agents.push(Agent::start_in_its_folder(&scene, name, "127.0.0.1:0", &[]));
         }
         let repo = SourceRepo::create(&scene.path("repo"));
         repo.write(
@@ -232,7 +232,7 @@ fn a_host_that_refuses_or_cannot_render_is_named_with_its_reason() {
     let scene = &world.fleet.scene;
     world.fleet.agents.remove(1).stop();
     scene.write("web2/identity/allowed_signers", "");
-    let again = Agent::start_in_its_folder(scene, "web2", &[]);
+    let again = Agent::start_in_its_folder(scene, "web2", "127.0.0.1:0", &[]);
     world.fleet.agents.insert(1, again);
     world.fleet.write_fleet_file();
 

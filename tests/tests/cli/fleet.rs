@@ -67,15 +67,25 @@ impl Agent {
     }
 
     /// The same of a host that was enrolled, where its own folder is the current directory of the agent.
-    pub fn start_in_its_folder(scene: &Scene, name: &str, more: &[&str]) -> Self {
-        let arguments = run_arguments(".", "127.0.0.1:0");
+    pub fn start_in_its_folder(scene: &Scene, name: &str, listen: &str, more: &[&str]) -> Self {
+        let running = Self::launch_in_its_folder(scene, name, listen, more);
+        Self::when_ready(scene, name, running)
+    }
+
+    /// The same, which may not be ready yet: see [`Self::when_ready`].
+    pub fn launch_in_its_folder(scene: &Scene, name: &str, listen: &str, more: &[&str]) -> Running {
+        let arguments = run_arguments(".", listen);
         let mut command = scene.command(&[&arguments.each(), more].concat());
         command.current_dir(scene.path(name));
-        Self::start_command(scene, name, &mut command)
+        scene.start_command(&mut command)
     }
 
     fn start_command(scene: &Scene, name: &str, command: &mut Command) -> Self {
-        let mut running = scene.start_command(command);
+        Self::when_ready(scene, name, scene.start_command(command))
+    }
+
+    /// Waits until an agent that was started answers.
+    pub fn when_ready(scene: &Scene, name: &str, mut running: Running) -> Self {
         let address = wait_until(&format!("{name} is ready"), LIMIT, || {
             assert!(!running.is_over(), "{name} ended: {}", running.said());
             let status = status(scene, name);
@@ -123,6 +133,11 @@ impl Agent {
         let running = self.running.take().unwrap();
         running.signal(Signal::TERM);
         running.end()
+    }
+
+    /// Kills it alone. Its activator is left to itself.
+    pub fn kill_daemon(mut self) {
+        drop(self.running.take());
     }
 
     fn children(&self) -> Vec<Listed> {

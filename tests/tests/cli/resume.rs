@@ -1,24 +1,18 @@
 //! Going on with a deployment whose coordinator is gone: killed, stopped, or on another machine.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use rand::{Rng as _, SeedableRng as _};
-use rand_pcg::Pcg64Mcg;
 use rustix::process::Signal;
 use scap_tests::fleet::wait_until;
 use serde_json::{Value, json};
 
 use super::fleet::{Agent, Fleet, deployed, host};
 use super::flips::Flips;
-use super::process::{Ended, LIMIT, Running};
+use super::process::{LIMIT, Running};
 use super::rollout::{SOAK, wait_for};
 use super::state_branch::{commit, elsewhere, with_upstream};
 
-/// The moments at which a coordinator is killed are of this seed; a failure prints the round.
-const SEED: u64 = 20_261_130;
-
-const RESUME: [&str; 8] = [
+pub const RESUME: [&str; 8] = [
     "resume",
     "--state",
     "st",
@@ -51,12 +45,13 @@ fn soaking(names: &[&str]) -> Fleet {
     fleet
 }
 
-fn flips(fleet: &Fleet) -> Vec<Flips> {
-    let watch = |agent: &Agent| Flips::of(&agent.live("repo"));
+/// Those of a repo on each host.
+pub fn flips(fleet: &Fleet, repo: &str) -> Vec<Flips> {
+    let watch = |agent: &Agent| Flips::of(&agent.live(repo));
     fleet.agents.iter().map(watch).collect()
 }
 
-fn taken(flips: &[Flips]) -> Vec<usize> {
+pub fn taken(flips: &[Flips]) -> Vec<usize> {
     flips.iter().map(Flips::take).collect()
 }
 
@@ -67,12 +62,12 @@ fn live_commit(agent: &Agent) -> String {
 }
 
 /// What the branch says of the latest release.
-fn latest(fleet: &Fleet) -> Value {
+pub fn latest(fleet: &Fleet) -> Value {
     let status = fleet.scene.scap(&["status", "--repo", "repo", "--json"]);
     status.exits(0).json("scap.status/1")["places"][0]["latest"].clone()
 }
 
-fn kill(mut deploy: Running) {
+pub fn kill(mut deploy: Running) {
     if !deploy.is_over() {
         deploy.signal(Signal::KILL);
     }
@@ -83,112 +78,6 @@ fn kill(mut deploy: Running) {
     );
 }
 
-/// Goes on with what was killed, and says whether anything had begun.
-fn go_on(fleet: &Fleet, wanted: &str) -> Ended {
-    let latest = latest(fleet);
-    let has_begun = latest["commit"] == wanted && latest["outcome"] == "running";
-    match (has_begun, latest["commit"] == wanted) {
-        (true, _) => fleet.scene.scap(&RESUME).exits(0),
-        // It was through before it could be killed.
-        (false, true) => {
-            let ended = fleet.scene.scap(&RESUME);
-            ended.fails(1, "release #", "nothing to go on with", "deploy")
-        }
-        (false, false) => fleet.deploy(&["--repo", "repo"]).exits(0),
-    }
-}
-
-/// Where a coordinator is killed.
-enum Moment {
-    Says(&'static str),
-    After(Duration),
-}
-
-#[test]
-fn a_coordinator_killed_at_any_of_50_moments_is_gone_on_with_and_each_host_switches_once() {
-    let fleet = Fleet::start(&["web1", "web2"]);
-    let (repo, _) = fleet.scene.repo();
-    fleet.deploy_repo();
-    let flips = flips(&fleet);
-    let began = Instant::now();
-    let mut before = commit(&repo, "undisturbed");
-    fleet.deploy_repo();
-    let undisturbed = began.elapsed();
-    assert_eq!(taken(&flips), [1, 1]);
-
-    let boundaries = [
-        "deploy repo to",
-        "release ",
-        "wave canary: fetch",
-        "wave canary: promote",
-        "wave rest: fetch",
-        "wave rest: promote",
-    ];
-    let mut random = Pcg64Mcg::seed_from_u64(SEED);
-    let boundaries = boundaries.into_iter().map(Moment::Says);
-    let instants =
-        (boundaries.len()..50).map(|_| Moment::After(undisturbed.mul_f64(random.random())));
-    let moments: Vec<Moment> = boundaries.chain(instants).collect();
-    for (round, moment) in moments.into_iter().enumerate() {
-        let wanted = commit(&repo, &format!("round {round}"));
-        let mut deploy = fleet.start_deploy(&["--repo", "repo"]);
-        match moment {
-            Moment::Says(text) => deploy.wait_until_it_says(text),
-            Moment::After(wait) => std::thread::sleep(wait),
-        }
-        kill(deploy);
-        for agent in &fleet.agents {
-            let live = live_commit(agent);
-            assert!(live == before || live == wanted, "round {round}: {live}");
-        }
-        go_on(&fleet, &wanted);
-        assert_eq!(taken(&flips), [1, 1], "round {round}");
-        let expected = repo.archived(&wanted);
-        for agent in &fleet.agents {
-            expected.assert_is(&agent.live("repo"));
-        }
-        assert_eq!(latest(&fleet)["outcome"], "done", "round {round}");
-        before = wanted;
-    }
-}
-
-#[test]
-fn an_agent_killed_at_any_moment_comes_back_and_switches_once() {
-    let mut fleet = Fleet::start(&["web1", "web2"]);
-    let (repo, _) = fleet.scene.repo();
-    fleet.deploy_repo();
-    let flips = flips(&fleet);
-    let began = Instant::now();
-    commit(&repo, "undisturbed");
-    fleet.deploy_repo();
-    let undisturbed = began.elapsed();
-    assert_eq!(taken(&flips), [1, 1]);
-    let mut random = Pcg64Mcg::seed_from_u64(SEED);
-    for round in 0..20 {
-        let wanted = commit(&repo, &format!("round {round}"));
-        let deploy = fleet.start_deploy(&["--repo", "repo"]);
-        std::thread::sleep(undisturbed.mul_f64(random.random()));
-        let at = random.random_range(0..fleet.agents.len());
-        let agent = fleet.agents.remove(at);
-        let (name, address) = (agent.name().to_owned(), agent.address.clone());
-        // With its activator.
-        drop(agent);
-        let again = Agent::start_at(&fleet.scene, &name, &address);
-        fleet.agents.insert(at, again);
-        let ended = deploy.end();
-        if !ended.is_code(0) {
-            // It was away where it had to confirm, or before anybody knew of it.
-            assert!(
-                ended.is_code(3) || ended.is_code(5),
-                "round {round}: {ended:#?}"
-            );
-            fleet.deploy(&["--repo", "repo"]).exits(0);
-        }
-        fleet.assert_all_run(&repo, &wanted);
-        assert_eq!(taken(&flips), [1, 1], "round {round}");
-    }
-}
-
 #[test]
 fn another_machine_takes_a_rollout_over_and_the_one_before_is_told_who() {
     let fleet = soaking(&["web1", "web2", "web3"]);
@@ -197,7 +86,7 @@ fn another_machine_takes_a_rollout_over_and_the_one_before_is_told_who() {
     fleet.deploy(&["--repo", "repo", "--soak", "0"]).exits(0);
     let second = commit(&repo, "2");
     elsewhere(&fleet);
-    let flips = flips(&fleet);
+    let flips = flips(&fleet, "repo");
     let mut first = fleet.start_deploy(&["--repo", "repo"]);
     wait_for(&fleet, &mut first, "soak");
     first.signal(Signal::STOP);

@@ -77,7 +77,7 @@ fn kill_at(fleet: &Fleet, signs: &[&str]) {
 
 #[test]
 fn a_line_in_one_of_many_files_touches_one_entry_of_the_spare() {
-    let (mut fleet, repo) = deployed(20_000);
+    let (mut fleet, repo) = deployed(8_000);
     for n in 1..3 {
         wait_for_the_spare(&fleet);
         repo.write("README.md", format!("# Line {n}\n"));

@@ -18,10 +18,19 @@ use super::process::{LIMIT, Running, processes_of, send_signal};
 use super::scene::Scene;
 
 /// What the repo is called below the deploy root.
-const REPO: &str = "mw/app";
+pub const REPO: &str = "mw/app";
+
+/// What a tree has beside what is committed: how [`Tree::differences`] begins to tell it.
+const RENDERED: [&str; 2] = ["too much: \"conf", "too much: \".git"];
 
 /// Where each host's own config files are, to its agent.
 const ETC: &str = "/proc/self/cwd/etc";
+
+/// An agent's further arguments, in its host's folder.
+const CONFIG: [&str; 2] = ["--config", "agent.toml"];
+
+/// The gate in the command that starts a service again.
+pub const SERVICE: &str = "restart";
 
 /// The checks that there are around each stage on the way, in order, and of which type.
 pub const GATES: [(&str, &str); 8] = [
@@ -52,6 +61,15 @@ pub struct Seen {
     /// What is read there.
     pub config: Option<String>,
     /// What the service's process was started with: version and config.
+    pub service: Option<String>,
+}
+
+/// What of a release a host's users meet: each of these is of one, and none where there is none.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Runs {
+    /// The version that the live tree is of.
+    pub tree: Option<String>,
+    pub config: Option<String>,
     pub service: Option<String>,
 }
 
@@ -94,7 +112,8 @@ impl World {
             agents.push(Agent::start_in_its_folder(
                 &scene,
                 name,
-                &["--config", "agent.toml"],
+                "127.0.0.1:0",
+                &CONFIG,
             ));
         }
         let repo = SourceRepo::create(&scene.path("repo"));
@@ -109,7 +128,7 @@ impl World {
     }
 
     /// Commits a version: every file of it is another, so are the config files, and one of these only it has.
-    pub fn version(&self, version: &str) {
+    pub fn version(&self, version: &str) -> String {
         self.repo.write("VERSION", format!("{version}\n"));
         self.repo
             .write("src/main.js", format!("serve('{version}');\n").repeat(50));
@@ -123,7 +142,7 @@ impl World {
                  conf/version:\n  template: version.j2\n"
             ),
         );
-        self.repo.commit(version);
+        self.repo.commit(version)
     }
 
     pub fn start_deploy(&self, more: &[&str]) -> Running {
@@ -131,7 +150,8 @@ impl World {
             .start_deploy(&[&["--repo", "repo"], more].concat())
     }
 
-    /// What a gate on a host does from now on to a release that is not stable: `hold` it, or `fail` it; `fail-all` fails others, too.
+    /// What a gate on a host does from now on to a release that is not stable: `hold` it, or `fail` it; `hold-all` and `fail-all` do so
+    /// to others, too. [`SERVICE`] can but hold, and whoever comes.
     pub fn set_gate(&self, host: &str, at: &str, what: &str) {
         self.fleet.scene.write(&format!("{host}/gates/{at}"), what);
     }
@@ -145,14 +165,30 @@ impl World {
         fs::remove_file(mark).unwrap();
     }
 
+    /// Has one gate of a host let through whoever comes, and whoever is held.
+    pub fn open_gate(&self, host: &str, at: &str) {
+        fs::remove_file(self.folder(host).join("gates").join(at)).unwrap();
+    }
+
     /// Has all gates of a host let through whoever comes, and whoever is held.
     pub fn open_gates(&self, host: &str) {
-        for (at, _) in GATES {
+        for at in GATES.map(|(at, _)| at).into_iter().chain([SERVICE]) {
             let gate = self.fleet.scene.path(host).join("gates").join(at);
             if gate.exists() {
                 fs::remove_file(gate).unwrap();
             }
         }
+    }
+
+    /// Starts the agent of a host again, where it was before and has ended.
+    pub fn start_again(&mut self, at: usize, name: &str, address: &str) {
+        let agent = Agent::start_in_its_folder(&self.fleet.scene, name, address, &CONFIG);
+        self.fleet.agents.insert(at, agent);
+    }
+
+    /// The same, which may not be ready yet.
+    pub fn launch_again(&self, name: &str, address: &str) -> Running {
+        Agent::launch_in_its_folder(&self.fleet.scene, name, address, &CONFIG)
     }
 
     pub fn folder(&self, host: &str) -> PathBuf {
@@ -163,6 +199,33 @@ impl World {
     pub fn seen(&self) -> Vec<Seen> {
         let names = self.fleet.agents.iter().map(Agent::name);
         names.map(|name| Seen::of(&self.folder(name))).collect()
+    }
+
+    /// That each host has a commit live, byte for byte, with its config files, and that its service was started with these.
+    #[track_caller]
+    pub fn assert_all_run(&self, version: &str, commit: &str, case: &str) {
+        let expected = self.repo.archived(commit);
+        for agent in &self.fleet.agents {
+            let found = expected.differences(&Tree::read(&agent.live(REPO)));
+            let is_other = |it: &&String| !RENDERED.iter().any(|rendered| it.starts_with(rendered));
+            let found: Vec<&String> = found.iter().filter(is_other).collect();
+            let of_host = format!("{case}: {}", agent.name());
+            assert!(found.is_empty(), "{of_host}: the tree: {found:#?}");
+            let folder = self.folder(agent.name());
+            let wanted = Runs::of(version, agent.name());
+            // A service whose command was killed is started once more, and then runs in its own time.
+            wait_until(&format!("{of_host} runs {version}"), LIMIT, || {
+                let runs = Runs::on(&folder);
+                if runs == wanted { Ok(()) } else { Err(runs) }
+            });
+        }
+    }
+
+    /// That a host knows which release is the stable one.
+    #[track_caller]
+    pub fn assert_stable(&self, host: &str, sequence: u64) {
+        let release = self.fleet.release_of(host);
+        assert_eq!(release["finalized_sequence"], sequence, "{release:#}");
     }
 
     /// That hosts are as they were, in `case`.
@@ -217,6 +280,29 @@ impl Seen {
     }
 }
 
+impl Runs {
+    /// All of one version.
+    pub fn of(version: &str, host: &str) -> Self {
+        let config = format!("version {version} on {host}");
+        Self {
+            tree: Some(version.to_owned()),
+            service: Some(format!("{version}: {config}")),
+            config: Some(config),
+        }
+    }
+
+    /// What a host has now.
+    pub fn on(folder: &Path) -> Self {
+        let read = |path: PathBuf| fs::read_to_string(path).ok();
+        let tree = read(folder.join("srv").join(REPO).join("VERSION"));
+        Self {
+            tree: tree.map(|version| version.trim_end().to_owned()),
+            config: read(folder.join("etc/app.yaml")),
+            service: service(folder),
+        }
+    }
+}
+
 /// What the process of a host's service was started with, if it runs.
 fn service(folder: &Path) -> Option<String> {
     let pid = fs::read_to_string(folder.join("service/pid")).ok()?;
@@ -268,13 +354,15 @@ fn programs(root: &Path) -> [(&'static str, String); 4] {
     // A release that is stable passes, but where all are to fail.
     let gate = format!(
         "{host}at=\"$host/gates/$1\"\nwhat=\"$(cat \"$at\" 2> /dev/null)\"\n\
-         if [ \"$SCAP_REV_PATH\" = \"$SCAP_DONE_REV_DIR\" ] && [ \"$what\" != fail-all ]; then exit 0; fi\n\
+         if [ \"$SCAP_REV_PATH\" = \"$SCAP_DONE_REV_DIR\" ] && [ \"${{what%-all}}\" = \"$what\" ]; then exit 0; fi\n\
          case \"$what\" in\nfail*) echo \"the gate $1 is shut\"; exit 1;;\n\
-         hold) : > \"$host/gates/held\"; while [ -e \"$at\" ]; do sleep 0.02; done;;\nesac\n"
+         hold*) : > \"$host/gates/held\"; while [ -e \"$at\" ]; do sleep 0.02; done;;\nesac\n"
     );
     // It has answered once the service runs, or does not come up.
     let restart = format!(
-        "{host}cd \"$host/service\" && echo \"$1\" > control && read -r up < up && [ \"$up\" = up ]\n"
+        "{host}at=\"$host/gates/{SERVICE}\"\nif [ -e \"$at\" ]; then : > \"$host/gates/held\"; fi\n\
+         while [ -e \"$at\" ]; do sleep 0.02; done\n\
+         cd \"$host/service\" && echo \"$1\" > control && read -r up < up && [ \"$up\" = up ]\n"
     );
     let supervise = format!(
         "pid=\nwhile :; do\n  read -r unit < control\n  if [ -n \"$pid\" ]; then kill \"$pid\"; wait \"$pid\"; fi\n  rm -f pid\n  \

@@ -124,7 +124,7 @@ impl World {
             .prints(&["rolling back"]);
     }
 
-    fn wait_until_fetching(&self, deploy: &mut Running) {
+    pub fn wait_until_fetching(&self, deploy: &mut Running) {
         wait_until("the canary has a part of the release", LIMIT, || {
             assert!(!deploy.is_over(), "{}", deploy.said());
             let release = self.fleet.release_of("web1");

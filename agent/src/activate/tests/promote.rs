@@ -11,6 +11,7 @@ use super::world::*;
 use crate::activate::{
     ActivateError, Deployment, KEPT, What,
     dir::{Dir, split},
+    free::when_free,
     inodes::Inodes,
 };
 
@@ -85,6 +86,29 @@ fn a_then_b_then_a_are_exact_and_share_what_did_not_change() {
 
     let again = deployment.promote(&third, &world.chunks).unwrap();
     assert!(again.flipped.already_live && again.flipped.repaired == 0);
+}
+
+#[test]
+fn a_repo_that_another_process_is_at_work_on_is_opened_once_that_is_through() {
+    let world = World::new();
+    let deployment = world.open();
+    let (tried, tries) = std::sync::mpsc::channel();
+    let root = world.root();
+    let open = || {
+        let opened = Deployment::open(root, &World::repo());
+        tried.send(opened.is_ok()).unwrap();
+        opened
+    };
+    let stopped = when_free(&World::repo(), || true, open);
+    assert!(matches!(stopped, Err(ActivateError::Busy(_))));
+    assert_eq!(tries.try_iter().collect::<Vec<_>>(), [false]);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| when_free(&World::repo(), || false, open));
+        assert!(!tries.recv().unwrap());
+        drop(deployment);
+        waiting.join().unwrap().unwrap();
+    });
+    assert_eq!(tries.try_iter().last(), Some(true));
 }
 
 #[test]

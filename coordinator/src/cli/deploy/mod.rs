@@ -312,9 +312,13 @@ pub(super) async fn deploy(
     };
     let wait = Duration::from_secs(args.how.connect_timeout);
     let reached = async {
-        let greeted = greet(&mut hub, inventory, wait).await;
-        let connected_in = started.elapsed();
-        Ok((greeted, connected_in, building.await))
+        let greeting = async {
+            let greeted = greet(&mut hub, inventory, wait).await;
+            Ok((greeted, started.elapsed()))
+        };
+        // What cannot be built is told at once, however long hosts are waited for.
+        let building = async { building.await.expect("building does not panic") };
+        tokio::try_join!(greeting, building)
     };
     let both = async { tokio::try_join!(locking, reached) };
     let both = tokio::select! {
@@ -326,7 +330,7 @@ pub(super) async fn deploy(
                 .hint("the same command again begins anew".to_owned()))
         }
     };
-    let (recording, (greeted, connected_in, built)) = match both {
+    let (recording, ((greeted, connected_in), (built, config))) = match both {
         Ok(both) => both,
         Err(error) => {
             // The lock may be about to be taken, and is given back then.
@@ -340,7 +344,6 @@ pub(super) async fn deploy(
     {
         progress.note(&line);
     }
-    let (built, config) = built.expect("building does not panic")?;
     let built = Arc::new(built);
     let built_in = built.elapsed;
     // One that cannot be read is told where the release is made.

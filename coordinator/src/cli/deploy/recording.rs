@@ -26,6 +26,7 @@ use crate::{
         history::warn_of_unreadable,
         progress::{Progress, why},
         resume::check_outcome,
+        rollout_status,
         snapshot::Tree,
     },
     rollout::{Cause, CommandError, Ended, Engine, Output, Session, Verdict, WaitingOn, Watcher},
@@ -276,7 +277,9 @@ impl Recording {
         }
         let hosts = ended.engine.hosts().iter();
         let hosts = Hosts::group(hosts.map(|(name, host)| {
-            let (outcome, reason) = outcome_of(&host.state);
+            let (outcome, _) = outcome_of(&host.state);
+            // Of one that went back, too: why it was lost before.
+            let reason = rollout_status::reason(host);
             (name, outcome, reason)
         }));
         let outcome = match ended.verdict {
