@@ -26,6 +26,7 @@ use super::{
     host::{HostProgress, HostState, Told},
     policy::Policy,
     spent::Spent,
+    steps::Steps,
     wait::{Wait, WaitingOn},
     waves::{Soak, Turn},
 };
@@ -64,6 +65,8 @@ pub struct Config {
     pub stall_max: Duration,
     /// Whether that holds also for a host that is at a step which may take longer: a person said so.
     pub is_stall_exact: bool,
+    /// What the release has hosts do that takes a while and ends by itself.
+    pub steps: Steps,
     /// How long to wait for hosts to confirm the finalization. They hold to it in any case.
     pub finalize_max: Duration,
 }
@@ -393,7 +396,6 @@ impl Engine {
     fn report(&mut self, now: Duration, report: Report) {
         let Config {
             release,
-            sequence,
             epoch,
             is_finalized,
             ..
@@ -412,7 +414,7 @@ impl Engine {
             return self.end(Verdict::TakenOver { host, epoch });
         }
         let was_live = progress.is_live;
-        let state = progress.hear(now, report, release, sequence, epoch);
+        let state = progress.hear(now, report, &self.config);
         if is_finalized {
             progress.is_touched = false;
             if progress.is_live && !was_live && !progress.is_finalized {

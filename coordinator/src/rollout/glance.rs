@@ -149,7 +149,7 @@ impl Engine {
         let (host, progress) = hosts.min_by_key(|(_, it)| it.deadline(&self.config))?;
         let (since, limit) = match &progress.away {
             Some((since, _)) => (*since, self.config.away_max),
-            None => (progress.moved_at, self.config.stall_max),
+            None => (progress.moved_at, progress.patience(&self.config)),
         };
         Some(Oldest {
             host: host.clone(),

@@ -1,9 +1,8 @@
 //! One host in a rollout: where it is, what it was told, and what its reports change.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use scap_proto::{
-    id::ReleaseId,
     reason::{Because, Reason},
     release::{BytesBySource, Outcome, Report, Stage, Step},
 };
@@ -20,6 +19,13 @@ const RETELL_SOON: Duration = Duration::from_millis(50);
 /// How much longer than its limit a host may be at a step: it ends what it runs, and says so, by way of relays and at most every
 /// five seconds in the largest fleet.
 pub(super) const STEP_MARGIN: Duration = Duration::from_secs(30);
+
+/// How long hosts of a newer wave hold back those of older ones that make no move: going back is a check and a rename.
+const STRAGGLER: Duration = Duration::from_secs(10);
+
+/// How long they do so whatever they say: a minute goes to services that restart and their checks, and no host keeps all others
+/// from going back.
+const HELD_BACK_MAX: Duration = Duration::from_secs(60);
 
 /// How often a host may be told in vain before it is dialled from here: whoever relays for it may not do so.
 const TOLD_IN_VAIN_MAX: u32 = 2;
@@ -101,6 +107,8 @@ pub struct HostProgress {
     pub waiting_code: Option<Reason>,
     /// What it says that it is at and that ends by itself.
     pub step: Option<Step>,
+    /// The steps that counted as progress since it was told last: no more than the release has.
+    steps: BTreeSet<(Reason, String)>,
     /// How long fetching took.
     pub fetch: Duration,
     /// How long making the release's directory took.
@@ -135,6 +143,8 @@ pub(super) struct Told {
     pub(super) stage: Stage,
     /// Whether it said that it follows it.
     is_heard: bool,
+    /// When it was told first.
+    given_at: Duration,
     /// When it is told again, unless it says so before.
     again_at: Duration,
     /// How often it was told again.
@@ -159,6 +169,7 @@ impl Told {
             number,
             stage,
             is_heard: false,
+            given_at: now,
             again_at: now + RETELL.0,
             times: 0,
             refused: None,
@@ -203,6 +214,7 @@ impl HostProgress {
             waiting: String::new(),
             waiting_code: None,
             step: None,
+            steps: BTreeSet::new(),
             fetch: Duration::ZERO,
             prepare: Duration::ZERO,
             promote: Duration::ZERO,
@@ -238,22 +250,67 @@ impl HostProgress {
 
     /// When it is given up, unless it moves or comes back.
     pub(super) fn deadline(&self, config: &Config) -> Duration {
-        match &self.away {
+        let by_moves = match &self.away {
             Some((since, _)) => *since + config.away_max,
             None => self.moved_at + self.patience(config),
-        }
+        };
+        let whole = self.whole_deadline(config);
+        whole.map_or(by_moves, |whole| whole.min(by_moves))
+    }
+
+    /// When going back is given up however often the host says that it moves, or is lost and comes back: a host that lies keeps no
+    /// rollback from ending. One that does not is through by then: it was away once, stood still once, and went through each step.
+    fn whole_deadline(&self, config: &Config) -> Option<Duration> {
+        let told = self.order.as_ref()?;
+        let is_going_back = self.state == HostState::Reverting;
+        let steps = config.steps.longest.saturating_mul(config.steps.count);
+        is_going_back.then(|| told.given_at + config.away_max + config.stall_max + steps)
+    }
+
+    /// How long what it says that it is at may take: what it says, and no longer than the release says of anything.
+    pub(super) fn step_limit(&self, config: &Config) -> Option<Duration> {
+        let step = self.step.as_ref()?;
+        Some(step.limit().min(config.steps.longest))
     }
 
     /// How long it may go on without progress. What it is at may have a longer limit of its own, which the release says: it ends
-    /// by that, and with a reason. A host that lies about it could as well say that it moves.
-    fn patience(&self, config: &Config) -> Duration {
-        let own = self.step.as_ref().filter(|_| !config.is_stall_exact);
-        let own = own.map(|step| step.limit() + STEP_MARGIN);
+    /// by that, and with a reason.
+    pub(super) fn patience(&self, config: &Config) -> Duration {
+        let own = self.step_limit(config).filter(|_| !config.is_stall_exact);
+        let own = own.map(|own| own + STEP_MARGIN);
         own.map_or(config.stall_max, |own| own.max(config.stall_max))
+    }
+
+    /// It is given an order.
+    pub(super) fn be_told(&mut self, now: Duration, number: u64, stage: Stage) {
+        self.order = Some(Told::new(now, number, stage));
+        self.moved_at = now;
+        self.steps.clear();
+    }
+
+    /// Until when it holds back hosts of older waves, where it goes back: it may say that it moves, but not for ever.
+    pub(super) fn holds_back_until(&self) -> Option<Duration> {
+        let told = self.order.as_ref()?;
+        Some((self.moved_at + STRAGGLER).min(told.given_at + HELD_BACK_MAX))
+    }
+
+    /// Whether a step is some progress: it begins, and did not before since the host was told last.
+    fn begins(&mut self, step: Option<&Step>, config: &Config) -> bool {
+        let Some(step) = step else {
+            return false;
+        };
+        let has_room = self.steps.len() < usize::try_from(config.steps.count).unwrap_or(usize::MAX);
+        has_room && self.steps.insert((step.code, step.name.clone()))
     }
 
     /// How it counts when it is given up.
     pub(super) fn given_up(&self, config: &Config) -> HostState {
+        if self.whole_deadline(config) == Some(self.deadline(config)) {
+            let told = self.order.as_ref().expect("it was told to go back");
+            let seconds = (self.deadline(config) - told.given_at).as_secs();
+            let text = format!("it did not go back within {seconds} s, whatever it said meanwhile");
+            return HostState::Failed(Reason::Stalled.because(text));
+        }
         let stall = self.patience(config).as_secs();
         match &self.away {
             Some((_, reason)) => HostState::Unreachable(Reason::Unreachable.because(reason)),
@@ -281,10 +338,9 @@ impl HostProgress {
         &mut self,
         now: Duration,
         report: Report,
-        release: ReleaseId,
-        sequence: u64,
-        epoch: u64,
+        config: &Config,
     ) -> Option<HostState> {
+        let (release, sequence, epoch) = (config.release, config.sequence, config.epoch);
         let refused = report.refused_release();
         let (code, step) = (report.reason(), report.step());
         // A counter never repeats.
@@ -331,7 +387,7 @@ impl HostProgress {
         self.promote = Duration::from_millis(report.promote_millis);
         self.waiting.clear();
         self.waiting_code = None;
-        let at = self.step.take();
+        self.step = None;
         let told = self.order.as_ref().map(|told| (epoch, told.number));
         // Of an order before the latest, which it may never hear of: it follows that one no more.
         let went_back = report.stage == Stage::Revert
@@ -353,8 +409,7 @@ impl HostProgress {
         } = report.outcome
         {
             self.chunks = (chunks_held, chunks_total);
-            // What begins is some progress.
-            let begins = step.is_some() && step != at;
+            let begins = is_about_latest && self.begins(step.as_ref(), config);
             self.step = step;
             self.waiting_code = code.filter(|_| !waiting.is_empty());
             self.waiting = waiting;

@@ -10,6 +10,7 @@ mod policy;
 mod renewal;
 mod rollback;
 mod spent;
+mod steps;
 mod table;
 mod telling;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use host::{HostProgress, HostState};
 pub use moves::Move;
 pub use policy::{Budget, BudgetError, Limit, Policy, Prefetch, PrefetchError, Wave};
 pub use spent::Spent;
+pub use steps::Steps;
 pub use table::{PolicyError, Table, WaveTable};
 pub use wait::{Wait, WaitingOn};
 pub use why::{Link, Surroundings, Why};

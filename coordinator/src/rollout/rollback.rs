@@ -9,9 +9,6 @@ use super::{
     host::{HostProgress, HostState},
 };
 
-/// How long hosts of a newer wave hold back those of older ones that make no move: going back is a check and a rename.
-const STRAGGLER: Duration = Duration::from_secs(10);
-
 impl Engine {
     /// Takes every host that was touched back to what it ran before. What was told to others they may finish: it changes nothing
     /// of what is live.
@@ -49,7 +46,7 @@ impl Engine {
         let next = self.next_to_go_back()?;
         let newer = self.hosts.values().filter(|it| it.place.0 > next);
         let held = newer.filter(|it| is_going_back(it));
-        held.map(|it| it.moved_at + STRAGGLER).max()
+        held.filter_map(HostProgress::holds_back_until).max()
     }
 
     /// The newest wave of which a host is to be told to go back.

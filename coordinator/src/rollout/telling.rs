@@ -9,7 +9,7 @@ use scap_proto::{id::NodeId, release::Stage};
 
 use super::{
     engine::{Engine, Output, Phase, REFINALIZE},
-    host::{HostProgress, HostState, Told, Unheard},
+    host::{HostProgress, HostState, Unheard},
 };
 
 impl Engine {
@@ -36,8 +36,7 @@ impl Engine {
         }
         for host in &hosts {
             let progress = self.hosts.get_mut(host).expect("a wave's hosts are known");
-            progress.order = Some(Told::new(now, number, stage));
-            progress.moved_at = now;
+            progress.be_told(now, number, stage);
             progress.state = match stage {
                 Stage::Fetch => HostState::Fetching,
                 Stage::Promote => HostState::Promoting,

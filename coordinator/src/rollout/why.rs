@@ -88,7 +88,9 @@ impl Engine {
             let text = format!("it says that it is at {step}");
             links.push(Link {
                 since: Some(progress.moved_at),
-                until: Some(progress.moved_at + step.limit()),
+                until: progress
+                    .step_limit(&self.config)
+                    .map(|limit| progress.moved_at + limit),
                 code: Some(step.code),
                 ..Link::new("host", text)
             });

@@ -75,7 +75,7 @@ use crate::{
         hub::{Hub, resolve_all},
         places::Places,
     },
-    rollout::{self, Desk, Request, Session},
+    rollout::{self, Desk, Request, Session, Steps},
     scap::Scap,
     seed::Seed,
     snapshot::{Built, Earlier},
@@ -458,6 +458,7 @@ pub(super) async fn deploy(
         away_max: Duration::from_secs(args.how.away_timeout),
         stall_max: Duration::from_secs(stall.unwrap_or(STALL_SECONDS)),
         is_stall_exact: stall.is_some(),
+        steps: config.map(|_| Steps::from(&scap.hosts)).unwrap_or_default(),
         finalize_max: FINALIZE_MAX,
     };
     let hold = args.how.hold.map(Duration::from_secs);

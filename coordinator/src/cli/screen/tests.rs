@@ -12,7 +12,7 @@ use super::lines::Size;
 use super::{fit::width, lines::LINES_MAX, *};
 use crate::{
     fleet::{Inventory, places::Places},
-    rollout::{Budget, Command, Config, Engine, Input, Output, Policy, Prefetch, Wave},
+    rollout::{Budget, Command, Config, Engine, Input, Output, Policy, Prefetch, Steps, Wave},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -71,6 +71,7 @@ impl Bench {
             away_max: 60 * SECOND,
             stall_max: 300 * SECOND,
             is_stall_exact: true,
+            steps: Steps::default(),
             reach: None,
             finalize_max: 10 * SECOND,
         };

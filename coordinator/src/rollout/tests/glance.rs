@@ -186,3 +186,22 @@ fn moves_about_lost_hosts_are_there_when_some_are_lost() {
         engine.tell(command.clone()).unwrap();
     }
 }
+
+#[test]
+fn a_glance_says_the_limit_by_which_the_host_is_given_up() {
+    let mut bench = Bench::new("a", "").start();
+    let working = Outcome::Working {
+        chunks_held: 1,
+        chunks_total: 1,
+        waiting: String::new(),
+    };
+    let step = Step::new(Reason::Check, "slow", 200 * SECOND);
+    let report = bench.next_report("a", 1, working, false).at(&step);
+    bench.feed(Input::Report(Box::new(report)));
+    let limit = bench.engine.glance(bench.now).oldest.unwrap().limit;
+    assert_eq!(limit, 230 * SECOND);
+    bench.pass(limit - SECOND);
+    assert_eq!(bench.state("a"), HostState::Fetching);
+    bench.pass(SECOND);
+    assert!(matches!(bench.state("a"), HostState::Failed(_)));
+}

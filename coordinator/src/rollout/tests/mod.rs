@@ -97,6 +97,10 @@ impl Bench {
             away_max: 30 * SECOND,
             stall_max: 60 * SECOND,
             is_stall_exact: false,
+            steps: Steps {
+                longest: 900 * SECOND,
+                count: 3,
+            },
             finalize_max: 5 * SECOND,
         }
     }

@@ -199,3 +199,85 @@ fn a_host_that_hangs_holds_older_waves_for_ten_seconds_and_the_end_for_its_limit
     bench.done("g");
     assert_eq!(bench.verdict(), Some(&Verdict::RolledBack(Cause::Abort)));
 }
+
+/// A host says that it is at a check, which may take as long as `u32` has room for.
+fn claims(bench: &mut Bench, host: &str, check: &str, chunks_held: u32) {
+    let (number, _) = bench.told(host).unwrap();
+    let working = Outcome::Working {
+        chunks_held,
+        chunks_total: 1,
+        waiting: String::new(),
+    };
+    let step = Step::new(Reason::Check, check, Duration::MAX);
+    let report = bench.next_report(host, number, working, true).at(&step);
+    bench.feed(Input::Report(Box::new(report)));
+}
+
+#[test]
+fn a_host_that_says_ever_new_steps_keeps_older_waves_from_going_back_for_a_minute_at_most() {
+    let mut bench = halfway();
+    bench.tell(Command::Abort).unwrap();
+    bench.done("f g");
+    let began = bench.now;
+    while bench.told_to(Stage::Revert).len() == 1 {
+        assert!(bench.now < began + 200 * SECOND, "it holds them for ever");
+        let step = bench.now.as_secs().to_string();
+        let chunks = u32::try_from(bench.now.as_secs()).unwrap();
+        claims(&mut bench, "e", &step, chunks);
+        bench.pass(SECOND);
+    }
+    assert_eq!(bench.now, began + 60 * SECOND);
+}
+
+#[test]
+fn steps_beyond_those_of_the_release_are_no_progress_and_their_limits_are_not_believed() {
+    let mut bench = halfway();
+    bench.engine.config.steps.longest = 100 * SECOND;
+    bench.tell(Command::Abort).unwrap();
+    bench.done("f g");
+    let began = bench.now;
+    // Three count, and the first again does not.
+    for step in ["one", "two", "three", "one", "four"] {
+        claims(&mut bench, "e", step, 1);
+        bench.pass(9 * SECOND);
+    }
+    bench.pass_to(began + 18 * SECOND + 129 * SECOND);
+    assert_eq!(bench.state("e"), HostState::Reverting);
+    bench.pass(SECOND);
+    let HostState::Failed(because) = bench.state("e") else {
+        panic!("{:?}", bench.state("e"));
+    };
+    assert_eq!(because.text, "no progress for 130 s");
+}
+
+#[test]
+fn no_host_keeps_a_rollback_from_ending_by_moving_for_ever() {
+    for is_lost_again_and_again in [false, true] {
+        let mut bench = halfway();
+        bench.engine.config.steps.longest = 100 * SECOND;
+        bench.tell(Command::Abort).unwrap();
+        let began = bench.now;
+        bench.done("f g");
+        while bench.state("e") == HostState::Reverting {
+            assert!(bench.now < began + 3600 * SECOND, "it goes on for ever");
+            if is_lost_again_and_again {
+                bench.away("e");
+                bench.feed(Input::Connected(name("e")));
+            }
+            let chunks = u32::try_from(bench.now.as_secs()).unwrap();
+            claims(&mut bench, "e", "one", chunks);
+            bench.pass(SECOND);
+        }
+        // Away once, still once, three steps.
+        assert_eq!(bench.now, began + (30 + 60 + 3 * 100) * SECOND);
+        let HostState::Failed(because) = bench.state("e") else {
+            panic!("{:?}", bench.state("e"));
+        };
+        let text = "it did not go back within 390 s, whatever it said meanwhile";
+        assert_eq!(because.text, text);
+        bench.done("c d");
+        bench.done("a b");
+        let verdict = bench.verdict();
+        assert_eq!(verdict, Some(&Verdict::RollbackIncomplete(Cause::Abort)));
+    }
+}
