@@ -3,6 +3,7 @@
 //! One line of JSON asks, one answers. The socket is in the state directory, which is its owner's alone.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -22,6 +23,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
     task::{JoinHandle, JoinSet},
+    time::error::Elapsed,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +42,9 @@ const CLIENTS_MAX: usize = 16;
 
 /// How long whoever asks may take to say what, and a deployment to answer: it does so at once.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// How long a deployment may take to say where it is, to whoever looks at all of them.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// How long a deployment that ends waits until those have their answer who asked for something: it is one write, unless they say
 /// nothing.
@@ -263,36 +268,40 @@ fn socket_path(folder: &Path, repo: &RepoPath, environment: &Environment) -> Pat
     folder.join(format!("{}.sock", &hash.to_hex()[..16]))
 }
 
-/// Asks the deployment that is meant, and returns its answer; none where none runs.
-pub(super) async fn ask(args: &ControlArgs, ask: &Ask) -> Result<Option<Value>, CliError> {
-    let state = StateDirectory::open(&args.state.state)
+/// The deployment that is meant; none where none runs. Also one that takes no commands yet counts, since it asks whether to begin:
+/// whoever does not say which one means may not mean the other.
+fn meant(args: &ControlArgs) -> Result<Option<About>, CliError> {
+    if let Some(name) = &args.name {
+        return Ok(Some((name.clone(), args.environment.clone())));
+    }
+    let mut held = open(&args.state.state)?
+        .held()
         .map_err(|error| CliError::failed("find the deployment", &error).hint(error.hint()))?;
-    let folder = state.control();
-    let Some(name) = &args.name else {
-        let mut running = running(&folder).await;
-        return match running.len() {
-            0 => Ok(None),
-            1 => {
-                let stream = running.remove(0);
-                say(stream, ask).await.map(Some)
-            }
-            _ => {
-                let mut names = Vec::new();
-                for stream in running {
-                    let status = say(stream, &Ask::Status).await?;
-                    let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();
-                    names.push(format!("{} to {}", text("repo"), text("environment")));
-                }
-                names.sort();
-                let names = names.join(", ");
-                Err(CliError::usage(format!("several deployments run: {names}"))
-                    .hint("--name and --environment say which one is meant".to_owned()))
-            }
-        };
-    };
-    match UnixStream::connect(socket_path(&folder, name, &args.environment)).await {
-        Ok(stream) => say(stream, ask).await.map(Some),
-        Err(_) => Ok(None),
+    if held.len() < 2 {
+        return Ok(held.pop());
+    }
+    let names: Vec<String> = held.iter().map(title).collect();
+    let names = names.join(", ");
+    Err(CliError::usage(format!("several deployments run: {names}"))
+        .hint("--name and --environment say which one is meant".to_owned()))
+}
+
+fn title((repo, environment): &About) -> String {
+    format!("{repo} to {environment}")
+}
+
+fn open(path: &Path) -> Result<StateDirectory, CliError> {
+    StateDirectory::open(path)
+        .map_err(|error| CliError::failed("find the deployment", &error).hint(error.hint()))
+}
+
+/// Asks a deployment, and returns its answer; none where it does not run, or takes no commands yet.
+async fn ask(args: &ControlArgs, about: &About, ask: &Ask) -> Result<Option<Value>, CliError> {
+    let socket = socket_path(&open(&args.state.state)?.control(), &about.0, &about.1);
+    let failed = |error: &io::Error| CliError::failed("speak to the deployment", error);
+    match say(&socket, &line(ask), ANSWER_MAX).await {
+        Ok(answer) => answer.transpose().map_err(|error| failed(&error)),
+        Err(_) => Err(failed(&io::ErrorKind::TimedOut.into())),
     }
 }
 
@@ -302,72 +311,117 @@ pub(super) async fn running_here(path: &Path, read: &ReadArgs) -> Result<Vec<Val
 }
 
 /// What each of these answers. Those of another repo or environment than was asked for are left out; so a refusal is, where one was.
+/// Of one that does not answer in time it is said so, as its `error`, and it is `unanswered`.
 pub(super) async fn ask_here(
     path: &Path,
     read: &ReadArgs,
     ask: &Ask,
 ) -> Result<Vec<Value>, CliError> {
-    let state = StateDirectory::open(path)
-        .map_err(|error| CliError::failed("find the deployment", &error).hint(error.hint()))?;
-    let mut all = Vec::new();
-    for stream in running(&state.control()).await {
-        let status = say(stream, ask).await?;
+    let mut all = ask_all(&open(path)?, ask).await;
+    all.retain(|answer| {
         let is = |key: &str, wanted: Option<&str>| {
-            wanted.is_none_or(|wanted| status[key].as_str() == Some(wanted))
+            wanted.is_none_or(|wanted| answer[key].as_str() == Some(wanted))
         };
         let name = read.name.as_ref().map(RepoPath::as_str);
         let environment = read.environment.as_ref().map(Environment::as_str);
-        if is("repo", name) && is("environment", environment) {
-            all.push(status);
-        }
-    }
+        is("repo", name) && is("environment", environment)
+    });
     Ok(all)
 }
 
-/// A connection to each deployment that answers.
-async fn running(folder: &Path) -> Vec<UnixStream> {
+/// All are asked at once: one that is suspended holds up nobody.
+async fn ask_all(state: &StateDirectory, ask: &Ask) -> Vec<Value> {
+    let folder = state.control();
+    // An answer says of what it is; where there is none, the lock does.
+    let held = state.held().unwrap_or_default();
+    let held: BTreeMap<PathBuf, About> = held
+        .into_iter()
+        .map(|about| (socket_path(&folder, &about.0, &about.1), about))
+        .collect();
+    let mut asked = JoinSet::new();
+    for socket in sockets(&folder) {
+        let line = line(ask);
+        asked.spawn(async move {
+            let answer = say(&socket, &line, LOOK_MAX).await;
+            (socket, answer)
+        });
+    }
+    let mut answers = BTreeMap::new();
+    while let Some(asked) = asked.join_next().await {
+        let (socket, answer) = asked.expect("asking does not panic");
+        let about = held.get(&socket);
+        let answer = match answer {
+            // What a killed deployment left answers nobody.
+            Ok(None) => continue,
+            Ok(Some(Ok(answer))) => answer,
+            Ok(Some(Err(error))) => unanswered(about, &error.to_string()),
+            Err(_) => {
+                let text = format!("it did not answer within {} s", LOOK_MAX.as_secs());
+                unanswered(about, &text)
+            }
+        };
+        answers.insert(socket, answer);
+    }
+    answers.into_values().collect()
+}
+
+fn unanswered(about: Option<&About>, why: &str) -> Value {
+    let repo = about.map(|about| about.0.as_str());
+    let environment = about.map(|about| about.1.as_str());
+    json!({ "repo": repo, "environment": environment, "unanswered": true, "error": why })
+}
+
+/// Where deployments listen, or did.
+fn sockets(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     paths.sort();
-    let mut running = Vec::new();
-    for path in paths {
-        // What a killed deployment left answers nobody.
-        running.extend(UnixStream::connect(&path).await.ok());
-    }
-    running
+    paths
 }
 
-async fn say(stream: UnixStream, ask: &Ask) -> Result<Value, CliError> {
+/// What whoever listens there answers within a time; none where nobody does.
+async fn say(
+    socket: &Path,
+    line: &str,
+    within: Duration,
+) -> Result<Option<io::Result<Value>>, Elapsed> {
     let speak = async {
-        let mut stream = BufReader::new(stream);
-        let ask = serde_json::to_string(ask).expect("it is plain data");
-        stream.write_all(format!("{ask}\n").as_bytes()).await?;
-        let mut line = String::new();
-        stream.take(LINE_BYTES_MAX).read_line(&mut line).await?;
-        match line.is_empty() {
-            // It heard nothing.
-            true => Ok(refusal(ENDING)),
-            false => serde_json::from_str::<Value>(&line).map_err(io::Error::from),
-        }
+        let stream = UnixStream::connect(socket).await.ok()?;
+        Some(speak(stream, line).await)
     };
-    let failed = |error: &io::Error| CliError::failed("speak to the deployment", error);
-    match tokio::time::timeout(ANSWER_MAX, speak).await {
-        Ok(answer) => answer.map_err(|error| failed(&error)),
-        Err(_) => Err(failed(&io::ErrorKind::TimedOut.into())),
+    tokio::time::timeout(within, speak).await
+}
+
+fn line(ask: &Ask) -> String {
+    let ask = serde_json::to_string(ask).expect("it is plain data");
+    format!("{ask}\n")
+}
+
+async fn speak(stream: UnixStream, line: &str) -> io::Result<Value> {
+    let mut stream = BufReader::new(stream);
+    stream.write_all(line.as_bytes()).await?;
+    let mut line = String::new();
+    stream.take(LINE_BYTES_MAX).read_line(&mut line).await?;
+    match line.is_empty() {
+        // It heard nothing.
+        true => Ok(refusal(ENDING)),
+        false => serde_json::from_str(&line).map_err(io::Error::from),
     }
 }
 
 /// Has a command followed, and says that it is.
 async fn tell(args: &ControlArgs, command: Ask, done: &str) -> Result<u8, CliError> {
     let told = tell_running(args, command, done).await?;
-    told.ok_or_else(|| {
-        CliError::usage("no deployment runs here that could be told so")
-            .code(exit::FAILED)
-            .hint(
-                "`scap-coordinator deploy` with the same arguments goes on with one that has ended"
-                    .to_owned(),
-            )
-    })
+    told.ok_or_else(nobody_runs)
+}
+
+fn nobody_runs() -> CliError {
+    CliError::usage("no deployment runs here that could be told so")
+        .code(exit::FAILED)
+        .hint(
+            "`scap-coordinator deploy` with the same arguments goes on with one that has ended"
+                .to_owned(),
+        )
 }
 
 /// The same; none where none runs.
@@ -376,17 +430,33 @@ async fn tell_running(
     command: Ask,
     done: &str,
 ) -> Result<Option<u8>, CliError> {
-    let Some(answer) = ask(args, &command).await? else {
+    match meant(args)? {
+        Some(about) => tell_one(args, &about, command, done).await,
+        None => Ok(None),
+    }
+}
+
+async fn tell_one(
+    args: &ControlArgs,
+    about: &About,
+    command: Ask,
+    done: &str,
+) -> Result<Option<u8>, CliError> {
+    let Some(answer) = ask(args, about, &command).await? else {
         return Ok(None);
     };
     match answer["error"].as_str() {
         None => {
-            println!("{done}");
+            println!("{}: {done}", title(about));
             Ok(Some(exit::DONE))
         }
-        Some(why) => Err(CliError::usage(format!("not done: {}", why.escape_debug()))
-            .code(exit::FAILED)
-            .hint("`scap-coordinator status` says what it waits for".to_owned())),
+        Some(why) => Err(CliError::usage(format!(
+            "{}: not done: {}",
+            title(about),
+            why.escape_debug()
+        ))
+        .code(exit::FAILED)
+        .hint("`scap-coordinator status` says what it waits for".to_owned())),
     }
 }
 
@@ -401,14 +471,20 @@ pub(super) async fn resume(args: &ControlArgs) -> Result<Option<u8>, CliError> {
 }
 
 pub(super) async fn promote(args: ControlArgs) -> Result<u8, CliError> {
-    let seen = ask(&args, &Ask::Status).await?;
+    // What was seen and what is told are of the same one, whatever begins meanwhile.
+    let Some(about) = meant(&args)? else {
+        return Err(nobody_runs());
+    };
+    let seen = ask(&args, &about, &Ask::Status).await?;
     let wait = seen
         .map(|status| status["wait"].clone())
         .unwrap_or_default();
     // What waits for nothing is not held: it says so itself.
     let on = serde_json::from_value(wait["on"].clone()).unwrap_or(WaitingOn::Promotion);
     let wave = wait["wave"].as_str().unwrap_or_default().to_owned();
-    tell(&args, Ask::Promote { on, wave }, "the next hosts go now").await
+    let command = Ask::Promote { on, wave };
+    let told = tell_one(&args, &about, command, "the next hosts go now").await?;
+    told.ok_or_else(nobody_runs)
 }
 
 pub(super) async fn abort(args: ControlArgs) -> Result<u8, CliError> {
@@ -459,7 +535,7 @@ mod tests {
         let socket = socket_path(&state.control(), &about.0, &about.1);
         let silent = UnixStream::connect(&socket).await.unwrap();
         let asking = UnixStream::connect(&socket).await.unwrap();
-        let asked = tokio::spawn(async move { say(asking, &Ask::Abort).await });
+        let asked = tokio::spawn(async move { speak(asking, &line(&Ask::Abort)).await });
         let Some(Request::Command { answer, .. }) = requests.recv().await else {
             panic!("no command");
         };
@@ -470,5 +546,61 @@ mod tests {
         assert_eq!(asked.await.unwrap().unwrap(), json!({ "ok": true }));
         assert!(UnixStream::connect(&socket).await.is_err());
         drop(silent);
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_answer_is_said_so_of_and_holds_up_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("st");
+        StateDirectory::init(&path, &"test".parse().unwrap(), UnixMillis(1)).unwrap();
+        let state = StateDirectory::open(&path).unwrap();
+        std::fs::create_dir_all(state.control()).unwrap();
+        let place = |repo: &str| -> About { (repo.parse().unwrap(), Environment::default()) };
+        let socket = |about: &About| socket_path(&state.control(), &about.0, &about.1);
+        let (silent, other) = (place("silent"), place("other"));
+        let _held = state.lock(&silent, "deploy", crate::cli::branch::now());
+        let _silent = UnixListener::bind(socket(&silent)).unwrap();
+        let answers = UnixListener::bind(socket(&other)).unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = answers.accept().await.unwrap();
+            let mut ask = [0; 1];
+            stream.read_exact(&mut ask).await.unwrap();
+            stream.write_all(b"{\"repo\":\"other\"}\n").await.unwrap();
+        });
+        let found = ask_all(&state, &Ask::Status).await;
+        assert_eq!(found.len(), 2, "{found:#?}");
+        assert!(found.contains(&json!({ "repo": "other" })), "{found:#?}");
+        let text = "it did not answer within 2 s";
+        assert!(
+            found.contains(&unanswered(Some(&silent), text)),
+            "{found:#?}"
+        );
+    }
+
+    #[test]
+    fn who_does_not_say_which_is_meant_is_refused_where_another_has_only_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("st");
+        StateDirectory::init(&path, &"test".parse().unwrap(), UnixMillis(1)).unwrap();
+        let state = StateDirectory::open(&path).unwrap();
+        let place = |repo: &str| -> About { (repo.parse().unwrap(), Environment::default()) };
+        let args = ControlArgs {
+            state: StateArgs { state: path },
+            name: None,
+            environment: Environment::default(),
+        };
+        assert_eq!(meant(&args).unwrap(), None);
+        let now = crate::cli::branch::now();
+        let _one = state.lock(&place("one"), "deploy", now).unwrap();
+        assert_eq!(meant(&args).unwrap(), Some(place("one")));
+        let _two = state.lock(&place("two"), "deploy", now).unwrap();
+        let refused = meant(&args).unwrap_err();
+        let text = "several deployments run: one to production, two to production";
+        assert!(format!("{refused:?}").contains(text), "{refused:?}");
+        let name = Some(place("two").0);
+        assert_eq!(
+            meant(&ControlArgs { name, ..args }).unwrap(),
+            Some(place("two"))
+        );
     }
 }

@@ -183,6 +183,15 @@ pub(super) fn print(status: &Value) {
             .escape_debug()
             .to_string()
     };
+    if let Some(error) = status["error"].as_str() {
+        let name = |key: &str| status[key].as_str().unwrap_or("?").escape_debug();
+        return println!(
+            "deploy {} to {}  {}",
+            name("repo"),
+            name("environment"),
+            error.escape_debug()
+        );
+    }
     let seconds = |value: &Value| value.as_f64().unwrap_or_default();
     println!(
         "deploy {} to {}  release {:.8} #{}  {:.0} s",

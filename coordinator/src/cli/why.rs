@@ -38,6 +38,11 @@ pub(super) async fn run(args: &WhyArgs) -> Result<u8, CliError> {
         }
         None => Vec::new(),
     };
+    for answer in found.iter().filter(|it| !it["unanswered"].is_null()) {
+        let text = |key: &str| answer[key].as_str().unwrap_or("?").escape_debug();
+        let (repo, environment) = (text("repo"), text("environment"));
+        eprintln!("warning: deploy {repo} to {environment}: {}", text("error"));
+    }
     // A deployment that has nothing to do with the host says so.
     found.retain(|answer| answer["error"].is_null());
     if found.is_empty() {

@@ -119,6 +119,30 @@ impl StateDirectory {
         })
     }
 
+    /// The places of which somebody holds the lock now, sorted.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn held(&self) -> Result<Vec<Place>, StateError> {
+        let folder = self.locks()?;
+        let mut held = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(failed("read", &folder))? {
+            let path = entry.map_err(failed("read", &folder))?.path();
+            let Some(place) = place_of(&path) else {
+                continue;
+            };
+            let file = File::open(&path).map_err(failed("open", &path))?;
+            match file.try_lock_shared() {
+                // Whoever comes meanwhile looks again.
+                Ok(()) => file.unlock().map_err(failed("unlock", &path))?,
+                Err(TryLockError::WouldBlock) => held.push(place),
+                Err(TryLockError::Error(source)) => return Err(failed("lock", &path)(source)),
+            }
+        }
+        held.sort();
+        Ok(held)
+    }
+
     /// Keeps others from making the repository of directories' state branch; waits for one that does.
     pub(crate) fn making_state_repo(&self) -> Result<DirectoryLock, StateError> {
         let path = self.locks()?.join("state.git.making");
@@ -135,6 +159,15 @@ impl StateDirectory {
         made.map_err(failed("make", &path))?;
         Ok(path)
     }
+}
+
+/// Of which place a lock is; none where it is something else.
+fn place_of(path: &Path) -> Option<Place> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".lock")?;
+    let (repo, environment) = name.rsplit_once('@')?;
+    // No name has a `+`.
+    let repo = repo.replace('+', "/").parse().ok()?;
+    Some((repo, environment.parse().ok()?))
 }
 
 /// Who holds a lock that is held, as far as that is said: what one says that died is of a holder before.
@@ -208,6 +241,20 @@ mod tests {
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_700_000_000 + second).unwrap()
+    }
+
+    #[test]
+    fn the_places_that_are_held_are_told_from_those_that_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = state(folder.path());
+        assert_eq!(state.held().unwrap(), []);
+        let [site, shop] = ["web/site", "shop"].map(|repo| place(repo, "staging"));
+        let first = state.lock(&site, "deploy", at(0)).unwrap();
+        let second = state.lock(&shop, "deploy", at(0)).unwrap();
+        assert_eq!(state.held().unwrap(), [shop.clone(), site]);
+        drop(first);
+        assert_eq!(state.held().unwrap(), [shop]);
+        drop(second);
     }
 
     #[test]
