@@ -157,15 +157,21 @@ pub fn main() -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return CliError::failed("start the async runtime", &error).print(),
+        Err(error) => {
+            let code = CliError::failed("start the async runtime", &error).print();
+            screen::drain();
+            return code;
+        }
     };
     let result = runtime.block_on(execute(cli.command));
     // What the blocking pool still does is of no use any more.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    match result {
+    let code = match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => error.print(),
-    }
+    };
+    screen::drain();
+    code
 }
 
 async fn execute(command: Command) -> Result<u8, CliError> {

@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
-    io::{IsTerminal, Write},
+    io::IsTerminal,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -152,7 +152,6 @@ impl Progress {
         );
         if self.is_terminal {
             eprint!("\r\x1b[K{text}");
-            let _ = std::io::stderr().flush();
             self.is_drawn = true;
         } else {
             eprintln!("{text}");

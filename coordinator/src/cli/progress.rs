@@ -71,6 +71,9 @@ impl Drop for Progress {
 impl Progress {
     pub(super) fn new((repo, environment): &About, commit: Option<&Commit>, style: Style) -> Self {
         let now = Instant::now();
+        if style == Style::Json {
+            screen::write_objects();
+        }
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].map(std::env::var);
         let locale = locale.into_iter().flatten().find(|it| !it.is_empty());
         let glyphs = Glyphs::of_locale(&locale.unwrap_or_default());

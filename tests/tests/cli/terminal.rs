@@ -342,6 +342,34 @@ fn a_terminal_shows_where_a_deployment_is_until_it_ends_and_ctrl_c_pauses_it() {
 }
 
 #[test]
+fn a_terminal_that_is_held_with_ctrl_s_holds_no_deployment() {
+    let fleet = Fleet::start(&["web1", "web2"]);
+    let (repo, _) = fleet.scene.repo();
+    fleet.deploy_repo();
+    repo.write("README.md", "# Another site\n");
+    let second = repo.commit("Another");
+    let activator = fleet.agents[0].activator().pid;
+    send_signal(activator, Signal::STOP);
+    let mut terminal = deploy(&fleet, &["--yes"]);
+    terminal.wait_for_text("wait   chunks of canary");
+    terminal.types("\u{13}");
+    // Until then it draws: it is held once nothing comes any more.
+    wait_until("nothing is drawn", LIMIT, || {
+        let before = terminal.written().len();
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let after = terminal.written().len();
+        if before == after { Ok(()) } else { Err(after) }
+    });
+    send_signal(activator, Signal::CONT);
+    let status = wait_until("the end", LIMIT, || {
+        let ended = terminal.child.try_wait().unwrap();
+        ended.ok_or("it is still there")
+    });
+    assert_eq!(status.code(), Some(0));
+    fleet.assert_all_run(&repo, &second);
+}
+
+#[test]
 fn what_is_deployed_is_said_before_the_store_is_opened_and_anybody_is_dialled() {
     let fleet = Fleet::start(&["web1"]);
     fleet.scene.repo();

@@ -10,12 +10,13 @@ mod sheet;
 #[cfg(test)]
 mod tests;
 mod view;
+mod writer;
 
 pub(super) use self::{
     hosts::Shown,
     lines::{Glyphs, clock, host_lines, lines},
     rates::Rates,
-    region::{Log, above, clear, draw, is_terminal, keep_panics_above, size},
+    region::{Log, above, clear, drain, draw, is_terminal, keep_panics_above, size, write_objects},
     sheet::Sheet,
     view::View,
 };

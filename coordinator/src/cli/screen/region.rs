@@ -4,11 +4,11 @@
 //! whatever ends this process, and wherever, the terminal is as it should be, and what is written next is below.
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal, Write},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::lines::Size;
+use super::{lines::Size, writer::STDERR};
 
 /// What a terminal is taken for that does not say how large it is.
 const UNKNOWN: Size = Size {
@@ -16,18 +16,15 @@ const UNKNOWN: Size = Size {
     rows: 24,
 };
 
-/// Standard error is one for the process; so are the lines at its bottom.
-static REGION: Mutex<Region> = Mutex::new(Region { widths: Vec::new() });
-
 /// What is drawn now: how many columns each line takes.
 #[derive(Debug, Default)]
-struct Region {
+pub(super) struct Region {
     widths: Vec<usize>,
 }
 
 impl Region {
     /// What goes to the terminal, which has so many columns now, for other lines to take the place of those that are there.
-    fn redraw(&mut self, lines: &[String], columns: usize) -> String {
+    pub(super) fn redraw(&mut self, lines: &[String], columns: usize) -> String {
         let mut text = self.go_up(columns);
         for line in lines {
             text += line;
@@ -40,7 +37,7 @@ impl Region {
     }
 
     /// The same for none.
-    fn clear(&mut self, columns: usize) -> String {
+    pub(super) fn clear(&mut self, columns: usize) -> String {
         match self.widths.is_empty() {
             true => String::new(),
             false => self.redraw(&[], columns),
@@ -86,69 +83,63 @@ pub(in crate::cli) fn size() -> Size {
 
 /// Draws these lines in place of those that are there.
 pub(in crate::cli) fn draw(lines: &[String]) {
-    let text = region().redraw(lines, size().columns);
-    write(&text);
+    STDERR.draw(lines);
 }
 
 /// Takes the lines away, if any are there.
 pub(in crate::cli) fn clear() {
-    let mut region = region();
-    if !region.widths.is_empty() {
-        let text = region.clear(size().columns);
-        write(&text);
-    }
+    STDERR.draw(&[]);
 }
 
 /// Writes a line that stays; those that were there are drawn again below it with the next [`draw`].
 pub(in crate::cli) fn above(text: &str) {
-    let mut region = region();
-    let cleared = match region.widths.is_empty() {
-        true => String::new(),
-        false => region.clear(size().columns),
-    };
-    write(&format!("{cleared}{text}\n"));
+    STDERR.write(format!("{text}\n").as_bytes());
+}
+
+/// Waits until all of it is written, as long as whoever reads takes something.
+pub(in crate::cli) fn drain() {
+    STDERR.drain();
+}
+
+/// Whoever reads takes lines for objects of `scap.progress/1`.
+pub(in crate::cli) fn write_objects() {
+    STDERR.say_left_out(|count| {
+        let text = format!("{count} objects were left out: nobody read them");
+        serde_json::json!({ "schema": "scap.progress/1", "kind": "note", "text": text }).to_string()
+    });
 }
 
 /// Has what a panic says stand above the lines, and not in them.
 pub(in crate::cli) fn keep_panics_above() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // Of a panic while they are drawn nothing is waited for.
-        if let Ok(mut region) = REGION.try_lock() {
-            let text = region.clear(size().columns);
-            write(&text);
+        if STDERR.is_this_thread() {
+            return tell(panic);
         }
-        tell(panic);
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("<unnamed>");
+        let trace = Backtrace::capture();
+        above(&match trace.status() {
+            BacktraceStatus::Captured => format!("thread '{name}' {panic}\n{trace}"),
+            _ => format!("thread '{name}' {panic}"),
+        });
+        drain();
     }));
 }
 
-/// Standard error for logs: they stand above the lines.
+/// Standard error for logs, and for all else: that stands above the lines.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) struct Log;
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut region = region();
-        if !region.widths.is_empty() {
-            let text = region.clear(size().columns);
-            write(&text);
-        }
-        io::stderr().write(bytes)
+        STDERR.write(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
-}
-
-fn region() -> MutexGuard<'static, Region> {
-    // It holds numbers, which are right whoever panicked.
-    REGION.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// In one piece, so that nothing of it is seen half-drawn.
-fn write(text: &str) {
-    eprint!("{text}");
 }
 
 #[cfg(test)]
