@@ -263,7 +263,8 @@ impl Progress {
             return;
         }
         self.tell("wait", fields, || {
-            let wave = wait.wave.as_ref().map(|wave| format!(" of wave {wave}"));
+            let wave = wait.wave.as_ref();
+            let wave = wave.map(|wave| format!(" of wave {}", wave.escape_debug()));
             let left = wait.until.map(|until| until.saturating_sub(wait.since));
             let left = left.map(|left| format!(", {} s", left.as_secs()));
             let hosts = match wait.hosts.is_empty() {
@@ -362,6 +363,7 @@ pub(super) fn why(cause: &Cause) -> String {
             allowed,
         } => {
             let hosts = if *failed == 1 { "host" } else { "hosts" };
+            let of = of.escape_debug();
             format!("{failed} {hosts} of {of} failed, and {allowed} may be lost")
         }
     }
@@ -378,7 +380,7 @@ impl Watcher for Progress {
                 };
                 let fields = json!({ "wave": wave, "stage": stage, "hosts": hosts });
                 self.tell("stage", fields, || {
-                    format!("wave {wave}: {stage} on {hosts} hosts")
+                    format!("wave {}: {stage} on {hosts} hosts", wave.escape_debug())
                 });
             }
             Output::Settled { host, state } => self.settled(host, state),

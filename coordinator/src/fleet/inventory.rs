@@ -148,8 +148,10 @@ pub enum InventoryError {
         "the hosts that stand behind others are too scattered among the names: a plan has {EXTENSION_BYTES_MAX} bytes for them"
     )]
     Scattered,
-    /// A site whose name is too long.
-    #[error("the site of {0}: a name of at most {SITE_BYTES_MAX} bytes is allowed")]
+    /// A site whose name is too long, or does something to a terminal.
+    #[error(
+        "the site of {0}: a name of at most {SITE_BYTES_MAX} bytes without control characters is allowed"
+    )]
     Site(String),
     /// A rate that is none.
     #[error("`rate_mbit` of {0} must be above 0")]
@@ -468,7 +470,7 @@ fn is_rate(rate: Option<f64>) -> bool {
 }
 
 fn check_site(site: &str, of: &str) -> Result<(), InventoryError> {
-    if site.len() > SITE_BYTES_MAX {
+    if site.len() > SITE_BYTES_MAX || site.chars().any(char::is_control) {
         return Err(InventoryError::Site(of.into()));
     }
     Ok(())
@@ -567,6 +569,10 @@ mod tests {
             (
                 host(&format!("'a:1'\nsite = '{}'", "x".repeat(65))),
                 "site of a",
+            ),
+            (
+                host("'a:1'\nsite = \"x\\u001b[2J\""),
+                "site of a: a name of at most 64 bytes without control characters",
             ),
             (parse(""), "names no host"),
             (

@@ -102,6 +102,10 @@ pub(super) fn groups(
             let problem = format!("`server_groups` names `{}` twice", shown(group));
             return Err(ScapError::invalid(&said_at, problem));
         }
+        if group.chars().any(char::is_control) {
+            let problem = format!("a group's name has a control character: `{}`", shown(group));
+            return Err(ScapError::invalid(&said_at, problem));
+        }
         let mut targets = targets(settings, files, outside, group, &said_at)?;
         let all = targets.len();
         let mut own = BTreeSet::new();

@@ -107,6 +107,10 @@ impl Site {
             let problem = format!("{what}: a name of 1 to {SITE_BYTES_MAX} bytes was expected");
             return Err(ScapError::invalid(&name.at, problem));
         }
+        if name.name.chars().any(char::is_control) {
+            let problem = format!("{what}: the name has a control character");
+            return Err(ScapError::invalid(&name.at, problem));
+        }
         let hosts = body.take("hosts");
         finish(body, what, &Sites::FIELDS, None)?;
         let expected = "names of hosts, or patterns like `web[01:10]*`";

@@ -258,13 +258,15 @@ fn held(lock: &Lock) -> String {
 }
 
 fn wave_line(wave: &Wave) -> String {
-    let mut line = format!("wave {}  {} hosts", wave.name, wave.hosts().count());
+    // Names are checked where they are read, and shown so that they do nothing to a terminal all the same.
+    let (name, hosts) = (wave.name.escape_debug(), wave.hosts().count());
+    let mut line = format!("wave {name}  {hosts} hosts");
     if wave.groups.len() > 1 {
         line += &format!(" in {} groups", wave.groups.len());
     }
     for limit in &wave.limits {
         let of = limit.of.strip_suffix(&format!(" of wave {}", wave.name));
-        let of = of.map(|of| format!(" in {of}"));
+        let of = of.map(|of| format!(" in {}", of.escape_debug()));
         line += &format!("  may lose {}{}", limit.allowed, of.unwrap_or_default());
     }
     if !wave.soak.is_zero() {

@@ -195,6 +195,14 @@ fn what_is_wrong_with_them_is_told_with_its_line() {
             "scap.toml:2: `host` of site `x` is not acted on: no such key; did you mean `hosts`?",
         ),
         (
+            "[site.\"x\\u001b\"]\nhosts = ['a']\n".into(),
+            "scap.toml:1: site `x\\u{1b}`: the name has a control character",
+        ),
+        (
+            "server_groups = [\"x\\u001b\"]\n".into(),
+            "scap.toml:1: a group's name has a control character: `x\\u{1b}`",
+        ),
+        (
             format!("[site.{}]\nhosts = ['a']\n", "x".repeat(65)),
             "scap.toml:1: site `xxx",
         ),
