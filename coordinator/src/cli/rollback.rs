@@ -66,6 +66,8 @@ fn back_to(release: Option<&str>, mut args: DeployArgs) -> Result<DeployArgs, Cl
         Some(name) => finalized(named(&past, name)?)?,
         None => before_latest(&past).ok_or_else(nothing)?,
     };
+    let latest = past.first().map(|latest| latest.rollout.sequence);
+    let chosen_after = latest.filter(|_| release.is_none() && args.record.offline);
     let proven = proven(&history, back, &state)?.map_err(|error| {
         CliError::failed("go back to what is recorded", &error)
             .code(exit::STOPPED)
@@ -82,6 +84,7 @@ fn back_to(release: Option<&str>, mut args: DeployArgs) -> Result<DeployArgs, Cl
             snapshot: proven.snapshot,
             commit: proven.commit.clone(),
             config: proven.config,
+            chosen_after,
         }),
         ..args
     })

@@ -126,3 +126,30 @@ fn who_goes_back_waits_for_a_lock_that_the_upstream_has() {
     first.signal(Signal::INT);
     first.end().exits(3);
 }
+
+#[test]
+fn who_goes_back_alone_names_the_release_where_hosts_know_of_one_that_is_not_recorded() {
+    let (fleet, repo, [first, _]) = released();
+    elsewhere(&fleet);
+    let third = commit(&repo, "3");
+    fleet.deploy_repo();
+    let (origin, away) = (fleet.scene.path("origin.git"), fleet.scene.path("away.git"));
+    std::fs::rename(&origin, &away).unwrap();
+    let rollback = |release: &[&str]| {
+        let common = [
+            "rollback",
+            "--state",
+            "st2",
+            "--fleet",
+            "fleet.toml",
+            "--yes",
+        ];
+        let repo = ["--repo", "repo2", "--name", "repo"];
+        fleet.scene.scap(&[&common[..], &repo, release].concat())
+    };
+    let cause = "#3 is not recorded here: name the release";
+    rollback(&[]).fails(3, "choose what to go back to", cause, "history");
+    fleet.assert_all_run(&repo, &third);
+    rollback(&["#1"]).exits(0);
+    fleet.assert_all_run(&repo, &first);
+}

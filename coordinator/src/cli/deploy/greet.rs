@@ -7,10 +7,13 @@ use scap_proto::{
     release::Standing,
 };
 
-use crate::fleet::{
-    Host, Inventory,
-    hub::{Hub, HubEvent},
-    ways::Ways,
+use crate::{
+    cli::{CliError, exit},
+    fleet::{
+        Host, Inventory,
+        hub::{Hub, HubEvent},
+        ways::Ways,
+    },
 };
 
 /// What the hosts said when they were first reached.
@@ -33,6 +36,23 @@ impl Greeted {
             HubEvent::Report(report) if report.release == Some(release) => Some(report.directive.0),
             _ => None,
         })
+    }
+
+    /// That no host accepted a later release than the one of this sequence.
+    ///
+    /// # Errors
+    /// Where one did: what was live before that is not known here.
+    pub(super) fn check_none_after(&self, latest: u64) -> Result<(), CliError> {
+        let accepted = self.standings.values().map(|it| it.accepted_sequence);
+        let Some(unknown) = accepted.max().filter(|accepted| *accepted > latest) else {
+            return Ok(());
+        };
+        let text =
+            format!("choose what to go back to: #{unknown} is not recorded here: name the release");
+        Err(CliError::usage(text).code(exit::STOPPED).hint(
+            "`scap-coordinator history` lists what is; `rollback RELEASE` goes back to it, and needs no upstream"
+                .to_owned(),
+        ))
     }
 
     /// Counts as away who said nothing in the time that it had, and with it who stands behind it.

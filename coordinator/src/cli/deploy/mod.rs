@@ -150,6 +150,9 @@ pub(super) struct BackTo {
     pub(super) commit: Option<GitOid>,
     /// What it asked of hosts.
     pub(super) config: Option<SnapshotRef>,
+    /// The latest sequence that is recorded here, where nobody named the release and the upstream was not asked: a host that
+    /// has accepted a later one knows of a release that it may be gone back from, and to which then is not known.
+    pub(super) chosen_after: Option<u64>,
 }
 
 /// A release whose coordinator ended before it was through.
@@ -281,7 +284,11 @@ pub(super) async fn deploy(
     identity
         .check_time(clock::now().0)
         .map_err(|error| CliError::failed("check this coordinator's certificate", &error))?;
-    let (store, admission) = open_store(&state.store()).await?;
+    let store_path = state.store();
+    let (store, admission) = tokio::select! {
+        opened = open_store(&store_path) => opened?,
+        Some(_) = requests.recv() => return Err(interrupted()),
+    };
     let caps = RateCaps {
         upload: args.how.upload_mbit,
         border_upload: args.how.border_upload_mbit,
@@ -325,9 +332,7 @@ pub(super) async fn deploy(
         both = both => both,
         Some(_) = requests.recv() => {
             progress.clear();
-            Err(CliError::usage("interrupted: no host was told anything")
-                .code(exit::STOPPED)
-                .hint("the same command again begins anew".to_owned()))
+            Err(interrupted())
         }
     };
     let (recording, ((greeted, connected_in), (built, config))) = match both {
@@ -338,6 +343,9 @@ pub(super) async fn deploy(
             return Err(error);
         }
     };
+    if let Some(latest) = args.back_to.as_ref().and_then(|back| back.chosen_after) {
+        greeted.check_none_after(latest)?;
+    }
     for line in [recording.taken_over(), recording.alone()]
         .into_iter()
         .flatten()
@@ -529,6 +537,12 @@ pub(super) async fn deploy(
     };
     progress.ended(&ended, seed_bytes, seconds.total, &written.line);
     Ok(summary)
+}
+
+fn interrupted() -> CliError {
+    CliError::usage("interrupted: no host was told anything")
+        .code(exit::STOPPED)
+        .hint("the same command again begins anew".to_owned())
 }
 
 /// What is deployed, what its scap folder says, and what of that people should know.
