@@ -1,6 +1,6 @@
 //! Whether it is to be done: asked on a terminal, once the plan was shown.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use tokio::sync::mpsc;
 
@@ -18,8 +18,14 @@ pub(super) async fn confirm(
     if args.yes || !std::io::stdin().is_terminal() {
         return Ok(());
     }
+    // Nobody answers a question that nobody sees.
+    if !std::io::stderr().is_terminal() {
+        return Err(CliError::usage(
+            "ask whether to deploy: standard error is no terminal, so nobody would see the question",
+        )
+        .hint("--yes deploys without being asked".to_owned()));
+    }
     eprint!("deploy? [y/N] ");
-    let _ = std::io::stderr().flush();
     let reading = tokio::task::spawn_blocking(|| {
         let mut answer = String::new();
         let _ = std::io::stdin().read_line(&mut answer);
