@@ -33,7 +33,7 @@ use scap_agent::{
 use scap_proto::{
     content::SnapshotRef,
     id::{GitOid, SnapshotId},
-    release::{Plan, Priority, RepoPath, SignedRelease},
+    release::{Finalization, Plan, Priority, Reach, RepoPath, SignedRelease},
     transport::RateCaps,
 };
 use tokio::{
@@ -410,7 +410,10 @@ pub(super) async fn deploy(
     confirm(&args, &mut requests).await?;
     // From what is stable nobody goes back.
     let going_back = going_back.filter(|_| !is_finalized);
-    recording.begin(&session, going_back.clone()).await?;
+    let stable_for = reach.clone().filter(|_| is_finalized);
+    recording
+        .begin(&session, going_back.clone(), stable_for)
+        .await?;
     let mut plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");
     // The same plan; only that we may reach hosts elsewhere than their peers do.
     let ours = inventory.hosts.iter().map(|host| host.addresses.clone());
@@ -485,7 +488,7 @@ pub(super) async fn deploy(
     progress.show(sheet, args.shown);
     let rolling = Instant::now();
     let known = greeted.events;
-    let note_finalized = || note_finalized(&state, &about, &session);
+    let note_finalized = |reach: &Reach| note_finalized(&state, &about, &session, reach);
     let mut watcher = recording.watch(&mut progress, &note_finalized);
     let ended = rollout::run(
         config,
@@ -588,16 +591,20 @@ async fn clean(state: &StateDirectory, store: Store) {
     }
 }
 
-/// Notes that the release is the stable one, before any host is told: whoever goes on with it knows that nobody goes back.
+/// Notes that the release is the stable one, and for whom, before any host is told: whoever goes on with it knows that nobody goes
+/// back.
 fn note_finalized(
     state: &StateDirectory,
     (repo, environment): &About,
     session: &Session,
+    reach: &Reach,
 ) -> Result<(), StateError> {
     if let Some(record) = state.record(repo, environment)?
         && record.release.id() == session.release.id()
         && !record.is_finalized
     {
+        let finalization = Finalization::of(&session.release);
+        state.keep_finalization(&finalization.reaching(reach))?;
         state.save_record(
             repo,
             environment,
