@@ -130,6 +130,8 @@ pub enum Answer {
     Begins(Step),
     /// What config files would change.
     Config(Box<ConfigAnswer>),
+    /// No answer yet: what began last is over.
+    StepOver,
 }
 
 /// What following an order took.
@@ -298,17 +300,16 @@ async fn serve(activator: Arc<Activator>, mut stream: UnixStream) -> Result<(), 
     let (begun, mut begins) = watch::channel(None);
     let answer = move || {
         activator.answer(request.message, &|step| {
-            begun.send_replace(Some(step));
+            begun.send_replace(step);
         })
     };
     let answer = tokio::task::spawn_blocking(answer);
     // Until the answer is there.
     while begins.changed().await.is_ok() {
         let step = begins.borrow_and_update().clone();
-        if let Some(step) = step {
-            // Who asked may be gone: what was begun is ended all the same.
-            let _ = frame::write_message(&mut stream, &Envelope::from(Answer::Begins(step))).await;
-        }
+        let told = step.map_or(Answer::StepOver, Answer::Begins);
+        // Who asked may be gone: what was begun is ended all the same.
+        let _ = frame::write_message(&mut stream, &Envelope::from(told)).await;
     }
     let answer = answer.await.unwrap_or_else(|panic| {
         tracing::error!(%panic, "the activator panicked");
@@ -318,8 +319,8 @@ async fn serve(activator: Arc<Activator>, mut stream: UnixStream) -> Result<(), 
 }
 
 impl Activator {
-    /// `begins` hears of each step of what a release asks, as it begins.
-    fn answer(&self, request: Request, begins: &dyn Fn(Step)) -> Answer {
+    /// `begins` hears of each step of what a release asks, as it begins, and of nothing once it is over.
+    fn answer(&self, request: Request, begins: &dyn Fn(Option<Step>)) -> Answer {
         let result = match request {
             Request::Order(order) => self.follow(*order, false, begins),
             Request::Lapse(order) => self.follow(*order, true, begins),
@@ -350,7 +351,7 @@ impl Activator {
         &self,
         order: Order,
         has_lapsed: bool,
-        begins: &dyn Fn(Step),
+        begins: &dyn Fn(Option<Step>),
     ) -> Result<Answer, ActivateError> {
         let started = std::time::Instant::now();
         let now = clock::now();
@@ -421,7 +422,7 @@ impl Activator {
     fn stable(
         &self,
         request: StableRequest,
-        begins: &dyn Fn(Step),
+        begins: &dyn Fn(Option<Step>),
     ) -> Result<Answer, ActivateError> {
         let started = std::time::Instant::now();
         let StableRequest { finalize, promotes } = request;
@@ -468,7 +469,11 @@ impl Activator {
         })
     }
 
-    fn finalize(&self, finalize: Finalize, begins: &dyn Fn(Step)) -> Result<Answer, ActivateError> {
+    fn finalize(
+        &self,
+        finalize: Finalize,
+        begins: &dyn Fn(Option<Step>),
+    ) -> Result<Answer, ActivateError> {
         let verified = match self.trust.verify_finalization(finalize, clock::now()) {
             Ok(verified) => verified,
             Err(error) => {
@@ -494,7 +499,11 @@ impl Activator {
     }
 
     /// It needs no authority but that of the release that is live.
-    fn recheck(&self, recheck: &Recheck, begins: &dyn Fn(Step)) -> Result<Answer, ActivateError> {
+    fn recheck(
+        &self,
+        recheck: &Recheck,
+        begins: &dyn Fn(Option<Step>),
+    ) -> Result<Answer, ActivateError> {
         let Recheck { repo, release, .. } = recheck;
         let span = (recheck.after_millis, recheck.until_millis);
         let turn = self.turns.of(repo);
@@ -547,7 +556,7 @@ impl Activator {
         })
     }
 
-    fn stages<'a>(&'a self, begins: &'a dyn Fn(Step)) -> Stages<'a> {
+    fn stages<'a>(&'a self, begins: &'a dyn Fn(Option<Step>)) -> Stages<'a> {
         Stages {
             host: &self.trust.addressee.host,
             services: &self.config.services,
@@ -754,14 +763,14 @@ impl ActivatorClient {
         self.ask_hearing(request, |_| {}).await
     }
 
-    /// The same; `begins` hears of each step of it, as it begins.
+    /// The same; `begins` hears of each step of it, as it begins, and of nothing once it is over.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn ask_hearing(
         &self,
         request: Request,
-        begins: impl Fn(Step),
+        begins: impl Fn(Option<Step>),
     ) -> Result<Answer, ClientError> {
         let mut stream =
             UnixStream::connect(&self.socket)
@@ -776,7 +785,11 @@ impl ActivatorClient {
                 Some(Envelope {
                     message: Answer::Begins(step),
                     ..
-                }) => begins(step),
+                }) => begins(Some(step)),
+                Some(Envelope {
+                    message: Answer::StepOver,
+                    ..
+                }) => begins(None),
                 Some(answer) => return Ok(answer.message),
                 None => return Err(ClientError::Ended),
             }
