@@ -36,11 +36,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ActivateError, Built, ChunkSource, Deployment, Failpoints, Installed, SourceError, Stages,
-    Target, Upkeep, authorise,
+    ActivateError, Built, ChunkSource, Deployment, Failpoints, SourceError, Stages, Target, Upkeep,
+    authorise,
     background::{Turns, Wanted, lower_priority},
     config_diff,
     free::when_free,
+    standing::{or_beside, standing},
 };
 use crate::{
     clock,
@@ -330,9 +331,14 @@ impl Activator {
             Request::Config(question) => {
                 Ok(Answer::Config(Box::new(self.config_changes(&question))))
             }
-            Request::Standing { repo } => self.with(&repo, |deployment| {
-                Ok(Answer::Standing(standing(deployment)?))
-            }),
+            Request::Standing { repo } => {
+                let opened = self.alone(&repo, || {
+                    let deployment = self.open(&repo)?;
+                    self.wanted.add(repo.clone());
+                    standing(&deployment)
+                });
+                or_beside(opened, &self.config.deploy_root, &repo).map(Answer::Standing)
+            }
             Request::Verify { repo } => self.look(&repo, |deployment| {
                 let differences = deployment.verify(&self.store)?;
                 Ok(Answer::Differences(
@@ -673,22 +679,6 @@ fn answered(
 fn is_live(deployment: &Deployment, release: &ReleaseId) -> bool {
     let live = deployment.live();
     live.is_some_and(|live| live.release == *release)
-}
-
-fn standing(deployment: &Deployment) -> Result<RepoStanding, ActivateError> {
-    let release = |installed: &Installed| LiveRelease {
-        release: installed.release,
-        sequence: installed.sequence,
-        snapshot: installed.snapshot,
-        commit: installed.commit.clone(),
-        // One that cannot be told is fetched again when it is needed.
-        config: deployment.config_of(installed).ok().flatten(),
-    };
-    Ok(RepoStanding {
-        live: deployment.live().map(release),
-        previous: deployment.previous().map(release),
-        kept: deployment.releases()?.iter().map(release).collect(),
-    })
 }
 
 impl ChunkSource for StoreReader {
