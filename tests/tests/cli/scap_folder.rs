@@ -279,7 +279,7 @@ fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
 
 #[test]
 fn a_file_that_is_named_says_the_keys_and_is_named_where_it_cannot_be_read() {
-    let scene = Scene::empty();
+    let scene = Scene::new();
     let (repo, _) = scene.repo();
     repo.write(
         "scap/scap.cfg",
