@@ -618,13 +618,17 @@ fn note_finalized(
 }
 
 pub(super) fn read_inventory(path: &Path) -> Result<Inventory, CliError> {
-    Inventory::read(path).map_err(|error| {
-        let hint = match &error {
-            InventoryError::Read { .. } => "--fleet names the file that lists the hosts",
-            _ => "a host is `[[host]]` with `name` and `address`; the operator's guide shows the rest",
-        };
-        CliError::failed("read the fleet", &error).code(exit::USAGE).hint(hint.to_owned())
-    })
+    Inventory::read(path).map_err(|error| no_fleet(&error))
+}
+
+pub(super) fn no_fleet(error: &InventoryError) -> CliError {
+    let hint = match error {
+        InventoryError::Read { .. } => "--fleet names the file that lists the hosts",
+        _ => "a host is `[[host]]` with `name` and `address`; the operator's guide shows the rest",
+    };
+    CliError::failed("read the fleet", error)
+        .code(exit::USAGE)
+        .hint(hint.to_owned())
 }
 
 /// The size of what is deployed, for the line that says so.
