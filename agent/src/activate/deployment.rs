@@ -48,7 +48,8 @@ pub struct Deployment {
     pub(super) releases: Dir,
     pub(super) entries: EntryStore,
     pub(super) trash: Trash,
-    pub(super) lock: FileLock,
+    /// None where it is only looked at, beside who has it.
+    pub(super) lock: Option<FileLock>,
     pub(super) state: State,
     pub(super) failpoints: Failpoints,
 }
@@ -77,7 +78,7 @@ impl Deployment {
         check_ours(&root, OTHERS, || deploy_root.display().to_string())?;
         let root = (root, deploy_root);
         let mut deployment = Self::enter(root, repo, make_ours, |own| {
-            own.open_or_create(b"lock", 0o600)
+            own.open_or_create(b"lock", 0o600).map(Some)
         })?;
         deployment.load()?;
         deployment.recover()?;
@@ -93,13 +94,24 @@ impl Deployment {
         if !is_read_only(&root, deploy_root)? {
             return Self::open(deploy_root, repo);
         }
-        let there = |dir: &Dir, name: &str, _, _| {
-            dir.dir_at(name.as_bytes())
-                .doing(|| format!("open `{name}`"))
-        };
         let root = (root, deploy_root);
-        let mut deployment = Self::enter(root, repo, there, |own| own.file(b"lock"))?;
+        let mut deployment = Self::enter(root, repo, there, |own| own.file(b"lock").map(Some))?;
         deployment.load()?;
+        Ok(deployment)
+    }
+
+    /// Opens `repo` as it is recorded now, while another process may be at work on it. Nothing is to be done with it.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and where nothing was ever deployed; [`ActivateError::LiveDamaged`].
+    pub(super) fn open_beside(deploy_root: &Path, repo: &RepoPath) -> Result<Self, ActivateError> {
+        let root = (open_root(deploy_root)?, deploy_root);
+        let mut deployment = Self::enter(root, repo, there, |_| Ok(None))?;
+        deployment.state = match record::read(&deployment.own, LIVE)? {
+            Found::Record(state) => state,
+            Found::Nothing => State::default(),
+            Found::Damaged => return Err(ActivateError::LiveDamaged),
+        };
         Ok(deployment)
     }
 
@@ -108,7 +120,7 @@ impl Deployment {
         (root, root_path): (Dir, &Path),
         repo: &RepoPath,
         enter: impl Fn(&Dir, &str, u32, u32) -> Result<Dir, ActivateError>,
-        open_lock: impl Fn(&Dir) -> io::Result<File>,
+        open_lock: impl Fn(&Dir) -> io::Result<Option<File>>,
     ) -> Result<Self, ActivateError> {
         let mut parent = root
             .dir_at(b"")
@@ -122,7 +134,7 @@ impl Deployment {
         let revs = enter(&cache, "revs", DIRECTORY_MODE, GROUP_AND_OTHERS)?;
         let own = enter(&cache, ".scap", PRIVATE_MODE, GROUP_AND_OTHERS)?;
         let lock = open_lock(&own).doing(|| "open the lock".to_owned())?;
-        let lock = match FileLock::try_take(lock) {
+        let lock = match lock.map(FileLock::try_take).transpose() {
             Ok(lock) => lock,
             Err(TryLockError::WouldBlock) => return Err(ActivateError::Busy(repo.clone())),
             Err(TryLockError::Error(error)) => {
@@ -360,7 +372,9 @@ impl Deployment {
 
     /// Now, by the clock of the file system that the trees are on, in nanoseconds.
     pub(super) fn now(&self) -> Result<i128, ActivateError> {
-        touch(self.lock.file()).doing(|| "touch the lock".to_owned())
+        let lock = self.lock.as_ref();
+        let lock = lock.expect("who has no lock does nothing but look");
+        touch(lock.file()).doing(|| "touch the lock".to_owned())
     }
 
     pub(super) fn load_inodes(&self) -> Result<Inodes, ActivateError> {
@@ -430,6 +444,11 @@ fn is_read_only(root: &Dir, path: &Path) -> Result<bool, ActivateError> {
     let status = rustix::fs::fstatvfs(root).map_err(io::Error::from);
     let status = status.doing(|| format!("read the status of {}", path.display()))?;
     Ok(status.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+fn there(dir: &Dir, name: &str, _: u32, _: u32) -> Result<Dir, ActivateError> {
+    dir.dir_at(name.as_bytes())
+        .doing(|| format!("open `{name}`"))
 }
 
 fn make_ours(dir: &Dir, name: &str, mode: u32, refused: u32) -> Result<Dir, ActivateError> {

@@ -100,7 +100,7 @@ pub enum ActivateError {
     Foreign(RepoPath),
     /// It is neither what was live nor what will be.
     #[error(
-        "what is live of `{0}` is being changed, or its change was interrupted: look again once that is done"
+        "`{0}` does not lead to what is recorded as live: it is being switched, or the switch was interrupted, or somebody moved the link"
     )]
     Changing(RepoPath),
     /// The record of what is live is not what was written. The next order makes it again.

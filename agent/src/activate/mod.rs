@@ -56,6 +56,7 @@ mod recover;
 mod rendered;
 mod spare;
 mod stages;
+mod standing;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;

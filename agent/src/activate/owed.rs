@@ -1,7 +1,8 @@
 //! What is still to be done after a switch: checks are run and services handled once it is made, and a crash in between must
 //! not leave a service with the release before.
 //!
-//! It is recorded before the switch, names what is to be live by then, and counts for nothing while that is not live.
+//! It is recorded before the switch, and names what is to be live by then. Checks before a switch may have taken the host out of
+//! service: where it is not made, the checks after one are owed to what still is live, and that is recorded before they are run.
 
 use scap_proto::content::SnapshotRef;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,9 @@ pub(super) enum After {
         /// What that asked of the host: its services may run its code.
         from: Option<SnapshotRef>,
     },
+    /// None: one to another release was begun, and what is live still is. Builds that do not know it take the record for a damaged
+    /// one, and handle services too.
+    Attempt,
 }
 
 impl Record for Owed {
@@ -46,7 +50,13 @@ impl Deployment {
     pub(super) fn owed(&self) -> Result<Option<Owed>, ActivateError> {
         let live = || self.state.live.as_ref().map(|live| live.rev.clone());
         Ok(match record::read::<Owed>(&self.own, OWED)? {
-            Found::Record(owed) => Some(owed).filter(|owed| owed.live == live()),
+            Found::Record(owed) if owed.live == live() => Some(owed),
+            // A crash came before the switch.
+            Found::Record(owed) if owed.after == After::Promote => Some(Owed {
+                live: live(),
+                after: After::Attempt,
+            }),
+            Found::Record(_) => None,
             Found::Nothing => None,
             // Done once more is done.
             Found::Damaged => Some(Owed {
@@ -62,6 +72,24 @@ impl Deployment {
     /// Where the disk is full or fails.
     pub(super) fn owe(&self, owed: &Owed) -> Result<(), ActivateError> {
         record::replace(&self.own, OWED, owed)
+    }
+
+    /// Records, before the checks before a switch are run, what is to be done where it is not made. What is owed already is more.
+    ///
+    /// # Errors
+    /// As [`Self::owe`], and [`Self::owed`].
+    pub(super) fn owe_attempt(&self) -> Result<(), ActivateError> {
+        let Some(live) = self.state.live.as_ref() else {
+            // No release is there whose checks could be run.
+            return Ok(());
+        };
+        match self.owed()? {
+            Some(_) => Ok(()),
+            None => self.owe(&Owed {
+                live: Some(live.rev.clone()),
+                after: After::Attempt,
+            }),
+        }
     }
 
     /// Switches, and records before it what is to be done then. Where nothing was switched, what was to be done before it still is.
@@ -104,7 +132,7 @@ impl Deployment {
         let owed = record::hint::<Owed>(&self.own, OWED)?;
         match owed.after {
             After::Revert { from } => from,
-            After::Promote => None,
+            After::Promote | After::Attempt => None,
         }
     }
 }

@@ -36,11 +36,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ActivateError, Built, ChunkSource, Deployment, Failpoints, Installed, SourceError, Stages,
-    Target, Upkeep, authorise,
+    ActivateError, Built, ChunkSource, Deployment, Failpoints, SourceError, Stages, Target, Upkeep,
+    authorise,
     background::{Turns, Wanted, lower_priority},
     config_diff,
     free::when_free,
+    standing::{or_beside, standing},
 };
 use crate::{
     clock,
@@ -130,6 +131,8 @@ pub enum Answer {
     Begins(Step),
     /// What config files would change.
     Config(Box<ConfigAnswer>),
+    /// No answer yet: what began last is over.
+    StepOver,
 }
 
 /// What following an order took.
@@ -298,17 +301,16 @@ async fn serve(activator: Arc<Activator>, mut stream: UnixStream) -> Result<(), 
     let (begun, mut begins) = watch::channel(None);
     let answer = move || {
         activator.answer(request.message, &|step| {
-            begun.send_replace(Some(step));
+            begun.send_replace(step);
         })
     };
     let answer = tokio::task::spawn_blocking(answer);
     // Until the answer is there.
     while begins.changed().await.is_ok() {
         let step = begins.borrow_and_update().clone();
-        if let Some(step) = step {
-            // Who asked may be gone: what was begun is ended all the same.
-            let _ = frame::write_message(&mut stream, &Envelope::from(Answer::Begins(step))).await;
-        }
+        let told = step.map_or(Answer::StepOver, Answer::Begins);
+        // Who asked may be gone: what was begun is ended all the same.
+        let _ = frame::write_message(&mut stream, &Envelope::from(told)).await;
     }
     let answer = answer.await.unwrap_or_else(|panic| {
         tracing::error!(%panic, "the activator panicked");
@@ -318,8 +320,8 @@ async fn serve(activator: Arc<Activator>, mut stream: UnixStream) -> Result<(), 
 }
 
 impl Activator {
-    /// `begins` hears of each step of what a release asks, as it begins.
-    fn answer(&self, request: Request, begins: &dyn Fn(Step)) -> Answer {
+    /// `begins` hears of each step of what a release asks, as it begins, and of nothing once it is over.
+    fn answer(&self, request: Request, begins: &dyn Fn(Option<Step>)) -> Answer {
         let result = match request {
             Request::Order(order) => self.follow(*order, false, begins),
             Request::Lapse(order) => self.follow(*order, true, begins),
@@ -329,9 +331,14 @@ impl Activator {
             Request::Config(question) => {
                 Ok(Answer::Config(Box::new(self.config_changes(&question))))
             }
-            Request::Standing { repo } => self.with(&repo, |deployment| {
-                Ok(Answer::Standing(standing(deployment)?))
-            }),
+            Request::Standing { repo } => {
+                let opened = self.alone(&repo, || {
+                    let deployment = self.open(&repo)?;
+                    self.wanted.add(repo.clone());
+                    standing(&deployment)
+                });
+                or_beside(opened, &self.config.deploy_root, &repo).map(Answer::Standing)
+            }
             Request::Verify { repo } => self.look(&repo, |deployment| {
                 let differences = deployment.verify(&self.store)?;
                 Ok(Answer::Differences(
@@ -350,7 +357,7 @@ impl Activator {
         &self,
         order: Order,
         has_lapsed: bool,
-        begins: &dyn Fn(Step),
+        begins: &dyn Fn(Option<Step>),
     ) -> Result<Answer, ActivateError> {
         let started = std::time::Instant::now();
         let now = clock::now();
@@ -421,7 +428,7 @@ impl Activator {
     fn stable(
         &self,
         request: StableRequest,
-        begins: &dyn Fn(Step),
+        begins: &dyn Fn(Option<Step>),
     ) -> Result<Answer, ActivateError> {
         let started = std::time::Instant::now();
         let StableRequest { finalize, promotes } = request;
@@ -468,7 +475,11 @@ impl Activator {
         })
     }
 
-    fn finalize(&self, finalize: Finalize, begins: &dyn Fn(Step)) -> Result<Answer, ActivateError> {
+    fn finalize(
+        &self,
+        finalize: Finalize,
+        begins: &dyn Fn(Option<Step>),
+    ) -> Result<Answer, ActivateError> {
         let verified = match self.trust.verify_finalization(finalize, clock::now()) {
             Ok(verified) => verified,
             Err(error) => {
@@ -494,7 +505,11 @@ impl Activator {
     }
 
     /// It needs no authority but that of the release that is live.
-    fn recheck(&self, recheck: &Recheck, begins: &dyn Fn(Step)) -> Result<Answer, ActivateError> {
+    fn recheck(
+        &self,
+        recheck: &Recheck,
+        begins: &dyn Fn(Option<Step>),
+    ) -> Result<Answer, ActivateError> {
         let Recheck { repo, release, .. } = recheck;
         let span = (recheck.after_millis, recheck.until_millis);
         let turn = self.turns.of(repo);
@@ -547,7 +562,7 @@ impl Activator {
         })
     }
 
-    fn stages<'a>(&'a self, begins: &'a dyn Fn(Step)) -> Stages<'a> {
+    fn stages<'a>(&'a self, begins: &'a dyn Fn(Option<Step>)) -> Stages<'a> {
         Stages {
             host: &self.trust.addressee.host,
             services: &self.config.services,
@@ -666,22 +681,6 @@ fn is_live(deployment: &Deployment, release: &ReleaseId) -> bool {
     live.is_some_and(|live| live.release == *release)
 }
 
-fn standing(deployment: &Deployment) -> Result<RepoStanding, ActivateError> {
-    let release = |installed: &Installed| LiveRelease {
-        release: installed.release,
-        sequence: installed.sequence,
-        snapshot: installed.snapshot,
-        commit: installed.commit.clone(),
-        // One that cannot be told is fetched again when it is needed.
-        config: deployment.config_of(installed).ok().flatten(),
-    };
-    Ok(RepoStanding {
-        live: deployment.live().map(release),
-        previous: deployment.previous().map(release),
-        kept: deployment.releases()?.iter().map(release).collect(),
-    })
-}
-
 impl ChunkSource for StoreReader {
     fn plain(&self, id: &ChunkId) -> Result<Bytes, SourceError> {
         found(id, self.plain(id))
@@ -754,14 +753,14 @@ impl ActivatorClient {
         self.ask_hearing(request, |_| {}).await
     }
 
-    /// The same; `begins` hears of each step of it, as it begins.
+    /// The same; `begins` hears of each step of it, as it begins, and of nothing once it is over.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn ask_hearing(
         &self,
         request: Request,
-        begins: impl Fn(Step),
+        begins: impl Fn(Option<Step>),
     ) -> Result<Answer, ClientError> {
         let mut stream =
             UnixStream::connect(&self.socket)
@@ -776,7 +775,11 @@ impl ActivatorClient {
                 Some(Envelope {
                     message: Answer::Begins(step),
                     ..
-                }) => begins(step),
+                }) => begins(Some(step)),
+                Some(Envelope {
+                    message: Answer::StepOver,
+                    ..
+                }) => begins(None),
                 Some(answer) => return Ok(answer.message),
                 None => return Err(ClientError::Ended),
             }

@@ -3,10 +3,11 @@
 //! ```text
 //! fetch    [before] config snapshot, tree [after]; then [before] config files rendered beside it [after]
 //! promote  [before] links, the switch, [after]; then [before] services [after]
-//! revert   [before rollback] the switch back, links, services, [after rollback]
+//! revert   [before rollback] the switch back, links, [after promote], then [before] services [after], [after rollback];
+//!          where the switch was not made, [after promote] alone
 //! ```
 //! Each of these is the same when it is done twice, and a crash is followed by doing it again: a stage that was gone through is
-//! recorded with its tree, what a switch leaves to be done is recorded before the switch.
+//! recorded with its tree, what a switch leaves to be done is recorded before the switch, and before the checks before it.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -40,8 +41,8 @@ pub struct Stages<'a> {
     pub services: &'a ServiceCommands,
     /// Where chunks come from.
     pub source: &'a dyn ChunkSource,
-    /// Who hears of each step as it begins.
-    pub begins: &'a dyn Fn(Step),
+    /// Who hears of each step as it begins, and of nothing once it and those after it are over.
+    pub begins: &'a dyn Fn(Option<Step>),
 }
 
 /// What one release asks, and where it is.
@@ -157,6 +158,11 @@ impl Stages<'_> {
         let wanted = wanted.unwrap_or_default();
         if !is_switched {
             if let Some(asking) = &asking {
+                let work = self.work(asking);
+                let mut checks = work.checks(Moment::Before, HostStage::Promote);
+                if checks.next().is_some() {
+                    deployment.owe_attempt()?;
+                }
                 self.check(asking, Moment::Before, HostStage::Promote)?;
             }
             deployment.prepare_links(&wanted)?;
@@ -171,10 +177,12 @@ impl Stages<'_> {
         })?;
         deployment.hit(Failpoints::SWITCHED)?;
         deployment.settle_links(&wanted)?;
-        if deployment.owed()?.is_some() {
+        if let Some(Owed { after, .. }) = deployment.owed()? {
             if let Some(asking) = &asking {
                 self.check(asking, Moment::After, HostStage::Promote)?;
-                self.handle_services(asking)?;
+                if after != After::Attempt {
+                    self.handle_services(asking)?;
+                }
             }
             deployment.owe_nothing()?;
         }
@@ -184,8 +192,8 @@ impl Stages<'_> {
     fn handle_services(&self, asking: &Asking) -> Result<(), ActivateError> {
         const STAGE: HostStage = HostStage::HandleService;
         self.check(asking, Moment::Before, STAGE)?;
-        let mut tell = |doing: Doing<'_>| self.tell(&asking.config, doing);
-        let handled = self.work(asking).handle_services(&mut tell);
+        let work = self.work(asking);
+        let handled = self.telling(Some(&asking.config), |tell| work.handle_services(tell));
         handled.map_err(|error| StageError::of_service(&error))?;
         self.check(asking, Moment::After, STAGE)
     }
@@ -214,8 +222,10 @@ impl Stages<'_> {
         if deployment.owed()?.is_some() {
             return Ok(NOTHING);
         }
-        let mut tell = |doing: Doing<'_>| self.tell(&asking.config, doing);
-        let checked = self.work(&asking).check_again(span, gives_way, &mut tell);
+        let work = self.work(&asking);
+        let checked = self.telling(Some(&asking.config), |tell| {
+            work.check_again(span, gives_way, tell)
+        });
         checked.map_err(|error| {
             let owed = Owed {
                 live: Some(live.rev.clone()),
@@ -230,7 +240,7 @@ impl Stages<'_> {
     }
 
     /// Goes back from a release to what was live before it, with its config files, or to nothing, and then handles services. Where
-    /// the release is not live there is nothing to go back from, but what an interrupted call left.
+    /// the release is not live there is nothing to go back from, but what an interrupted or failed call left.
     ///
     /// # Errors
     /// [`ActivateError::Stage`] where a check or a service fails: that stops nothing of it. And as [`Deployment::revert`].
@@ -271,10 +281,11 @@ impl Stages<'_> {
         let wanted = back.as_ref().map(|back| destinations(&back.config));
         failed.extend(deployment.settle_links(&wanted.unwrap_or_default()).err());
         if let Some(Owed { after, .. }) = deployment.owed()? {
+            let is_switched = after != After::Attempt;
             let from = match after {
                 After::Revert { from } => from,
                 // Of config files of what is live, which another release of the same tree had it render anew.
-                After::Promote => None,
+                After::Promote | After::Attempt => None,
             };
             let left = from.map(|from| {
                 let rev = live.as_ref().map(|live| &live.rev);
@@ -286,12 +297,14 @@ impl Stages<'_> {
                 failed.extend(self.check(back, Moment::After, HostStage::Promote).err());
             }
             let done = match &left {
+                // Its services still run it.
+                _ if !is_switched => Ok(()),
                 Ok(left) => self.handle_services_back(left.as_ref(), back.as_ref()),
                 Err(_) => self.handle_services_back(None, back.as_ref()),
             };
             failed.extend(left.err());
             failed.extend(done.err());
-            if let Some(back) = &back {
+            if let Some(back) = back.as_ref().filter(|_| is_switched) {
                 failed.extend(self.check(back, Moment::After, HostStage::Rollback).err());
             }
             if failed.is_empty() {
@@ -331,20 +344,16 @@ impl Stages<'_> {
             Some(back) => self.check(back, Moment::Before, STAGE),
             None => Ok(()),
         };
-        let mut tell = |doing: Doing<'_>| {
-            // The port is that of the release that is live again.
-            if let Some(asking) = back.or(left) {
-                self.tell(&asking.config, doing);
-            }
-        };
-        let handled = match (left, back) {
+        // The port is that of the release that is live again.
+        let told = back.or(left).map(|asking| &asking.config);
+        let handled = self.telling(told, |tell| match (left, back) {
             (Some(left), back) => {
                 let config = back.map(|back| &back.config);
-                self.work(left).handle_services_back_to(config, &mut tell)
+                self.work(left).handle_services_back_to(config, tell)
             }
-            (None, Some(back)) => self.work(back).handle_services(&mut tell),
+            (None, Some(back)) => self.work(back).handle_services(tell),
             (None, None) => Ok(Vec::new()),
-        };
+        });
         let handled = match handled {
             Ok(_) => Ok(()),
             Err(error) => Err(StageError::of_service(&error).into()),
@@ -421,8 +430,9 @@ impl Stages<'_> {
         moment: Moment,
         stage: HostStage,
     ) -> Result<(), ActivateError> {
-        let mut tell = |doing: Doing<'_>| self.tell(&asking.config, doing);
-        match self.work(asking).check(moment, stage, &mut tell) {
+        let work = self.work(asking);
+        let checked = self.telling(Some(&asking.config), |tell| work.check(moment, stage, tell));
+        match checked {
             Ok(_) => Ok(()),
             Err(error) => {
                 let moment = match moment {
@@ -433,6 +443,25 @@ impl Stages<'_> {
                 Err(StageError::of_check(&when, &error).into())
             }
         }
+    }
+
+    /// Does what is told as it begins, and tells once it is over: what comes then may take longer than it might have.
+    fn telling<T>(
+        &self,
+        config: Option<&HostConfig>,
+        work: impl FnOnce(&mut dyn FnMut(Doing<'_>)) -> T,
+    ) -> T {
+        let mut has_begun = false;
+        let done = work(&mut |doing| {
+            has_begun = true;
+            if let Some(config) = config {
+                self.tell(config, doing);
+            }
+        });
+        if has_begun {
+            (self.begins)(None);
+        }
+        done
     }
 
     /// Tells what begins, and how long it may take.
@@ -457,7 +486,7 @@ impl Stages<'_> {
                 Step::new(Reason::Port, &port.to_string(), limit)
             }
         };
-        (self.begins)(step);
+        (self.begins)(Some(step));
     }
 
     fn work<'a>(&'a self, asking: &'a Asking) -> HostWork<'a> {

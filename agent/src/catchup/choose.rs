@@ -184,9 +184,18 @@ pub fn choose(round: &Round, known: &Known<'_>) -> Conclusion {
             }
         }
     }
-    let keys: Vec<Key> = offers.keys().cloned().collect();
+    let is_meant = |(key, offers): &(&Key, &Vec<(&NodeId, &Offer)>)| {
+        let mut offers = offers.iter();
+        offers.any(|(_, offer)| known.is_meant(key, offer))
+    };
+    let meant: Vec<Key> = offers
+        .iter()
+        .filter(is_meant)
+        .map(|(key, _)| key.clone())
+        .collect();
+    let others: Vec<Key> = offers.keys().cloned().collect();
     for (key, offers) in offers {
-        if known.environment_of(&key.0, &keys) == Some(&key.1) {
+        if known.environment_of(&key.0, &meant, &others) == Some(&key.1) {
             let finding = find(&key, &offers, round.answered(), known, &mut conclusion);
             conclusion.note_behind(&key, &offers, &finding, known);
             conclusion.findings.insert(key, finding);
@@ -225,20 +234,31 @@ impl Conclusion {
 }
 
 impl Known<'_> {
+    /// Whether what is offered is meant for this host, and not stable for others alone.
+    fn is_meant(&self, key: &Key, offer: &Offer) -> bool {
+        let nothing = Acceptance::default();
+        let held = self.holdings.get(key).map(|it| &it.acceptance);
+        held.unwrap_or(&nothing).is_meant(self.us, &offer.verified)
+    }
+
     /// In which environment a repo is deployed here: the one that it is in; else, of those it is offered for, the first that the
-    /// host says it is in. One repo has one place below the deploy root.
-    fn environment_of<'a>(
-        &'a self,
+    /// host says it is in, and of those with something for this host where there is one. One repo has one place below the deploy root.
+    fn environment_of(
+        &self,
         repo: &RepoPath,
-        offered: &'a [Key],
-    ) -> Option<&'a Environment> {
+        meant: &[Key],
+        others: &[Key],
+    ) -> Option<&Environment> {
         let has_accepted = |it: &(&Key, &Holding)| it.1.acceptance.accepted.is_some();
         let mut held = self.holdings.iter().filter(|(key, _)| key.0 == *repo);
         if let Some((key, _)) = held.find(has_accepted) {
             return Some(&key.1);
         }
-        let mut ours = self.us.environments.iter();
-        ours.find(|ours| offered.iter().any(|(of, it)| of == repo && it == *ours))
+        let first = |offered: &[Key]| {
+            let mut ours = self.us.environments.iter();
+            ours.find(|ours| offered.iter().any(|(of, it)| of == repo && it == *ours))
+        };
+        first(meant).or_else(|| first(others))
     }
 }
 
@@ -253,7 +273,7 @@ fn find(
     let nothing = Holding::default();
     let holding = known.holdings.get(key).unwrap_or(&nothing);
     // What is stable for others alone: whoever has it may have what is meant for us too.
-    let is_meant = |offer: &Offer| holding.acceptance.is_meant(known.us, &offer.verified);
+    let is_meant = |offer: &Offer| known.is_meant(key, offer);
     let meant = offers.iter().filter(|(_, offer)| is_meant(offer));
     let Some(highest) = meant.map(|(_, offer)| sequence(offer)).max() else {
         return Finding::Others;

@@ -66,11 +66,11 @@ impl ActivatorHandle {
         self.ask_hearing(request, |_| {}).await
     }
 
-    /// The same; `begins` hears of each step of it, as it begins.
+    /// The same; `begins` hears of each step of it, as it begins, and of nothing once it is over.
     pub(super) async fn ask_hearing(
         &self,
         request: Request,
-        begins: impl Fn(Step),
+        begins: impl Fn(Option<Step>),
     ) -> Result<Answer, ClientError> {
         let started = tokio::time::Instant::now();
         let mut asked = 0;

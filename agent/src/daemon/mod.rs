@@ -578,7 +578,7 @@ impl Daemon {
         }
         let (key, activator) = (key.clone(), self.activator.clone());
         self.activations.spawn(async move {
-            let begins = |step| drop(begun.send_replace(Some(step)));
+            let begins = |step| drop(begun.send_replace(step));
             let answer = activator.ask_hearing(request, begins).await;
             Activation {
                 key,

@@ -44,7 +44,7 @@ pub(crate) struct Repo {
     attached: Option<(ReleaseId, bool)>,
     /// What the activator is at work on.
     activating: Option<Pursued>,
-    /// The latest step of that, as it begins.
+    /// The step that it is at, where it is at one.
     pub(super) steps: Option<watch::Receiver<Option<Step>>>,
     /// The directive that was followed to its end, and how that was.
     ended: Option<(Pursued, Result<(), Because>)>,

@@ -63,7 +63,7 @@ impl Saved {
         if let Some(before) = self.finalize.take() {
             let was_open = before.is_open();
             let is_same = before.release.id() == finalize.release.id();
-            if is_same && was_open && !is_open {
+            if is_same && (was_open && !is_open || is_wider(&before, &finalize)) {
                 self.finalize = Some(before);
                 return;
             }
@@ -243,6 +243,15 @@ fn read(path: &Path) -> Result<Saved, SavedError> {
     })
 }
 
+/// Whether one is for all hosts that the other is for, and for others.
+fn is_wider(one: &Finalize, other: &Finalize) -> bool {
+    let reach = |of: &Finalize| of.finalization.reach_unverified();
+    match (reach(one), reach(other)) {
+        (Ok(one), Ok(other)) => one != other && one.clone().and(other) == one,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -284,6 +293,15 @@ mod tests {
         // The same release for all, and nobody takes that back.
         assert_eq!(hold(&at(8)), (vec![at(8)], false, MAGIC));
         assert_eq!(hold(&only(8)), (vec![at(8)], false, MAGIC));
+        let without = |names: &[&str], sequence| {
+            let hosts = names.iter().map(|name| name.parse().unwrap()).collect();
+            world.finalize_reaching(&Draft::new(sequence), &Reach::AllBut(hosts))
+        };
+        assert_eq!(hold(&without(&["x"], 8)), (vec![at(8)], false, MAGIC));
+        let (two, one) = (without(&["x", "y"], 9), without(&["x"], 9));
+        assert_eq!(hold(&two), (vec![two.clone()], false, MAGIC));
+        assert_eq!(hold(&one), (vec![one.clone()], false, MAGIC));
+        assert_eq!(hold(&two), (vec![one], false, MAGIC));
     }
 
     #[test]

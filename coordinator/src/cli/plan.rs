@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::{
     CliError,
-    deploy::{Topology, read_inventory},
+    deploy::{Topology, no_fleet, read_inventory},
     exit, human_bytes,
     progress::some,
 };
@@ -70,6 +70,7 @@ pub(super) struct PlanArgs {
 
 pub(super) fn run(args: &PlanArgs) -> Result<u8, CliError> {
     let inventory = read_inventory(&args.fleet)?;
+    inventory.check_sites().map_err(|error| no_fleet(&error))?;
     let hosts = inventory.hosts.len();
     if hosts > PLAN_HOSTS_MAX {
         let text = format!("plan for {hosts} hosts: at most {PLAN_HOSTS_MAX} are allowed");

@@ -62,9 +62,10 @@ fn back_to(release: Option<&str>, mut args: DeployArgs) -> Result<DeployArgs, Cl
         eprintln!("{}", deploy::alone(&why));
         args.record.offline = true;
     }
+    let is_for_chosen = args.how.limit_hosts.is_some();
     let back = match release {
         Some(name) => finalized(named(&past, name)?)?,
-        None => before_latest(&past).ok_or_else(nothing)?,
+        None => before_latest(&past, is_for_chosen).ok_or_else(nothing)?,
     };
     let latest = past.first().map(|latest| latest.rollout.sequence);
     let chosen_after = latest.filter(|_| release.is_none() && args.record.offline);

@@ -212,8 +212,13 @@ pub(super) fn line(rollout: &Rollout, now: Timestamp) -> String {
         None => String::new(),
     };
     let offline = if rollout.is_offline { ", offline" } else { "" };
+    let limited = if rollout.is_limited {
+        ", for some hosts alone"
+    } else {
+        ""
+    };
     format!(
-        "#{} {}  {}  {}{}{back}{offline}, {} ago by {}",
+        "#{} {}  {}  {}{}{back}{offline}{limited}, {} ago by {}",
         rollout.sequence,
         rollout.release.short(),
         rollout.title(),

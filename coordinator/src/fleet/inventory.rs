@@ -292,10 +292,6 @@ impl Inventory {
             delay_ms,
         } in sites
         {
-            let is_hosts = self.hosts.iter().any(|host| host.site == name);
-            if !is_hosts && self.seed_site() != Some(&name) {
-                return Err(InventoryError::UnknownSite(name));
-            }
             if !is_rate(border_mbit) {
                 return Err(InventoryError::Border(name));
             }
@@ -311,6 +307,21 @@ impl Inventory {
             }
         }
         Ok(())
+    }
+
+    /// That somebody is in each site that the file says something of, once it is known where all hosts stand.
+    ///
+    /// # Errors
+    /// [`InventoryError::UnknownSite`].
+    pub fn check_sites(&self) -> Result<(), InventoryError> {
+        let seed = self.seed_site();
+        let is_empty = |site: &&String| {
+            seed != Some(site) && self.hosts.iter().all(|host| host.site != **site)
+        };
+        match self.sites.keys().find(is_empty) {
+            Some(site) => Err(InventoryError::UnknownSite(site.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Which hosts stand behind others, by their places in [`Self::hosts`].

@@ -1,12 +1,6 @@
 //! The server groups: who is deployed to, in which order, and how many may fail.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    num::NonZeroU32,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use scap_proto::id::NodeId;
@@ -36,6 +30,8 @@ pub struct Group {
     pub targets: Vec<Target>,
     /// Those of its list that go with a group before it.
     pub elsewhere: Vec<Target>,
+    /// Those of its list that its share leaves to later groups.
+    pub left: Vec<Target>,
     /// Most hosts that take a stage together; all of the group where there is none.
     pub group_size: Option<NonZeroU32>,
     /// How many of the group may be lost.
@@ -96,7 +92,6 @@ pub(super) fn groups(
     };
     let mut groups = Vec::new();
     let mut taken = BTreeSet::new();
-    let mut left: BTreeMap<NodeId, Origin> = BTreeMap::new();
     for (at, group) in names.iter().enumerate() {
         if names[..at].contains(group) {
             let problem = format!("`server_groups` names `{}` twice", shown(group));
@@ -118,10 +113,10 @@ pub(super) fn groups(
             "a whole number from 1 to 100",
             |text| text.parse().ok().filter(|share| (1..=100).contains(share)),
         )?;
+        let mut left = Vec::new();
         if let Some(share) = share {
             let count = Budget::Percent(share).of(all).max(1).min(targets.len());
-            let others = targets.split_off(count).into_iter();
-            left.extend(others.map(|target| (target.host, target.at)));
+            left = targets.split_off(count);
         }
         taken.extend(targets.iter().map(|target| target.host.clone()));
         if targets.is_empty() {
@@ -156,6 +151,7 @@ pub(super) fn groups(
             name: (*group).to_owned(),
             targets,
             elsewhere,
+            left,
             group_size: settings.count(&key("group_size"))?,
             failure_limit: limit("failure_limit")?.unwrap_or(Budget::Percent(0)),
             failure_limit_per_site: limit("failure_limit_per_site")?,
@@ -167,11 +163,10 @@ pub(super) fn groups(
     if groups.is_empty() {
         return Err(ScapError::invalid(&said_at, "no server group has a host"));
     }
-    left.retain(|host, _| !taken.contains(host));
-    if let Some((host, at)) = left.iter().next() {
-        let more = match left.len() {
-            1 => " is".to_owned(),
-            count => format!(" and {} more are", count - 1),
+    if let [Target { host, at }, more @ ..] = &*left_out(&groups).collect::<Vec<_>>() {
+        let more = match more.len() {
+            0 => " is".to_owned(),
+            count => format!(" and {count} more are"),
         };
         notices.push(Notice {
             at: at.clone(),
@@ -179,6 +174,14 @@ pub(super) fn groups(
         });
     }
     Ok(Some(groups))
+}
+
+/// Hosts that a group leaves to later ones, and that none has, each once.
+pub(super) fn left_out(groups: &[Group]) -> impl Iterator<Item = &Target> {
+    let taken = groups.iter().flat_map(|group| &group.targets);
+    let mut taken: BTreeSet<&NodeId> = taken.map(|target| &target.host).collect();
+    let left = groups.iter().flat_map(|group| &group.left);
+    left.filter(move |target| taken.insert(&target.host))
 }
 
 /// The groups with none but the hosts of a selection; those that have none left out.

@@ -194,6 +194,13 @@ impl Scap {
     }
 }
 
+impl Scap {
+    /// Hosts of the lists that are in no group: shares leave them to later ones, and none has them.
+    pub fn left_out(&self) -> impl Iterator<Item = &Target> {
+        groups::left_out(self.groups.as_deref().unwrap_or_default())
+    }
+}
+
 fn repo(settings: &Settings) -> Result<Option<RepoPath>, ScapError> {
     let Some(Setting { value, at }) = settings.get("git_repo") else {
         return Ok(None);

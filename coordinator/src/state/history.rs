@@ -280,10 +280,13 @@ impl Recorded {
 }
 
 /// To which release one goes back from the latest: the last that was finalized before it, of another tree. A rollout that went back
-/// and did not get there goes on; one that went forward and was not finalized is left for the last that was.
-pub fn before_latest(releases: &[Recorded]) -> Option<&Recorded> {
+/// and did not get there goes on; one that went forward and was not finalized is left for the last that was. Where hosts were not
+/// chosen, it is to none that was the stable one of some chosen hosts alone.
+pub fn before_latest(releases: &[Recorded], is_for_chosen: bool) -> Option<&Recorded> {
     let (latest, earlier) = releases.split_first()?;
-    let mut finalized = earlier.iter().filter(|it| it.is_finalized);
+    let was_for_these = |it: &&Recorded| is_for_chosen || !it.rollout.is_limited;
+    let finalized = earlier.iter().filter(|it| it.is_finalized);
+    let mut finalized = finalized.filter(was_for_these);
     if latest.is_finalized {
         return finalized.find(|it| it.rollout.snapshot != latest.rollout.snapshot);
     }

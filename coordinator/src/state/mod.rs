@@ -6,6 +6,7 @@ mod carry;
 mod configs;
 mod directory;
 mod failpoint;
+mod finalized;
 mod folder;
 mod history;
 mod ledger;

@@ -81,6 +81,17 @@ fn going_back_runs_the_checks_of_the_release_that_is_live_again_and_none_of_them
     fleet.deploy(&["--repo", "repo"]).exits(0);
     assert_eq!(taken(&fleet), of("one", THERE));
 
+    // Where one before the switch fails, one before it may have taken the host out of service. That puts it back, and nothing is switched.
+    shut(&fleet, &["before-promote"]);
+    release("not to be");
+    fleet.deploy(&["--repo", "repo"]).exits(4);
+    let there = of("not to be", &CHECKS[..3]);
+    assert_eq!(
+        taken(&fleet),
+        [there, of("one", &["after-promote"])].concat()
+    );
+    fleet.assert_all_run(&repo, &first);
+
     // What took the host out of service before the promote is undone by what puts it back after one.
     shut(&fleet, &["after-handle_service"]);
     release("two");

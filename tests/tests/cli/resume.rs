@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::fleet::{Agent, Fleet, deployed, host};
 use super::flips::Flips;
-use super::process::{LIMIT, Running};
-use super::rollout::{SOAK, wait_for};
-use super::state_branch::{commit, elsewhere, with_upstream};
+use super::process::{LIMIT, Running, send_signal};
+use super::rollout::{SOAK, say, wait_for};
+use super::state_branch::{commit, elsewhere, git, with_upstream};
 
 pub const RESUME: [&str; 8] = [
     "resume",
@@ -142,7 +142,7 @@ fn who_goes_on_goes_back_where_that_was_going_on() {
     wait_for(&fleet, &mut deploy, "soak");
     // It cannot go back while its activator is stopped.
     let activator = fleet.agents[0].activator().pid;
-    super::process::send_signal(activator, Signal::STOP);
+    send_signal(activator, Signal::STOP);
     fleet.scene.scap(&["abort", "--state", "st"]).exits(0);
     wait_until("that it goes back is recorded", LIMIT, || {
         let log = super::state_branch::git(
@@ -156,7 +156,7 @@ fn who_goes_on_goes_back_where_that_was_going_on() {
         }
     });
     kill(deploy);
-    super::process::send_signal(activator, Signal::CONT);
+    send_signal(activator, Signal::CONT);
     let ended = fleet.scene.scap(&RESUME).exits(4);
     ended.says(&[
         "its hosts go back: a person said so",
@@ -308,4 +308,45 @@ fn who_goes_on_keeps_to_the_flags_that_it_began_with_but_where_others_are_given(
     fleet.scene.scap(&afresh).exits(0);
     assert_eq!(recorded(), json!({}));
     fleet.assert_all_run(&repo, &third);
+}
+
+#[test]
+fn for_whom_a_release_is_stable_outlives_its_coordinators_and_others_do_not_get_it_by_resume() {
+    let fleet = soaking(&["web1", "web2"]);
+    let (repo, first) = fleet.scene.repo();
+    fleet.deploy(&["--repo", "repo", "--soak", "0"]).exits(0);
+    let second = commit(&repo, "2");
+    let flags = ["--repo", "repo", "-l", "web1", "--soak", "600"];
+    let mut deploy = fleet.start_deploy(&flags);
+    wait_for(&fleet, &mut deploy, "soak");
+    let activator = fleet.agents[0].activator().pid;
+    send_signal(activator, Signal::STOP);
+    say(&fleet, &["promote"]).exits(0);
+    wait_for(&fleet, &mut deploy, "finalization");
+    kill(deploy);
+    // The next one writes to the branch before it comes to an end, and is killed too.
+    let mut command = fleet.scene.command(&RESUME);
+    let command = command.env("SCAP_FAILPOINT", "begin-moved");
+    let ended = fleet.scene.start_command(command).end();
+    assert!(ended.was_killed_by(Signal::ABORT), "{ended:#?}");
+    send_signal(activator, Signal::CONT);
+
+    let afresh = [&RESUME[..], &["--forget-flags"]].concat();
+    fleet.scene.scap(&afresh).fails(
+        3,
+        "go on with release #2",
+        "it is the stable one of some hosts already",
+        "-l",
+    );
+    assert_eq!(live_commit(&fleet.agents[1]), first);
+    let to_the_end = [&RESUME[..], &["--soak", "0"]].concat();
+    fleet.scene.scap(&to_the_end).exits(0);
+    assert_eq!(live_commit(&fleet.agents[0]), second);
+    assert_eq!(live_commit(&fleet.agents[1]), first);
+    assert_eq!(latest(&fleet)["outcome"], "done");
+    let limited = git(
+        repo.dir(),
+        &["grep", "-h", "\"limited\": true", "scap/state"],
+    );
+    assert_eq!(limited.lines().count(), 2, "the latest and the stable one");
 }

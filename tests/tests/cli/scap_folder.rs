@@ -279,7 +279,7 @@ fn a_folder_is_taken_from_the_commit_its_submodule_or_beside_it() {
 
 #[test]
 fn a_file_that_is_named_says_the_keys_and_is_named_where_it_cannot_be_read() {
-    let scene = Scene::empty();
+    let scene = Scene::new();
     let (repo, _) = scene.repo();
     repo.write(
         "scap/scap.cfg",
@@ -297,6 +297,8 @@ fn a_file_that_is_named_says_the_keys_and_is_named_where_it_cannot_be_read() {
     let said = config_json(&scene, &["--no-local-config"]);
     assert_eq!(said["settings"].get("git_repo"), None);
     scene.write("broken.cfg", "[global]\ngit_repo: a/b\nnonsense\n");
+    let host = "[[host]]\nname = 'web1'\naddress = '127.0.0.1:9'\n";
+    scene.write("fleet.toml", host);
     for command in [
         &["config"][..],
         &[
@@ -304,7 +306,7 @@ fn a_file_that_is_named_says_the_keys_and_is_named_where_it_cannot_be_read() {
             "--state",
             "st",
             "--fleet",
-            "none.toml",
+            "fleet.toml",
             "--dry-run",
         ],
     ] {

@@ -137,7 +137,7 @@ fn a_deployment_is_recorded_read_back_and_gone_back_from() {
     );
     assert_eq!(
         place["hosts"],
-        json!([{"outcome": "promoted", "reason": "", "hosts": ["web1", "web2"]}])
+        json!([{"outcome": "promoted", "reason": "", "code": null, "hosts": ["web1", "web2"]}])
     );
     // As a person calls it: where the repo is.
     let mut here = fleet.scene.command(&["status"]);

@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use rustix::fs::OFlags;
@@ -24,6 +25,8 @@ struct Terminal {
     child: Child,
     keyboard: File,
     written: Arc<Mutex<Vec<u8>>>,
+    /// Reads what is written there, to the end.
+    reader: JoinHandle<()>,
     started: Instant,
 }
 
@@ -71,7 +74,7 @@ impl Terminal {
         let keyboard = File::from(master);
         let written = Arc::new(Mutex::new(Vec::new()));
         let (mut screen, seen) = (keyboard.try_clone().unwrap(), written.clone());
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(count @ 1..) = screen.read(&mut bytes) {
                 seen.lock().unwrap().extend_from_slice(&bytes[..count]);
@@ -81,6 +84,7 @@ impl Terminal {
             child,
             keyboard,
             written,
+            reader,
             started: Instant::now(),
         }
     }
@@ -122,15 +126,12 @@ impl Terminal {
             ended.ok_or_else(|| self.screen().lines())
         });
         // The last of it may be on its way.
-        let screen = wait_until("the last line", LIMIT, || {
-            let screen = self.screen();
-            let is_whole = screen.at == (screen.rows.len(), 0);
-            if is_whole {
-                Ok(screen)
-            } else {
-                Err(screen.lines())
-            }
+        wait_until("all that it wrote", LIMIT, || {
+            let is_read = self.reader.is_finished();
+            is_read.then_some(()).ok_or_else(|| self.screen().lines())
         });
+        let screen = self.screen();
+        assert_eq!(screen.at, (screen.rows.len(), 0), "the last line is whole");
         (status.code(), screen)
     }
 }

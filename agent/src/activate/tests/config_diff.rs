@@ -261,7 +261,7 @@ fn where_it_is_not_known_what_is_live_nothing_is_compared() {
     let ConfigAnswer::Failed(reason) = answer(&world, question(&[(&a, "x")], None)) else {
         panic!("it is not known what is live");
     };
-    assert!(reason.contains("is being changed"), "{reason}");
+    assert!(reason.contains("is being switched"), "{reason}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::activate::{
     dir::{Dir, split},
     free::when_free,
     inodes::Inodes,
+    standing::or_beside,
 };
 
 fn changed(tree: &Tree, path: &str, thing: Thing) -> Tree {
@@ -119,6 +120,10 @@ fn records_survive_reopening_and_only_one_process_works_on_a_repo() {
     deployment.promote(&target, &world.chunks).unwrap();
     let busy = Deployment::open(world.root(), &World::repo()).unwrap_err();
     assert!(matches!(busy, ActivateError::Busy(_)), "{busy}");
+    // Who starts meanwhile hears what there is.
+    let told = or_beside(Err(busy), world.root(), &World::repo()).unwrap();
+    assert_eq!(told.live.unwrap().release, target.release);
+    assert_eq!((told.previous, told.kept.len()), (None, 1));
     drop(deployment);
     let deployment = world.open();
     assert_eq!(deployment.live().unwrap().release, target.release);

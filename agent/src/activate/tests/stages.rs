@@ -1,6 +1,7 @@
 //! What a release asks: its config files in the tree and elsewhere, switched with it.
 
 use std::{
+    cell::RefCell,
     collections::BTreeSet,
     fs,
     num::NonZeroU32,
@@ -12,8 +13,11 @@ use scap_proto::{
     content::{RelPath, SnapshotRef},
     id::NodeId,
     release::{
-        HostConfig,
-        host_config::{ConfigFile, Destination, HostPath, OutputFormat, Services},
+        HostConfig, Step,
+        host_config::{
+            Check, Command, ConfigFile, Destination, HostPath, HostStage, Moment, OutputFormat,
+            Services,
+        },
     },
 };
 
@@ -66,6 +70,10 @@ pub(super) fn config_with(
     destinations: &[Destination],
     remote_vars: Option<&Path>,
 ) -> SnapshotRef {
+    config_of(world, &asked(text, destinations, remote_vars))
+}
+
+fn asked(text: &str, destinations: &[Destination], remote_vars: Option<&Path>) -> HostConfig {
     let number = |value| NonZeroU32::new(value).unwrap();
     let file = |destination: &Destination| ConfigFile {
         destination: destination.clone(),
@@ -74,7 +82,7 @@ pub(super) fn config_with(
         format: OutputFormat::Python,
         has_erb_syntax: false,
     };
-    let asked = HostConfig {
+    HostConfig {
         environment: "production".parse().unwrap(),
         config_files: destinations.iter().map(file).collect(),
         vars: format!("{{\"text\": \"{text}\"}}"),
@@ -90,8 +98,11 @@ pub(super) fn config_with(
         nrpe_directory: host_path(Path::new("/etc/nagios/nrpe.d")),
         cache_revs: number(2),
         extensions: Default::default(),
-    };
-    let mut files = tree([("templates/template.j2", super::world::file("{{ text }}\n"))]);
+    }
+}
+
+fn config_of(world: &World, asked: &HostConfig) -> SnapshotRef {
+    let mut files = tree([("templates/template.j2", file("{{ text }}\n"))]);
     files.insert(
         HostConfig::FILE.into(),
         Thing::File(asked.encode().unwrap().to_vec()),
@@ -213,6 +224,72 @@ fn what_is_owed_is_still_owed_after_a_switch_that_failed() {
     assert_eq!(deployment.owed().unwrap(), Some(owed));
     deployment.switch_owing(None, |_| Ok(())).unwrap();
     assert!(deployment.owed().unwrap().is_some());
+}
+
+#[test]
+fn a_check_is_told_of_until_it_is_over() {
+    let (world, host) = (World::new(), Host::new());
+    let mut deployment = world.open();
+    let check = |name: &str, moment| Check {
+        name: name.to_owned(),
+        command: Command::Shell("true".to_owned()),
+        moment,
+        stage: HostStage::Promote,
+        group: None,
+        timeout_millis: NonZeroU32::new(60_000).unwrap(),
+    };
+    let config = HostConfig {
+        checks: vec![
+            check("depool", Moment::Before),
+            check("idle", Moment::Before),
+            check("pool", Moment::After),
+        ],
+        ..asked("", &[], None)
+    };
+    let target = asking(world.target(1, &small_tree()), config_of(&world, &config));
+    let told = RefCell::new(Vec::new());
+    let begins = |step: Option<Step>| told.borrow_mut().push(step.map(|step| step.name));
+    let stages = Stages {
+        begins: &begins,
+        ..host.stages(&world)
+    };
+    stages.promote(&mut deployment, &target).unwrap();
+    let told: Vec<_> = told.take();
+    let told: Vec<_> = told.iter().map(Option::as_deref).collect();
+    assert_eq!(
+        told,
+        [Some("depool"), Some("idle"), None, Some("pool"), None]
+    );
+}
+
+#[test]
+fn a_switch_that_was_begun_and_not_made_owes_its_checks_to_what_is_live() {
+    let (world, host) = (World::new(), Host::new());
+    let mut deployment = world.open();
+    deployment.owe_attempt().unwrap();
+    assert_eq!(deployment.owed().unwrap(), None, "nothing is live");
+    let target = world.target(1, &small_tree());
+    let next = world.target(2, &small_tree()).release;
+    let stages = host.stages(&world);
+    stages.promote(&mut deployment, &target).unwrap();
+    let live = Some(deployment.live().unwrap().rev.clone());
+    let to = |live: &_, after| Owed {
+        live: Option::clone(live),
+        after,
+    };
+    let attempt = to(&live, After::Attempt);
+    deployment.owe_attempt().unwrap();
+    assert_eq!(deployment.owed().unwrap(), Some(attempt.clone()));
+    // A crash right before the switch to another one.
+    deployment.owe(&to(&None, After::Promote)).unwrap();
+    assert_eq!(deployment.owed().unwrap(), Some(attempt));
+    stages.revert(&mut deployment, &next).unwrap();
+    assert_eq!(deployment.owed().unwrap(), None);
+    // What is more than that stays owed.
+    let promote = to(&live, After::Promote);
+    deployment.owe(&promote).unwrap();
+    deployment.owe_attempt().unwrap();
+    assert_eq!(deployment.owed().unwrap(), Some(promote));
 }
 
 #[test]

@@ -423,6 +423,18 @@ fn one_repo_is_in_one_environment_here() {
     let found = scene.ask(&[("a", &both), ("b", &[])]);
     let keys: Vec<_> = found.findings.keys().cloned().collect();
     assert_eq!(keys, [key("staging")], "the first that the host names");
+    // What is stable there for others alone leaves it to the next.
+    let claims = vec![
+        scene.claim(&both[0]),
+        Claim::check(
+            &scene.world.trust,
+            scene.world.finalize_reaching(&both[1], &Reach::Ordered),
+            LATE,
+        ),
+    ];
+    let found = scene.conclude([("a", Ok(claims)), ("b", Ok(Vec::new()))]);
+    let keys: Vec<_> = found.findings.keys().cloned().collect();
+    assert_eq!(keys, [key("production")]);
     let production = Scene::holding(6);
     scene.holdings = production.holdings;
     let found = scene.ask(&[("a", &both), ("b", &[])]);

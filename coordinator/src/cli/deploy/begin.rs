@@ -101,15 +101,27 @@ pub(super) fn begin(
         signer: &signer,
         now,
     };
+    let ours = record.as_ref().filter(|it| it.is_finalized);
+    let reach = match ours.map(|it| it.release.id()) {
+        Some(release) => state.reach(repo, environment, &release).map_err(failed)?,
+        None => None,
+    };
+    let ours = Ours {
+        record: record.as_ref(),
+        reach,
+    };
     let again = match (&args.go_on, &record) {
         (Some(go_on), _) => {
             let highest = highest.max(before);
-            Some(Wanted { highest, ..wanted }.going_on(go_on)?)
+            let release = Wanted { highest, ..wanted }.going_on(go_on)?;
+            let known = Known::of(&release, &ours, said, &authority, now);
+            known.check_for(content.policy, go_on.sequence)?;
+            Some(release)
         }
         (None, Some(record)) if !is_rival(record) => {
             let release = wanted.take_up(&record.release).ok();
             release.filter(|release| {
-                let known = Known::of(release, Some(record), said, &authority, now);
+                let known = Known::of(release, &ours, said, &authority, now);
                 known.is_for(content.policy)
             })
         }
@@ -117,7 +129,7 @@ pub(super) fn begin(
     };
     let (release, epoch, is_finalized, reach) = match again {
         Some(release) => {
-            let known = Known::of(&release, record.as_ref(), said, &authority, now);
+            let known = Known::of(&release, &ours, said, &authority, now);
             (release, known.epoch + 1, known.is_finalized, known.reach)
         }
         None => {
@@ -189,13 +201,20 @@ pub(super) fn begin(
     })
 }
 
+/// What this machine knows of the latest release.
+struct Ours<'a> {
+    record: Option<&'a Record>,
+    /// For whom it is the stable one.
+    reach: Option<Reach>,
+}
+
 /// What was directed of a release before.
 struct Known {
     /// The highest epoch of all that is known of.
     epoch: u64,
     /// Whether it is finalized.
     is_finalized: bool,
-    /// For whom, as far as the state branch says.
+    /// For whom, as far as this machine knows or the state branch says.
     reach: Option<Reach>,
 }
 
@@ -204,16 +223,16 @@ impl Known {
     /// that were never recorded; but of none so far away that only a lie gets there.
     fn of(
         release: &VerifiedRelease,
-        record: Option<&Record>,
+        ours: &Ours<'_>,
         said: Said<'_>,
         authority: &Authority<'_>,
         now: UnixMillis,
     ) -> Self {
-        let ours = record.filter(|it| it.release.id() == release.id());
+        let record = ours.record.filter(|it| it.release.id() == release.id());
         let mut known = Self {
-            epoch: ours.map_or(0, |record| record.epoch),
-            is_finalized: ours.is_some_and(|record| record.is_finalized),
-            reach: None,
+            epoch: record.map_or(0, |record| record.epoch),
+            is_finalized: record.is_some_and(|record| record.is_finalized),
+            reach: record.and(ours.reach.clone()),
         };
         let recorded = said.recorded.filter(|it| it.release.id() == release.id());
         if let Some(recorded) = recorded
@@ -223,7 +242,11 @@ impl Known {
             let finalization = recorded.finalization.as_ref();
             let finalization = finalization.and_then(|it| it.verify(release, &grant).ok());
             known.is_finalized |= finalization.is_some();
-            known.reach = finalization.and_then(|it| it.reach().ok());
+            let recorded = finalization.and_then(|it| it.reach().ok());
+            known.reach = match (known.reach, recorded) {
+                (Some(ours), Some(recorded)) => Some(ours.and(recorded)),
+                (ours, recorded) => ours.or(recorded),
+            };
         }
         // That a host says it is stable proves nothing, and would make it so for all; one that is told to go back says no.
         let id = release.id();
@@ -242,6 +265,20 @@ impl Known {
         };
         let mut hosts = policy.waves.iter().flat_map(Wave::hosts);
         (policy.is_limited || reach.is_open()) && hosts.all(|host| reach.includes(host, false))
+    }
+
+    /// That a release that is gone on with is for these hosts. Of one that builds before this one finalized nobody knows for whom.
+    fn check_for(&self, policy: &Policy, sequence: u64) -> Result<(), CliError> {
+        if !self.is_finalized || self.reach.is_none() || self.is_for(policy) {
+            return Ok(());
+        }
+        let problem = format!(
+            "go on with release #{sequence}: it is the stable one of some hosts already, and not of all that are named now"
+        );
+        let hint = "`resume -l` with those hosts alone ends it; `deploy` without -l releases the commit to all, wave by wave";
+        Err(CliError::usage(problem)
+            .code(exit::STOPPED)
+            .hint(hint.to_owned()))
     }
 }
 
@@ -400,5 +437,55 @@ impl Wanted<'_> {
                 .code(exit::STOPPED)
                 .hint(error.hint().to_owned())
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use scap_proto::id::NodeId;
+
+    use super::*;
+    use crate::rollout::Prefetch;
+
+    #[test]
+    fn a_release_that_is_stable_for_some_is_gone_on_with_for_no_others() {
+        let hosts = |names: &[&str]| -> BTreeSet<NodeId> {
+            names.iter().map(|name| name.parse().unwrap()).collect()
+        };
+        let policy = |names: &[&str], is_limited| Policy {
+            waves: vec![Wave {
+                name: "all".to_owned(),
+                groups: vec![hosts(names)],
+                limits: Vec::new(),
+                soak: Duration::ZERO,
+                needs_approval: false,
+            }],
+            prefetch: Prefetch::Canary,
+            is_limited,
+        };
+        let (one, both) = (policy(&["a"], true), policy(&["a", "b"], false));
+        let may = |reach: Option<Reach>, is_finalized, policy: &Policy| {
+            let known = Known {
+                epoch: 1,
+                is_finalized,
+                reach,
+            };
+            known.check_for(policy, 7).is_ok()
+        };
+        let only = Some(Reach::Only(hosts(&["a"])));
+        assert!(may(only.clone(), true, &one));
+        assert!(!may(only.clone(), true, &both));
+        // The same hosts, and with them whoever is installed later.
+        assert!(!may(only.clone(), true, &policy(&["a"], false)));
+        // Each host has its gate before it.
+        assert!(may(only, false, &both));
+        let without = Some(Reach::AllBut(hosts(&["b"])));
+        assert!(may(without.clone(), true, &one));
+        assert!(!may(without, true, &both));
+        assert!(may(Some(Reach::All), true, &both));
+        assert!(may(None, true, &both));
     }
 }

@@ -33,7 +33,7 @@ use scap_agent::{
 use scap_proto::{
     content::SnapshotRef,
     id::{GitOid, SnapshotId},
-    release::{Plan, Priority, RepoPath, SignedRelease},
+    release::{Finalization, Plan, Priority, Reach, RepoPath, SignedRelease},
     transport::RateCaps,
 };
 use tokio::{
@@ -418,7 +418,10 @@ pub(super) async fn deploy(
     confirm(&args, &mut requests).await?;
     // From what is stable nobody goes back.
     let going_back = going_back.filter(|_| !is_finalized);
-    recording.begin(&session, going_back.clone()).await?;
+    let stable_for = reach.clone().filter(|_| is_finalized);
+    recording
+        .begin(&session, going_back.clone(), stable_for)
+        .await?;
     let mut plan = Plan::decode(session.plan.0, &session.plan.1).expect("it was just encoded");
     // The same plan; only that we may reach hosts elsewhere than their peers do.
     let ours = inventory.hosts.iter().map(|host| host.addresses.clone());
@@ -494,7 +497,7 @@ pub(super) async fn deploy(
     progress.show(sheet, args.shown);
     let rolling = Instant::now();
     let known = greeted.events;
-    let note_finalized = || note_finalized(&state, &about, &session);
+    let note_finalized = |reach: &Reach| note_finalized(&state, &about, &session, reach);
     let mut watcher = recording.watch(&mut progress, &note_finalized);
     let ended = rollout::run(
         config,
@@ -603,16 +606,20 @@ async fn clean(state: &StateDirectory, store: Store) {
     }
 }
 
-/// Notes that the release is the stable one, before any host is told: whoever goes on with it knows that nobody goes back.
+/// Notes that the release is the stable one, and for whom, before any host is told: whoever goes on with it knows that nobody goes
+/// back.
 fn note_finalized(
     state: &StateDirectory,
     (repo, environment): &About,
     session: &Session,
+    reach: &Reach,
 ) -> Result<(), StateError> {
     if let Some(record) = state.record(repo, environment)?
         && record.release.id() == session.release.id()
         && !record.is_finalized
     {
+        let finalization = Finalization::of(&session.release);
+        state.keep_finalization(&finalization.reaching(reach))?;
         state.save_record(
             repo,
             environment,
@@ -626,13 +633,17 @@ fn note_finalized(
 }
 
 pub(super) fn read_inventory(path: &Path) -> Result<Inventory, CliError> {
-    Inventory::read(path).map_err(|error| {
-        let hint = match &error {
-            InventoryError::Read { .. } => "--fleet names the file that lists the hosts",
-            _ => "a host is `[[host]]` with `name` and `address`; the operator's guide shows the rest",
-        };
-        CliError::failed("read the fleet", &error).code(exit::USAGE).hint(hint.to_owned())
-    })
+    Inventory::read(path).map_err(|error| no_fleet(&error))
+}
+
+pub(super) fn no_fleet(error: &InventoryError) -> CliError {
+    let hint = match error {
+        InventoryError::Read { .. } => "--fleet names the file that lists the hosts",
+        _ => "a host is `[[host]]` with `name` and `address`; the operator's guide shows the rest",
+    };
+    CliError::failed("read the fleet", error)
+        .code(exit::USAGE)
+        .hint(hint.to_owned())
 }
 
 /// The size of what is deployed, for the line that says so.

@@ -234,11 +234,12 @@ impl Recording {
         self.found.record.latest.as_ref()?.code
     }
 
-    /// Records what hosts are about to be told.
+    /// Records what hosts are about to be told, and for whom it is the stable one, where it is.
     pub(super) async fn begin(
         &self,
         session: &Session,
         going_back: Option<String>,
+        stable_for: Option<Reach>,
     ) -> Result<(), CliError> {
         let release = session.release.release();
         let rollout = Rollout {
@@ -261,7 +262,7 @@ impl Recording {
             is_limited: false,
             flags: self.run.flags.clone(),
         };
-        let signed = signed(session, None);
+        let signed = signed(session, stable_for);
         let begun = self
             .ask(|reply| Note::Begin(Box::new((rollout, signed)), reply))
             .await;
@@ -370,7 +371,7 @@ impl Recording {
     pub(super) fn watch<'a>(
         &'a self,
         progress: &'a mut Progress,
-        note_finalized: &'a dyn Fn() -> Result<(), StateError>,
+        note_finalized: &'a dyn Fn(&Reach) -> Result<(), StateError>,
     ) -> Recorded<'a> {
         Recorded {
             progress,
@@ -457,8 +458,8 @@ impl Settled {
 pub(super) struct Recorded<'a> {
     progress: &'a mut Progress,
     recording: &'a Recording,
-    /// Notes in the state directory that the release is the stable one.
-    note_finalized: &'a dyn Fn() -> Result<(), StateError>,
+    /// Notes in the state directory that the release is the stable one, and for whom.
+    note_finalized: &'a dyn Fn(&Reach) -> Result<(), StateError>,
     wave: Option<String>,
     settled: Settled,
 }
@@ -486,7 +487,7 @@ impl Watcher for Recorded<'_> {
                 }
             }
             Output::Finalize { .. } => {
-                if let Err(error) = (self.note_finalized)() {
+                if let Err(error) = (self.note_finalized)(&engine.reach()) {
                     let error = scap_agent::error_chain(&error);
                     tracing::warn!(error, "that the release is finalized is not noted here");
                 }

@@ -8,7 +8,7 @@ use std::{
 
 use scap_proto::id::NodeId;
 
-use super::{DeployArgs, GoOn};
+use super::{DeployArgs, GoOn, no_fleet};
 use crate::{
     cli::{CliError, exit},
     fleet::{Host, Inventory},
@@ -45,7 +45,7 @@ impl Targets {
                 let groups = chosen.as_ref().unwrap_or(groups);
                 check_known(groups, &fleet, &args.fleet)?;
                 let mut policy = of_groups(groups, &fleet, args);
-                policy.is_limited = is_limited;
+                policy.is_limited = is_limited || scap.left_out().next().is_some();
                 policy
             }
         };
@@ -96,6 +96,7 @@ fn as_folder_says(mut fleet: Inventory, scap: &Scap, file: &Path) -> Result<Inve
         }
         site.clone_into(&mut host.site);
     }
+    fleet.check_sites().map_err(|error| no_fleet(&error))?;
     Ok(fleet)
 }
 

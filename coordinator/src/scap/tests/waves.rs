@@ -113,6 +113,7 @@ fn hosts_that_a_share_leaves_to_nobody_are_told() {
     let shares = SHARES.replace("'half', 'rest'", "'half'");
     let without_rest = shares.replace("[group.rest]\ndsh_targets = 'all'\n", "");
     let scap = native(&without_rest).unwrap();
+    assert_eq!(scap.left_out().count(), 9);
     let notices: Vec<String> = scap.notices.iter().map(Notice::to_string).collect();
     assert_eq!(
         notices,

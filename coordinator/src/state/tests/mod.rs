@@ -304,7 +304,7 @@ fn going_back_is_to_the_last_finalized_release_of_another_tree() {
         };
         what.iter().rev().map(recorded).collect()
     };
-    let to = |what: &[_]| before_latest(&releases(what)).map(|it| it.rollout.sequence);
+    let to = |what: &[_]| before_latest(&releases(what), false).map(|it| it.rollout.sequence);
     assert_eq!(to(&[]), None);
     assert_eq!(to(&[(1, 1, true, None)]), None);
     assert_eq!(to(&[(1, 1, true, None), (2, 2, true, None)]), Some(1));
@@ -331,6 +331,11 @@ fn going_back_is_to_the_last_finalized_release_of_another_tree() {
         ]),
         Some(1)
     );
+    // What was stable for some hosts alone is nothing for all to go back to.
+    let mut all = releases(&[(1, 1, true, None), (2, 2, true, None), (3, 3, true, None)]);
+    all[1].rollout.is_limited = true;
+    let to = |is_for_chosen| before_latest(&all, is_for_chosen).map(|it| it.rollout.sequence);
+    assert_eq!((to(false), to(true)), (Some(1), Some(2)));
 }
 
 #[test]

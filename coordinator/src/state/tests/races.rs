@@ -115,7 +115,7 @@ fn an_end_that_the_upstream_did_not_get_gets_there_with_the_next_change() {
         crate::state::Outcome::Done
     );
     assert!(present(&repo).iter().all(|it| it.folder.lock.is_none()));
-    assert!(before_latest(&past.releases).is_none());
+    assert!(before_latest(&past.releases, false).is_none());
     shared.upstream.git(&["fsck", "--strict"]);
     // The other clone goes on from there.
     signing.deploy(&shared.branch(1), "production", 2).unwrap();
