@@ -596,7 +596,8 @@ mod tests {
             ),
             (host("'a:1'\nadress = 'x'"), "parse the fleet file"),
             (
-                host("'a:1'\nsite = 'x'\n[[site]]\nname = 'y'"),
+                host("'a:1'\nsite = 'x'\n[[site]]\nname = 'y'")
+                    .and_then(|fleet| fleet.check_sites().map(|()| fleet)),
                 "site \"y\": no host",
             ),
             (host("'a:1'\n[[site]]\nborder_mbit = 1"), "parse the"),
