@@ -145,7 +145,7 @@ fn who_goes_on_goes_back_where_that_was_going_on() {
     send_signal(activator, Signal::STOP);
     fleet.scene.scap(&["abort", "--state", "st"]).exits(0);
     wait_until("that it goes back is recorded", LIMIT, || {
-        let log = super::state_branch::git(
+        let log = git(
             &fleet.scene.path("repo"),
             &["log", "--format=%s", "scap/state"],
         );
@@ -262,7 +262,7 @@ fn who_goes_on_keeps_to_the_flags_that_it_began_with_but_where_others_are_given(
     }
     let recorded = || {
         let file = ["show", "scap/state:production/repo/record.json"];
-        let record = super::state_branch::git(&fleet.scene.path("repo"), &file);
+        let record = git(&fleet.scene.path("repo"), &file);
         let record: Value = serde_json::from_str(&record).unwrap();
         record["latest"]["flags"].clone()
     };
