@@ -282,8 +282,10 @@ fn meant(args: &ControlArgs) -> Result<Option<About>, CliError> {
     }
     let names: Vec<String> = held.iter().map(title).collect();
     let names = names.join(", ");
-    Err(CliError::usage(format!("several deployments run: {names}"))
-        .hint("--name and --environment say which one is meant".to_owned()))
+    Err(
+        CliError::usage(format!("several deployments run, begin or end: {names}"))
+            .hint("--name and --environment say which one is meant".to_owned()),
+    )
 }
 
 fn title((repo, environment): &About) -> String {
@@ -595,7 +597,7 @@ mod tests {
         assert_eq!(meant(&args).unwrap(), Some(place("one")));
         let _two = state.lock(&place("two"), "deploy", now).unwrap();
         let refused = meant(&args).unwrap_err();
-        let text = "several deployments run: one to production, two to production";
+        let text = "several deployments run, begin or end: one to production, two to production";
         assert!(format!("{refused:?}").contains(text), "{refused:?}");
         let name = Some(place("two").0);
         assert_eq!(

@@ -62,7 +62,8 @@ fn back_to(release: Option<&str>, mut args: DeployArgs) -> Result<DeployArgs, Cl
         eprintln!("{}", deploy::alone(&why));
         args.record.offline = true;
     }
-    let is_for_chosen = args.how.limit_hosts.is_some();
+    // Where shares leave hosts out, each release is for some alone.
+    let is_for_chosen = args.how.limit_hosts.is_some() || scap.left_out().next().is_some();
     let back = match release {
         Some(name) => finalized(named(&past, name)?)?,
         None => before_latest(&past, is_for_chosen).ok_or_else(nothing)?,

@@ -67,6 +67,8 @@ pub struct Config {
     pub is_stall_exact: bool,
     /// What the release has hosts do that takes a while and ends by itself.
     pub steps: Steps,
+    /// The same while it goes back.
+    pub steps_back: Steps,
     /// How long to wait for hosts to confirm the finalization. They hold to it in any case.
     pub finalize_max: Duration,
 }

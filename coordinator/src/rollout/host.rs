@@ -7,7 +7,7 @@ use scap_proto::{
     release::{BytesBySource, Outcome, Report, Stage, Step},
 };
 
-use super::engine::Config;
+use super::{engine::Config, steps::Steps};
 
 /// How long a host may take to say that it follows an order before it is told again; then twice as long, and so on up to the
 /// second. It says so at once.
@@ -263,14 +263,22 @@ impl HostProgress {
     fn whole_deadline(&self, config: &Config) -> Option<Duration> {
         let told = self.order.as_ref()?;
         let is_going_back = self.state == HostState::Reverting;
-        let steps = config.steps.longest.saturating_mul(config.steps.count);
+        let steps = config.steps_back.total;
         is_going_back.then(|| told.given_at + config.away_max + config.stall_max + steps)
     }
 
     /// How long what it says that it is at may take: what it says, and no longer than the release says of anything.
     pub(super) fn step_limit(&self, config: &Config) -> Option<Duration> {
         let step = self.step.as_ref()?;
-        Some(step.limit().min(config.steps.longest))
+        Some(step.limit().min(self.bounds(config).longest))
+    }
+
+    /// What it may say of steps.
+    fn bounds<'a>(&self, config: &'a Config) -> &'a Steps {
+        match self.state {
+            HostState::Reverting => &config.steps_back,
+            _ => &config.steps,
+        }
     }
 
     /// How long it may go on without progress. What it is at may have a longer limit of its own, which the release says: it ends
@@ -299,7 +307,8 @@ impl HostProgress {
         let Some(step) = step else {
             return false;
         };
-        let has_room = self.steps.len() < usize::try_from(config.steps.count).unwrap_or(usize::MAX);
+        let most = usize::try_from(self.bounds(config).count).unwrap_or(usize::MAX);
+        let has_room = self.steps.len() < most;
         has_room && self.steps.insert((step.code, step.name.clone()))
     }
 

@@ -6,7 +6,15 @@ use scap_proto::release::HostConfig;
 
 /// How long a host may be at one service: its agent kills a command after 300 s, unless its configuration says otherwise, and runs
 /// two. The release does not say.
-const SERVICE: Duration = Duration::from_secs(600);
+const SERVICE: Duration = Duration::from_secs(3600);
+
+/// What is granted where the release that hosts go back to is not looked at: any check that does not take an hour, and as many as a
+/// long folder has.
+const BACK: Steps = Steps {
+    longest: Duration::from_secs(3600),
+    count: 100,
+    total: Duration::from_secs(3600),
+};
 
 /// Bounds to what a host says that it is at; nothing where the release asks nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,6 +23,20 @@ pub struct Steps {
     pub longest: Duration,
     /// How many there are: checks, services and the port.
     pub count: u32,
+    /// How long all of them may take together.
+    pub total: Duration,
+}
+
+impl Steps {
+    /// The same on the way back, where hosts are at what the release asks that is live again, and at the services of both.
+    #[must_use]
+    pub fn on_the_way_back(self) -> Self {
+        Self {
+            longest: self.longest.max(BACK.longest),
+            count: self.count.max(BACK.count),
+            total: self.total.max(BACK.total),
+        }
+    }
 }
 
 impl From<&HostConfig> for Steps {
@@ -31,6 +53,7 @@ impl From<&HostConfig> for Steps {
             .fold(Self::default(), |steps, limit| Self {
                 longest: steps.longest.max(limit),
                 count: steps.count.saturating_add(1),
+                total: steps.total.saturating_add(limit),
             })
     }
 }

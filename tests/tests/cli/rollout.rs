@@ -181,9 +181,14 @@ fn a_soak_may_be_watched_paused_resumed_and_cut_short() {
 
     say(&fleet, &["pause"]).exits(0).prints(&["paused"]);
     wait_for(&fleet, &mut deploy, "paused");
-    say(&fleet, &["promote"]).fails(1, "not done", "paused: resume it first", "status");
+    say(&fleet, &["promote"]).fails(
+        1,
+        "repo to production: not done",
+        "paused: resume it first",
+        "status",
+    );
     say(&fleet, &["resume"]).exits(0);
-    say(&fleet, &["resume"]).fails(1, "not done", "is not paused", "status");
+    say(&fleet, &["resume"]).fails(1, "repo to production: not done", "is not paused", "status");
     wait_for(&fleet, &mut deploy, "soak");
     repo.archived(&first)
         .assert_is(&fleet.agents[1].live("repo"));
@@ -253,8 +258,18 @@ fn lost_hosts_hold_a_wave_until_a_person_tries_or_skips_them() {
     say(&fleet, &["retry", "--failed"]).exits(0);
     wait_for(&fleet, &mut deploy, "budget");
     let skip = |host: &str| say(&fleet, &["skip", host, "--reason", "its disk is broken"]);
-    skip("web9").fails(1, "not done", "host web9 is not in this rollout", "status");
-    skip("web1").fails(1, "not done", "abort takes it back", "status");
+    skip("web9").fails(
+        1,
+        "repo to production: not done",
+        "host web9 is not in this rollout",
+        "status",
+    );
+    skip("web1").fails(
+        1,
+        "repo to production: not done",
+        "abort takes it back",
+        "status",
+    );
     skip("web3").exits(0).prints(&["without web3"]);
     let ended = deploy
         .end()

@@ -25,7 +25,7 @@ use crate::{
     },
     git::Repo,
     scap::{Scap, ScapError},
-    snapshot::{HeldFiles, StoredError, read_files},
+    snapshot::{ChunkSink, HeldFiles, StoredError, read_files},
     state::{Outcome, Recorded, StateDirectory},
 };
 
@@ -113,6 +113,15 @@ pub(super) fn check(scap: &Scap) -> Result<(), CliError> {
     let asked = of_folder(scap)?;
     asked.rendered().map_err(|error| cannot_render(&error))?;
     Ok(())
+}
+
+/// What a config snapshot says, which a store has.
+pub(super) fn in_store(
+    config: SnapshotRef,
+    store: &dyn ChunkSink,
+) -> Result<Option<HostConfig>, AskedError> {
+    let files = read_files(config, store, CONFIG_BYTES_MAX)?;
+    Ok(Asked::of_files(&files)?.hosts)
 }
 
 fn of_folder(scap: &Scap) -> Result<Asked, CliError> {

@@ -275,7 +275,7 @@ impl Known {
         let problem = format!(
             "go on with release #{sequence}: it is the stable one of some hosts already, and not of all that are named now"
         );
-        let hint = "`resume -l` with those hosts alone ends it; `deploy` without -l releases the commit to all, wave by wave";
+        let hint = "`resume -l` with those hosts alone ends it (`-l '!web7'` is all but web7, as after `skip web7`); `deploy` without -l releases the commit to all, wave by wave";
         Err(CliError::usage(problem)
             .code(exit::STOPPED)
             .hint(hint.to_owned()))

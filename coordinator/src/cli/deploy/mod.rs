@@ -75,7 +75,7 @@ use crate::{
         hub::{Hub, resolve_all},
         places::Places,
     },
-    rollout::{self, Desk, Request, Session, Steps},
+    rollout::{self, Desk, Request, Session},
     scap::Scap,
     seed::Seed,
     snapshot::{Built, Earlier},
@@ -313,8 +313,9 @@ pub(super) async fn deploy(
         let (scap, args) = (scap.clone(), args.clone());
         tokio::task::spawn_blocking(move || {
             let config = stages::pack(&scap, &args, &store)?;
+            let steps = stages::steps(config, &store)?;
             // It syncs the store.
-            Ok((tree.build(&store, earlier, show)?, config))
+            Ok((tree.build(&store, earlier, show)?, config, steps))
         })
     };
     let wait = Duration::from_secs(args.how.connect_timeout);
@@ -335,7 +336,7 @@ pub(super) async fn deploy(
             Err(interrupted())
         }
     };
-    let (recording, ((greeted, connected_in), (built, config))) = match both {
+    let (recording, ((greeted, connected_in), (built, config, steps))) = match both {
         Ok(both) => both,
         Err(error) => {
             // The lock may be about to be taken, and is given back then.
@@ -469,7 +470,8 @@ pub(super) async fn deploy(
         away_max: Duration::from_secs(args.how.away_timeout),
         stall_max: Duration::from_secs(stall.unwrap_or(STALL_SECONDS)),
         is_stall_exact: stall.is_some(),
-        steps: config.map(|_| Steps::from(&scap.hosts)).unwrap_or_default(),
+        steps,
+        steps_back: steps.on_the_way_back(),
         finalize_max: FINALIZE_MAX,
     };
     let hold = args.how.hold.map(Duration::from_secs);

@@ -7,9 +7,10 @@ use scap_proto::{
 };
 use serde_json::{Value, json};
 
-use super::DeployArgs;
+use super::{DeployArgs, asked};
 use crate::{
     cli::{About, CliError, exit},
+    rollout::Steps,
     scap::Scap,
     snapshot,
     state::StateDirectory,
@@ -47,6 +48,16 @@ pub(super) fn pack(
         .hint(format!(
             "the scap folder is another now, and `deploy{commit}` releases that tree with it; or give the old one with --scap"
         )))
+}
+
+/// How long hosts may be at what a config snapshot in the store asks. Blocking.
+pub(super) fn steps(config: Option<SnapshotRef>, store: &Store) -> Result<Steps, CliError> {
+    let Some(config) = config else {
+        return Ok(Steps::default());
+    };
+    let asked = asked::in_store(config, store);
+    let asked = asked.map_err(|error| CliError::failed("read what hosts are asked", &error))?;
+    Ok(asked.as_ref().map(Steps::from).unwrap_or_default())
 }
 
 fn packed(scap: &Scap, store: &Store) -> Result<Option<SnapshotRef>, CliError> {

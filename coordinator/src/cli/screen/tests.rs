@@ -72,6 +72,7 @@ impl Bench {
             stall_max: 300 * SECOND,
             is_stall_exact: true,
             steps: Steps::default(),
+            steps_back: Steps::default(),
             reach: None,
             finalize_max: 10 * SECOND,
         };

@@ -53,6 +53,14 @@ fn failed(reason: &str) -> Outcome {
     }
 }
 
+fn three_of(longest: Duration) -> Steps {
+    Steps {
+        longest,
+        count: 3,
+        total: 3 * longest,
+    }
+}
+
 fn unreachable(why: &str) -> HostState {
     HostState::Unreachable(Reason::Unreachable.because(why))
 }
@@ -97,10 +105,8 @@ impl Bench {
             away_max: 30 * SECOND,
             stall_max: 60 * SECOND,
             is_stall_exact: false,
-            steps: Steps {
-                longest: 900 * SECOND,
-                count: 3,
-            },
+            steps: three_of(900 * SECOND),
+            steps_back: three_of(900 * SECOND),
             finalize_max: 5 * SECOND,
         }
     }

@@ -232,7 +232,7 @@ fn a_host_that_says_ever_new_steps_keeps_older_waves_from_going_back_for_a_minut
 #[test]
 fn steps_beyond_those_of_the_release_are_no_progress_and_their_limits_are_not_believed() {
     let mut bench = halfway();
-    bench.engine.config.steps.longest = 100 * SECOND;
+    bench.engine.config.steps_back = three_of(100 * SECOND);
     bench.tell(Command::Abort).unwrap();
     bench.done("f g");
     let began = bench.now;
@@ -251,10 +251,27 @@ fn steps_beyond_those_of_the_release_are_no_progress_and_their_limits_are_not_be
 }
 
 #[test]
+fn on_the_way_back_a_check_that_the_new_release_does_not_have_is_waited_for() {
+    let mut bench = halfway();
+    bench.engine.config.steps = Steps::default();
+    bench.engine.config.steps_back = Steps::default().on_the_way_back();
+    bench.tell(Command::Abort).unwrap();
+    bench.done("f g");
+    claims(&mut bench, "e", "warm", 1);
+    bench.pass(10 * SECOND);
+    bench.done("c d");
+    bench.done("a b");
+    bench.pass(3590 * SECOND);
+    assert_eq!(bench.state("e"), HostState::Reverting);
+    bench.done("e");
+    assert_eq!(bench.verdict(), Some(&Verdict::RolledBack(Cause::Abort)));
+}
+
+#[test]
 fn no_host_keeps_a_rollback_from_ending_by_moving_for_ever() {
     for is_lost_again_and_again in [false, true] {
         let mut bench = halfway();
-        bench.engine.config.steps.longest = 100 * SECOND;
+        bench.engine.config.steps_back = three_of(100 * SECOND);
         bench.tell(Command::Abort).unwrap();
         let began = bench.now;
         bench.done("f g");
