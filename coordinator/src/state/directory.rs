@@ -326,20 +326,27 @@ impl StateDirectory {
         Ok(Signer::from_agent(Path::new(&socket), &public)?)
     }
 
+    /// The files of what is recorded of all repos and environments.
+    fn recorded(&self) -> Result<Vec<PathBuf>, StateError> {
+        let directory = self.path(RECORDS);
+        let list = || -> io::Result<_> {
+            let entries = fs::read_dir(&directory)?;
+            entries.map(|entry| Ok(entry?.path())).collect()
+        };
+        list().map_err(|source| StateError::Io {
+            doing: "list",
+            path: directory.clone(),
+            source,
+        })
+    }
+
     /// The snapshots that the records of all repos and environments say to keep, and the config snapshots.
     ///
     /// # Errors
     /// [`StateError::Io`], [`StateError::Record`].
     pub fn kept_snapshots(&self) -> Result<BTreeSet<SnapshotRef>, StateError> {
-        let directory = self.path(RECORDS);
-        let failed = |source| StateError::Io {
-            doing: "list",
-            path: directory.clone(),
-            source,
-        };
         let mut kept = BTreeSet::new();
-        for entry in fs::read_dir(&directory).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
+        for path in self.recorded()? {
             if path
                 .extension()
                 .is_some_and(|extension| extension == "record")
@@ -357,15 +364,8 @@ impl StateDirectory {
     /// # Errors
     /// [`StateError::Io`], [`StateError::Record`].
     pub fn kept_deltas(&self) -> Result<BTreeSet<ChunkId>, StateError> {
-        let directory = self.path(RECORDS);
-        let failed = |source| StateError::Io {
-            doing: "list",
-            path: directory.clone(),
-            source,
-        };
         let mut kept = BTreeSet::new();
-        for entry in fs::read_dir(&directory).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
+        for path in self.recorded()? {
             let is = |wanted| path.extension().is_some_and(|it| it == wanted);
             let record = path.with_extension("record");
             // A session's key is made before its record is.

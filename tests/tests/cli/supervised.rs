@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use scap_tests::fleet::wait_until;
@@ -143,6 +144,14 @@ impl World {
             ),
         );
         self.repo.commit(version)
+    }
+
+    /// Releases a version that nothing disturbs, and says how long that takes.
+    pub fn time_of(&self, version: &str) -> Duration {
+        let began = Instant::now();
+        self.version(version);
+        self.start_deploy(&[]).end().exits(0);
+        began.elapsed()
     }
 
     pub fn start_deploy(&self, more: &[&str]) -> Running {
