@@ -27,7 +27,7 @@ use crate::{
     clock,
     config::{Config, DATA_DIRECTORY, PartialConfig},
     daemon::{self, DaemonError},
-    trust::HostTrust,
+    trust::{ACTIVATOR_SIGNERS_FILE, DAEMON_SIGNERS_FILE, HostTrust},
 };
 
 /// Exit codes, as the operator's guide lists them.
@@ -234,7 +234,12 @@ async fn activator(args: ActivatorArgs) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let trust = match HostTrust::load(&config.identity, clock::now()) {
+    let now = clock::now();
+    let trust = HostTrust::load(&config.identity, now).and_then(|trust| {
+        let own = config.deploy_root.join(ACTIVATOR_SIGNERS_FILE);
+        trust.keep_signers(&own, &config.data.join(DAEMON_SIGNERS_FILE), now)
+    });
+    let trust = match trust {
         Ok(trust) => trust,
         Err(error) => return fail("load the identity", &error, None),
     };
@@ -338,6 +343,13 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
         .as_array()
         .map(Vec::as_slice)
         .unwrap_or_default();
+    let trust = &status["trust"];
+    let _ = writeln!(
+        out,
+        "takes releases directed from {}, by signers file {}",
+        text(trust, "directed_from"),
+        text(trust, "signers_file")
+    );
     if releases.is_empty() {
         let _ = writeln!(out, "nothing was deployed to this host yet");
     }

@@ -48,13 +48,13 @@ use self::{
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, PeerView, RepoView, StatusView, VerifyView},
+    api::{self, ApiError, ApiRequest, PeerView, RepoView, StatusView, TrustView, VerifyView},
     clock,
     config::Config,
     limits::Limits,
     node::{ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
     store::{Store, StoreConfig},
-    trust::{HostTrust, OrderError},
+    trust::{ACTIVATOR_SIGNERS_FILE, DAEMON_SIGNERS_FILE, HostTrust, OrderError},
 };
 
 /// How often progress is reported while something is in progress: often enough for a person to see
@@ -84,15 +84,22 @@ pub async fn run(
     limits: mpsc::Receiver<Limits>,
     cancel: CancellationToken,
 ) -> Result<(), DaemonError> {
-    let trust =
-        HostTrust::load(&config.identity, clock::now()).map_err(|source| DaemonError::Trust {
-            path: config.identity.clone(),
-            source,
-        })?;
+    let trust_error = |source| DaemonError::Trust {
+        path: config.identity.clone(),
+        source,
+    };
+    let trust = HostTrust::load(&config.identity, clock::now()).map_err(trust_error)?;
     std::fs::create_dir_all(&config.data).map_err(|source| DaemonError::Data {
         path: config.data.clone(),
         source,
     })?;
+    let trust = trust
+        .keep_signers(
+            &config.data.join(DAEMON_SIGNERS_FILE),
+            &config.deploy_root.join(ACTIVATOR_SIGNERS_FILE),
+            clock::now(),
+        )
+        .map_err(trust_error)?;
     let (store, recovery) = Store::open(
         config.data.join(crate::store::DIRECTORY_NAME),
         StoreConfig::default(),
@@ -750,6 +757,7 @@ impl Daemon {
             dropped_peers: self.dropped.clone(),
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
+            trust: TrustView::of(&self.trust),
         }
     }
 
