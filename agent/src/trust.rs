@@ -20,7 +20,8 @@ use scap_proto::{
         Audience, Authority, AuthorityError, ConfigQuestion, Directive, Environment, Finalization,
         Plan, Reach, RepoPath, SignedConfigQuestion, SignedGrant, SignedMembership, SignedRelease,
         SignersError, SignersInForce, UnixMillis, VerifiedGrant, VerifiedRelease,
-        config_question::ConfigQuestionError, plan::PlanError,
+        config_question::ConfigQuestionError,
+        plan::PlanError,
         signature::{AllowedSigners, AllowedSignersError},
         signed::SignedObject,
     },
@@ -276,10 +277,12 @@ impl HostTrust {
             source,
         })?;
         let (otherwise, rules) = (file.signatures_min, file.signatures);
-        let thresholds = Thresholds::new(otherwise, rules, file.signers_signatures_min)
-            .map_err(|source| TrustError::Thresholds {
-                path: path.clone(),
-                source,
+        let thresholds =
+            Thresholds::new(otherwise, rules, file.signers_signatures_min).map_err(|source| {
+                TrustError::Thresholds {
+                    path: path.clone(),
+                    source,
+                }
             })?;
         let origins = Origins::new(file.origins, file.require_origin)
             .map_err(|source| TrustError::Origins { path, source })?;
@@ -349,8 +352,7 @@ impl HostTrust {
     /// [`OrderError`].
     pub fn verify_order(&self, order: Order, now: UnixMillis) -> Result<VerifiedOrder, OrderError> {
         let (release, grant) = self.verify_grant(order.release, order.grant, now)?;
-        self.origins
-            .check(&grant, self.identity.trust(), now)?;
+        self.origins.check(&grant, self.identity.trust(), now)?;
         let directive = order.directive.verify(&grant)?;
         let plan = match (directive.plan, order.plan) {
             (Some(id), Some(bytes)) => Some(Plan::decode(id, &bytes)?),
@@ -377,8 +379,7 @@ impl HostTrust {
         let (release, grant) = self.verify_grant(finalize.release, finalize.grant, now)?;
         // What is stable stays so, also once the certificate of whoever made it so is over.
         let made = release.release().created;
-        self.origins
-            .check(&grant, self.identity.trust(), made)?;
+        self.origins.check(&grant, self.identity.trust(), made)?;
         let finalization = finalize.finalization.verify(&release, &grant)?;
         Ok(VerifiedFinalization {
             release,

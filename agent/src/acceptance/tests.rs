@@ -227,24 +227,23 @@ fn b4_a_sequence_far_above_all_that_is_known_is_refused_and_takes_no_place() {
         assert_eq!(refused.code(), Reason::RefusedJump);
         let first = world.consider(&Acceptance::default(), &Draft::new(far));
         assert!(matches!(first, Err(Refusal::Jump { known: 0, .. })));
-        let verified = world.trust.verify_finalization(world.finalize(&Draft::new(far)), NOW);
+        let verified = world
+            .trust
+            .verify_finalization(world.finalize(&Draft::new(far)), NOW);
         let us = &world.trust.addressee;
         let stable = state.consider_stable(us, &verified.unwrap(), Stage::Promote, 0);
         assert!(matches!(stable, Err(Refusal::Jump { .. })), "{stable:?}");
     }
     // Whoever enrolled the host may know of more.
     let mut us = world.trust.addressee.clone();
-    us.floors
-        .insert(("mw/config".parse().unwrap(), Environment::default()), 5_000_000);
+    us.floors.insert(
+        ("mw/config".parse().unwrap(), Environment::default()),
+        5_000_000,
+    );
     let order = world.sign(&Draft::new(5_000_001));
     let order = world.trust.verify_order(order, NOW).unwrap();
-    let far = Acceptance::default().consider(
-        &us,
-        &order.release,
-        &order.grant,
-        &order.directive,
-        NOW,
-    );
+    let far =
+        Acceptance::default().consider(&us, &order.release, &order.grant, &order.directive, NOW);
     assert_eq!(followed(far).sequence(), 5_000_001);
     let furthest = world.after([&Draft::new(7), &Draft::new(7 + SEQUENCE_JUMP_MAX)]);
     assert_eq!(furthest.sequence(), 7 + SEQUENCE_JUMP_MAX);

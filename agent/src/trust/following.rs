@@ -97,11 +97,7 @@ pub enum FollowError {
 
 impl Following {
     /// The file that the host was enrolled with, and `threshold` keys for each that follows.
-    pub(super) fn new(
-        enrolled: SignersInForce,
-        fleet: FleetName,
-        threshold: NonZeroUsize,
-    ) -> Self {
+    pub(super) fn new(enrolled: SignersInForce, fleet: FleetName, threshold: NonZeroUsize) -> Self {
         let followed = Followed {
             signers: enrolled.clone(),
             links: Vec::new(),
@@ -136,7 +132,10 @@ impl Following {
             // The other one's user may let nobody read it, and it may be begun anew where we are not.
             (Ok(ours), Err(error)) => {
                 let error = crate::error_chain(&error);
-                tracing::warn!(error, "the other process's record of signers files does not count");
+                tracing::warn!(
+                    error,
+                    "the other process's record of signers files does not count"
+                );
                 (ours, None)
             }
             (Err(FollowError::Damaged(_)), Ok(Some(theirs))) => (None, Some(theirs)),

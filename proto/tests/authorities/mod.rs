@@ -75,7 +75,10 @@ fn a_grant_carries_the_last_links_of_a_chain_in_their_order() {
     for count in [0, 1, SIGNERS_LINKS_MAX, 10] {
         let with = grant.clone().with_signers(&chain[..count]).unwrap();
         let carried = sent(&with).signers().unwrap();
-        assert_eq!(carried, chain[count.saturating_sub(SIGNERS_LINKS_MAX)..count]);
+        assert_eq!(
+            carried,
+            chain[count.saturating_sub(SIGNERS_LINKS_MAX)..count]
+        );
     }
     // The tag of the first is 16: who does not know it passes it over.
     let with = grant.clone().with_signers(&chain[..1]).unwrap();
@@ -84,7 +87,14 @@ fn a_grant_carries_the_last_links_of_a_chain_in_their_order() {
     let damaged = grant.extensions.clone();
     let damaged = damaged.with(16, Bytes::from_static(b"\xff")).unwrap();
     let extensions = damaged;
-    assert!(sent(&Grant { extensions, ..grant }).signers().is_err());
+    assert!(
+        sent(&Grant {
+            extensions,
+            ..grant
+        })
+        .signers()
+        .is_err()
+    );
 }
 
 struct Fleet {
@@ -117,9 +127,7 @@ fn t7_an_origin_is_the_word_of_a_coordinator_about_this_very_grant() {
     let stranger = Fleet::new();
     let strange = stranger.node(Role::Coordinator, "deploy1");
     let trust: &Trust = web1.trust();
-    let refused = |grant: &Grant| {
-        matches!(grant.origin(trust, NOW), Err(AuthorityError::Origin))
-    };
+    let refused = |grant: &Grant| matches!(grant.origin(trust, NOW), Err(AuthorityError::Origin));
 
     let ours = grant().from_origin(&deploy1);
     assert_eq!(ours.origin(trust, NOW).unwrap().as_str(), "deploy1");

@@ -31,6 +31,7 @@ mod rollback_upstream;
 mod rollout;
 mod scap_folder;
 mod scene;
+mod signatures;
 mod sources;
 mod spare;
 mod stages;

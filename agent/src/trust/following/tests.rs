@@ -57,7 +57,12 @@ impl Host {
     }
 
     /// As the process starts that keeps its record in `own`, enrolled with the file of that number.
-    fn start_enrolled(&self, number: usize, own: &str, other: &str) -> Result<Following, FollowError> {
+    fn start_enrolled(
+        &self,
+        number: usize,
+        own: &str,
+        other: &str,
+    ) -> Result<Following, FollowError> {
         let enrolled = self.files[number].clone();
         let mut following = Following::new(enrolled, fleet(), NonZeroUsize::MIN);
         // Long after the dates of all files.
@@ -102,7 +107,11 @@ fn the_loss_of_one_record_is_made_good_by_the_other_and_a_damaged_one_is_not_pas
     }
     fs::remove_file(host.path("a")).unwrap();
     assert_eq!(number(&host.start("a", "b").unwrap()), 2);
-    assert_eq!(number(&host.start("a", "none").unwrap()), 2, "written again");
+    assert_eq!(
+        number(&host.start("a", "none").unwrap()),
+        2,
+        "written again"
+    );
 
     let whole = fs::read(host.path("a")).unwrap();
     for at in [0, MAGIC.len(), whole.len() / 2, whole.len() - 1] {

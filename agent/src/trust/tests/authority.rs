@@ -67,7 +67,11 @@ fn b8_a_repo_in_one_environment_takes_two_keys_where_others_take_one() {
     assert!(!enough("mw/config", "production", &[one]));
     assert!(!enough("mw/config", "production", &[one, one]));
     // The apprentice may sign for staging alone.
-    assert!(!enough("mw/config", "production", &[one, &world.apprentice]));
+    assert!(!enough(
+        "mw/config",
+        "production",
+        &[one, &world.apprentice]
+    ));
     assert!(enough("mw/config", "production", &[one, two]));
     assert!(enough("mw/config", "staging", &[&world.apprentice]));
     assert!(enough("mw/other", "production", &[one]));

@@ -99,7 +99,9 @@ fn b9_a_chain_of_several_files_is_taken_in_one_go_and_again_without_harm() {
     assert_eq!(follow(&end, &chain, NOW).unwrap().hash(), end.hash());
     // What was taken stays in force, whatever the time.
     assert_eq!(
-        follow(&end, &chain, UnixMillis(LATER.0 + 1)).unwrap().number(),
+        follow(&end, &chain, UnixMillis(LATER.0 + 1))
+            .unwrap()
+            .number(),
         2
     );
     assert_eq!(follow(&first, &[], NOW).unwrap().number(), 0);
@@ -196,7 +198,10 @@ fn a_signature_for_another_fleet_or_of_a_release_brings_no_file() {
     }
     assert!(matches!(
         follow(&first, std::slice::from_ref(&link), NOW),
-        Err(SignersError::OneSide { whose: "before", .. })
+        Err(SignersError::OneSide {
+            whose: "before",
+            ..
+        })
     ));
     link.signatures = vec![link.signatures[0].clone(); SIGNATURES_MAX + 1];
     assert!(matches!(
