@@ -1,5 +1,6 @@
 //! What one host trusts and which orders are for it: its identity directory.
 
+mod commits;
 mod following;
 mod origins;
 mod threshold;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use self::following::{Followed, Following};
 pub use self::{
+    commits::CommitRule,
     following::{ACTIVATOR_SIGNERS_FILE, DAEMON_SIGNERS_FILE, FollowError},
     origins::{NoOrigin, Origins},
     threshold::{ThresholdRule, Thresholds, TooMany},
@@ -56,6 +58,7 @@ pub struct HostTrust {
     following: Following,
     thresholds: Thresholds,
     origins: Origins,
+    commits: Vec<CommitRule>,
 }
 
 /// `host.toml`.
@@ -86,6 +89,9 @@ pub struct HostFile {
     /// How many distinct allowed signers the releases of some repos and environments take.
     #[serde(default, rename = "signatures", skip_serializing_if = "Vec::is_empty")]
     pub signatures: Vec<ThresholdRule>,
+    /// Of which repos and environments releases are to be of signed commits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signed_commits: Vec<CommitRule>,
     /// Below which sequences it takes no release as the stable one.
     #[serde(default, rename = "floor", skip_serializing_if = "Vec::is_empty")]
     pub floors: Vec<Floor>,
@@ -115,6 +121,7 @@ impl Default for HostFile {
             require_origin: None,
             origins: Vec::new(),
             signatures: Vec::new(),
+            signed_commits: Vec::new(),
             floors: Vec::new(),
         }
     }
@@ -302,6 +309,7 @@ impl HostTrust {
             membership: load_membership(directory)?,
             thresholds,
             origins,
+            commits: file.signed_commits,
         })
     }
 
@@ -328,6 +336,12 @@ impl HostTrust {
     /// From which deployment hosts it takes releases.
     pub fn origins(&self) -> &Origins {
         &self.origins
+    }
+
+    /// What commits of a repo in an environment must be signed by; `None` where that is not asked for. The first that is about them.
+    pub fn commit_rule(&self, repo: &RepoPath, environment: &Environment) -> Option<&CommitRule> {
+        let mut rules = self.commits.iter();
+        rules.find(|rule| rule.is_about(repo, environment))
     }
 
     /// How many signatures it takes.

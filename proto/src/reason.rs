@@ -184,6 +184,8 @@ reasons! {
     RefusedOrigin = "refused-origin",
     /// The signers file that it brings is not the next one, or not signed by enough of both.
     RefusedSigners = "refused-signers",
+    /// Its commit is not signed by who the host asks for, or its files are not the commit's.
+    RefusedCommit = "refused-commit",
     /// A build before reason codes refused, and says why in words alone.
     Refused = "refused",
     // Why a coordinator gave a host up.

@@ -187,7 +187,7 @@ fn add(args: &AddArgs) -> Result<u8, CliError> {
         let signers = sides.of_signature(&prepared, &signature);
         let added = prepared.add(signature, &sides.namespace, signers, clock::now().0);
         let (signer, _) = added.map_err(|error| unsigned(&error))?;
-        println!("signed by {}", signer.fingerprint);
+        eprintln!("signed by {}", signer.fingerprint);
     }
     prepared
         .save(&args.file)
@@ -276,7 +276,7 @@ impl Sides {
         } else {
             "signed already by"
         };
-        println!("{how} {}", signer.fingerprint);
+        eprintln!("{how} {}", signer.fingerprint);
         Ok(())
     }
 }

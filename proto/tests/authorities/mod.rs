@@ -8,8 +8,8 @@ use scap_proto::{
     identity::{CertificateAuthority, Identity, Role, SecretKey, Trust, Validity},
     limits::SIGNERS_LINKS_MAX,
     release::{
-        AuthorityError, Grant, Origin, SignedGrant, SignedSigners, SignersFile, UnixMillis,
-        signature::Signer, signed::SignedObject,
+        AuthorityError, Grant, Origin, Release, SignedGrant, SignedSigners, SignersFile,
+        UnixMillis, release::COMMIT_OBJECT_BYTES_MAX, signature::Signer, signed::SignedObject,
     },
 };
 
@@ -153,4 +153,22 @@ fn t7_an_origin_is_the_word_of_a_coordinator_about_this_very_grant() {
     }
     let payload = ours.to_payload();
     assert_eq!(Grant::from_payload(&payload).unwrap(), ours);
+}
+
+#[test]
+fn a_commits_object_comes_along_in_parts_and_whole_or_not_at_all() {
+    let release = super::release();
+    assert_eq!(release.commit_object(), None);
+    for length in [1, 4096, 4097, COMMIT_OBJECT_BYTES_MAX] {
+        let object: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let with = release.clone().with_commit_object(&object);
+        let payload = with.to_payload();
+        let read = Release::from_payload(&payload).unwrap();
+        assert_eq!(read.commit_object(), Some(object));
+    }
+    let long = vec![0; COMMIT_OBJECT_BYTES_MAX + 1];
+    assert_eq!(release.clone().with_commit_object(&long), release);
+    // The first part has number 4: who does not know it passes it over.
+    let with = release.with_commit_object(b"tree");
+    assert_eq!(with.extensions.get(4).unwrap().as_ref(), b"tree");
 }

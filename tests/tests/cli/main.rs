@@ -32,6 +32,7 @@ mod rollout;
 mod scap_folder;
 mod scene;
 mod signatures;
+mod signed_commits;
 mod sources;
 mod spare;
 mod stages;

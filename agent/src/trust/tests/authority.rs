@@ -153,7 +153,7 @@ fn b9_a_grant_brings_the_keys_that_release_from_then_on_and_ends_those_before() 
     // One side alone brings nothing, and its release is not by whom it may be.
     for by in [[old, old], [new, new]] {
         let half = world.link(&first, &[new], &by);
-        let refused = world.refusal(bringing(&Draft::new(1), new, &[half.clone()]));
+        let refused = world.refusal(bringing(&Draft::new(1), new, std::slice::from_ref(&half)));
         assert!(matches!(refused, AuthorityError::SignersFile(_)));
         assert_eq!(refused.code(), Reason::RefusedSigners);
         // Nor does it keep from what may be released.

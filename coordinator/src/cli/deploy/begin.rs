@@ -41,6 +41,8 @@ pub(super) struct Said<'a> {
 /// What is released.
 pub(super) struct Content<'a> {
     pub(super) commit: Option<GitOid>,
+    /// The commit's object, where it is signed.
+    pub(super) signed_commit: Option<Vec<u8>>,
     pub(super) snapshot: SnapshotRef,
     /// What hosts are asked.
     pub(super) config: Option<SnapshotRef>,
@@ -162,6 +164,7 @@ pub(super) fn begin(
             let release = Draft {
                 about,
                 commit: content.commit.clone(),
+                signed_commit: content.signed_commit.as_deref(),
                 snapshot: content.snapshot,
                 config: content.config,
                 deltas: content

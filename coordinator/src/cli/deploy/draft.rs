@@ -12,6 +12,8 @@ use crate::cli::{About, CliError, exit};
 pub(super) struct Draft<'a> {
     pub(super) about: &'a About,
     pub(super) commit: Option<GitOid>,
+    /// The commit's object, where it is signed.
+    pub(super) signed_commit: Option<&'a [u8]>,
     pub(super) snapshot: SnapshotRef,
     /// What hosts are asked.
     pub(super) config: Option<SnapshotRef>,
@@ -56,6 +58,10 @@ impl Draft<'_> {
             expires: UnixMillis(now.0.saturating_add(self.valid_millis)),
             extensions: Default::default(),
         };
-        Ok(release.with_priority(self.priority))
+        let release = release.with_priority(self.priority);
+        Ok(match self.signed_commit {
+            Some(object) => release.with_commit_object(object),
+            None => release,
+        })
     }
 }

@@ -385,6 +385,7 @@ pub(super) async fn deploy(
     stages::keep(&state, &about, config)?;
     let content = Content {
         commit: tree.commit().map(|commit| commit.id.clone()),
+        signed_commit: tree.signed_commit()?,
         snapshot: built.snapshot,
         config,
         deltas: &deltas,

@@ -108,9 +108,11 @@ pub(in crate::cli) async fn run(args: PrepareArgs) -> Result<(Release, PathBuf),
     let before = record.as_ref().map_or(0, |record| record.sequence);
     let (recorded, recorded_id) =
         recorded.map_or((0, None), |it| (it.release().sequence, Some(it.id())));
+    let signed_commit = tree.signed_commit()?;
     let release = Draft {
         about: &about,
         commit: tree.commit().map(|commit| commit.id.clone()),
+        signed_commit: signed_commit.as_deref(),
         snapshot: built.snapshot,
         config,
         deltas: deltas.all.iter().map(|it| it.reference.clone()).collect(),

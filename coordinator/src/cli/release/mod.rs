@@ -86,7 +86,9 @@ pub(super) async fn run(args: ReleaseArgs) -> Result<u8, CliError> {
 
 async fn prepare(args: deploy::PrepareArgs) -> Result<u8, CliError> {
     let (release, to_sign) = deploy::prepare(args).await?;
-    describe(&release);
+    for line in describe(&release) {
+        println!("{line}");
+    }
     println!("to sign it elsewhere:");
     println!(
         "  ssh-keygen -Y sign -n {} -f KEY {}",
@@ -169,7 +171,10 @@ fn sign(args: &SignArgs) -> Result<u8, CliError> {
     let signer = opened.state.signer(args.sign_with.as_deref());
     let signer =
         signer.map_err(|error| CliError::failed("sign the release", &error).hint(error.hint()))?;
-    describe(&opened.release);
+    // Before a token waits for a touch.
+    for line in describe(&opened.release) {
+        eprintln!("{line}");
+    }
     let namespace = opened.release.namespace();
     let (signer, is_new) = opened
         .prepared
@@ -240,7 +245,9 @@ fn verify(args: &VerifyArgs) -> Result<u8, CliError> {
         println!("{object}");
         return Ok(code);
     }
-    describe(&opened.release);
+    for line in describe(&opened.release) {
+        println!("{line}");
+    }
     counted.iter().for_each(|signer| tell_signer(signer, true));
     for other in others {
         println!("  does not count: {}", other.escape_debug());

@@ -71,7 +71,9 @@ pub(super) async fn run(args: ShowArgs) -> Result<u8, CliError> {
         println!("{object}");
         return Ok(exit::DONE);
     }
-    describe(&release);
+    for line in describe(&release) {
+        println!("{line}");
+    }
     for key in claimed {
         println!("  claims to be signed by {key}");
     }
@@ -81,24 +83,22 @@ pub(super) async fn run(args: ShowArgs) -> Result<u8, CliError> {
     Ok(exit::DONE)
 }
 
-/// What whoever signs it should know.
-pub(super) fn describe(release: &Release) {
-    println!(
+/// What whoever signs it should know, in lines.
+pub(super) fn describe(release: &Release) -> Vec<String> {
+    let mut lines = vec![format!(
         "release #{} of {} to {}",
         release.sequence, release.repo, release.environment
-    );
-    println!("  snapshot  {}", release.snapshot.id);
-    match &release.commit {
-        Some(commit) => println!("  commit    {commit}"),
-        None => println!("  of a directory"),
-    }
-    if let Some(config) = release.config {
-        println!("  asks      {}", config.id);
-    }
-    if let Some(previous) = release.previous {
-        println!("  after     {previous}");
-    }
-    println!("  expires   {}", time(release.expires));
+    )];
+    lines.push(format!("  snapshot  {}", release.snapshot.id));
+    lines.push(match &release.commit {
+        Some(commit) => format!("  commit    {commit}"),
+        None => "  of a directory".to_owned(),
+    });
+    let config = release.config.map(|it| format!("  asks      {}", it.id));
+    let previous = release.previous.map(|it| format!("  after     {it}"));
+    lines.extend(config.into_iter().chain(previous));
+    lines.push(format!("  expires   {}", time(release.expires)));
+    lines
 }
 
 fn time(at: UnixMillis) -> String {
