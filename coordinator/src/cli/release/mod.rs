@@ -121,7 +121,10 @@ impl Opened {
     }
 
     fn save(&self, file: &Path) -> Result<(), CliError> {
-        self.prepared.save(file).map(drop).map_err(failed)
+        self.prepared
+            .save(file)
+            .map(drop)
+            .map_err(|error| failed(&error))
     }
 
     /// How many distinct keys must sign it.
@@ -179,7 +182,7 @@ fn sign(args: &SignArgs) -> Result<u8, CliError> {
     let (signer, is_new) = opened
         .prepared
         .sign(&signer, &namespace, &opened.signers, clock::now().0)
-        .map_err(failed)?;
+        .map_err(|error| failed(&error))?;
     tell_signer(&signer, is_new);
     opened.save(&args.file)?;
     opened.tell()?;
@@ -190,7 +193,7 @@ fn add(args: &AddArgs) -> Result<u8, CliError> {
     let mut opened = Opened::of(&args.file, &args.state)?;
     let namespace = opened.release.namespace();
     for path in &args.signatures {
-        let signature = read_signature(path).map_err(failed)?;
+        let signature = read_signature(path).map_err(|error| failed(&error))?;
         let added = opened
             .prepared
             .add(signature, &namespace, &opened.signers, clock::now().0);
@@ -283,13 +286,13 @@ fn check_time(release: &Release) -> Result<(), CliError> {
 }
 
 fn load(file: &Path) -> Result<Prepared, CliError> {
-    Prepared::load(file).map_err(failed)
+    Prepared::load(file).map_err(|error| failed(&error))
 }
 
-fn failed(error: PreparedError) -> CliError {
+fn failed(error: &PreparedError) -> CliError {
     let code = match error {
         PreparedError::Other(_) | PreparedError::Signature { .. } => exit::USAGE,
         _ => exit::FAILED,
     };
-    CliError::failed("use the prepared release", &error).code(code)
+    CliError::failed("use the prepared release", error).code(code)
 }
