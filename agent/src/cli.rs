@@ -27,7 +27,7 @@ use crate::{
     clock,
     config::{Config, DATA_DIRECTORY, PartialConfig},
     daemon::{self, DaemonError},
-    trust::{ACTIVATOR_SIGNERS_FILE, DAEMON_SIGNERS_FILE, HostTrust},
+    trust::HostTrust,
 };
 
 /// Exit codes, as the operator's guide lists them.
@@ -234,12 +234,7 @@ async fn activator(args: ActivatorArgs) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let now = clock::now();
-    let trust = HostTrust::load(&config.identity, now).and_then(|trust| {
-        let own = config.deploy_root.join(ACTIVATOR_SIGNERS_FILE);
-        trust.keep_signers(&own, &config.data.join(DAEMON_SIGNERS_FILE), now)
-    });
-    let trust = match trust {
+    let trust = match HostTrust::of_activator(&config, clock::now()) {
         Ok(trust) => trust,
         Err(error) => return fail("load the identity", &error, None),
     };

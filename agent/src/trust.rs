@@ -33,11 +33,11 @@ use serde::{Deserialize, Serialize};
 use self::following::{Followed, Following};
 pub use self::{
     commits::CommitRule,
-    following::{ACTIVATOR_SIGNERS_FILE, DAEMON_SIGNERS_FILE, FollowError},
+    following::FollowError,
     origins::{NoOrigin, Origins},
     threshold::{ThresholdRule, Thresholds, TooMany},
 };
-use crate::acceptance::Addressee;
+use crate::{acceptance::Addressee, config::Config};
 
 /// The file that says what this host is in, beside its certificate.
 pub const HOST_FILE: &str = "host.toml";
@@ -313,17 +313,27 @@ impl HostTrust {
         })
     }
 
-    /// Goes on with the signers files that were taken since the host was enrolled, and keeps what is taken in `own`; `other` is where
-    /// the other process of this host does, and is only read.
+    /// The same as the daemon of a host has it: with the signers files that it took since.
     ///
     /// # Errors
-    /// [`TrustError::Following`].
-    pub fn keep_signers(
-        mut self,
-        own: &Path,
-        other: &Path,
-        now: UnixMillis,
-    ) -> Result<Self, TrustError> {
+    /// [`TrustError`].
+    pub fn of_daemon(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
+        let [daemon, activator] = records(config);
+        Self::load(&config.identity, now)?.keeping(&daemon, &activator, now)
+    }
+
+    /// The same as the activator of a host has it.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn of_activator(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
+        let [daemon, activator] = records(config);
+        Self::load(&config.identity, now)?.keeping(&activator, &daemon, now)
+    }
+
+    /// Goes on with the signers files that were taken since the host was enrolled, and keeps what is taken in `own`; `other` is where
+    /// the other process of this host does, and is only read.
+    fn keeping(mut self, own: &Path, other: &Path, now: UnixMillis) -> Result<Self, TrustError> {
         self.following.keep_in(own, other, now)?;
         Ok(self)
     }
@@ -467,6 +477,14 @@ impl HostTrust {
             threshold: self.thresholds.of(repo, environment),
         }
     }
+}
+
+/// Where daemon and activator keep which signers files they took.
+fn records(config: &Config) -> [PathBuf; 2] {
+    [
+        config.data.join(following::DAEMON_FILE),
+        config.deploy_root.join(following::ACTIVATOR_FILE),
+    ]
 }
 
 /// The membership as `enroll` wrote it: whether it holds is for those to say to whom it is shown.

@@ -54,7 +54,7 @@ use crate::{
     limits::Limits,
     node::{ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
     store::{Store, StoreConfig},
-    trust::{ACTIVATOR_SIGNERS_FILE, DAEMON_SIGNERS_FILE, HostTrust, OrderError},
+    trust::{HostTrust, OrderError},
 };
 
 /// How often progress is reported while something is in progress: often enough for a person to see
@@ -84,22 +84,15 @@ pub async fn run(
     limits: mpsc::Receiver<Limits>,
     cancel: CancellationToken,
 ) -> Result<(), DaemonError> {
-    let trust_error = |source| DaemonError::Trust {
-        path: config.identity.clone(),
-        source,
-    };
-    let trust = HostTrust::load(&config.identity, clock::now()).map_err(trust_error)?;
+    let trust =
+        HostTrust::of_daemon(&config, clock::now()).map_err(|source| DaemonError::Trust {
+            path: config.identity.clone(),
+            source,
+        })?;
     std::fs::create_dir_all(&config.data).map_err(|source| DaemonError::Data {
         path: config.data.clone(),
         source,
     })?;
-    let trust = trust
-        .keep_signers(
-            &config.data.join(DAEMON_SIGNERS_FILE),
-            &config.deploy_root.join(ACTIVATOR_SIGNERS_FILE),
-            clock::now(),
-        )
-        .map_err(trust_error)?;
     let (store, recovery) = Store::open(
         config.data.join(crate::store::DIRECTORY_NAME),
         StoreConfig::default(),

@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 use crate::store::durable;
 
 /// The daemon's record, in its data directory.
-pub const DAEMON_SIGNERS_FILE: &str = "signers";
+pub(super) const DAEMON_FILE: &str = "signers";
 /// The activator's record, in the deploy root: no repo's name begins with a dot.
-pub const ACTIVATOR_SIGNERS_FILE: &str = ".scap-signers";
+pub(super) const ACTIVATOR_FILE: &str = ".scap-signers";
 
 /// The first bytes of a record: kind and version.
 const MAGIC: &[u8] = b"scap-agent-signers/1\n";
@@ -153,7 +153,11 @@ impl Following {
                     path = %own.display(), ours = here, theirs = there,
                     "the record of signers files was lost or put back: went on with that of the other process"
                 );
-                self.save(&theirs)?;
+                // Where its folder is lost too, it is written at the next start: what counts is on disk there.
+                if let Err(error) = self.save(&theirs) {
+                    let error = crate::error_chain(&error);
+                    tracing::warn!(error, "the record of signers files is not written yet");
+                }
                 Some(theirs)
             }
             _ => ours,

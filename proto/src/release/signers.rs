@@ -64,7 +64,7 @@ pub fn signers_namespace(fleet: &FleetName) -> String {
 }
 
 impl SignedSigners {
-    /// One without signatures: see [`Self::add`].
+    /// One without signatures: see [`Self::sign`].
     pub fn unsigned(file: &SignersFile) -> Self {
         Self {
             payload: file.to_payload(),

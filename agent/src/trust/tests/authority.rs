@@ -170,3 +170,34 @@ fn b9_a_grant_brings_the_keys_that_release_from_then_on_and_ends_those_before() 
     let plain = world.sign_by(&Draft::new(3), &[new], |grant| grant);
     assert!(world.verify(plain).is_ok());
 }
+
+#[test]
+fn b9_what_peers_have_of_a_stable_release_brings_the_keys_too() {
+    let world = World::new();
+    let first = world.trust.following.now().signers.clone();
+    let (old, middle, new) = (&world.deployer, &world.apprentice, &world.stranger);
+    let to_middle = world.link(&first, &[middle], &[old, middle]);
+    let one = NonZeroUsize::MIN;
+    let second = first.next(&to_middle, &"prod".parse().unwrap(), one, NOW);
+    let to_new = world.link(&second.unwrap(), &[new], &[middle, new]);
+    let draft = Draft::new(7);
+    let order = world.sign_by(&draft, &[new], |grant| {
+        grant.with_signers(&[to_middle, to_new]).unwrap()
+    });
+    let finalization = Finalization {
+        release: order.release.id(),
+        repo: draft.release.repo.clone(),
+        environment: draft.release.environment.clone(),
+        audience: draft.release.audience.clone(),
+        sequence: 7,
+        extensions: Extensions::default(),
+    };
+    let finalize = Finalize {
+        release: order.release,
+        grant: order.grant,
+        finalization: SignedFinalization::sign(&finalization, &world.session),
+    };
+    let verified = world.trust.verify_finalization(finalize, NOW).unwrap();
+    assert_eq!(verified.finalization.sequence, 7);
+    assert_eq!(world.trust.signers_number(), 2, "two links in one go");
+}
