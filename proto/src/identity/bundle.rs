@@ -222,7 +222,7 @@ pub enum IdentityError {
 }
 
 /// Name of the node's certificate in its directory.
-pub(super) const CERTIFICATE_FILE: &str = "node.crt";
+pub const CERTIFICATE_FILE: &str = "node.crt";
 /// Name of the node's key in its directory.
 pub(super) const KEY_FILE: &str = "node.key";
 /// Name of the trusted authorities in a node's directory.
