@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{
+    known::{self, Known, Places},
     log::{SshLog, Verdict},
     target::Target,
 };
@@ -136,8 +137,10 @@ impl Ssh {
         until: &str,
         answer: impl FnOnce(&str, &SshLog) -> Result<Vec<u8>, E>,
     ) -> Result<Said, E> {
-        let mut running = Running::start(self, target, command).map_err(E::from)?;
         let deadline = Instant::now() + self.timeout;
+        let known = tokio::time::timeout_at(deadline, self.known(target)).await;
+        let known = known.map_err(|_| SshError::Timeout(self.timeout))??;
+        let mut running = Running::start(self, target, command, known)?;
         running.read(deadline, self.timeout, Some(until)).await?;
         if running.stdout.text().contains(until) {
             let bytes = answer(&running.stdout.text(), &running.log.log())?;
@@ -148,26 +151,45 @@ impl Ssh {
         Ok(running.said()?)
     }
 
-    fn command(&self, target: &Target, log: &Path, command: &str) -> Command {
-        let checking = match self.accept_new {
-            true => "StrictHostKeyChecking=accept-new",
-            false => "StrictHostKeyChecking=yes",
+    /// Where a key of the host is known, whichever kind it is of.
+    async fn known(&self, target: &Target) -> Result<Option<Known>, SshError> {
+        let mut asks = Command::new("ssh");
+        asks.arg("-G");
+        self.give_options(&mut asks, target, "yes");
+        asks.arg("--").arg(&target.host);
+        let told = known::output(&mut asks).await.map_err(SshError::Spawn)?;
+        let Some(places) = Places::parse(&String::from_utf8_lossy(&told.stdout)) else {
+            let said = String::from_utf8_lossy(&told.stderr);
+            let last = last_line(&said).unwrap_or("ssh does not say how it would reach it");
+            return Err(SshError::Failed(last.escape_debug().to_string()));
         };
+        let find = places.find().await;
+        find.map_err(|error| SshError::Pipe("look for a known key for", error))
+    }
+
+    /// `checking` is as ssh's StrictHostKeyChecking.
+    fn command(&self, target: &Target, log: &Path, command: &str, checking: &str) -> Command {
         let mut ssh = Command::new("ssh");
         ssh.arg("-T").arg("-E").arg(log);
+        self.give_options(&mut ssh, target, checking);
+        ssh.arg("--").arg(&target.host).arg(command);
+        ssh
+    }
+
+    fn give_options(&self, ssh: &mut Command, target: &Target, checking: &str) {
         if let Some(config) = &self.config {
             ssh.arg("-F").arg(config);
         }
+        let checking = format!("StrictHostKeyChecking={checking}");
         let user = target.user.as_ref().map(|user| format!("User={user}"));
         let batch = self.batch.then(|| "BatchMode=yes".to_owned());
-        // The first that is said of an option holds: no config weakens these.
-        let ours = OPTIONS.iter().copied().chain([checking]);
-        let ours = ours.chain(user.as_deref()).chain(batch.as_deref());
+        let said = [Some(checking), user, batch];
+        let said = said.iter().flatten().map(String::as_str);
+        // The first that is said of an option holds: no config weakens ours.
+        let ours = OPTIONS.iter().copied().chain(said);
         for option in ours.chain(self.options.iter().map(String::as_str)) {
             ssh.arg("-o").arg(option);
         }
-        ssh.arg("--").arg(&target.host).arg(command);
-        ssh
     }
 }
 
@@ -227,10 +249,16 @@ impl Output {
     }
 
     fn last_line(&self) -> Option<String> {
-        let text = self.text();
-        let last = text.lines().rev().find(|line| !line.trim().is_empty());
-        last.map(|line| line.trim().to_owned())
+        last_line(&self.text()).map(str::to_owned)
     }
+}
+
+/// The last line that is not empty.
+fn last_line(text: &str) -> Option<&str> {
+    text.lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
 }
 
 struct Running {
@@ -244,12 +272,22 @@ struct Running {
     log: Output,
     log_pipe: pipe::Receiver,
     status: Option<ExitStatus>,
+    known: Option<Known>,
     /// Holds the pipe by which ssh tells its log.
     _folder: tempfile::TempDir,
 }
 
 impl Running {
-    fn start(ssh: &Ssh, target: &Target, command: &str) -> Result<Self, SshError> {
+    fn start(
+        ssh: &Ssh,
+        target: &Target,
+        command: &str,
+        known: Option<Known>,
+    ) -> Result<Self, SshError> {
+        let checking = match ssh.accept_new && known.is_none() {
+            true => "accept-new",
+            false => "yes",
+        };
         let pipe = |doing| move |error| SshError::Pipe(doing, error);
         let folder = tempfile::Builder::new()
             .prefix("scap-ssh-")
@@ -264,7 +302,7 @@ impl Running {
             .open_receiver(&path)
             .map_err(pipe("open a pipe for"))?;
         let mut child = ssh
-            .command(target, &path, command)
+            .command(target, &path, command, checking)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -282,6 +320,7 @@ impl Running {
             log: Output::new("ssh's own log"),
             log_pipe,
             status: None,
+            known,
             _folder: folder,
         })
     }
@@ -370,15 +409,20 @@ impl Running {
             .unwrap_or("none")
             .escape_debug()
             .to_string();
-        match log.verdict {
-            Some(Verdict::Unknown) => SshError::Unknown(shown),
-            Some(Verdict::Changed { name, file }) => SshError::Changed {
+        match (log.verdict, &self.known) {
+            // Another one is, of another kind.
+            (Some(Verdict::Unknown), Some(known)) => SshError::Changed {
+                shown,
+                remedy: remedy(&known.name, Some(&known.file)),
+            },
+            (Some(Verdict::Unknown), None) => SshError::Unknown(shown),
+            (Some(Verdict::Changed { name, file }), _) => SshError::Changed {
                 shown,
                 remedy: remedy(&name, file.as_deref()),
             },
-            Some(Verdict::Revoked) => SshError::Revoked(shown),
-            Some(Verdict::Refused(line)) => SshError::Refused(line.escape_debug().to_string()),
-            None => {
+            (Some(Verdict::Revoked), _) => SshError::Revoked(shown),
+            (Some(Verdict::Refused(line)), _) => SshError::Refused(line.escape_debug().to_string()),
+            (None, _) => {
                 // A jump host's ssh writes beside it.
                 let line = log.last.or_else(|| self.stderr.last_line());
                 let line = line.unwrap_or_else(|| "ssh ended without a word".into());
@@ -436,7 +480,7 @@ mod tests {
             timeout: Duration::from_secs(1),
         };
         let target = "root@web1".parse().unwrap();
-        let command = ssh.command(&target, Path::new("log"), "scap-agent");
+        let command = ssh.command(&target, Path::new("log"), "scap-agent", "yes");
         let arguments = command.as_std().get_args();
         let arguments: Vec<_> = arguments.map(|it| it.to_str().unwrap()).collect();
         let place = |wanted: &str| arguments.iter().position(|it| *it == wanted).unwrap();

@@ -6,6 +6,7 @@
 
 mod client;
 mod enrol;
+mod known;
 mod log;
 mod target;
 
