@@ -15,7 +15,7 @@ use std::{
 use scap_proto::{
     codec::{self, CodecError},
     id::{NodeId, PlanId},
-    identity::{Identity, IdentityError, PUBLIC_KEY_BYTES, Refusal},
+    identity::{Identity, IdentityError, PUBLIC_KEY_BYTES, Refusal, install::file_in},
     reason::Reason,
     release::{
         Audience, Authority, AuthorityError, ConfigQuestion, Directive, Environment, Finalization,
@@ -30,6 +30,8 @@ use scap_proto::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use scap_proto::identity::install::{ALLOWED_SIGNERS_FILE, HOST_FILE, MEMBERSHIP_FILE};
+
 use self::following::{Followed, Following};
 pub use self::{
     commits::CommitRule,
@@ -38,13 +40,6 @@ pub use self::{
     threshold::{ThresholdRule, Thresholds, TooMany},
 };
 use crate::{acceptance::Addressee, config::Config};
-
-/// The file that says what this host is in, beside its certificate.
-pub const HOST_FILE: &str = "host.toml";
-/// The file in which a coordinator says what this host is in, beside its certificate.
-pub const MEMBERSHIP_FILE: &str = "membership";
-/// The file that says who may release, in OpenSSH's format.
-pub const ALLOWED_SIGNERS_FILE: &str = "allowed_signers";
 
 /// A host's identity, and whom and what it follows.
 #[derive(Debug)]
@@ -262,10 +257,10 @@ impl HostTrust {
     pub fn load(directory: &Path, now: UnixMillis) -> Result<Self, TrustError> {
         let identity = Arc::new(Identity::load(directory)?);
         identity.check_time(now.0)?;
-        let signers_path = directory.join(ALLOWED_SIGNERS_FILE);
+        let signers_path = file_in(directory, ALLOWED_SIGNERS_FILE);
         AllowedSigners::load(&signers_path)?;
         let signers = read(&signers_path)?;
-        let path = directory.join(HOST_FILE);
+        let path = file_in(directory, HOST_FILE);
         let file: HostFile = match read(&path) {
             Ok(text) => toml::from_str(&text).map_err(|error| TrustError::Parse {
                 path: path.clone(),
@@ -489,7 +484,7 @@ fn records(config: &Config) -> [PathBuf; 2] {
 
 /// The membership as `enroll` wrote it: whether it holds is for those to say to whom it is shown.
 fn load_membership(directory: &Path) -> Result<Option<SignedMembership>, TrustError> {
-    let path = directory.join(MEMBERSHIP_FILE);
+    let path = file_in(directory, MEMBERSHIP_FILE);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
