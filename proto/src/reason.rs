@@ -204,6 +204,13 @@ reasons! {
     HostsLost = "hosts-lost",
     /// No host has it live.
     NoneLive = "none-live",
+    // Why a node is not let in.
+    /// Somebody cut it off.
+    Revoked = "revoked",
+    /// Its certificate is of an authority that the fleet has moved away from.
+    OldAuthority = "old-authority",
+    /// What says whose certificates count was kept here, and is lost.
+    TrustLost = "trust-lost",
 }
 
 impl Reason {

@@ -19,6 +19,7 @@ const GOLDEN: &str = "
     refused-plan refused-state refused
     stalled unreachable unconfirmed skipped
     budget-exceeded aborted was-going-back taken-over interrupted hosts-lost none-live
+    revoked old-authority trust-lost
 ";
 
 #[test]

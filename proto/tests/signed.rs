@@ -8,6 +8,7 @@ mod host_configs;
 mod objects;
 mod plans;
 mod rosters;
+mod trusts;
 
 use std::{
     collections::BTreeSet,

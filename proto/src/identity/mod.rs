@@ -7,14 +7,20 @@
 //! answers for the node in TLS handshakes ([`verifier`]) and signs its reports. [`Refusal`] says
 //! why a peer is not let in.
 //!
+//! Who is in the fleet changes by a numbered [`FleetTrust`], signed by an authority: it says which authorities count from
+//! then on, and who is cut off.
+//!
 //! Identity says who somebody is, never what may be done: for that see [`crate::release`].
 
 pub mod verifier;
 
 mod authority;
+mod believed;
 mod bundle;
 mod file;
 mod fleet;
+mod fleet_trust;
+mod keep;
 mod key;
 mod peer;
 mod refusal;
@@ -25,9 +31,11 @@ pub use self::{
         AUTHORITY_VALIDITY_DAYS, AuthorityError, CLOCK_SKEW_SECS, Certificate,
         CertificateAuthority, LEAF_VALIDITY_DAYS, Validity,
     },
-    bundle::{Identity, IdentityError},
+    bundle::{Identity, IdentityError, certificate_key},
     file::FileError,
     fleet::{FleetName, ParseFleetError, Role},
+    fleet_trust::{Denial, Denied, FleetTrust, FleetTrustError, SignedFleetTrust, TrustMark},
+    keep::{KeepError, Kept, Offered},
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey, verify},
     peer::PeerIdentity,
     refusal::{HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},
