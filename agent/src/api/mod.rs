@@ -3,6 +3,7 @@
 //! One request and one answer a connection, each a line of JSON. Only the socket's owner may connect.
 
 mod pull;
+mod trust;
 mod view;
 
 use std::{
@@ -25,6 +26,7 @@ use tokio::{
 use crate::{activate::process::listen as listen_on, catchup::engine::Scope, limits::Caps};
 
 pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullView, PulledView};
+pub use trust::{RevokedView, TrustView};
 pub use view::{
     BytesView, GcView, LimitView, LimitsView, PeerView, RepoView, StatusView, VerifyView,
 };

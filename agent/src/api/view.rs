@@ -10,7 +10,7 @@ use scap_proto::{
 };
 use serde::Serialize;
 
-use super::CatchUpView;
+use super::{CatchUpView, TrustView};
 use crate::{clock::Moment, daemon::Repo, limits::Source, node::TransferStatus};
 
 /// Answer to a status request: `scap.agent-status/1`.
@@ -40,6 +40,8 @@ pub struct StatusView {
     pub limits: LimitsView,
     /// What catching up with peers is at.
     pub catch_up: CatchUpView,
+    /// Whose certificates count here.
+    pub trust: TrustView,
 }
 
 /// Answer to a limit request: `scap.limits/1`.
