@@ -5,6 +5,7 @@ pub mod hub;
 mod inventory;
 pub mod leases;
 pub mod places;
+pub mod tell;
 pub mod ways;
 
 pub use inventory::{CANARY_GROUP, Host, Inventory, InventoryError, SITE_BYTES_MAX, Site};

@@ -30,7 +30,7 @@ use scap_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::configs;
+use super::{configs, trust::TrustError};
 
 const AUTHORITY: &str = "ca";
 const COORDINATOR: &str = "coordinator";
@@ -146,6 +146,9 @@ pub enum StateError {
     /// Who may release.
     #[error(transparent)]
     Signers(#[from] AllowedSignersError),
+    /// Whose certificates count.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// A record that is damaged or of another version.
     #[error("record {0} is damaged or of another version")]
     Record(PathBuf),
@@ -169,6 +172,7 @@ impl StateError {
             Self::Held { state, .. } => Some(format!(
                 "wait for it to end, then try again; `scap-coordinator status --state {state}` says how far it is, and `abort` takes its hosts back"
             )),
+            Self::Trust(error) => error.hint(),
             Self::Record(_) => {
                 Some("move it away: the next deployment learns the sequence from the hosts".into())
             }
@@ -264,10 +268,13 @@ impl StateDirectory {
     ) -> Result<Identity, StateError> {
         use scap_agent::trust::{ALLOWED_SIGNERS_FILE, HOST_FILE, HostFile, MEMBERSHIP_FILE};
 
-        let authority = CertificateAuthority::load(&self.path(AUTHORITY))?;
+        let authority = self.authority()?;
+        let issued = self.issued_from(Role::Agent, name, now)?;
         let signers = read(&self.path(ALLOWED_SIGNERS))?;
         let node = authority.node(Role::Agent, name.clone());
-        let identity = Identity::create(out, &authority, &node, Validity::leaf(now.0))?;
+        let identity = Identity::create(out, &authority, &node, Validity::leaf(issued.0))?;
+        self.note_enrolled(name, issued)?;
+        self.give_trust(out)?;
         let mut host = HostFile::default();
         if !environments.is_empty() {
             host.environments = environments.to_vec();
@@ -296,12 +303,15 @@ impl StateDirectory {
         Ok(identity)
     }
 
-    /// The coordinator's identity.
+    /// The coordinator's identity, which believes what the fleet believes as far as that is known here.
     ///
     /// # Errors
-    /// [`StateError::Identity`].
+    /// [`StateError::Identity`], [`StateError::Trust`].
     pub fn identity(&self) -> Result<Arc<Identity>, StateError> {
-        Ok(Arc::new(Identity::load(&self.path(COORDINATOR))?))
+        self.recover_coordinator()?;
+        let identity = Identity::load(&self.path(COORDINATOR))?;
+        self.keep_trust(identity.trust())?;
+        Ok(Arc::new(identity))
     }
 
     /// The deployer's key: the file of [`Self::init`], or another private key's file, or the key of the ssh-agent whose
@@ -514,7 +524,7 @@ impl StateDirectory {
         self.path(LOCKS)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }

@@ -15,6 +15,7 @@ mod places;
 mod proof;
 mod record;
 mod tip;
+mod trust;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
@@ -35,4 +36,5 @@ pub use self::{
         Record as BranchRecord, Rollout, WaveEnd,
     },
     tip::{KnownTip, TipError},
+    trust::{Rotation, TrustError, is_of_host, revoked},
 };
