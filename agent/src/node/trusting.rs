@@ -3,7 +3,7 @@
 //! Each side of a session says which fleet trust it holds to, as the session begins. Who holds to a later one hands it over,
 //! and whoever comes to hold to one hands it on: so it reaches every host that has a link to one that has it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::{RecvStream, SendStream};
 use scap_proto::{
@@ -38,23 +38,18 @@ impl Taken {
     /// alone may be a step of a way that began elsewhere.
     pub(super) async fn take(
         &mut self,
-        shared: &Shared,
+        shared: &Arc<Shared>,
         from: &NodeId,
         signed: SignedFleetTrust,
     ) -> Result<(), SessionError> {
-        let trust = shared.trust.clone();
-        let offering = tokio::task::spawn_blocking(move || trust.offer(signed));
+        // In a task of its own: whoever handed it over may end the link meanwhile, and with it this future; and what counts
+        // is to be followed by everything that follows from it.
+        let offering = tokio::spawn(offer(shared.clone(), from.clone(), signed));
         match offering
             .await
             .expect("what is offered is no reason to panic")
         {
-            Ok(Offered::Believed) => {
-                self.refused = 0;
-                let number = shared.trust.mark().number;
-                tracing::info!(%from, number, "another fleet trust counts from now on");
-                shared.tell(Event::TrustChanged).await;
-            }
-            Ok(Offered::Known) => self.refused = 0,
+            Ok(Offered::Believed | Offered::Known) => self.refused = 0,
             Ok(Offered::Conflict) if self.is_conflict_told => {}
             Ok(Offered::Conflict) => {
                 self.is_conflict_told = true;
@@ -77,6 +72,24 @@ impl Taken {
         }
         Ok(())
     }
+}
+
+async fn offer(
+    shared: Arc<Shared>,
+    from: NodeId,
+    signed: SignedFleetTrust,
+) -> Result<Offered, KeepError> {
+    let trust = shared.trust.clone();
+    let offering = tokio::task::spawn_blocking(move || trust.offer(signed));
+    let offered = offering
+        .await
+        .expect("what is offered is no reason to panic")?;
+    if offered == Offered::Believed {
+        let number = shared.trust.mark().number;
+        tracing::info!(%from, number, "another fleet trust counts from now on");
+        shared.tell(Event::TrustChanged).await;
+    }
+    Ok(offered)
 }
 
 impl Driver {
@@ -177,13 +190,15 @@ impl Node {
 /// A session in which nothing but that is said.
 pub(super) struct Visit {
     send: SendStream,
-    _receive: RecvStream,
+    receive: RecvStream,
+    /// Whether the peer was handed something over.
+    has_told: bool,
 }
 
 impl Visit {
     /// Opens it, and hands over what the peer lacks, or takes what we do; `None` where the peer does not answer in time. Until
     /// it is dropped the link lasts.
-    pub(super) async fn begin(shared: &Shared, link: &Link) -> Option<Self> {
+    pub(super) async fn begin(shared: &Arc<Shared>, link: &Link) -> Option<Self> {
         let visit = tokio::time::timeout(VISIT_TIME_MAX, Self::exchange(shared, link));
         match visit.await {
             Ok(Ok(visit)) => Some(visit),
@@ -196,15 +211,16 @@ impl Visit {
         }
     }
 
-    async fn exchange(shared: &Shared, link: &Link) -> Result<Self, SessionError> {
+    async fn exchange(shared: &Arc<Shared>, link: &Link) -> Result<Self, SessionError> {
         let (mut send, mut receive) = link.open_bi().await?;
         let ours = shared.trust.mark();
         let open = Envelope::from(Open::Session(Hello::ours())).trusting(ours);
         frame::write_message(&mut send, &open).await?;
         let hello = frame::read_message::<_, Envelope<Hello>>(&mut receive).await?;
         let theirs = hello.ok_or(SessionError::Ended)?.trust();
+        let has_told = theirs.is_some_and(|theirs| is_for(theirs, ours));
         if let Some(theirs) = theirs {
-            if is_for(theirs, ours) {
+            if has_told {
                 for signed in handed_over(&shared.trust, theirs) {
                     let message = PeerMessage::Trust(Box::new(signed));
                     frame::write_message(&mut send, &Envelope::from(message)).await?;
@@ -220,13 +236,17 @@ impl Visit {
         }
         Ok(Self {
             send,
-            _receive: receive,
+            receive,
+            has_told,
         })
     }
 
-    /// Ends it once the peer has what was said.
+    /// Ends it once the peer has read what it was told: then it ends the session, too.
     pub(super) async fn end(mut self) {
         let _ = self.send.finish();
-        let _ = tokio::time::timeout(VISIT_TIME_MAX, self.send.stopped()).await;
+        if self.has_told {
+            let reading = async { while let Ok(Some(_)) = frame::read(&mut self.receive).await {} };
+            let _ = tokio::time::timeout(VISIT_TIME_MAX, reading).await;
+        }
     }
 }
