@@ -11,12 +11,21 @@ use scap_proto::identity::{Identity, SignedFleetTrust, TrustMark, verifier::Expe
 use scap_proto::transport::{Endpoint, Link, LinkSettings, RecvStream, SendStream};
 use scap_proto::wire::{Envelope, Hello, Open, peer::PeerMessage};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 /// Dropping it ends it.
 pub struct Thief {
     runtime: Runtime,
     endpoint: Endpoint,
-    held: Vec<(NodeId, Link, SendStream, RecvStream)>,
+    held: Vec<Held>,
+}
+
+/// A link, and what tells when and how it ended.
+struct Held {
+    by: NodeId,
+    send: SendStream,
+    _receive: RecvStream,
+    ended: JoinHandle<(Option<u64>, Instant)>,
 }
 
 /// How a link that it held was closed.
@@ -26,7 +35,7 @@ pub struct Closed {
     pub by: NodeId,
     /// The code that it was closed with, where the other side closed it.
     pub code: Option<u64>,
-    /// How long after the call.
+    /// How long after the instant that was asked about.
     pub after: Duration,
 }
 
@@ -110,34 +119,42 @@ impl Thief {
             hello.expect("an answer").expect("an answer");
             (send, receive)
         });
-        self.held.push((name.clone(), link, send, receive));
+        let ended = self.runtime.spawn(async move {
+            let error = link.closed().await;
+            (error.close_code(), Instant::now())
+        });
+        self.held.push(Held {
+            by: name.clone(),
+            send,
+            _receive: receive,
+            ended,
+        });
     }
 
     /// Hands a fleet trust over on the last link that it holds.
     pub fn hand_over(&mut self, signed: &SignedFleetTrust) {
         let message = Envelope::from(PeerMessage::Trust(Box::new(signed.clone())));
-        let Some((_, _, send, _)) = self.held.last_mut() else {
+        let Some(Held { send, .. }) = self.held.last_mut() else {
             return;
         };
         // The link may be closed on it meanwhile, which is what it is after.
         let _ = self.runtime.block_on(frame::write_message(send, &message));
     }
 
-    /// Waits until all links that it holds are closed, for at most `limit`; how each was, the first first.
+    /// Waits until all links that it holds are closed, for at most `limit` from `since` on; how each was.
     ///
     /// # Panics
     /// Where one is open still.
     #[must_use]
     pub fn until_all_are_closed(&mut self, since: Instant, limit: Duration) -> Vec<Closed> {
         let mut closed = Vec::new();
-        for (by, link, _send, _receive) in self.held.drain(..) {
-            let left = limit.saturating_sub(since.elapsed());
-            let waiting = async { tokio::time::timeout(left, link.closed()).await };
-            let error = self
-                .runtime
-                .block_on(waiting)
-                .unwrap_or_else(|_| panic!("{by} keeps its link after {limit:?}"));
-            let (code, after) = (error.close_code(), since.elapsed());
+        for held in self.held.drain(..) {
+            let (by, left) = (held.by, limit.saturating_sub(since.elapsed()));
+            let waiting = async { tokio::time::timeout(left, held.ended).await };
+            let ended = self.runtime.block_on(waiting);
+            let ended = ended.unwrap_or_else(|_| panic!("{by} keeps its link after {limit:?}"));
+            let (code, at) = ended.expect("waiting does not panic");
+            let after = at.saturating_duration_since(since);
             closed.push(Closed { by, code, after });
         }
         closed

@@ -151,7 +151,11 @@ mod tests {
     #[test]
     fn who_stands_behind_those_that_are_left_out_alone_is_named_and_the_others_stay() {
         let host = |name: &str, via: &str| {
-            format!("[[host]]\nname = '{name}'\naddress = 'h:1'\nvia = [{via}]\n")
+            let via = match via.is_empty() {
+                true => String::new(),
+                false => format!("via = [{via}]\n"),
+            };
+            format!("[[host]]\nname = '{name}'\naddress = 'h:1'\n{via}")
         };
         let text = [
             host("bastion1", ""),
