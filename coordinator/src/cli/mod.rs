@@ -62,8 +62,8 @@ struct Cli {
 enum Command {
     /// Make the state directory of a new fleet: its private CA, a deployer key, allowed_signers
     Init(init::InitArgs),
-    /// Make one host's identity, offline; copy it to the host
-    Enroll(enroll::EnrollArgs),
+    /// Make one host's identity, offline, to copy it to the host; or have hosts make theirs, over ssh; or list who was enrolled
+    Enroll(Box<enroll::EnrollArgs>),
     /// Cut hosts off from the fleet, at once: their certificates count no more, on any host that hears of it
     Revoke(Box<revoke::RevokeArgs>),
     /// Take hosts back that were revoked, with the certificates that they have
@@ -186,7 +186,7 @@ pub fn main() -> ExitCode {
 async fn execute(command: Command) -> Result<u8, CliError> {
     match command {
         Command::Init(args) => init::run(&args),
-        Command::Enroll(args) => enroll::run(&args),
+        Command::Enroll(args) => enroll::run(&args).await,
         Command::Revoke(args) => revoke::revoke(*args).await,
         Command::Unrevoke(args) => revoke::unrevoke(args).await,
         Command::Ca(args) => ca::run(*args).await,

@@ -19,10 +19,9 @@ use scap_proto::{
     release::UnixMillis,
 };
 
-use super::{StateDirectory, StateError};
+use super::{StateDirectory, StateError, directory::AUTHORITY};
 
 const TRUST: &str = "trust";
-const AUTHORITY: &str = "ca";
 const NEXT_AUTHORITY: &str = "ca-next";
 const OLD_AUTHORITY: &str = "ca-old";
 const RETIRED_AUTHORITIES: &str = "ca-retired";
@@ -53,6 +52,9 @@ pub enum TrustError {
         /// The number of both.
         number: u64,
     },
+    /// A host that is revoked does not get another certificate but by being enrolled again.
+    #[error("{0} is revoked, and its certificate is not renewed")]
+    Revoked(NodeId),
     /// A step of a rotation whose step before was not done.
     #[error("{0}")]
     Step(&'static str),
@@ -66,6 +68,7 @@ impl TrustError {
                 "`scap-coordinator ca status --fleet FILE` learns it again from any host".into(),
             ),
             Self::Step(_) => Some("`scap-coordinator ca status` says where the rotation is".into()),
+            Self::Revoked(_) => Some("enrol it again if it is to be back".into()),
             Self::Keep(_) | Self::Conflict { .. } => None,
         }
     }
@@ -215,15 +218,11 @@ impl StateDirectory {
         Ok(())
     }
 
-    /// Writes into a new identity's directory what makes it believe what the fleet believes now.
+    /// Writes into a new identity's directory what makes it believe what the fleet believes now, from its start on.
     ///
     /// # Errors
-    /// [`StateError::Io`], [`StateError::Identity`].
+    /// [`StateError::Io`].
     pub fn give_trust(&self, out: &Path) -> Result<(), StateError> {
-        let identity = self.identity()?;
-        let bundle = self.authorities_pem(identity.trust())?;
-        let path = out.join(AUTHORITIES_FILE);
-        write_public(&path, bundle.as_bytes())?;
         match fs::read(self.path(TRUST)) {
             Ok(kept) => write_public(&out.join(scap_agent::daemon::ENROLLED_FILE), &kept),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -232,7 +231,7 @@ impl StateDirectory {
     }
 
     /// The certificates of the authorities that are believed, the one that issues first.
-    fn authorities_pem(&self, trust: &Trust) -> Result<String, StateError> {
+    pub(super) fn authorities_pem(&self, trust: &Trust) -> Result<String, StateError> {
         let believed = trust.authorities();
         let mut bundle = String::new();
         for name in [AUTHORITY, NEXT_AUTHORITY, OLD_AUTHORITY] {
