@@ -229,6 +229,13 @@ reasons! {
     BadRequest = "bad-request",
     /// Its agent did not do what it was told.
     AgentFailed = "agent-failed",
+    // Why a node is not let in.
+    /// Somebody cut it off.
+    Revoked = "revoked",
+    /// Its certificate is of an authority that the fleet has moved away from.
+    OldAuthority = "old-authority",
+    /// What says whose certificates count was kept here, and is lost.
+    TrustLost = "trust-lost",
 }
 
 impl Reason {

@@ -5,6 +5,7 @@
 mod print;
 
 mod branch;
+mod ca;
 mod config;
 mod control;
 mod deltas;
@@ -19,6 +20,7 @@ mod plan;
 mod progress;
 mod release;
 mod resume;
+mod revoke;
 mod rollback;
 mod rollout_status;
 mod scap;
@@ -27,6 +29,7 @@ mod show;
 mod signers;
 mod snapshot;
 mod status;
+mod trusted;
 mod unified;
 mod unlock;
 mod why;
@@ -63,6 +66,12 @@ enum Command {
     Init(init::InitArgs),
     /// Make one host's identity, offline, to copy it to the host; or have hosts make theirs, over ssh; or list who was enrolled
     Enroll(Box<enroll::EnrollArgs>),
+    /// Cut hosts off from the fleet, at once: their certificates count no more, on any host that hears of it
+    Revoke(Box<revoke::RevokeArgs>),
+    /// Take hosts back that were revoked, with the certificates that they have
+    Unrevoke(revoke::UnrevokeArgs),
+    /// Move the fleet to a new certificate authority, and say where that is
+    Ca(Box<ca::CaArgs>),
     /// Build the snapshot of a commit or a directory, and say what it is
     Snapshot(snapshot::SnapshotArgs),
     /// Say how a release would go through a fleet, and how long it would take; contacts nobody
@@ -184,6 +193,9 @@ async fn execute(command: Command) -> Result<u8, CliError> {
     match command {
         Command::Init(args) => init::run(&args),
         Command::Enroll(args) => enroll::run(&args).await,
+        Command::Revoke(args) => revoke::revoke(*args).await,
+        Command::Unrevoke(args) => revoke::unrevoke(args).await,
+        Command::Ca(args) => ca::run(*args).await,
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Plan(args) => plan::run(&args),
         Command::Config(args) => config::run(&args),
