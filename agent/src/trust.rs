@@ -15,7 +15,7 @@ use std::{
 use scap_proto::{
     codec::{self, CodecError},
     id::{NodeId, PlanId},
-    identity::{Identity, IdentityError, PUBLIC_KEY_BYTES, Refusal, install::file_in},
+    identity::{Identity, IdentityError, PUBLIC_KEY_BYTES, Refusal, Trust, install::file_in},
     reason::Reason,
     release::{
         Audience, Authority, AuthorityError, ConfigQuestion, Directive, Environment, Finalization,
@@ -54,7 +54,12 @@ pub struct HostTrust {
     thresholds: Thresholds,
     origins: Origins,
     commits: Vec<CommitRule>,
+    /// Where the daemon keeps whose certificates count, for the activator, which hears of it in no other way.
+    daemon_keeps: Option<PathBuf>,
 }
+
+/// What the daemon keeps of whose certificates count, in its data directory.
+pub const FLEET_TRUST_FILE: &str = "trust";
 
 /// `host.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -305,6 +310,7 @@ impl HostTrust {
             thresholds,
             origins,
             commits: file.signed_commits,
+            daemon_keeps: None,
         })
     }
 
@@ -323,7 +329,24 @@ impl HostTrust {
     /// [`TrustError`].
     pub fn of_activator(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
         let [daemon, activator] = records(config);
-        Self::load(&config.identity, now)?.keeping(&activator, &daemon, now)
+        let mut trust = Self::load(&config.identity, now)?.keeping(&activator, &daemon, now)?;
+        trust.daemon_keeps = Some(config.data.join(FLEET_TRUST_FILE));
+        Ok(trust)
+    }
+
+    /// Whose certificates count now: what the daemon took since is believed as far as it proves itself.
+    fn certificates(&self) -> &Trust {
+        let trust = self.identity.trust();
+        if let Some(path) = &self.daemon_keeps
+            && let Err(error) = trust.learn_from(path)
+        {
+            let error = crate::error_chain(&error);
+            tracing::warn!(
+                error,
+                "whose certificates count is not known from the daemon"
+            );
+        }
+        trust
     }
 
     /// Goes on with the signers files that were taken since the host was enrolled, and keeps what is taken in `own`; `other` is where
@@ -371,7 +394,7 @@ impl HostTrust {
     /// [`OrderError`].
     pub fn verify_order(&self, order: Order, now: UnixMillis) -> Result<VerifiedOrder, OrderError> {
         let (release, grant) = self.verify_grant(order.release, order.grant, now)?;
-        self.origins.check(&grant, self.identity.trust(), now)?;
+        self.origins.check(&grant, self.certificates(), now)?;
         let directive = order.directive.verify(&grant)?;
         let plan = match (directive.plan, order.plan) {
             (Some(id), Some(bytes)) => Some(Plan::decode(id, &bytes)?),
@@ -398,7 +421,7 @@ impl HostTrust {
         let (release, grant) = self.verify_grant(finalize.release, finalize.grant, now)?;
         // What is stable stays so, also once the certificate of whoever made it so is over.
         let made = release.release().created;
-        self.origins.check(&grant, self.identity.trust(), made)?;
+        self.origins.check(&grant, self.certificates(), made)?;
         let finalization = finalize.finalization.verify(&release, &grant)?;
         Ok(VerifiedFinalization {
             release,
