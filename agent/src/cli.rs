@@ -2,6 +2,7 @@
 
 mod clone;
 mod identity;
+mod enroll;
 mod limit;
 mod pull;
 
@@ -60,6 +61,8 @@ struct Cli {
 enum Command {
     /// Run the daemon
     Run(RunArgs),
+    /// Become a member of a fleet: make a key, and have it certified by a token
+    Enroll(enroll::EnrollArgs),
     /// Run the process that alone writes below the deploy root; `run` starts it
     Activator(ActivatorArgs),
     /// Show what this host runs and what it waits for
@@ -182,6 +185,7 @@ fn worker_threads() -> usize {
 async fn execute(command: Command, prefix: &[&str]) -> ExitCode {
     match command {
         Command::Run(args) => run(args, prefix).await,
+        Command::Enroll(args) => enroll::run(args).await,
         Command::Activator(args) => activator(args).await,
         Command::Status(local) => show(&local, &Call::Status, print_status).await,
         Command::Verify { repo, local } => {

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod enrolment;
+pub mod enroll;
 pub mod host;
 pub mod limits;
 mod lock;
