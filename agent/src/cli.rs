@@ -1,8 +1,8 @@
 //! The agent's command line, which the coordinator can run too, under a sub-command of its own.
 
 mod clone;
-mod identity;
 mod enroll;
+mod identity;
 mod limit;
 mod pull;
 

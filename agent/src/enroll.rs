@@ -9,8 +9,8 @@ use std::{
 use scap_proto::{
     enroll::{self, Answer, Claim, ExchangeError, Token},
     identity::{
-        Enrolment, EnrolmentError, FleetName, IdentityRequest, PeerIdentity,
-        install::{self, InstallError, Staged},
+        Enrolment, EnrolmentError, IdentityRequest, PeerIdentity,
+        install::{self, InstallError},
         key_fingerprint,
     },
     reason::Reason,
@@ -23,9 +23,10 @@ use tokio::{
 };
 
 use crate::{
-    clock, error_chain,
+    clock,
+    enrolment::{self, BecomeError},
+    error_chain,
     relay::resolve,
-    trust::{HostTrust, TrustError},
 };
 
 /// Peers whose handshakes are in progress at a time, while we wait. One is the coordinator; strangers take at most ten
@@ -58,7 +59,7 @@ pub enum Way {
 /// Why a host was not enrolled.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
-    /// Its key, or what came back for it.
+    /// Its key.
     #[error(transparent)]
     Install(#[from] InstallError),
     /// No port to wait at.
@@ -76,17 +77,9 @@ pub enum EnrollError {
     /// What came back is none.
     #[error("read the identity that the coordinator gave")]
     Given(#[from] EnrolmentError),
-    /// What came back is of another fleet, or not an agent's.
-    #[error("the coordinator gave the identity of {given}, expected an agent of fleet {expected}")]
-    OtherNode {
-        /// Whose.
-        given: PeerIdentity,
-        /// The token's fleet.
-        expected: FleetName,
-    },
-    /// The daemon could not use what came back.
-    #[error("check the identity that the coordinator gave")]
-    Unusable(#[from] TrustError),
+    /// It is not this host's, or the daemon could not use it.
+    #[error("install the identity that the coordinator gave")]
+    Become(#[from] BecomeError),
 }
 
 impl EnrollError {
@@ -266,30 +259,18 @@ impl Newcomer {
         let Answer::Identity(given) = answer else {
             return Err(EnrollError::Refused { address });
         };
-        let (directory, fleet) = (self.directory.clone(), self.token.fleet().clone());
-        let install = move || install(&directory, &fleet, &given);
+        let directory = self.directory.clone();
+        let install = move || -> Result<PeerIdentity, EnrollError> {
+            let given = Enrolment::decode(&given)?;
+            let installed = enrolment::install(&directory, &given, None, clock::now())?;
+            Ok(installed.own().clone())
+        };
         let installed = tokio::task::spawn_blocking(install).await;
         let own =
             installed.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
         installing.done().await;
         Ok(Ok(own))
     }
-}
-
-/// Has an identity hold that a coordinator gave, if it is an agent's of this fleet and the daemon can use it.
-fn install(directory: &Path, fleet: &FleetName, given: &[u8]) -> Result<PeerIdentity, EnrollError> {
-    let enrolment = Enrolment::decode(given)?;
-    let staged = Staged::new(directory, &enrolment, None)?;
-    let own = staged.identity().own().clone();
-    if own.fleet != *fleet || own.role != scap_proto::identity::Role::Agent {
-        return Err(EnrollError::OtherNode {
-            given: own,
-            expected: fleet.clone(),
-        });
-    }
-    HostTrust::load(&staged.path(), clock::now())?;
-    staged.commit()?;
-    Ok(own)
 }
 
 /// What strangers did since it was last told.

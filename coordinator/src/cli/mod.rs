@@ -25,6 +25,7 @@ mod screen;
 mod show;
 mod snapshot;
 mod status;
+mod token;
 mod unified;
 mod unlock;
 mod why;
@@ -59,8 +60,10 @@ struct Cli {
 enum Command {
     /// Make the state directory of a new fleet: its private CA, a deployer key, allowed_signers
     Init(init::InitArgs),
-    /// Make one host's identity, offline, to copy it to the host; or have hosts make theirs, over ssh; or list who was enrolled
+    /// Make one host's identity, offline, to copy it to the host; or have hosts make theirs, over ssh or by tokens; or list who was enrolled
     Enroll(Box<enroll::EnrollArgs>),
+    /// Make, list and take back the tokens by which hosts enrol themselves
+    Token(token::TokenArgs),
     /// Build the snapshot of a commit or a directory, and say what it is
     Snapshot(snapshot::SnapshotArgs),
     /// Say how a release would go through a fleet, and how long it would take; contacts nobody
@@ -178,6 +181,7 @@ async fn execute(command: Command) -> Result<u8, CliError> {
     match command {
         Command::Init(args) => init::run(&args),
         Command::Enroll(args) => enroll::run(&args).await,
+        Command::Token(args) => token::run(args),
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Plan(args) => plan::run(&args),
         Command::Config(args) => config::run(&args),

@@ -145,7 +145,7 @@ impl EnrollEndpoint {
             .token_store(Arc::new(NoneTokenStore));
         let connecting = self.quic.connect_with(config, address, &pin.server_name());
         let connecting = connecting.map_err(EnrollLinkError::Start)?;
-        finish(async { connecting.await }, verifier).await
+        finish(connecting, verifier).await
     }
 
     /// The next that dials and has proved its address; `None` once the endpoint is closed, or where it only dials.
