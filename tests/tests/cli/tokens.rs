@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::Signal;
 use scap_proto::enroll::{self, Answer, Claim, Token};
@@ -361,7 +361,7 @@ fn e7_a_used_expired_revoked_or_unknown_token_is_refused_alike_and_told_apart_in
 #[test]
 fn e7_a_flood_of_guesses_is_cut_short_costs_no_memory_and_keeps_nobody_out() {
     const ADDRESSES: u8 = 40;
-    const GUESSES: usize = 25;
+    const GUESSES: u32 = 25;
     let scene = Scene::new();
     let token = create(&scene, "web1", &[]);
     give(&scene, "web1", &token);
@@ -379,7 +379,7 @@ fn e7_a_flood_of_guesses_is_cut_short_costs_no_memory_and_keeps_nobody_out() {
         .map(|from| {
             let (request, address, good) = (request.clone(), address.clone(), good.clone());
             runtime.spawn(async move {
-                let (mut heard, mut away) = (0, 0);
+                let (mut heard, mut away) = (0u32, 0u32);
                 for _ in 0..GUESSES {
                     let guess = Token::generate(good.fleet().clone(), good.pin());
                     match claim_from(&guess, &request, &address, from).await {
@@ -392,10 +392,9 @@ fn e7_a_flood_of_guesses_is_cut_short_costs_no_memory_and_keeps_nobody_out() {
             })
         })
         .collect();
-    let (mut heard, mut away) = (0, 0);
+    let (mut heard, mut away) = (0u32, 0u32);
     for guesser in guessers {
         let (of_one, sent_away) = runtime.block_on(guesser).unwrap();
-        assert!(of_one <= 10 + GUESSES, "{of_one}");
         heard += of_one;
         away += sent_away;
     }
@@ -403,7 +402,7 @@ fn e7_a_flood_of_guesses_is_cut_short_costs_no_memory_and_keeps_nobody_out() {
     let grown = peak_kib(coordinator.pid()).saturating_sub(before);
     println!(
         "{} guesses from {ADDRESSES} addresses in {seconds:.1} s: {heard} looked at, {away} sent away, {grown} KiB more at the peak",
-        usize::from(ADDRESSES) * GUESSES
+        u32::from(ADDRESSES) * GUESSES
     );
     // What the gate lets through, whatever the machine: 10 and one each 6 s of an address, 100 and 20 a second of all.
     let of_all = 100.0 + 20.0 * seconds;
