@@ -31,8 +31,8 @@ pub struct Awaited {
     pub pin: AuthorityPin,
 }
 
-/// Dials each host until it has its identity, or until `until`; says each that has it to `on_success`. What fails is logged here, where
-/// it is not the same as the time before.
+/// Dials each host until it has its identity, or until `until`; says each that has it to `on_success`. Claims that are not good are in the
+/// log, and who answers in a host's place and does not know the fleet, where that is not the same as the time before.
 ///
 /// Cancel-safe: dropping it drops the links. Returns what became last of each host that has none.
 pub async fn dial(
@@ -83,8 +83,8 @@ async fn one(
                 Err(failure) => failure,
             };
             drop(turn);
-            let is_new = failure != last;
-            if is_new && failure.code != Reason::Unreachable {
+            let is_told = failure == last || failure.code == Reason::Unreachable;
+            if failure.code == Reason::EnrollStranger && !is_told {
                 failure.audit();
             }
             last = failure;

@@ -94,21 +94,25 @@ impl Enroller {
     /// Takes at most 40 s and what the disk takes. Cancelling it leaves a token used or not used, and the host asks again.
     ///
     /// # Errors
-    /// [`Failure`], which is not logged yet.
+    /// [`Failure`], which is in the log by then: a refusal before the other side hears it, so it cannot hold that back.
     pub async fn serve(
         self: &Arc<Self>,
         link: EnrollLink,
         awaited: Option<Arc<BTreeSet<NodeId>>>,
     ) -> Result<Success, Failure> {
         let address = link.remote_address();
-        let failure = |code, text, host| Failure {
-            code,
-            text,
-            host,
-            address: Some(address),
+        let failed = |code, text, host| {
+            let failure = Failure {
+                code,
+                text,
+                host,
+                address: Some(address),
+            };
+            failure.audit();
+            failure
         };
         let broken =
-            |error: &ExchangeError, host| failure(Reason::EnrollBroken, error_chain(error), host);
+            |error: &ExchangeError, host| failed(Reason::EnrollBroken, error_chain(error), host);
         let received = enroll::receive(&link).await;
         let (claim, answering) = received.map_err(|error| broken(&error, None))?;
         let request = IdentityRequest::parse(claim.request.as_bytes());
@@ -118,7 +122,7 @@ impl Enroller {
                 .await
                 .map_err(|error| {
                     link.close(close::INTERNAL);
-                    failure(Reason::IoError, error_chain(&error), None)
+                    failed(Reason::IoError, error_chain(&error), None)
                 })?,
             Err(error) => Err((Reason::BadRequest, error.to_string(), None)),
         };
@@ -139,9 +143,10 @@ impl Enroller {
                 })
             }
             Err((code, text, host)) => {
+                let failure = failed(code, text, host);
                 // Whether it hears that changes nothing.
                 let _ = answering.answer(Answer::Refused).await;
-                Err(failure(code, text, host))
+                Err(failure)
             }
         }
     }

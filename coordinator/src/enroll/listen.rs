@@ -14,7 +14,7 @@ use super::{Enroller, Failure, Gate, Network, Success};
 const SUMMARY: Duration = Duration::from_secs(10);
 
 /// Answers whoever comes until `until`, or until all `awaited` hosts have come, where there is such a list; says each end to
-/// `on_end`. Failures are logged here.
+/// `on_end`. Failures are in the log.
 ///
 /// Cancel-safe: dropping it drops the links. Returns the hosts that came.
 pub async fn listen(
@@ -40,9 +40,8 @@ pub async fn listen(
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 };
                 gate.leave(network, ended.is_ok());
-                match &ended {
-                    Ok(success) => drop(came.insert(success.host.clone())),
-                    Err(failure) => failure.audit(),
+                if let Ok(success) = &ended {
+                    came.insert(success.host.clone());
                 }
                 on_end(&ended);
             }
@@ -58,7 +57,11 @@ pub async fn listen(
                 links.spawn(async move {
                     let ended = match incoming.finish().await {
                         Ok(link) => enroller.serve(link, list).await,
-                        Err(error) => Err(Failure::of_link(address, &error)),
+                        Err(error) => {
+                            let failure = Failure::of_link(address, &error);
+                            failure.audit();
+                            Err(failure)
+                        }
                     };
                     (network, ended)
                 });
