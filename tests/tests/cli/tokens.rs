@@ -58,14 +58,15 @@ fn start_waiting(scene: &Scene, host: &str) -> (Running, String) {
     (running, address)
 }
 
+/// Has a coordinator dial the hosts of the fleet file that have a token.
 fn dial(scene: &Scene, more: &[&str]) -> Running {
     let arguments = [
         "enroll",
-        "--token",
         "--state",
         "st",
         "--fleet",
         "fleet.toml",
+        "--token",
     ];
     scene.start(&[&arguments, more].concat())
 }
@@ -74,12 +75,12 @@ fn dial(scene: &Scene, more: &[&str]) -> Running {
 fn start_listening(scene: &Scene, more: &[&str]) -> (Running, String) {
     let arguments = [
         "enroll",
+        "--state",
+        "st",
         "--listen",
         "127.0.0.1:0",
         "--for",
         "60",
-        "--state",
-        "st",
     ];
     let mut running = scene.start(&[&arguments, more].concat());
     running.wait_until_it_says("listening at ");
@@ -196,7 +197,7 @@ fn a_host_whose_address_nobody_knows_dials_a_coordinator_that_listens_for_it() {
     let scene = Scene::new();
     let token = create(&scene, "web1", &["--environment", "staging"]);
     give(&scene, "web1", &token);
-    let (coordinator, address) = start_listening(&scene, &["web1", "--json"]);
+    let (coordinator, address) = start_listening(&scene, &["--token", "web1", "--json"]);
     let host = start(&scene, "web1", &["--coordinator", &address]);
     host.end().exits(0).prints(&["enrolled: agent web1"]);
     let view = coordinator.end().exits(0).json("scap.enroll/1");
@@ -217,7 +218,7 @@ fn a_token_is_read_from_its_owners_file_or_standard_input_and_from_nowhere_else(
     ended.fails(1, "read the token", "has mode 644", "token create");
     assert!(!scene.path("web1/identity").exists());
 
-    let (coordinator, address) = start_listening(&scene, &["web1"]);
+    let (coordinator, address) = start_listening(&scene, &["--token", "web1"]);
     let arguments = [
         "agent",
         "enroll",
@@ -259,9 +260,7 @@ fn e1_a_host_that_waits_gives_its_token_to_no_coordinator_of_another_fleet() {
         "--fleet",
         "fleet.toml",
     ];
-    let refused = scene
-        .scap(&[&evil[..], &["--timeout", "3"]].concat())
-        .exits(1);
+    let refused = scene.scap(&[&evil[..], &["--for", "3"]].concat()).exits(1);
     refused.says(&["not enrolled web1", "[enroll-stranger]"]);
     host.wait_until_it_says("enroll-stranger");
     dial(&scene, &[]).end().exits(0);
@@ -366,7 +365,7 @@ fn e7_a_flood_of_guesses_is_cut_short_costs_no_memory_and_keeps_nobody_out() {
     let scene = Scene::new();
     let token = create(&scene, "web1", &[]);
     give(&scene, "web1", &token);
-    let (coordinator, address) = start_listening(&scene, &["web1"]);
+    let (coordinator, address) = start_listening(&scene, &["--token", "web1"]);
     let before = peak_kib(coordinator.pid());
     let began = Instant::now();
     let good: Token = token.parse().unwrap();
@@ -436,7 +435,7 @@ fn t8_the_token_of_one_host_does_not_enrol_another() {
     give(&scene, "web2", &one);
     let (thief, address) = start_waiting(&scene, "web2");
     write_fleet(&scene, &[("web2", &address)]);
-    let ended = dial(&scene, &["web2", "--timeout", "5"]).end().exits(1);
+    let ended = dial(&scene, &["web2", "--for", "5"]).end().exits(1);
     ended.says(&[
         "not enrolled web2",
         "WARN",
@@ -553,7 +552,7 @@ fn what_cannot_be_enrolled_so_is_told_with_what_to_do() {
         .scap(&arguments)
         .fails_as_misuse(&["'--expires <TIME>'"]);
     create(&scene, "web1", &[]);
-    let ended = dial(&scene, &["web1", "--timeout", "1", "--json"])
+    let ended = dial(&scene, &["web1", "--for", "1", "--json"])
         .end()
         .exits(1);
     let view = ended.json("scap.enroll/1");
