@@ -23,6 +23,7 @@ mod killed_agent;
 mod killed_coordinator;
 mod live_tree;
 mod output;
+mod own_authority;
 mod places;
 mod plan;
 mod process;
