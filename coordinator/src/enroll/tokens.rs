@@ -18,7 +18,7 @@ use scap_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Most tokens that are kept: as many as a plan has hosts. What is over goes after [`KEPT_MILLIS`].
+/// Most tokens that are kept: as many as a plan has hosts. What has been over for a quarter of a year goes with the next that is made.
 pub const TOKENS_MAX: usize = 16_384;
 
 /// How long it is kept what became of a token, after it was over: long enough to ask who was enrolled in the last quarter.
