@@ -48,7 +48,7 @@ use self::{
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, PeerView, RepoView, StatusView, VerifyView},
+    api::{self, ApiError, ApiRequest, PeerView, RepoView, StatusView, TrustView, VerifyView},
     clock,
     config::Config,
     limits::Limits,
@@ -85,7 +85,7 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<(), DaemonError> {
     let trust =
-        HostTrust::load(&config.identity, clock::now()).map_err(|source| DaemonError::Trust {
+        HostTrust::of_daemon(&config, clock::now()).map_err(|source| DaemonError::Trust {
             path: config.identity.clone(),
             source,
         })?;
@@ -750,6 +750,7 @@ impl Daemon {
             dropped_peers: self.dropped.clone(),
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
+            trust: TrustView::of(&self.trust),
         }
     }
 
