@@ -15,25 +15,22 @@ use super::{
     authority::{AuthorityError, CertificateAuthority, Validity},
     file::{self, FileError},
     install::file_in,
-    key::{KeyError, PUBLIC_KEY_BYTES, SecretKey},
-    peer::{AuthorityCertificate, Leaf, PeerIdentity, is_authority},
+    key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey},
+    peer::{AuthorityCertificate, Leaf, PeerIdentity},
     pin::{AUTHORITIES_SHOWN_MAX, AuthorityPin},
     refusal::Refusal,
-    site::{SiteAuthority, SiteError, SiteKey},
     trust::{Trust, provider},
 };
 
 /// A node's own identity. Cheap to share behind an [`Arc`].
 ///
 /// Its directory holds `node.key` (mode 0600), `node.crt`, and `ca.crt` with the authorities it
-/// trusts: one, or several while a fleet moves from one to the next. Where the authorities are a site's own, which had them before, it
-/// also holds `authority.toml` ([`SiteAuthority`]), and the key may be RSA or ECDSA.
+/// trusts: one, or several while a fleet moves from one to the next.
 pub struct Identity {
     own: PeerIdentity,
     validity: Validity,
     certificate: CertificateDer<'static>,
-    key: NodeKey,
-    public_key: [u8; PUBLIC_KEY_BYTES],
+    key: SecretKey,
     trust: Trust,
     authorities: Vec<CertificateDer<'static>>,
     resolver: Arc<SingleCertAndKey>,
@@ -71,12 +68,7 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`]; each names the file and, where there is one, the remedy.
     pub fn load(directory: &Path) -> Result<Self, IdentityError> {
-        let site = SiteAuthority::load(directory)?;
-        let key_path = file_in(directory, KEY_FILE);
-        let key = match &site {
-            None => NodeKey::Ours(SecretKey::load(&key_path)?),
-            Some(_) => NodeKey::Site(SiteKey::load(&key_path)?),
-        };
+        let key = SecretKey::load(&file_in(directory, KEY_FILE))?;
         let certificate_path = file_in(directory, CERTIFICATE_FILE);
         let authorities_path = file_in(directory, AUTHORITIES_FILE);
         let [certificate] =
@@ -92,38 +84,30 @@ impl Identity {
             problem,
         };
         for authority in &authorities {
-            let checked = match (&site, is_authority(authority)) {
-                (None, _) => AuthorityCertificate::parse(authority).map(|_| ()),
-                (Some(_), true) => Ok(()),
-                (Some(_), false) => Err("it is not an authority's"),
-            };
-            checked.map_err(|problem| malformed(&authorities_path, problem))?;
+            AuthorityCertificate::parse(authority)
+                .map_err(|problem| malformed(&authorities_path, problem))?;
         }
-        let own = Leaf::parse_of(&certificate, site.as_ref())
-            .map_err(|problem| malformed(&certificate_path, problem))?;
+        let own =
+            Leaf::parse(&certificate).map_err(|problem| malformed(&certificate_path, problem))?;
         let trust = Trust::new(own.identity.fleet.clone(), &authorities)
-            .map_err(|_| malformed(&authorities_path, "it is not usable as an authority"))?
-            .of_site(site);
+            .map_err(|_| malformed(&authorities_path, "it is not usable as an authority"))?;
         trust
             .check_issuer(&certificate)
             .map_err(|_| IdentityError::Issuer {
                 certificate: certificate_path.clone(),
                 authorities: authorities_path,
             })?;
-        if !key.is_of(&own, &certificate) {
+        if own.public_key != *key.public() {
             return Err(IdentityError::Mismatch {
                 path: certificate_path,
             });
         }
-        let resolver = key
-            .resolver(vec![certificate.clone()])
-            .map_err(IdentityError::Tls)?;
+        let resolver = resolver(&certificate, &key).map_err(IdentityError::Tls)?;
         Ok(Self {
             own: own.identity,
             validity: own.validity,
             certificate,
             key,
-            public_key: own.public_key,
             trust,
             authorities,
             resolver,
@@ -154,9 +138,9 @@ impl Identity {
         &self.certificate
     }
 
-    /// The public half of its key, which its certificate names; of a key that is not Ed25519, the SHA-256 of that.
+    /// The public half of its key, which its certificate names.
     pub fn public_key(&self) -> &[u8; PUBLIC_KEY_BYTES] {
-        &self.public_key
+        self.key.public()
     }
 
     /// Whom it trusts.
@@ -164,12 +148,9 @@ impl Identity {
         &self.trust
     }
 
-    /// Signs with the node's key: Ed25519, where the fleet's own authority certified it.
-    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
-        match &self.key {
-            NodeKey::Ours(key) => key.sign(message).to_vec(),
-            NodeKey::Site(key) => key.sign(message),
-        }
+    /// Signs with the node's key.
+    pub fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        self.key.sign(message)
     }
 
     /// The fingerprints of the authorities that it trusts.
@@ -184,9 +165,11 @@ impl Identity {
     pub(crate) fn resolver_with_authorities(&self) -> Arc<SingleCertAndKey> {
         let authorities = self.authorities.iter().take(AUTHORITIES_SHOWN_MAX);
         let chain = std::iter::once(&self.certificate).chain(authorities);
-        self.key
-            .resolver(chain.cloned().collect())
-            .expect("the same key and certificate were taken when it was loaded")
+        let key = PrivateKeyDer::Pkcs8(self.key.to_pkcs8());
+        let certified = CertifiedKey::from_der(chain.cloned().collect(), key, &provider());
+        let certified =
+            certified.expect("the same key and certificate were taken when it was loaded");
+        Arc::new(SingleCertAndKey::from(certified))
     }
 
     /// What rustls shows and signs handshakes with.
@@ -255,9 +238,6 @@ pub enum IdentityError {
         /// The certificate's file.
         path: PathBuf,
     },
-    /// The file that says whom a site's own authority is taken to certify.
-    #[error(transparent)]
-    Site(#[from] SiteError),
     /// The TLS library does not take the key.
     #[error("use the key in TLS")]
     Tls(#[source] rustls::Error),
@@ -286,33 +266,13 @@ pub(super) fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
     certificates.unwrap_or_default()
 }
 
-/// A node's key, by who made it.
-enum NodeKey {
-    Ours(SecretKey),
-    Site(SiteKey),
-}
-
-impl NodeKey {
-    /// Whether it is the one that a certificate names.
-    fn is_of(&self, leaf: &Leaf, certificate: &CertificateDer<'static>) -> bool {
-        match self {
-            Self::Ours(key) => leaf.public_key == *key.public(),
-            Self::Site(key) => key.resolver(vec![certificate.clone()]).is_ok(),
-        }
-    }
-
-    /// What rustls shows and signs handshakes with.
-    fn resolver(
-        &self,
-        chain: Vec<CertificateDer<'static>>,
-    ) -> Result<Arc<SingleCertAndKey>, rustls::Error> {
-        let key = match self {
-            Self::Ours(key) => PrivateKeyDer::Pkcs8(key.to_pkcs8()),
-            Self::Site(key) => return key.resolver(chain),
-        };
-        let certified = CertifiedKey::from_der(chain, key, &provider())?;
-        Ok(Arc::new(SingleCertAndKey::from(certified)))
-    }
+fn resolver(
+    certificate: &CertificateDer<'static>,
+    key: &SecretKey,
+) -> Result<Arc<SingleCertAndKey>, rustls::Error> {
+    let key = PrivateKeyDer::Pkcs8(key.to_pkcs8());
+    let certified = CertifiedKey::from_der(vec![certificate.clone()], key, &provider())?;
+    Ok(Arc::new(SingleCertAndKey::from(certified)))
 }
 
 #[cfg(test)]
@@ -349,12 +309,7 @@ mod tests {
         assert_eq!(identity.own().to_uri(), "scap://prod/agent/web1");
         assert!(identity.check_time(NOW).is_ok());
         let public = Leaf::parse(identity.certificate()).unwrap().public_key;
-        let signature = identity.sign(b"report");
-        assert!(verify(
-            &public,
-            b"report",
-            signature.as_slice().try_into().unwrap()
-        ));
+        assert!(verify(&public, b"report", &identity.sign(b"report")));
         assert_eq!(
             format!("{identity:?}"),
             "Identity(agent web1 of fleet prod)"

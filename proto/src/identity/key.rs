@@ -118,12 +118,6 @@ pub enum KeyError {
         /// Which file.
         path: PathBuf,
     },
-    /// It holds something else, where a site's own authority certified the key.
-    #[error("{} is not an unencrypted RSA, ECDSA P-256 or Ed25519 key in PEM", path.display())]
-    SiteFormat {
-        /// Which file.
-        path: PathBuf,
-    },
 }
 
 #[cfg(test)]

@@ -10,8 +10,6 @@
 //! A host that makes its key itself asks with an [`IdentityRequest`], and what it gets is an [`Enrolment`], which
 //! [`install`] makes its identity.
 //!
-//! A site that has an authority already may use that in place of one of its own making ([`SiteAuthority`]).
-//!
 //! Identity says who somebody is, never what may be done: for that see [`crate::release`].
 
 pub mod install;
@@ -27,7 +25,6 @@ mod peer;
 mod pin;
 mod refusal;
 mod request;
-mod site;
 mod trust;
 
 pub use self::{
@@ -44,7 +41,6 @@ pub use self::{
     pin::{AuthorityPin, ParsePinError},
     refusal::{HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},
     request::{IdentityRequest, REQUEST_BYTES_MAX, RequestError, key_fingerprint},
-    site::{SITE_AUTHORITY_FILE, SiteAuthority, SiteError},
     trust::{LeafSignatureError, Trust},
 };
 pub(crate) use self::{

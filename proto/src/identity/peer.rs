@@ -8,12 +8,7 @@ use x509_parser::{
     parse_x509_certificate, time::ASN1Time,
 };
 
-use super::{
-    authority::Validity,
-    fleet::{FleetName, Role},
-    key::PUBLIC_KEY_BYTES,
-    site::{LeafKey, SiteAuthority},
-};
+use super::{authority::Validity, fleet::FleetName, fleet::Role, key::PUBLIC_KEY_BYTES};
 use crate::id::NodeId;
 
 /// Who a node is, as the authority of its fleet certified it.
@@ -53,52 +48,27 @@ impl fmt::Display for PeerIdentity {
 /// A certificate that has the form of a node's. Nothing vouches for it yet.
 pub(super) struct Leaf {
     pub(super) identity: PeerIdentity,
-    /// See [`LeafKey::id`].
     pub(super) public_key: [u8; PUBLIC_KEY_BYTES],
-    pub(super) key: LeafKey,
     pub(super) validity: Validity,
 }
 
 impl Leaf {
     /// Reads a certificate in DER, or says what about it is not a node's.
     pub(super) fn parse(der: &[u8]) -> Result<Self, &'static str> {
-        Self::parse_of(der, None)
-    }
-
-    /// The same, of an authority that the site had before, where there is one.
-    pub(super) fn parse_of(der: &[u8], site: Option<&SiteAuthority>) -> Result<Self, &'static str> {
         let x509 = parse(der)?;
-        let identity = match site {
-            Some(site) => site.identify(&x509)?,
-            None => single_uri(&x509)
+        Ok(Self {
+            identity: single_uri(&x509)
                 .and_then(PeerIdentity::from_uri)
                 .ok_or("it does not name one node as scap://<fleet>/<role>/<name>")?,
-        };
-        let key = match site {
-            Some(_) => {
-                LeafKey::of(&x509).ok_or("its key is neither RSA nor ECDSA on P-256 nor Ed25519")?
-            }
-            None => LeafKey::of(&x509)
-                .filter(LeafKey::is_ed25519)
-                .ok_or("its key is not Ed25519")?,
-        };
-        Ok(Self {
-            identity,
-            public_key: key.id(),
-            key,
+            public_key: public_key(&x509).ok_or("its key is not Ed25519")?,
             validity: validity(&x509).ok_or("it has no sensible period of validity")?,
         })
     }
 }
 
-/// What tells the public key of a certificate in DER from others; none where nodes have no such keys.
+/// The public key of a node's certificate, in DER; none where it has not the form of one.
 pub(crate) fn leaf_key(der: &[u8]) -> Option<[u8; PUBLIC_KEY_BYTES]> {
-    LeafKey::of(&parse(der).ok()?).map(|key| key.id())
-}
-
-/// Whether a certificate in DER is an authority's, of whatever making.
-pub(super) fn is_authority(der: &[u8]) -> bool {
-    parse(der).is_ok_and(|x509| x509.is_ca())
+    Leaf::parse(der).ok().map(|leaf| leaf.public_key)
 }
 
 /// A certificate that has the form of an authority's.

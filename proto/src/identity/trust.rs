@@ -5,16 +5,16 @@ use std::{fmt, sync::Arc, time::Duration};
 use rustls::{
     RootCertStore, SignatureScheme,
     client::verify_server_cert_signed_by_trust_anchor,
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs},
+    crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime},
     server::ParsedCertificate,
 };
 
 use super::{
     fleet::FleetName,
+    key::{self, SIGNATURE_BYTES},
     peer::{Leaf, PeerIdentity},
     refusal::Refusal,
-    site::{SITE_SCHEMES, SiteAuthority},
 };
 
 /// The authorities that a node of `fleet` believes. Cheap to clone.
@@ -22,8 +22,6 @@ use super::{
 pub struct Trust {
     fleet: FleetName,
     anchors: Arc<RootCertStore>,
-    /// Where the authorities are not of this fleet's making.
-    site: Option<Arc<SiteAuthority>>,
 }
 
 impl Trust {
@@ -40,22 +38,7 @@ impl Trust {
         Ok(Self {
             fleet,
             anchors: Arc::new(anchors),
-            site: None,
         })
-    }
-
-    /// The same, where the authorities are a site's own.
-    pub(super) fn of_site(self, site: Option<SiteAuthority>) -> Self {
-        let site = site.map(Arc::new);
-        Self { site, ..self }
-    }
-
-    /// How nodes sign.
-    pub(crate) fn schemes(&self) -> Vec<SignatureScheme> {
-        match &self.site {
-            Some(_) => SITE_SCHEMES.to_vec(),
-            None => vec![SignatureScheme::ED25519],
-        }
     }
 
     /// The fleet whose nodes are trusted.
@@ -83,10 +66,10 @@ impl Trust {
         der: &[u8],
         now_unix_ms: u64,
         message: &[u8],
-        signature: &[u8],
+        signature: &[u8; SIGNATURE_BYTES],
     ) -> Result<PeerIdentity, LeafSignatureError> {
         let leaf = self.check_leaf(der, now_unix_ms)?;
-        if !leaf.key.verify(message, signature) {
+        if !key::verify(&leaf.public_key, message, signature) {
             return Err(LeafSignatureError::Signature {
                 signer: leaf.identity,
             });
@@ -96,11 +79,7 @@ impl Trust {
 
     /// Whether one of the authorities issued this certificate at all, at whatever time.
     pub(super) fn check_issuer(&self, der: &[u8]) -> Result<Leaf, Refusal> {
-        let leaf = Leaf::parse_of(der, self.site.as_deref()).map_err(Refusal::Malformed)?;
-        let algorithms = match &self.site {
-            Some(_) => provided().all,
-            None => ed25519(),
-        };
+        let leaf = Leaf::parse(der).map_err(Refusal::Malformed)?;
         // Within its own period, so that an unknown issuer is told from a wrong time.
         let when = Duration::from_millis(leaf.validity.not_before_unix_ms);
         ParsedCertificate::try_from(&CertificateDer::from(der))
@@ -110,7 +89,7 @@ impl Trust {
                     &self.anchors,
                     &[],
                     UnixTime::since_unix_epoch(when),
-                    algorithms,
+                    ed25519(),
                 )
             })
             .map_err(|_| Refusal::UnknownIssuer {
@@ -179,13 +158,10 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn provided() -> WebPkiSupportedAlgorithms {
-    aws_lc_rs::default_provider().signature_verification_algorithms
-}
-
-/// How a fleet's own authority signs certificates; everything else is refused.
+/// How certificates are signed here; everything else is refused.
 fn ed25519() -> &'static [&'static dyn SignatureVerificationAlgorithm] {
-    provided()
+    aws_lc_rs::default_provider()
+        .signature_verification_algorithms
         .mapping
         .iter()
         .find(|(scheme, _)| *scheme == SignatureScheme::ED25519)

@@ -83,8 +83,7 @@ pub struct LeafSigned {
     pub payload: Bytes,
     /// The node's leaf certificate, DER.
     pub certificate: Bytes,
-    /// Over the payload. Ed25519, 64 bytes, by nodes of a fleet's own authority; by those of a site's also ECDSA on P-256 with SHA-256 (ASN.1) and
-    /// RSA-PSS with SHA-256.
+    /// Ed25519 over the payload: 64 bytes.
     pub signature: Bytes,
 }
 
@@ -92,7 +91,7 @@ impl LeafSigned {
     /// Signs `object`.
     pub fn sign<T: SignedObject>(object: &T, identity: &Identity) -> Self {
         let payload = object.to_payload();
-        let signature = Bytes::from(identity.sign(&payload));
+        let signature = Bytes::copy_from_slice(&identity.sign(&payload));
         let certificate = Bytes::copy_from_slice(identity.certificate());
         Self {
             payload,
@@ -103,7 +102,7 @@ impl LeafSigned {
 
     /// The node of the fleet that signed the payload; `None` where none did whose certificate is valid now.
     pub fn signer(&self, trust: &Trust, now: UnixMillis) -> Option<PeerIdentity> {
-        let signature = &self.signature;
+        let signature = self.signature.as_ref().try_into().ok()?;
         let signer = trust.verify_signature(&self.certificate, now.0, &self.payload, signature);
         signer.ok()
     }

@@ -23,7 +23,6 @@ mod killed_agent;
 mod killed_coordinator;
 mod live_tree;
 mod output;
-mod own_authority;
 mod places;
 mod plan;
 mod process;
