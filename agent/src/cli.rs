@@ -5,6 +5,7 @@ mod enroll;
 mod identity;
 mod limit;
 mod pull;
+mod trust;
 
 use std::{
     ffi::OsString,
@@ -347,12 +348,12 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
         .as_array()
         .map(Vec::as_slice)
         .unwrap_or_default();
-    let trust = &status["trust"];
+    let authority = &status["authority"];
     let _ = writeln!(
         out,
         "takes releases directed from {}, by signers file {}",
-        text(trust, "directed_from"),
-        text(trust, "signers_file")
+        text(authority, "directed_from"),
+        text(authority, "signers_file")
     );
     if releases.is_empty() {
         let _ = writeln!(out, "nothing was deployed to this host yet");
@@ -394,6 +395,7 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
     }
     limit::print_in_use(&status["limits"], out);
     pull::print_status(&status["catch_up"], out);
+    trust::print_status(&status["trust"], out);
     for peer in status["dropped_peers"]
         .as_array()
         .map(Vec::as_slice)

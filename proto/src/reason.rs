@@ -248,6 +248,13 @@ reasons! {
     EnrollLimited = "enroll-limited",
     /// A claim that was not made, or not heard to its end.
     EnrollBroken = "enroll-broken",
+    // Why a node is not let in.
+    /// Somebody cut it off.
+    Revoked = "revoked",
+    /// Its certificate is of an authority that the fleet has moved away from.
+    OldAuthority = "old-authority",
+    /// What says whose certificates count was kept here, and is lost.
+    TrustLost = "trust-lost",
 }
 
 impl Reason {

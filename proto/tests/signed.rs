@@ -9,6 +9,7 @@ mod host_configs;
 mod objects;
 mod plans;
 mod rosters;
+mod trusts;
 
 use std::{
     collections::BTreeSet,

@@ -10,7 +10,7 @@ use scap_proto::{
 };
 use serde::Serialize;
 
-use super::CatchUpView;
+use super::{CatchUpView, TrustView};
 use crate::{
     clock::Moment,
     daemon::Repo,
@@ -46,13 +46,15 @@ pub struct StatusView {
     pub limits: LimitsView,
     /// What catching up with peers is at.
     pub catch_up: CatchUpView,
-    /// Whose releases it takes.
+    /// Whose certificates count here.
     pub trust: TrustView,
+    /// Whose releases it takes.
+    pub authority: AuthorityView,
 }
 
 /// Whose releases a host takes.
 #[derive(Debug, Clone, Serialize)]
-pub struct TrustView {
+pub struct AuthorityView {
     /// The number of the signers file that it follows.
     pub signers_file: u64,
     /// From which deployment hosts alone; null for any.
@@ -61,7 +63,7 @@ pub struct TrustView {
     pub directed_from: String,
 }
 
-impl TrustView {
+impl AuthorityView {
     pub(crate) fn of(trust: &HostTrust) -> Self {
         let origins = trust.origins();
         Self {

@@ -5,6 +5,7 @@
 mod print;
 
 mod branch;
+mod ca;
 mod config;
 mod control;
 mod deltas;
@@ -19,6 +20,7 @@ mod plan;
 mod progress;
 mod release;
 mod resume;
+mod revoke;
 mod rollback;
 mod rollout_status;
 mod scap;
@@ -28,6 +30,7 @@ mod signers;
 mod snapshot;
 mod status;
 mod token;
+mod trusted;
 mod unified;
 mod unlock;
 mod why;
@@ -66,6 +69,12 @@ enum Command {
     Enroll(Box<enroll::EnrollArgs>),
     /// Make, list and take back the tokens by which hosts enrol themselves
     Token(token::TokenArgs),
+    /// Cut hosts off from the fleet, at once: their certificates count no more, on any host that hears of it
+    Revoke(Box<revoke::RevokeArgs>),
+    /// Take hosts back that were revoked, with the certificates that they have
+    Unrevoke(revoke::UnrevokeArgs),
+    /// Move the fleet to a new certificate authority, and say where that is
+    Ca(Box<ca::CaArgs>),
     /// Build the snapshot of a commit or a directory, and say what it is
     Snapshot(snapshot::SnapshotArgs),
     /// Say how a release would go through a fleet, and how long it would take; contacts nobody
@@ -188,6 +197,9 @@ async fn execute(command: Command) -> Result<u8, CliError> {
         Command::Init(args) => init::run(&args),
         Command::Enroll(args) => enroll::run(&args).await,
         Command::Token(args) => token::run(args),
+        Command::Revoke(args) => revoke::revoke(*args).await,
+        Command::Unrevoke(args) => revoke::unrevoke(args).await,
+        Command::Ca(args) => ca::run(*args).await,
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Plan(args) => plan::run(&args),
         Command::Config(args) => config::run(&args),

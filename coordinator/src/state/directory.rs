@@ -29,7 +29,7 @@ use scap_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{FleetAuthorityError, configs, enrolments::EnrolmentRecordError};
+use super::{FleetAuthorityError, configs, enrolments::EnrolmentRecordError, trust::TrustError};
 use crate::enroll::Tokens;
 
 pub(super) const AUTHORITY: &str = "ca";
@@ -156,6 +156,9 @@ pub enum StateError {
     /// How many signatures it takes, or the chain of signers files.
     #[error("whose signatures the fleet takes")]
     FleetAuthority(#[source] Box<FleetAuthorityError>),
+    /// Whose certificates count.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// A record that is damaged or of another version.
     #[error("record {0} is damaged or of another version")]
     Record(PathBuf),
@@ -179,6 +182,7 @@ impl StateError {
             Self::Held { state, .. } => Some(format!(
                 "wait for it to end, then try again; `scap-coordinator status --state {state}` says how far it is, and `abort` takes its hosts back"
             )),
+            Self::Trust(error) => error.hint(),
             Self::Enrolment(_) => {
                 Some("move it away, and enrol the host again; nothing else needs it".into())
             }
@@ -264,12 +268,15 @@ impl StateDirectory {
         })
     }
 
-    /// The coordinator's identity.
+    /// The coordinator's identity, which believes what the fleet believes as far as that is known here.
     ///
     /// # Errors
-    /// [`StateError::Identity`].
+    /// [`StateError::Identity`], [`StateError::Trust`].
     pub fn identity(&self) -> Result<Arc<Identity>, StateError> {
-        Ok(Arc::new(Identity::load(&self.path(COORDINATOR))?))
+        self.recover_coordinator()?;
+        let identity = Identity::load(&self.path(COORDINATOR))?;
+        self.keep_trust(identity.trust())?;
+        Ok(Arc::new(identity))
     }
 
     /// The fleet, and the fingerprint of the authority that certifies its hosts.

@@ -18,6 +18,7 @@ mod prepared;
 mod proof;
 mod record;
 mod tip;
+mod trust;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
@@ -41,4 +42,5 @@ pub use self::{
         Record as BranchRecord, Rollout, WaveEnd,
     },
     tip::{KnownTip, TipError},
+    trust::{Rotation, TrustError, is_of_host, revoked},
 };

@@ -177,6 +177,16 @@ impl CertificateAuthority {
         &self.certificate
     }
 
+    /// The public half of its key, by which it is told from others.
+    pub fn public_key(&self) -> &[u8; PUBLIC_KEY_BYTES] {
+        self.key.public()
+    }
+
+    /// Its key, which signs what the fleet believes.
+    pub(super) fn key(&self) -> &SecretKey {
+        &self.key
+    }
+
     /// Certifies that `public_key` is that of `node`, which must be of this authority's fleet. The
     /// period is cut to the authority's own, so nothing outlives it.
     ///

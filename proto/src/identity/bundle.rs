@@ -184,6 +184,24 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// The key of the node whose certificate is in a file. Whether it counts is not looked at.
+///
+/// # Errors
+/// [`IdentityError`]: there is no such certificate.
+pub fn certificate_key(path: &Path) -> Result<[u8; PUBLIC_KEY_BYTES], IdentityError> {
+    let certificates = read_certificates(path)?;
+    let [certificate] =
+        <[_; 1]>::try_from(certificates).map_err(|found: Vec<_>| IdentityError::Certificates {
+            path: path.into(),
+            found: found.len(),
+        })?;
+    let leaf = Leaf::parse(&certificate).map_err(|problem| IdentityError::Malformed {
+        path: path.into(),
+        problem,
+    })?;
+    Ok(leaf.public_key)
+}
+
 /// Why an identity cannot be made or used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {

@@ -67,12 +67,16 @@ impl SessionSigned {
     /// # Errors
     /// [`AuthorityError::SessionSignature`] and [`AuthorityError::Codec`].
     pub fn open<T: SignedObject>(&self, session_key: &[u8; 32]) -> Result<T, AuthorityError> {
-        let signature = self.signature.as_ref().try_into();
-        let signature = signature.map_err(|_| AuthorityError::SessionSignature)?;
-        if !identity::verify(session_key, &self.payload, signature) {
-            return Err(AuthorityError::SessionSignature);
+        match self.is_signed_by(session_key) {
+            true => Ok(T::from_payload(&self.payload)?),
+            false => Err(AuthorityError::SessionSignature),
         }
-        Ok(T::from_payload(&self.payload)?)
+    }
+
+    /// Whether the holder of a key signed it.
+    pub fn is_signed_by(&self, key: &[u8; 32]) -> bool {
+        let signature = self.signature.as_ref().try_into();
+        signature.is_ok_and(|signature| identity::verify(key, &self.payload, signature))
     }
 }
 

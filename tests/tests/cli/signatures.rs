@@ -448,7 +448,7 @@ fn b9_keys_change_for_all_hosts_with_the_next_deployment_and_for_one_that_was_aw
         let status = status(&fleet.scene, host)
             .exits(0)
             .json("scap.agent-status/1");
-        status["trust"]["signers_file"].clone()
+        status["authority"]["signers_file"].clone()
     };
     assert_eq!(number("web1"), 2);
 
@@ -474,7 +474,7 @@ fn b9_keys_change_for_all_hosts_with_the_next_deployment_and_for_one_that_was_aw
     fs::remove_file(scene.path("web2/data/signers")).unwrap();
     let again = super::fleet::Agent::start_enrolled(&scene, "web2");
     let told = status(&scene, "web2").exits(0).json("scap.agent-status/1");
-    assert_eq!(told["trust"]["signers_file"], 2);
+    assert_eq!(told["authority"]["signers_file"], 2);
     agents.push(again);
 
     // A host that is enrolled now begins there.
@@ -491,7 +491,11 @@ fn t7_a_thief_of_the_deployers_key_cannot_deploy_from_a_host_of_its_own() {
     let told = status(&fleet.scene, "web1")
         .exits(0)
         .json("scap.agent-status/1");
-    assert_eq!(told["trust"]["origins"], json!(["coordinator"]), "{told:#}");
+    assert_eq!(
+        told["authority"]["origins"],
+        json!(["coordinator"]),
+        "{told:#}"
+    );
 
     // Somebody with the key, the authority's key even, and another deployment host of the same fleet.
     let identity = fleet.scene.path("web1/identity/host.toml");

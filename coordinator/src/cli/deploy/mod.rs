@@ -84,7 +84,7 @@ use crate::{
     scap::Scap,
     seed::Seed,
     snapshot::{Built, Earlier},
-    state::{Record, StateDirectory, StateError},
+    state::{Record, StateDirectory, StateError, revoked},
 };
 
 /// How long hosts may take to confirm that the release is the stable one.
@@ -282,8 +282,11 @@ pub(super) async fn deploy(
     // Before anything that takes long: whoever looks sees at once that it has begun, and with what.
     let mut progress = Progress::new(&about, tree.commit(), args.progress);
     notes.iter().for_each(|note| progress.note(note));
-    let targets = Targets::of(fleet, &scap, &args)?;
-    let Targets { inventory, policy } = &targets;
+    let identity = state.identity().map_err(state_error)?;
+    let targets = Targets::of(fleet, &scap, &args, revoked(identity.trust()))?;
+    let Targets {
+        inventory, policy, ..
+    } = &targets;
     check_soaks(policy)?;
     // What is gone back to, or gone on with, has been made.
     if args.back_to.is_none() && args.go_on.is_none() {
@@ -292,7 +295,6 @@ pub(super) async fn deploy(
         checked.await.expect("checking does not panic")?;
     }
     let dead_man = dead_man::of(&args, inventory)?;
-    let identity = state.identity().map_err(state_error)?;
     identity
         .check_time(clock::now().0)
         .map_err(|error| CliError::failed("check this coordinator's certificate", &error))?;
@@ -430,6 +432,7 @@ pub(super) async fn deploy(
         seed_bytes: SeedBytes::expected(&greeted, &built, &deltas, has),
         lock: Some(recording.held()),
         away: Some(&greeted.away),
+        revoked: &targets.revoked,
     };
     progress.plan(planned.json(), &planned.lines());
     confirm(&args, &mut requests).await?;
