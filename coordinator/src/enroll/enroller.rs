@@ -6,13 +6,13 @@ use scap_agent::{clock, error_chain};
 use scap_proto::{
     enroll::{self, Answer, Claim, ExchangeError, TokenId},
     id::NodeId,
-    identity::{IdentityRequest, key_fingerprint},
+    identity::{IdentityRequest, Role, key_fingerprint},
     reason::Reason,
     transport::enroll::{EnrollLink, EnrollLinkError},
     wire::close,
 };
 
-use super::tokens::{Redeemed, TokenError, Tokens, Untaken};
+use super::tokens::{Redeemed, TokenError, TokenRecord, Tokens, Untaken};
 use crate::state::{Enrolled, How, StateDirectory, StateError};
 
 /// Answers claims from one state directory.
@@ -161,16 +161,18 @@ impl Enroller {
         let redeem = move || {
             let (key, now) = (request.public_key(), clock::now());
             let awaited = awaited.as_deref();
+            let denied_until = |host: &NodeId| Ok(this.state.denied_until(Role::Agent, host)?);
+            let certify = |token: &TokenRecord| {
+                let enrolled = Enrolled {
+                    host: token.host.clone(),
+                    environments: token.environments.clone(),
+                    how: How::Token,
+                };
+                Ok(this.state.certify(&enrolled, key, now)?)
+            };
             let redeemed: Result<_, RedeemError> =
                 this.tokens
-                    .redeem(&claim.secret, key, awaited, now, |token| {
-                        let enrolled = Enrolled {
-                            host: token.host.clone(),
-                            environments: token.environments.clone(),
-                            how: How::Token,
-                        };
-                        Ok(this.state.certify(&enrolled, key, now)?)
-                    });
+                    .redeem(&claim.secret, key, awaited, now, denied_until, certify);
             Ok(match redeemed? {
                 Ok(redeemed) => Ok((redeemed, key_fingerprint(key))),
                 Err(Untaken { refusal, host }) => Err((refusal.code(), refusal.to_string(), host)),

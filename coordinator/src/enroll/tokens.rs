@@ -129,10 +129,14 @@ impl TokenRecord {
         &self,
         key: &str,
         awaited: Option<&BTreeSet<NodeId>>,
+        denied_until: Option<UnixMillis>,
         now: UnixMillis,
     ) -> Result<(), TokenRefusal> {
         if self.revoked.is_some() {
             return Err(TokenRefusal::Revoked);
+        }
+        if denied_until.is_some_and(|until| self.made <= until) {
+            return Err(TokenRefusal::HostRevoked);
         }
         if awaited.is_some_and(|hosts| !hosts.contains(&self.host)) {
             return Err(TokenRefusal::OtherHost);
@@ -169,6 +173,9 @@ pub enum TokenRefusal {
     /// It was taken back.
     #[error("the token was revoked")]
     Revoked,
+    /// Its host was, after it was made: whoever took the host has this token too.
+    #[error("the host was revoked after the token was made")]
+    HostRevoked,
     /// It is for another host than the one that was dialled, or than those that are waited for.
     #[error("the token is for another host")]
     OtherHost,
@@ -181,7 +188,7 @@ impl TokenRefusal {
             Self::Unknown => Reason::TokenUnknown,
             Self::Used => Reason::TokenUsed,
             Self::Expired => Reason::TokenExpired,
-            Self::Revoked => Reason::TokenRevoked,
+            Self::Revoked | Self::HostRevoked => Reason::TokenRevoked,
             Self::OtherHost => Reason::TokenOtherHost,
         }
     }
@@ -331,16 +338,18 @@ impl Tokens {
 
     /// Uses a token up for the host with this key. It is on disk that the token is used before `certify` is asked for the host's
     /// identity, so a crash leaves the token as it was, or used by that key. Who asks again with the same key is certified again, as the
-    /// same host. `awaited` are the hosts that may come: the one that was dialled, or any where there is no list.
+    /// same host. `awaited` are the hosts that may come: the one that was dialled, or any where there is no list. `denied_until` says
+    /// until when a host was revoked: no token made before that brings it back.
     ///
     /// # Errors
-    /// `E`, from `certify` and for what fails here; in the result, why the token is not taken.
+    /// `E`, from `denied_until`, `certify` and for what fails here; in the result, why the token is not taken.
     pub fn redeem<E: From<TokenError>>(
         &self,
         secret: &TokenSecret,
         key: &[u8; PUBLIC_KEY_BYTES],
         awaited: Option<&BTreeSet<NodeId>>,
         now: UnixMillis,
+        denied_until: impl FnOnce(&NodeId) -> Result<Option<UnixMillis>, E>,
         certify: impl FnOnce(&TokenRecord) -> Result<Enrolment, E>,
     ) -> Result<Result<Redeemed, Untaken>, E> {
         let hash = secret.hash();
@@ -358,7 +367,8 @@ impl Tokens {
             return Ok(Err(unknown));
         };
         let key = hex::encode(key);
-        if let Err(refusal) = record.check(&key, awaited, now) {
+        let denied_until = denied_until(&record.host)?;
+        if let Err(refusal) = record.check(&key, awaited, denied_until, now) {
             let host = Some(record.host);
             return Ok(Err(Untaken { refusal, host }));
         }

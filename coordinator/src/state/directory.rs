@@ -284,7 +284,7 @@ impl StateDirectory {
     /// # Errors
     /// [`StateError::Authority`].
     pub fn authority_pin(&self) -> Result<(FleetName, AuthorityPin), StateError> {
-        let authority = CertificateAuthority::load(&self.path(AUTHORITY))?;
+        let authority = self.authority()?;
         let pin = AuthorityPin::of(&authority.certificate().der);
         Ok((authority.fleet().clone(), pin))
     }

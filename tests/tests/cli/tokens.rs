@@ -240,6 +240,37 @@ fn a_token_is_read_from_its_owners_file_or_standard_input_and_from_nowhere_else(
     coordinator.end().exits(0);
 }
 
+/// Who stole a host has its key, the token that it used, and perhaps one that nobody used.
+#[test]
+fn e6_a_revoked_host_is_back_by_a_token_made_since_and_by_none_from_before() {
+    let scene = Scene::new();
+    let (repo, commit) = scene.repo();
+    let request = IdentityRequest::create(&SecretKey::generate());
+    let [used, pending] = [(); 2].map(|()| create(&scene, "web1", &[]));
+    let (mut coordinator, at) = start_listening(&scene, &[]);
+    given(&claim(&used, &request, &at, 1).unwrap());
+    let revoke = ["revoke", "web1", "--state", "st"];
+    let ended = scene.scap(&revoke).exits(5);
+    ended.says(&["token ", " of web1 is revoked too"]);
+    for token in [&used, &pending] {
+        assert_eq!(claim(token, &request, &at, 2), Ok(Answer::Refused));
+    }
+    coordinator.wait_until_it_says("the host was revoked after the token was made");
+
+    let token = create(&scene, "web1", &[]);
+    give(&scene, "web1", &token);
+    let (host, address) = start_waiting(&scene, "web1");
+    write_fleet(&scene, &[("web1", &address)]);
+    dial(&scene, &[]).end().exits(0);
+    host.end().exits(0);
+    let agent = Agent::start_at(&scene, "web1", &address);
+    deployed(&deploy(&scene).exits(0));
+    repo.archived(&commit).assert_is(&agent.live("repo"));
+    assert_eq!(claim(&used, &request, &at, 3), Ok(Answer::Refused));
+    let list = scene.scap(&["revoke", "--list", "--state", "st"]).exits(0);
+    list.prints(&["agent web1  since ", "; enrolled again since\n"]);
+}
+
 /// E1: the coordinator of another fleet learns nothing from a host that waits, and the host waits on.
 #[test]
 fn e1_a_host_that_waits_gives_its_token_to_no_coordinator_of_another_fleet() {

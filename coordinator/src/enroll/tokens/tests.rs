@@ -37,16 +37,31 @@ impl World {
         awaited: Option<&str>,
         now: UnixMillis,
     ) -> Result<Redeemed, TokenRefusal> {
+        self.redeem_denied(token, key, awaited, now, None)
+    }
+
+    /// As [`Self::redeem`], where the host was revoked.
+    fn redeem_denied(
+        &self,
+        token: &Token,
+        key: &[u8; PUBLIC_KEY_BYTES],
+        awaited: Option<&str>,
+        now: UnixMillis,
+        denied_until: Option<UnixMillis>,
+    ) -> Result<Redeemed, TokenRefusal> {
+        let denied_until = |_: &NodeId| Ok(denied_until);
         let awaited = awaited.map(|host| [host.parse().unwrap()].into());
+        let certify = |record: &TokenRecord| {
+            // It is on disk before anything is certified.
+            let saved = self.tokens.list()?;
+            let saved = saved.iter().find(|it| it.id() == record.id()).unwrap();
+            assert_eq!(saved.used.as_ref().unwrap().key, hex::encode(key));
+            Ok(enrolment(&record.host))
+        };
+        let (secret, awaited) = (token.secret(), awaited.as_ref());
         let redeemed: Result<_, TokenError> =
             self.tokens
-                .redeem(token.secret(), key, awaited.as_ref(), now, |record| {
-                    // It is on disk before anything is certified.
-                    let saved = self.tokens.list()?;
-                    let saved = saved.iter().find(|it| it.id() == record.id()).unwrap();
-                    assert_eq!(saved.used.as_ref().unwrap().key, hex::encode(key));
-                    Ok(enrolment(&record.host))
-                });
+                .redeem(secret, key, awaited, now, denied_until, certify);
         redeemed.unwrap().map_err(|it| it.refusal)
     }
 }
@@ -106,6 +121,21 @@ fn e7_a_token_is_not_good_after_its_time_or_once_it_was_taken_back_and_no_other_
     assert_eq!(unknown.unwrap_err(), TokenRefusal::Unknown);
     let refused = world.redeem(&token(), &KEY, None, NOW);
     assert_eq!(refused.unwrap_err(), TokenRefusal::Unknown);
+}
+
+/// Who stole a host has its key and the token that it used, and may have others that nobody used.
+#[test]
+fn no_token_from_before_its_host_was_revoked_brings_it_back_and_one_from_after_does() {
+    let world = World::new();
+    let (used, pending) = (world.token("web1"), world.token("web1"));
+    world.redeem(&used, &KEY, None, NOW).unwrap();
+    for (token, until) in [(&used, NOW), (&pending, NOW), (&pending, later(1))] {
+        let refused = world.redeem_denied(token, &KEY, None, later(2), Some(until));
+        assert_eq!(refused.unwrap_err(), TokenRefusal::HostRevoked);
+    }
+    let before = UnixMillis(NOW.0 - 1);
+    let redeemed = world.redeem_denied(&pending, &OTHER_KEY, None, NOW, Some(before));
+    assert!(!redeemed.unwrap().is_again);
 }
 
 #[test]
