@@ -1,6 +1,7 @@
 //! The agent's command line, which the coordinator can run too, under a sub-command of its own.
 
 mod clone;
+mod enroll;
 mod identity;
 mod limit;
 mod pull;
@@ -61,6 +62,8 @@ struct Cli {
 enum Command {
     /// Run the daemon
     Run(RunArgs),
+    /// Become a member of a fleet: make a key, and have it certified by a token
+    Enroll(enroll::EnrollArgs),
     /// Run the process that alone writes below the deploy root; `run` starts it
     Activator(ActivatorArgs),
     /// Show what this host runs and what it waits for
@@ -183,6 +186,7 @@ fn worker_threads() -> usize {
 async fn execute(command: Command, prefix: &[&str]) -> ExitCode {
     match command {
         Command::Run(args) => run(args, prefix).await,
+        Command::Enroll(args) => enroll::run(args).await,
         Command::Activator(args) => activator(args).await,
         Command::Status(local) => show(&local, &Call::Status, print_status).await,
         Command::Verify { repo, local } => {

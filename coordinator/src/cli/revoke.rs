@@ -14,6 +14,10 @@ use super::{
     CliError, exit,
     trusted::{Outcome, TellArgs, Teller, date, is_in_fleet, state_error},
 };
+use crate::{
+    enroll::{TokenError, TokenRecord, TokenState},
+    state::StateDirectory,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct RevokeArgs {
@@ -110,6 +114,9 @@ pub(super) async fn revoke(args: RevokeArgs) -> Result<u8, CliError> {
         renewed.map_err(|e| state_error(&e))?;
         teller = Teller::open(&args.tell)?;
     }
+    for host in &args.hosts {
+        take_tokens_back(&teller.state, host)?;
+    }
     let outcome = match args.coordinator {
         true => teller.tell().await?,
         false => teller.change(change).await?,
@@ -159,6 +166,25 @@ pub(super) async fn unrevoke(args: UnrevokeArgs) -> Result<u8, CliError> {
         names.join(", ")
     );
     Ok(say(&teller, &line, outcome.as_ref()))
+}
+
+/// The host's tokens that nobody used are not waited for any more. That none from before brings it back is checked when one is shown.
+fn take_tokens_back(state: &StateDirectory, host: &NodeId) -> Result<(), CliError> {
+    let failed = |error: TokenError| CliError::failed("take the host's tokens back", &error);
+    let (tokens, now) = (state.tokens(), clock::now());
+    let is_pending = |it: &TokenRecord| it.host == *host && it.state(now) == TokenState::Pending;
+    for record in tokens
+        .list()
+        .map_err(failed)?
+        .iter()
+        .filter(|it| is_pending(it))
+    {
+        tokens
+            .revoke(&record.id().to_string(), now)
+            .map_err(failed)?;
+        eprintln!("token {} of {host} is revoked too", record.id());
+    }
+    Ok(())
 }
 
 /// Whether the later takes the place of the earlier.

@@ -184,6 +184,21 @@ impl StateDirectory {
         name: &NodeId,
         now: UnixMillis,
     ) -> Result<UnixMillis, StateError> {
+        let until = self.denied_until(role, name)?;
+        // Certificates say whole seconds.
+        let least = until.map_or(0, |until| (until.0 / 1000 + 1) * 1000);
+        Ok(UnixMillis(now.0.max(least)))
+    }
+
+    /// Until when nothing that a node was given counts, where it was revoked, also if it was enrolled again since.
+    ///
+    /// # Errors
+    /// [`StateError::Identity`], [`StateError::Trust`].
+    pub fn denied_until(
+        &self,
+        role: Role,
+        name: &NodeId,
+    ) -> Result<Option<UnixMillis>, StateError> {
         let trust = self.identity()?.trust().fleet_trust();
         let denials = trust.map(|it| it.denials).unwrap_or_default();
         let until = denials.iter().filter_map(|denial| match &denial.who {
@@ -191,12 +206,10 @@ impl StateDirectory {
                 role: of,
                 name: denied,
                 issued_until,
-            } if *of == role && denied == name => Some(issued_until.0),
+            } if *of == role && denied == name => Some(*issued_until),
             _ => None,
         });
-        // Certificates say whole seconds.
-        let least = until.max().map_or(0, |until| (until / 1000 + 1) * 1000);
-        Ok(UnixMillis(now.0.max(least)))
+        Ok(until.max())
     }
 
     /// Notes that a host which is revoked was enrolled again: its new certificate counts, those before still do not, and it

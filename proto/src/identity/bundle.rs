@@ -17,6 +17,7 @@ use super::{
     install::file_in,
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey},
     peer::{AuthorityCertificate, Leaf, PeerIdentity},
+    pin::{AUTHORITIES_SHOWN_MAX, AuthorityPin},
     refusal::Refusal,
     trust::{Trust, provider},
 };
@@ -31,6 +32,7 @@ pub struct Identity {
     certificate: CertificateDer<'static>,
     key: SecretKey,
     trust: Trust,
+    authorities: Vec<CertificateDer<'static>>,
     resolver: Arc<SingleCertAndKey>,
 }
 
@@ -107,6 +109,7 @@ impl Identity {
             certificate,
             key,
             trust,
+            authorities,
             resolver,
         })
     }
@@ -148,6 +151,25 @@ impl Identity {
     /// Signs with the node's key.
     pub fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES] {
         self.key.sign(message)
+    }
+
+    /// The fingerprints of the authorities that it trusts.
+    pub fn authority_pins(&self) -> Vec<AuthorityPin> {
+        self.authorities
+            .iter()
+            .map(|der| AuthorityPin::of(der))
+            .collect()
+    }
+
+    /// What rustls shows to who has no authority's certificate but a fingerprint: ours, and those that we trust.
+    pub(crate) fn resolver_with_authorities(&self) -> Arc<SingleCertAndKey> {
+        let authorities = self.authorities.iter().take(AUTHORITIES_SHOWN_MAX);
+        let chain = std::iter::once(&self.certificate).chain(authorities);
+        let key = PrivateKeyDer::Pkcs8(self.key.to_pkcs8());
+        let certified = CertifiedKey::from_der(chain.cloned().collect(), key, &provider());
+        let certified =
+            certified.expect("the same key and certificate were taken when it was loaded");
+        Arc::new(SingleCertAndKey::from(certified))
     }
 
     /// What rustls shows and signs handshakes with.

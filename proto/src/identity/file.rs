@@ -27,7 +27,7 @@ pub enum FileError {
     },
     /// It holds a secret and others than its owner may read or change it.
     #[error(
-        "{} has mode {mode:03o}, and it holds a private key (hint: chmod 600 {})",
+        "{} has mode {mode:03o}, and it holds a secret (hint: chmod 600 {})",
         path.display(), path.display()
     )]
     Exposed {

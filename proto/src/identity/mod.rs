@@ -28,6 +28,7 @@ mod fleet_trust;
 mod keep;
 mod key;
 mod peer;
+mod pin;
 mod refusal;
 mod request;
 mod trust;
@@ -45,6 +46,7 @@ pub use self::{
     keep::{KeepError, Kept, Offered},
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey, verify},
     peer::PeerIdentity,
+    pin::{AuthorityPin, ParsePinError},
     refusal::{HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},
     request::{IdentityRequest, REQUEST_BYTES_MAX, RequestError, key_fingerprint},
     trust::{LeafSignatureError, Trust},
@@ -52,5 +54,6 @@ pub use self::{
 pub(crate) use self::{
     file::{create_file, create_secret_file, read_file, read_secret_file},
     peer::leaf_key,
+    pin::{AnyNewcomer, PinnedVerifier, newcomer_resolver},
     trust::provider,
 };

@@ -26,9 +26,6 @@ pub(super) struct SshArgs {
     /// Enrol these hosts of the fleet file over ssh: each makes its key, and is certified as what the fleet file says that it is
     #[arg(long = "ssh", id = "hosts", value_name = "[USER@]HOST", num_args = 1.., conflicts_with = "name", requires = "fleet")]
     hosts: Vec<Target>,
-    /// The fleet file
-    #[arg(long, value_name = "FILE", requires = "hosts")]
-    fleet: Option<PathBuf>,
     /// Take the ssh keys of hosts that have none known, and remember them; changed ones are refused all the same
     #[arg(long, requires = "hosts")]
     accept_new: bool,
@@ -141,7 +138,7 @@ pub(super) async fn run(state: &StateDirectory, args: &EnrollArgs) -> Result<u8,
 /// All of them, before anybody is asked anything.
 fn find(args: &EnrollArgs) -> Result<Vec<Wanted>, CliError> {
     let ssh = &args.ssh;
-    let file = ssh.fleet.as_deref().expect("--ssh requires it");
+    let file = args.fleet.as_deref().expect("--ssh requires it");
     let usage = |error: &(dyn std::error::Error + 'static)| {
         CliError::failed("find the hosts to enrol", error).code(exit::USAGE)
     };
