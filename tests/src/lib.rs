@@ -10,4 +10,5 @@ pub mod fleet;
 pub mod fuzz;
 pub mod repo;
 pub mod sim;
+pub mod thief;
 pub mod tree;

@@ -1,6 +1,6 @@
 //! What the local API shows. Schemas grow by additions only.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
 use scap_proto::{
     content::SnapshotRef,
@@ -10,8 +10,14 @@ use scap_proto::{
 };
 use serde::Serialize;
 
-use super::CatchUpView;
-use crate::{clock::Moment, daemon::Repo, limits::Source, node::TransferStatus};
+use super::{CatchUpView, TrustView};
+use crate::{
+    clock::Moment,
+    daemon::Repo,
+    limits::Source,
+    node::TransferStatus,
+    trust::{HostTrust, Origins},
+};
 
 /// Answer to a status request: `scap.agent-status/1`.
 #[derive(Debug, Clone, Serialize)]
@@ -40,6 +46,35 @@ pub struct StatusView {
     pub limits: LimitsView,
     /// What catching up with peers is at.
     pub catch_up: CatchUpView,
+    /// Whose certificates count here.
+    pub trust: TrustView,
+    /// Whose releases it takes.
+    pub authority: AuthorityView,
+}
+
+/// Whose releases a host takes.
+#[derive(Debug, Clone, Serialize)]
+pub struct AuthorityView {
+    /// The number of the signers file that it follows.
+    pub signers_file: u64,
+    /// From which deployment hosts alone; null for any.
+    pub origins: Option<BTreeSet<NodeId>>,
+    /// The same in words.
+    pub directed_from: String,
+}
+
+impl AuthorityView {
+    pub(crate) fn of(trust: &HostTrust) -> Self {
+        let origins = trust.origins();
+        Self {
+            signers_file: trust.signers_number(),
+            origins: match origins {
+                Origins::Only(names) => Some(names.clone()),
+                Origins::Any { .. } => None,
+            },
+            directed_from: origins.to_string(),
+        }
+    }
 }
 
 /// Answer to a limit request: `scap.limits/1`.

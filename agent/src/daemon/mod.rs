@@ -16,6 +16,8 @@ mod reporting;
 mod saved;
 mod soaking;
 mod stable;
+mod trusting;
+mod verifying;
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +32,7 @@ use scap_proto::{
     wire::control::{ControlMessage, Finalize, Order},
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, watch},
     task::JoinSet,
     time::MissedTickBehavior,
 };
@@ -48,7 +50,7 @@ use self::{
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, PeerView, RepoView, StatusView, VerifyView},
+    api::{self, ApiError, ApiRequest, AuthorityView, PeerView, RepoView, StatusView},
     clock,
     config::Config,
     limits::Limits,
@@ -85,7 +87,7 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<(), DaemonError> {
     let trust =
-        HostTrust::load(&config.identity, clock::now()).map_err(|source| DaemonError::Trust {
+        HostTrust::of_daemon(&config, clock::now()).map_err(|source| DaemonError::Trust {
             path: config.identity.clone(),
             source,
         })?;
@@ -98,6 +100,7 @@ pub async fn run(
         StoreConfig::default(),
     )?;
     let (state, saved) = SavedState::open(&config.data)?;
+    trusting::keep(&trust.identity, &config.identity, &config.data)?;
     let counter = u64::from(state.count_start()?) << 32;
     let (controls, control_streams) = mpsc::channel(CONTROL_MAX);
     let limiter = Limiter::new(config.limits.clone());
@@ -157,7 +160,11 @@ pub async fn run(
     result
 }
 
-pub use self::{error::DaemonError, saved::SavedError};
+pub use self::{
+    error::DaemonError,
+    saved::SavedError,
+    trusting::{ENROLLED_FILE, TrustKeptError},
+};
 
 pub(crate) use self::{catching::Heard, repo::Repo};
 
@@ -333,6 +340,7 @@ impl Daemon {
         match message {
             ControlMessage::Ask { repo, environment } => {
                 let key = (repo, environment);
+                self.controls.entry(id).and_modify(|it| it.was_asked(&key));
                 if let Some(report) = self.report(&key).await {
                     self.send(Some(id), report);
                 }
@@ -690,6 +698,7 @@ impl Daemon {
                 }
                 self.dropped.push(PeerView { name: peer, reason });
             }
+            NodeEvent::TrustChanged => self.trust_changed().await,
         }
     }
 
@@ -750,24 +759,9 @@ impl Daemon {
             dropped_peers: self.dropped.clone(),
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
+            trust: self.trust_view(),
+            authority: AuthorityView::of(&self.trust),
         }
-    }
-
-    fn verify(&mut self, repo: RepoPath, reply: oneshot::Sender<Result<VerifyView, ApiError>>) {
-        let activator = self.activator.clone();
-        self.cleaning.spawn(async move {
-            let answer = activator.ask(Request::Verify { repo: repo.clone() }).await;
-            let result = match answer {
-                Ok(Answer::Differences(differences)) => Ok(VerifyView::new(repo, differences)),
-                Ok(Answer::Failed(reason) | Answer::Refused(reason)) => Err(ApiError(reason.text)),
-                Ok(Answer::MissingChunk(chunk)) => {
-                    Err(ApiError(format!("chunk {chunk} is not in the store")))
-                }
-                Ok(_) => Err(ApiError("the activator answered something else".into())),
-                Err(error) => Err(ApiError(crate::error_chain(&error))),
-            };
-            let _ = reply.send(result);
-        });
     }
 
     fn repo(&mut self, key: &RepoKey) -> &mut Repo {

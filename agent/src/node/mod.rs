@@ -26,6 +26,7 @@ mod session;
 mod shunned;
 mod status;
 mod transfer;
+mod trusting;
 mod waiting;
 
 use std::{
@@ -36,7 +37,7 @@ use std::{
 
 use scap_proto::{
     id::{NodeId, ReleaseId},
-    identity::{Identity, PeerIdentity, verifier::Expect},
+    identity::{Identity, PeerIdentity, Trust, verifier::Expect},
     reason::Because,
     release::BytesBySource,
     transport::{BindError, DialError, Endpoint, Link, LinkSettings, RateCaps, Traffic},
@@ -128,6 +129,8 @@ pub enum NodeEvent {
         /// Why.
         reason: String,
     },
+    /// Another fleet trust counts from now on.
+    TrustChanged,
 }
 
 /// How far a release is.
@@ -165,6 +168,7 @@ impl TransferStatus {
 pub(crate) struct Shared {
     name: NodeId,
     endpoint: Endpoint,
+    trust: Trust,
     store: Store,
     recent: Recent,
     uploads: Uploads,
@@ -191,6 +195,7 @@ impl Node {
         caps: RateCaps,
     ) -> Result<(Self, Tasks), StartError> {
         let name = identity.own().name.clone();
+        let trust = identity.trust().clone();
         let settings = LinkSettings::default();
         let endpoint = match listen {
             Some(address) => Endpoint::listen(identity, address, &settings)?,
@@ -202,6 +207,7 @@ impl Node {
         let (out, node_events) = mpsc::channel(EVENTS_MAX);
         let shared = Arc::new(Shared {
             name,
+            trust,
             endpoint: endpoint.clone(),
             store,
             recent: Recent::default(),

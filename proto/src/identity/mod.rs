@@ -7,17 +7,29 @@
 //! answers for the node in TLS handshakes ([`verifier`]) and signs its reports. [`Refusal`] says
 //! why a peer is not let in.
 //!
+//! Who is in the fleet changes by a numbered [`FleetTrust`], signed by an authority: it says which authorities count from
+//! then on, and who is cut off.
+//!
+//! A host that makes its key itself asks with an [`IdentityRequest`], and what it gets is an [`Enrolment`], which
+//! [`install`] makes its identity.
+//!
 //! Identity says who somebody is, never what may be done: for that see [`crate::release`].
 
+pub mod install;
 pub mod verifier;
 
 mod authority;
+mod believed;
 mod bundle;
+mod enrolment;
 mod file;
 mod fleet;
+mod fleet_trust;
+mod keep;
 mod key;
 mod peer;
 mod refusal;
+mod request;
 mod trust;
 
 pub use self::{
@@ -25,12 +37,16 @@ pub use self::{
         AUTHORITY_VALIDITY_DAYS, AuthorityError, CLOCK_SKEW_SECS, Certificate,
         CertificateAuthority, LEAF_VALIDITY_DAYS, Validity,
     },
-    bundle::{Identity, IdentityError},
+    bundle::{Identity, IdentityError, certificate_key},
+    enrolment::{Enrolment, EnrolmentError},
     file::FileError,
     fleet::{FleetName, ParseFleetError, Role},
+    fleet_trust::{Denial, Denied, FleetTrust, FleetTrustError, SignedFleetTrust, TrustMark},
+    keep::{KeepError, Kept, Offered},
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey, verify},
     peer::PeerIdentity,
     refusal::{HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},
+    request::{IdentityRequest, REQUEST_BYTES_MAX, RequestError, key_fingerprint},
     trust::{LeafSignatureError, Trust},
 };
 pub(crate) use self::{
