@@ -9,7 +9,7 @@ use scap_proto::{
     content::SnapshotRef,
     extensions::Extensions,
     id::SnapshotId,
-    identity::{CertificateAuthority, Identity, Role, SecretKey, Validity},
+    identity::{Certificate, CertificateAuthority, Identity, Role, SecretKey, Validity},
     release::{
         Authority, Grant, LeafSigned, Release, SignedGrant, SignedRelease, UnixMillis,
         VerifiedGrant, VerifiedRelease,
@@ -31,6 +31,10 @@ pub struct Insider {
     pub signer: Signer,
     /// The file that says so.
     pub signers: AllowedSigners,
+    /// Its text.
+    pub signers_text: String,
+    /// The certificate of who issues the others.
+    pub issuer: Certificate,
     /// The key that [`Self::grant`] names.
     pub session: SecretKey,
     /// Always the same release, so that inputs can name it.
@@ -82,6 +86,8 @@ impl Insider {
             .verify(&release, &trusted, NOW)
             .expect("a signer of the release grants");
         Self {
+            issuer: authority.certificate().clone(),
+            signers_text: line,
             agent,
             coordinator,
             signer,

@@ -75,14 +75,16 @@ pub fn open(bytes: &[u8]) {
 
 /// A message of a session between peers.
 pub fn peer(bytes: &[u8]) {
-    let Some(Envelope { message, .. }) = message::<Envelope<PeerMessage>>(bytes) else {
+    let Some(envelope) = message::<Envelope<PeerMessage>>(bytes) else {
         return;
     };
+    envelope.trust();
+    let message = envelope.message;
     match message {
         PeerMessage::Have { chunks: set, .. } | PeerMessage::Follow { held: set, .. } => {
             check_set(&set, bytes.len());
         }
-        PeerMessage::Open { .. } | PeerMessage::Close { .. } => {}
+        PeerMessage::Open { .. } | PeerMessage::Close { .. } | PeerMessage::Trust(_) => {}
     }
 }
 

@@ -13,6 +13,7 @@ pub mod insider;
 pub mod messages;
 pub mod mutate;
 pub mod objects;
+pub mod trust;
 
 use std::fmt::Debug;
 
@@ -48,6 +49,9 @@ pub const TARGETS: &[Target] = &[
     target("leaf", objects::leaf),
     target("objects", objects::objects),
     target("plan", objects::plan),
+    target("fleet_trust", trust::fleet_trust),
+    target("signers", trust::signers),
+    target("enrolment", trust::enrolment),
     target("host_config", objects::host_config),
     target("scap_cfg", folder::scap_cfg),
     target("scap_toml", folder::scap_toml),

@@ -142,6 +142,7 @@ fn release_payload(payload: &[u8]) {
         signatures: vec![signature.expect("a namespace is not empty")],
     };
     let verified = signed.verify(&INSIDER.authority(), NOW);
+    release.commit_object();
     if judged(&release, verified.map(|it| it.release().clone())) {
         assert!(release.deltas.len() <= DELTAS_MAX);
     }
@@ -157,6 +158,8 @@ fn grant_payload(payload: &[u8]) {
         payload: Bytes::copy_from_slice(payload),
         signature: signature.expect("a namespace is not empty"),
     };
+    let _ = signed.signers().map_err(shown);
+    let _ = grant.origin(INSIDER.agent.trust(), NOW).map_err(shown);
     let verified = signed.verify(&INSIDER.release, &INSIDER.authority(), NOW);
     if judged(&grant, verified.map(|it| it.grant().clone())) {
         assert_eq!(grant.release, INSIDER.release.id());
@@ -202,6 +205,7 @@ fn report_payload(payload: &[u8]) {
     report.live_snapshot();
     report.refused_release();
     report.held_plan();
+    report.trust();
     let (agent, trust) = (&INSIDER.agent, INSIDER.agent.trust());
     let signed = SignedReport(Insider::by_leaf(agent, payload));
     if judged(&report, signed.verify(trust, NOW)) {

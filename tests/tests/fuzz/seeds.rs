@@ -21,9 +21,10 @@ use scap_proto::{
     extensions::Extensions,
     frame,
     id::{ChunkId, ContentHash},
+    identity::{Denial, Denied, Enrolment, FleetTrust, IdentityRequest, Role},
     release::{
         Branch, Grant, HostConfig, LeafSigned, Lease, Membership, Plan, Release, Roster,
-        SignedLease, SignedRoster, TreeId, UnixMillis,
+        SignedLease, SignedRoster, SignedSigners, SignersFile, TreeId, UnixMillis,
         host_config::{
             Check, Command, ConfigFile, Destination, HostGroup, HostPath, HostStage, Moment,
             OutputFormat, Service, ServiceAction, Services,
@@ -69,6 +70,7 @@ pub fn all() -> Vec<Seed> {
     pages(&mut seeds);
     chunks(&mut seeds);
     signed(&mut seeds);
+    trusts(&mut seeds);
     texts::texts(&mut seeds);
     seeds.0
 }
@@ -412,6 +414,73 @@ fn signed(seeds: &mut Seeds) {
     seeds.add("plan", "with-routes", routed.encode().1);
     let config = host_config().encode().expect("a seed is short");
     seeds.add("host_config", "full", config);
+}
+
+/// What trust in others is changed by. The keys are of the process that writes the corpus, and gone with it.
+fn trusts(seeds: &mut Seeds) {
+    let fleet = &INSIDER.agent.own().fleet;
+    let denied = Denied::Node {
+        role: Role::Agent,
+        name: "web9".parse().expect("a plain name"),
+        issued_until: NOW,
+    };
+    let denial = |who| Denial {
+        who,
+        reason: "stolen".into(),
+        since: NOW,
+        is_enrolled_again: false,
+    };
+    let authority = Bytes::copy_from_slice(&INSIDER.issuer.der);
+    let trust = FleetTrust {
+        fleet: fleet.clone(),
+        number: 2,
+        issued: NOW,
+        authorities: vec![authority.clone()],
+        retired: vec![authority],
+        denials: vec![denial(denied), denial(Denied::Key([7; 32]))],
+        extensions: Extensions::default(),
+    };
+    seeds.add("fleet_trust", "full", trust.to_payload());
+    let cut_off = FleetTrust {
+        authorities: vec![Bytes::from_static(b"0\x82")],
+        denials: Vec::new(),
+        ..trust
+    };
+    seeds.add("fleet_trust", "no-authority", cut_off.to_payload());
+    seeds.add("fleet_trust", "mark", [7; 16]);
+
+    let file = SignersFile {
+        number: 1,
+        previous: [7; 32],
+        text: DEPLOYER.into(),
+        expires: UnixMillis(NOW.0 + 3_600_000),
+        extensions: Extensions::default(),
+    };
+    let link = SignedSigners {
+        payload: file.to_payload(),
+        signatures: order().release.signatures,
+    };
+    seeds.add("signers", "one", codec::encode(&link));
+    let unsigned = SignedSigners::unsigned(&file);
+    seeds.add("signers", "unsigned", codec::encode(&unsigned));
+    seeds.add("objects", "own-signers", file.to_payload());
+
+    let enrolment = Enrolment {
+        certificate: INSIDER.issuer.pem.clone(),
+        authorities: INSIDER.issuer.pem.clone(),
+        allowed_signers: Some(Bytes::from_static(DEPLOYER.as_bytes())),
+        host: Some(Bytes::from_static(b"environments = [\"production\"]\n")),
+        membership: Some(codec::encode(&report_as_sent().0).into()),
+        extensions: Extensions::default(),
+    };
+    seeds.add("enrolment", "full", enrolment.encode());
+    let request = IdentityRequest::create(&INSIDER.session);
+    seeds.add(
+        "enrolment",
+        "request-after-noise",
+        format!("motd\n{request}"),
+    );
+    seeds.add("enrolment", "request", request);
 }
 
 fn own_objects() -> Vec<(&'static str, Bytes)> {
