@@ -40,7 +40,7 @@ pub fn descriptor(bytes: &[u8]) {
     }
 }
 
-/// The pages of a manifest one after the other, as [`super::parts`].
+/// The pages of a manifest one after the other, [joined](super::joined).
 pub fn entries(bytes: &[u8]) {
     let pages = parts(bytes);
     // An upgraded host goes on in the middle of what it knows.
