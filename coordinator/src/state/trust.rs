@@ -301,6 +301,15 @@ impl StateDirectory {
                 return Err(TrustError::Step("there is no new authority to switch to").into());
             }
             Rotation::Begun => {
+                let next = CertificateAuthority::load(&self.path(NEXT_AUTHORITY))?;
+                let next = &next.certificate().der;
+                let believed = identity.trust().authorities();
+                if !believed.iter().any(|it| it[..] == next[..]) {
+                    return Err(TrustError::Step(
+                        "the new authority is not believed yet: --begin again",
+                    )
+                    .into());
+                }
                 rename(&self.path(AUTHORITY), &self.path(OLD_AUTHORITY))?;
                 rename(&self.path(NEXT_AUTHORITY), &self.path(AUTHORITY))?;
             }
