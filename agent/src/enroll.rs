@@ -10,7 +10,7 @@ use scap_proto::{
     enroll::{self, Answer, Claim, ExchangeError, Token},
     identity::{
         Enrolment, EnrolmentError, IdentityRequest, PeerIdentity,
-        install::{self, InstallError},
+        install::{self, Expected, InstallError},
         key_fingerprint,
     },
     reason::Reason,
@@ -88,6 +88,9 @@ impl EnrollError {
         match self {
             Self::Refused { .. } => Some(
                 "the coordinator's log says why; `scap-coordinator token create` makes another one",
+            ),
+            Self::Become(error) if error.is_strangers() => Some(
+                "whoever gave it has a coordinator's certificate, and has heard the token: revoke both (`scap-coordinator token revoke`, `revoke`)",
             ),
             Self::Bind(_) => {
                 Some("an agent that runs has the port: is this host enrolled already?")
@@ -260,10 +263,21 @@ impl Newcomer {
             return Err(EnrollError::Refused { address });
         };
         let directory = self.directory.clone();
+        // Who showed a coordinator's certificate need not hold the authority's key.
+        let expected = Expected {
+            fleet: self.token.fleet().clone(),
+            pin: self.token.pin(),
+        };
         let install = move || -> Result<PeerIdentity, EnrollError> {
             let given = Enrolment::decode(&given)?;
-            let installed = enrolment::install(&directory, &given, None, clock::now())?;
-            Ok(installed.own().clone())
+            let installed = enrolment::install(&directory, &given, Some(&expected), clock::now())?;
+            if !installed.kept.is_empty() {
+                tracing::info!(
+                    kept = installed.kept.join(", "),
+                    "kept of this host's own host.toml"
+                );
+            }
+            Ok(installed.identity.own().clone())
         };
         let installed = tokio::task::spawn_blocking(install).await;
         let own =
