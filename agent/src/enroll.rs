@@ -90,7 +90,7 @@ impl EnrollError {
                 "the coordinator's log says why; `scap-coordinator token create` makes another one",
             ),
             Self::Become(error) if error.is_strangers() => Some(
-                "whoever gave it has a coordinator's certificate, and has heard the token: revoke both (`scap-coordinator token revoke`, `revoke`)",
+                "whoever gave it has a coordinator's certificate, and has heard the token: revoke both (`token revoke`, `revoke --coordinator`)",
             ),
             Self::Bind(_) => {
                 Some("an agent that runs has the port: is this host enrolled already?")
@@ -305,5 +305,68 @@ impl Strangers {
         let untold = std::mem::take(&mut self.untold);
         tracing::warn!(%code, reason, not_told_before = untold, "who dialled does not enrol this host");
         self.told = Some(now);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use scap_proto::{
+        extensions::Extensions,
+        identity::{AuthorityPin, CertificateAuthority, Identity, Role, Validity},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn e1_who_stole_a_coordinators_certificate_cannot_hand_over_another_authority() {
+        let now = clock::now().0;
+        let authority = || CertificateAuthority::create(&"prod".parse().unwrap(), now).unwrap();
+        let (ours, evil) = (authority(), authority());
+        let pin = AuthorityPin::of(&ours.certificate().der);
+        let token = Token::generate(ours.fleet().clone(), pin);
+        let folder = tempfile::tempdir().unwrap();
+        let node = ours.node(Role::Coordinator, "deploy1".parse().unwrap());
+        let stolen = folder.path().join("stolen");
+        let stolen = Identity::create(&stolen, &ours, &node, Validity::leaf(now)).unwrap();
+        let party = Party::Coordinator(Arc::new(stolen));
+        let thief = EnrollEndpoint::listen(party, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = thief.local_address().unwrap();
+
+        let host = folder.path().join("host");
+        let newcomer = Newcomer::new(&host, token).unwrap();
+        let hands_over = async {
+            let link = thief.accept().await.unwrap().finish().await.unwrap();
+            let (claim, answering) = enroll::receive(&link).await.unwrap();
+            let asked = IdentityRequest::parse(claim.request.as_bytes()).unwrap();
+            let node = evil.node(Role::Agent, "web1".parse().unwrap());
+            let issued = evil.issue(&node, asked.public_key(), Validity::leaf(now));
+            let given = Enrolment {
+                certificate: issued.unwrap().pem,
+                authorities: [evil.certificate(), ours.certificate()]
+                    .map(|it| it.pem.as_str())
+                    .concat(),
+                allowed_signers: Some(Bytes::new()),
+                host: None,
+                membership: None,
+                extensions: Extensions::default(),
+            };
+            answering
+                .answer(Answer::Identity(given.encode().into()))
+                .await
+        };
+        let way = Way::Dial(address.to_string());
+        let (refused, heard) = tokio::join!(newcomer.enroll(&way), hands_over);
+        let refused = refused.unwrap_err();
+        assert!(heard.is_err(), "the thief heard that it is installed");
+        assert!(
+            matches!(&refused, EnrollError::Become(error) if error.is_strangers()),
+            "{refused}"
+        );
+        assert!(refused.hint().unwrap().contains("revoke"));
+        assert!(!host.join("node.crt").exists());
     }
 }

@@ -177,10 +177,10 @@ impl Ssh {
             let last = last_line(&said).unwrap_or("ssh does not say how it would reach it");
             return Err(SshError::Failed(last.escape_debug().to_string()));
         };
-        let pipe = |error| SshError::Pipe("look for a known key for", error);
-        let places = places.expanded().await.map_err(pipe)?;
+        let places = places.expanded().await;
         let unclear = places.unclear().map(str::to_owned);
-        let known = places.find().await.map_err(pipe)?;
+        let find = places.find().await;
+        let known = find.map_err(|error| SshError::Pipe("look for a known key for", error))?;
         match (&known, unclear) {
             (None, Some(word)) if self.accept_new => {
                 Err(SshError::Unclear(word.escape_debug().to_string()))

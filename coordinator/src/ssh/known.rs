@@ -46,16 +46,12 @@ impl Places {
         Some(Self { name, lists })
     }
 
-    /// With the user's home in place of a `~` that ssh still has to expand.
-    ///
-    /// # Errors
-    /// Where it cannot be asked for.
-    pub(super) async fn expanded(self) -> io::Result<Self> {
-        if !self.words().any(|word| word.starts_with("~/")) {
-            return Ok(self);
+    /// With the user's home in place of a `~` that ssh still has to expand, where it is known.
+    pub(super) async fn expanded(self) -> Self {
+        match self.words().any(|word| word.starts_with("~/")) {
+            true => self.expanded_by(home().await.as_deref()),
+            false => self,
         }
-        let home = home().await?;
-        Ok(self.expanded_by(home.as_deref()))
     }
 
     fn expanded_by(mut self, home: Option<&str>) -> Self {
@@ -133,11 +129,11 @@ async fn has(name: &str, file: &Path) -> io::Result<bool> {
 /// The exit code by which `ssh-keygen -F` says that a file has no key of a host.
 const NOT_FOUND: i32 = 1;
 
-/// The home that ssh takes for the user's: of the database of users, whatever `HOME` says. None where nothing is known of the user.
-async fn home() -> io::Result<Option<String>> {
+/// The home that ssh takes for the user's: of the database of users, whatever `HOME` says.
+async fn home() -> Option<String> {
     let user = rustix::process::getuid().as_raw().to_string();
-    let told = output(Command::new("getent").args(["passwd", &user])).await?;
-    Ok(home_of(&String::from_utf8_lossy(&told.stdout)))
+    let told = output(Command::new("getent").args(["passwd", &user])).await;
+    home_of(&String::from_utf8_lossy(&told.ok()?.stdout))
 }
 
 /// The sixth field of a line of the database of users.
