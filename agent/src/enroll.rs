@@ -10,7 +10,7 @@ use scap_proto::{
     enroll::{self, Answer, Claim, ExchangeError, Token},
     identity::{
         Enrolment, EnrolmentError, IdentityRequest, PeerIdentity,
-        install::{self, InstallError},
+        install::{self, Expected, InstallError},
         key_fingerprint,
     },
     reason::Reason,
@@ -88,6 +88,9 @@ impl EnrollError {
         match self {
             Self::Refused { .. } => Some(
                 "the coordinator's log says why; `scap-coordinator token create` makes another one",
+            ),
+            Self::Become(error) if error.is_strangers() => Some(
+                "whoever gave it has a coordinator's certificate, and has heard the token: revoke both (`token revoke`, `revoke --coordinator`)",
             ),
             Self::Bind(_) => {
                 Some("an agent that runs has the port: is this host enrolled already?")
@@ -260,10 +263,21 @@ impl Newcomer {
             return Err(EnrollError::Refused { address });
         };
         let directory = self.directory.clone();
+        // Who showed a coordinator's certificate need not hold the authority's key.
+        let expected = Expected {
+            fleet: self.token.fleet().clone(),
+            pin: self.token.pin(),
+        };
         let install = move || -> Result<PeerIdentity, EnrollError> {
             let given = Enrolment::decode(&given)?;
-            let installed = enrolment::install(&directory, &given, None, clock::now())?;
-            Ok(installed.own().clone())
+            let installed = enrolment::install(&directory, &given, Some(&expected), clock::now())?;
+            if !installed.kept.is_empty() {
+                tracing::info!(
+                    kept = installed.kept.join(", "),
+                    "kept of this host's own host.toml"
+                );
+            }
+            Ok(installed.identity.own().clone())
         };
         let installed = tokio::task::spawn_blocking(install).await;
         let own =
@@ -291,5 +305,68 @@ impl Strangers {
         let untold = std::mem::take(&mut self.untold);
         tracing::warn!(%code, reason, not_told_before = untold, "who dialled does not enrol this host");
         self.told = Some(now);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use scap_proto::{
+        extensions::Extensions,
+        identity::{AuthorityPin, CertificateAuthority, Identity, Role, Validity},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn e1_who_stole_a_coordinators_certificate_cannot_hand_over_another_authority() {
+        let now = clock::now().0;
+        let authority = || CertificateAuthority::create(&"prod".parse().unwrap(), now).unwrap();
+        let (ours, evil) = (authority(), authority());
+        let pin = AuthorityPin::of(&ours.certificate().der);
+        let token = Token::generate(ours.fleet().clone(), pin);
+        let folder = tempfile::tempdir().unwrap();
+        let node = ours.node(Role::Coordinator, "deploy1".parse().unwrap());
+        let stolen = folder.path().join("stolen");
+        let stolen = Identity::create(&stolen, &ours, &node, Validity::leaf(now)).unwrap();
+        let party = Party::Coordinator(Arc::new(stolen));
+        let thief = EnrollEndpoint::listen(party, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = thief.local_address().unwrap();
+
+        let host = folder.path().join("host");
+        let newcomer = Newcomer::new(&host, token).unwrap();
+        let hands_over = async {
+            let link = thief.accept().await.unwrap().finish().await.unwrap();
+            let (claim, answering) = enroll::receive(&link).await.unwrap();
+            let asked = IdentityRequest::parse(claim.request.as_bytes()).unwrap();
+            let node = evil.node(Role::Agent, "web1".parse().unwrap());
+            let issued = evil.issue(&node, asked.public_key(), Validity::leaf(now));
+            let given = Enrolment {
+                certificate: issued.unwrap().pem,
+                authorities: [evil.certificate(), ours.certificate()]
+                    .map(|it| it.pem.as_str())
+                    .concat(),
+                allowed_signers: Some(Bytes::new()),
+                host: None,
+                membership: None,
+                extensions: Extensions::default(),
+            };
+            answering
+                .answer(Answer::Identity(given.encode().into()))
+                .await
+        };
+        let way = Way::Dial(address.to_string());
+        let (refused, heard) = tokio::join!(newcomer.enroll(&way), hands_over);
+        let refused = refused.unwrap_err();
+        assert!(heard.is_err(), "the thief heard that it is installed");
+        assert!(
+            matches!(&refused, EnrollError::Become(error) if error.is_strangers()),
+            "{refused}"
+        );
+        assert!(refused.hint().unwrap().contains("revoke"));
+        assert!(!host.join("node.crt").exists());
     }
 }

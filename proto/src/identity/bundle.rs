@@ -161,6 +161,15 @@ impl Identity {
             .collect()
     }
 
+    /// Whether the authority with this fingerprint is among those that it trusts, and issued its certificate.
+    pub(super) fn is_issued_by(&self, pin: AuthorityPin) -> bool {
+        let authorities = self.authorities.iter();
+        let pinned = authorities.filter(|der| AuthorityPin::of(der) == pin);
+        let pinned: Vec<_> = pinned.cloned().collect();
+        let trust = Trust::new(self.own.fleet.clone(), &pinned);
+        trust.is_ok_and(|trust| trust.check_issuer(&self.certificate).is_ok())
+    }
+
     /// What rustls shows to who has no authority's certificate but a fingerprint: ours, and those that we trust.
     pub(crate) fn resolver_with_authorities(&self) -> Arc<SingleCertAndKey> {
         let authorities = self.authorities.iter().take(AUTHORITIES_SHOWN_MAX);

@@ -20,8 +20,10 @@ use super::{
     },
     enrolment::Enrolment,
     file::{self, FileError},
+    fleet::FleetName,
     key::{KeyError, SecretKey},
     peer::{Leaf, PeerIdentity},
+    pin::AuthorityPin,
     request::{IdentityRequest, key_fingerprint},
 };
 
@@ -74,6 +76,15 @@ pub fn file_in(directory: &Path, name: &str) -> PathBuf {
         true => incoming,
         false => directory.join(name),
     }
+}
+
+/// Of whom what comes must be, where that is known before: what a host's token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// The fleet.
+    pub fleet: FleetName,
+    /// The authority that issues in it.
+    pub pin: AuthorityPin,
 }
 
 /// What comes to be a host's identity, written beside the present one and checked. Dropped, it comes to nothing.
@@ -138,6 +149,24 @@ impl Staged {
         &self.identity
     }
 
+    /// Whether it is of the expected fleet, and was issued by the expected authority, which is among those that it trusts.
+    ///
+    /// # Errors
+    /// [`InstallError::OtherFleet`], [`InstallError::OtherAuthority`].
+    pub fn check(&self, expected: &Expected) -> Result<(), InstallError> {
+        let own = self.identity.own();
+        if own.fleet != expected.fleet {
+            return Err(InstallError::OtherFleet {
+                expected: expected.fleet.clone(),
+                came: own.clone(),
+            });
+        }
+        match self.identity.is_issued_by(expected.pin) {
+            true => Ok(()),
+            false => Err(InstallError::OtherAuthority { pin: expected.pin }),
+        }
+    }
+
     /// Has it hold. A crash leaves the identity of before, or this one.
     ///
     /// # Errors
@@ -189,6 +218,22 @@ pub enum InstallError {
         present: PeerIdentity,
         /// Whose came.
         certified: PeerIdentity,
+    },
+    /// It is of another fleet than was expected.
+    #[error(
+        "what came is the identity of {came}, and this host was to become one of fleet {expected}"
+    )]
+    OtherFleet {
+        /// The fleet that was expected.
+        expected: FleetName,
+        /// Who it would have become.
+        came: PeerIdentity,
+    },
+    /// It is of another authority than was expected.
+    #[error("what came was not issued by the authority {pin}, which this host was to believe")]
+    OtherAuthority {
+        /// The authority that was expected.
+        pin: AuthorityPin,
     },
     /// The certificate is none.
     #[error("the certificate that came is not usable: {0}")]

@@ -160,9 +160,19 @@ fn e8_an_unknown_host_key_is_refused_until_it_is_accepted() {
         format!("failed web1: its host key is not known: ssh-ed25519 {shown} [host-key-unknown]");
     refused.prints(&[&cause, "hint: compare", "--accept-new", "ok 0  failed 1"]);
     // Options that ssh is given besides do not change that.
-    let weak = ["--ssh-option", "StrictHostKeyChecking=no"];
-    let refused = world.enroll(&["web1"], &weak).exits(1);
-    refused.prints(&["[host-key-unknown]"]);
+    let keys = format!("#!/bin/sh\necho '{}'\n", world.one().known().trim());
+    script(&world.scene, "keys", &keys);
+    let keys = world.scene.path("keys");
+    let keys = format!("KnownHostsCommand={}", keys.display());
+    for weak in ["StrictHostKeyChecking=no", &keys] {
+        let refused = world.enroll(&["web1"], &["--ssh-option", weak]).exits(1);
+        refused.prints(&["[host-key-unknown]"]);
+    }
+    // Nor is it taken where it cannot be told to be new.
+    let unclear = "GlobalKnownHostsFile=~root/known_hosts";
+    let unclear = ["--accept-new", "--ssh-option", unclear];
+    let refused = world.enroll(&["web1"], &unclear).exits(1);
+    refused.prints(&["ssh looks into ~root/known_hosts [host-key-unknown]"]);
     assert!(!world.scene.path("web1").exists(), "it was asked");
 
     let accepted = world.enroll(&["web1"], &["--accept-new"]).exits(0);
@@ -173,6 +183,22 @@ fn e8_an_unknown_host_key_is_refused_until_it_is_accepted() {
         .enroll(&["web1"], &[])
         .exits(0)
         .prints(&["already enrolled web1"]);
+}
+
+#[test]
+fn e8_a_host_key_that_cannot_be_kept_is_not_accepted() {
+    let Some(world) = World::new(&[("web1", "")], false) else {
+        return;
+    };
+    let nowhere = world.scene.path("nowhere/known_hosts");
+    let nowhere = format!("UserKnownHostsFile={}", nowhere.display());
+    let more = ["--accept-new", "--ssh-option", &nowhere];
+    let refused = world.enroll(&["web1"], &more).exits(1);
+    refused.prints(&[
+        "its host key was not kept: Failed to add",
+        "[host-key-unknown]",
+    ]);
+    assert!(!world.has_identity("web1"));
 }
 
 #[test]
