@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
@@ -22,6 +22,8 @@ use scap_proto::{
 use super::{StateDirectory, StateError, directory::AUTHORITY};
 
 const TRUST: &str = "trust";
+/// Held while a fleet trust is made and signed.
+const TRUST_LOCK: &str = "trust.signing";
 const NEXT_AUTHORITY: &str = "ca-next";
 const OLD_AUTHORITY: &str = "ca-old";
 const RETIRED_AUTHORITIES: &str = "ca-retired";
@@ -55,6 +57,12 @@ pub enum TrustError {
     /// A host that is revoked does not get another certificate but by being enrolled again.
     #[error("{0} is revoked, and its certificate is not renewed")]
     Revoked(NodeId),
+    /// Another one was believed while ours was signed.
+    #[error("another fleet trust than ours was signed at the same time, #{number}")]
+    Overtaken {
+        /// The number of ours.
+        number: u64,
+    },
     /// A step of a rotation whose step before was not done.
     #[error("{0}")]
     Step(&'static str),
@@ -69,6 +77,7 @@ impl TrustError {
             ),
             Self::Step(_) => Some("`scap-coordinator ca status` says where the rotation is".into()),
             Self::Revoked(_) => Some("enrol it again if it is to be back".into()),
+            Self::Overtaken { .. } => Some("the same again".into()),
             Self::Keep(_) | Self::Conflict { .. } => None,
         }
     }
@@ -118,19 +127,23 @@ impl StateDirectory {
     }
 
     /// Signs what `change` makes of the fleet trust, with the next number, and believes it. Where somebody signed another one
-    /// at the same time, who is cut off by either is.
+    /// at the same time, who is cut off by either is. It waits for another process of this state directory that does the same.
     ///
     /// # Errors
-    /// [`StateError::Authority`], [`StateError::Trust`].
+    /// [`StateError::Authority`], [`StateError::Trust`], [`StateError::Io`]; [`TrustError::Overtaken`] where another one came to be
+    /// believed meanwhile.
     pub fn sign_trust(
         &self,
         trust: &Trust,
         now: UnixMillis,
         change: impl Fn(&mut FleetTrust),
     ) -> Result<FleetTrust, StateError> {
-        if let Some(number) = trust.lost() {
-            return Err(TrustError::Lost { number }.into());
-        }
+        let _lock = self.lock_trust()?;
+        // What another process signed is changed, and not signed away.
+        trust
+            .learn_from(&self.path(TRUST))
+            .map_err(TrustError::from)?;
+        refuse_lost(trust)?;
         let authority = self.authority()?;
         let mut next = trust.fleet_trust().unwrap_or_else(|| FleetTrust {
             fleet: trust.fleet().clone(),
@@ -156,8 +169,28 @@ impl StateDirectory {
         next.check()
             .map_err(|e| TrustError::from(KeepError::from(e)))?;
         let signed = SignedFleetTrust::sign(&next, &authority);
-        trust.offer(signed).map_err(TrustError::from)?;
-        Ok(next)
+        trust.offer(signed.clone()).map_err(TrustError::from)?;
+        let number = next.number;
+        match trust.mark() == signed.mark(number) {
+            true => Ok(next),
+            false => Err(TrustError::Overtaken { number }.into()),
+        }
+    }
+
+    /// Waits until nobody else changes the fleet trust, for as long as a few syncs take. The kernel gives the lock back when we die.
+    fn lock_trust(&self) -> Result<File, StateError> {
+        let path = self.path(TRUST_LOCK);
+        let locked = || {
+            let mut options = File::options();
+            let file = options
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)?;
+            file.lock()?;
+            Ok(file)
+        };
+        locked().map_err(io("lock", path.clone()))
     }
 
     /// The authority that issues now.
@@ -372,6 +405,14 @@ impl StateDirectory {
         let retired = retired.join(next.number.to_string());
         rename(&self.path(OLD_AUTHORITY), &retired)?;
         Ok(retired)
+    }
+}
+
+/// Without what is lost nobody knows who is revoked.
+fn refuse_lost(trust: &Trust) -> Result<(), TrustError> {
+    match trust.lost() {
+        Some(number) => Err(TrustError::Lost { number }),
+        None => Ok(()),
     }
 }
 

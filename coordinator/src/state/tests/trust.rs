@@ -73,6 +73,23 @@ fn who_is_revoked_is_until_it_is_enrolled_again_whose_new_certificate_alone_coun
 }
 
 #[test]
+fn several_that_sign_at_a_time_sign_upon_each_other() {
+    let (_folder, state) = init();
+    let hosts: Vec<String> = (0..8).map(|number| format!("web{number}")).collect();
+    // All of them believe what was before.
+    let identities: Vec<_> = hosts.iter().map(|_| state.identity().unwrap()).collect();
+    std::thread::scope(|scope| {
+        for (host, identity) in hosts.iter().zip(&identities) {
+            let (deny, state) = (deny(host), &state);
+            scope.spawn(move || state.sign_trust(identity.trust(), NOW, deny).unwrap());
+        }
+    });
+    let identity = state.identity().unwrap();
+    assert_eq!(identity.trust().mark().number, 8);
+    assert_eq!(names(identity.trust()), hosts);
+}
+
+#[test]
 fn two_that_sign_without_each_other_are_brought_together_by_the_next() {
     let (folder, state) = init();
     let copied = folder.path().join("copy");
