@@ -17,7 +17,7 @@ use super::{
     log::{HostKey, SshLog},
     target::Target,
 };
-use crate::state::{Enrolled, How, StateDirectory, StateError};
+use crate::state::{Enrolled, How, StateDirectory, StateError, TrustError};
 
 /// The agent on a host, and how it is run there.
 #[derive(Debug, Clone)]
@@ -64,6 +64,8 @@ pub struct SshEnrolment {
     pub on_host: OnHost,
     /// Start the agent's unit, and have it start with the host.
     pub start: bool,
+    /// Lift the revocation of hosts that are revoked; else they are refused.
+    pub readmit: bool,
 }
 
 /// What a host has now.
@@ -79,6 +81,8 @@ pub struct Done {
     pub environments: Vec<Environment>,
     /// Until when its certificate is valid.
     pub valid_until: Timestamp,
+    /// Whether it was revoked until now.
+    pub is_readmitted: bool,
     /// Its ssh key.
     pub host_key: Option<HostKey>,
 }
@@ -144,7 +148,7 @@ impl EnrolError {
         match self {
             Self::Ssh(error) => error.code(),
             Self::Request(_) | Self::NoRequest => Reason::BadRequest,
-            Self::State(_) => Reason::IoError,
+            Self::State(error) => error.code(),
             Self::Other(_) | Self::Agent { .. } => Reason::AgentFailed,
             Self::Start { .. } => Reason::ServiceFailed,
         }
@@ -181,6 +185,7 @@ struct Decision {
     key_before: Option<String>,
     environments: Vec<Environment>,
     valid_until: Timestamp,
+    is_readmitted: bool,
     host_key: Option<HostKey>,
     answer: Vec<u8>,
 }
@@ -238,6 +243,7 @@ impl SshEnrolment {
             key_before: decided.key_before,
             environments: decided.environments,
             valid_until: decided.valid_until,
+            is_readmitted: decided.is_readmitted,
             host_key: decided.host_key,
         })
     }
@@ -281,6 +287,7 @@ impl SshEnrolment {
                     key_before: None,
                     environments,
                     valid_until: record.valid_until,
+                    is_readmitted: false,
                     host_key: None,
                     answer: Vec::new(),
                 });
@@ -290,8 +297,9 @@ impl SshEnrolment {
             host: host.clone(),
             environments: environments.clone(),
             how: How::Ssh,
+            readmit: self.readmit,
         };
-        let answer = self.state.certify(&enrolled, &key, clock::now())?;
+        let certified = self.state.certify(&enrolled, &key, clock::now())?;
         let given = self.state.enrolment(host)?.ok_or(EnrolError::NoRequest)?;
         let before = record.filter(|record| record.public_key != key);
         Ok(Decision {
@@ -300,8 +308,9 @@ impl SshEnrolment {
             key_before: before.map(|record| record.fingerprint()),
             environments,
             valid_until: given.valid_until,
+            is_readmitted: certified.is_readmitted,
             host_key: None,
-            answer: answer.encode(),
+            answer: certified.enrolment.encode(),
         })
     }
 
@@ -312,6 +321,9 @@ impl SshEnrolment {
             Ok(peer) if peer.role == Role::Agent && peer.name == *host => Ok(()),
             Ok(peer) => Err(EnrolError::Other(peer.to_string())),
             Err(Refusal::UnknownIssuer { claimed }) => Err(EnrolError::Other(claimed.to_string())),
+            Err(Refusal::Revoked { .. }) => {
+                Err(StateError::from(TrustError::KeyRevoked(host.clone())).into())
+            }
             // By our clock. A new one is what it needs.
             Err(_) => Ok(()),
         }
@@ -345,8 +357,124 @@ fn quoted(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::{fs, time::Duration};
+
+    use scap_proto::identity::{Denial, Denied, Enrolment, SecretKey};
+    use tempfile::TempDir;
+
     use super::*;
+
+    /// A coordinator, and what one host has.
+    struct World {
+        folder: TempDir,
+        enrolment: SshEnrolment,
+        key: SecretKey,
+        certificate: String,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("st");
+            StateDirectory::init(&path, &"prod".parse().unwrap(), clock::now()).unwrap();
+            let enrolment = SshEnrolment {
+                state: StateDirectory::open(&path).unwrap(),
+                ssh: Ssh {
+                    config: None,
+                    options: Vec::new(),
+                    accept_new: false,
+                    batch: true,
+                    timeout: Duration::from_secs(1),
+                },
+                on_host: OnHost {
+                    agent: "scap-agent".into(),
+                    identity: None,
+                    user: None,
+                    sudo: false,
+                },
+                start: false,
+                readmit: false,
+            };
+            Self {
+                folder,
+                enrolment,
+                key: SecretKey::generate(),
+                certificate: String::new(),
+            }
+        }
+
+        /// What is decided of what the host prints; it installs what it is given.
+        fn enrol(&mut self, environment: &str) -> Result<Outcome, EnrolError> {
+            let decision = self.decide(environment)?;
+            if decision.outcome == Outcome::Enrolled {
+                let given = Enrolment::decode(&decision.answer).unwrap();
+                self.certificate = given.certificate;
+            }
+            Ok(decision.outcome)
+        }
+
+        fn decide(&self, environment: &str) -> Result<Decision, EnrolError> {
+            let request = IdentityRequest::create(&self.key);
+            let printed = format!("{}{request}", self.certificate);
+            let environments = [environment.parse().unwrap()];
+            self.enrolment.decide(&host(), &environments, &printed)
+        }
+
+        fn revoke(&self) {
+            let (state, now) = (&self.enrolment.state, clock::now());
+            let identity = state.identity().unwrap();
+            let denial = Denial {
+                who: Denied::Node {
+                    role: Role::Agent,
+                    name: host(),
+                    issued_until: now,
+                },
+                reason: "stolen".into(),
+                since: now,
+                is_enrolled_again: false,
+            };
+            let signed = state.sign_trust(identity.trust(), now, |trust| {
+                trust.denials.push(denial.clone());
+            });
+            signed.unwrap();
+        }
+    }
+
+    fn host() -> NodeId {
+        "web1".parse().unwrap()
+    }
+
+    #[test]
+    fn a_revoked_host_is_back_with_a_new_key_where_somebody_says_so() {
+        let mut world = World::new();
+        world.enrol("production").unwrap();
+        world.revoke();
+        world.enrolment.readmit = true;
+        let assert_key_refused = |world: &mut World| {
+            let error = world.enrol("production").unwrap_err();
+            assert_eq!(error.code(), Reason::Revoked, "{error}");
+            let hint = error.hint().unwrap();
+            assert!(hint.contains("makes a new key"), "{hint}");
+        };
+        assert_key_refused(&mut world);
+        // By what it shows, where nothing is recorded here.
+        fs::remove_dir_all(world.folder.path().join("st/enrolments")).unwrap();
+        assert_key_refused(&mut world);
+
+        world.key = SecretKey::generate();
+        world.certificate.clear();
+        world.enrolment.readmit = false;
+        let error = world.enrol("production").unwrap_err();
+        assert_eq!(error.code(), Reason::Revoked, "{error}");
+        assert!(error.hint().unwrap().contains("--readmit"));
+        world.enrolment.readmit = true;
+        let decision = world.decide("production").unwrap();
+        assert!(decision.is_readmitted);
+        let decision = world.decide("production").unwrap();
+        assert!(!decision.is_readmitted);
+    }
 
     #[test]
     fn what_is_run_on_a_host_is_one_word_each_for_its_shell() {

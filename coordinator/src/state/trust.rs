@@ -12,10 +12,11 @@ use scap_proto::{
     extensions::Extensions,
     id::NodeId,
     identity::{
-        CertificateAuthority, Denial, Denied, FleetTrust, Identity, KeepError, Kept, Role,
-        SignedFleetTrust, Trust, Validity,
+        CertificateAuthority, Denial, Denied, FleetTrust, Identity, KeepError, Kept,
+        PUBLIC_KEY_BYTES, Role, SignedFleetTrust, Trust, Validity,
     },
     limits::AUTHORITIES_MAX,
+    reason::Reason,
     release::UnixMillis,
 };
 
@@ -57,6 +58,12 @@ pub enum TrustError {
     /// A host that is revoked does not get another certificate but by being enrolled again.
     #[error("{0} is revoked, and its certificate is not renewed")]
     Revoked(NodeId),
+    /// A host that is revoked is not brought back by the way, where many are enrolled.
+    #[error("{0} is revoked")]
+    NotReadmitted(NodeId),
+    /// Whoever took the host has this key too.
+    #[error("the key of {0} is revoked, and is not certified again")]
+    KeyRevoked(NodeId),
     /// Another one was believed while ours was signed.
     #[error("another fleet trust than ours was signed at the same time, #{number}")]
     Overtaken {
@@ -77,8 +84,25 @@ impl TrustError {
             ),
             Self::Step(_) => Some("`scap-coordinator ca status` says where the rotation is".into()),
             Self::Revoked(_) => Some("enrol it again if it is to be back".into()),
+            Self::NotReadmitted(_) => Some(
+                "if it is mended and has a new key, --readmit enrols it again; `unrevoke`, if it was a mistake".into(),
+            ),
+            Self::KeyRevoked(_) => Some(
+                "move its identity directory away there, so that it makes a new key; or `unrevoke`, if it was a mistake".into(),
+            ),
             Self::Overtaken { .. } => Some("the same again".into()),
             Self::Keep(_) | Self::Conflict { .. } => None,
+        }
+    }
+
+    /// Its code, where there is one.
+    pub fn code(&self) -> Option<Reason> {
+        match self {
+            Self::Lost { .. } => Some(Reason::TrustLost),
+            Self::Revoked(_) | Self::NotReadmitted(_) | Self::KeyRevoked(_) => {
+                Some(Reason::Revoked)
+            }
+            _ => None,
         }
     }
 }
@@ -226,14 +250,13 @@ impl StateDirectory {
     /// Until when nothing that a node was given counts, where it was revoked, also if it was enrolled again since.
     ///
     /// # Errors
-    /// [`StateError::Identity`], [`StateError::Trust`].
+    /// [`StateError::Identity`]; [`StateError::Trust`], also where it is lost who is revoked.
     pub fn denied_until(
         &self,
         role: Role,
         name: &NodeId,
     ) -> Result<Option<UnixMillis>, StateError> {
-        let trust = self.identity()?.trust().fleet_trust();
-        let denials = trust.map(|it| it.denials).unwrap_or_default();
+        let denials = self.denials()?;
         let until = denials.iter().filter_map(|denial| match &denial.who {
             Denied::Node {
                 role: of,
@@ -245,23 +268,50 @@ impl StateDirectory {
         Ok(until.max())
     }
 
+    /// Whether a key is denied, whosever it is.
+    ///
+    /// # Errors
+    /// As [`Self::denied_until`].
+    pub(super) fn is_key_denied(&self, key: &[u8; PUBLIC_KEY_BYTES]) -> Result<bool, StateError> {
+        let denials = self.denials()?;
+        Ok(denials
+            .iter()
+            .any(|denial| matches!(&denial.who, Denied::Key(denied) if denied == key)))
+    }
+
+    fn denials(&self) -> Result<Vec<Denial>, StateError> {
+        let identity = self.identity()?;
+        refuse_lost(identity.trust())?;
+        let trust = identity.trust().fleet_trust();
+        Ok(trust.map(|it| it.denials).unwrap_or_default())
+    }
+
     /// Notes that a host which is revoked was enrolled again: its new certificate counts, those before still do not, and it
-    /// takes part in deployments. Every way of enrolling a host calls it.
+    /// takes part in deployments. Every way of enrolling a host calls it, with the time that its certificate says: a revocation
+    /// that came after that stays. Says whether it was revoked.
     ///
     /// # Errors
     /// As [`Self::sign_trust`].
-    pub fn note_enrolled(&self, name: &NodeId, now: UnixMillis) -> Result<(), StateError> {
+    pub fn note_enrolled(&self, name: &NodeId, issued: UnixMillis) -> Result<bool, StateError> {
         let identity = self.identity()?;
         let trust = identity.trust();
-        if !revoked(trust).contains_key(name) {
-            return Ok(());
+        let is_lifted = |denial: &Denial| {
+            let until = match &denial.who {
+                Denied::Node { issued_until, .. } if is_of_host(denial, name) => issued_until,
+                _ => return false,
+            };
+            // Certificates say whole seconds.
+            until.0 / 1000 < issued.0 / 1000
+        };
+        if !revoked(trust).get(name).is_some_and(is_lifted) {
+            return Ok(false);
         }
-        self.sign_trust(trust, now, |next| {
+        self.sign_trust(trust, issued, |next| {
             for denial in &mut next.denials {
-                denial.is_enrolled_again |= is_of_host(denial, name);
+                denial.is_enrolled_again |= is_lifted(denial);
             }
         })?;
-        Ok(())
+        Ok(true)
     }
 
     /// Writes into a new identity's directory what makes it believe what the fleet believes now, from its start on.
@@ -269,9 +319,17 @@ impl StateDirectory {
     /// # Errors
     /// [`StateError::Io`].
     pub fn give_trust(&self, out: &Path) -> Result<(), StateError> {
+        match self.kept_trust()? {
+            Some(kept) => write_public(&out.join(scap_agent::daemon::ENROLLED_FILE), &kept),
+            None => Ok(()),
+        }
+    }
+
+    /// What is believed, as it is kept.
+    pub(super) fn kept_trust(&self) -> Result<Option<Vec<u8>>, StateError> {
         match fs::read(self.path(TRUST)) {
-            Ok(kept) => write_public(&out.join(scap_agent::daemon::ENROLLED_FILE), &kept),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Ok(kept) => Ok(Some(kept)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(io("read", self.path(TRUST))(source)),
         }
     }
