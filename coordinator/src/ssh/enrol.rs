@@ -17,7 +17,7 @@ use super::{
     log::{HostKey, SshLog},
     target::Target,
 };
-use crate::state::{Enrolled, How, StateDirectory, StateError, TrustError};
+use crate::state::{Enrolled, How, StateDirectory, StateError, TrustError, revoked};
 
 /// The agent on a host, and how it is run there.
 #[derive(Debug, Clone)]
@@ -92,7 +92,7 @@ pub struct Done {
 pub enum Outcome {
     /// It has a new certificate.
     Enrolled,
-    /// It had a good one, of this fleet, for this name and these environments.
+    /// It had the one that we gave it last, for this name and these environments, and that is good.
     AlreadyEnrolled,
 }
 
@@ -191,7 +191,8 @@ struct Decision {
 }
 
 impl SshEnrolment {
-    /// Enrols `host`, which is in `environments` and is reached as `target`. A host that is enrolled already is left as it is.
+    /// Enrols `host`, which is in `environments` and is reached as `target`. A host is left as it is where it shows the latest
+    /// certificate that we gave it, by the authority that issues now, and more than a third of its life is left.
     ///
     /// Dropped, or where it fails, the host has what it had, or its new identity.
     ///
@@ -276,9 +277,10 @@ impl SshEnrolment {
         let record = self.state.enrolment(host)?;
         let present = Certificate::from_pem(before).filter(|it| it.leaf_key() == Some(key));
         if let Some(present) = present {
-            self.check_own(host, &present)?;
+            let is_good = self.check_own(host, &present)?;
             if let Some(record) = &record
-                && record.public_key == key
+                && is_good
+                && record.is_of(&present.der)
                 && record.environments == environments
             {
                 return Ok(Decision {
@@ -314,19 +316,32 @@ impl SshEnrolment {
         })
     }
 
-    /// Refuses a host that is somebody else already.
-    fn check_own(&self, host: &NodeId, present: &Certificate) -> Result<(), EnrolError> {
+    /// Refuses a host that is somebody else already, or has a key that is revoked. Says whether what it has is good for long
+    /// enough, and of the authority that issues now.
+    fn check_own(&self, host: &NodeId, present: &Certificate) -> Result<bool, EnrolError> {
         let identity = self.state.identity()?;
-        match identity.trust().check(&present.der, clock::now().0) {
-            Ok(peer) if peer.role == Role::Agent && peer.name == *host => Ok(()),
-            Ok(peer) => Err(EnrolError::Other(peer.to_string())),
-            Err(Refusal::UnknownIssuer { claimed }) => Err(EnrolError::Other(claimed.to_string())),
-            Err(Refusal::Revoked { .. }) => {
-                Err(StateError::from(TrustError::KeyRevoked(host.clone())).into())
-            }
-            // By our clock. A new one is what it needs.
-            Err(_) => Ok(()),
+        let (trust, now) = (identity.trust(), clock::now().0);
+        // First, whatever our clock says of it.
+        if let Some(Refusal::Revoked { .. }) = trust.cut_off(&present.der) {
+            return Err(StateError::from(TrustError::KeyRevoked(host.clone())).into());
         }
+        match trust.check(&present.der, now) {
+            Ok(peer) if peer.role == Role::Agent && peer.name == *host => {}
+            Ok(peer) => return Err(EnrolError::Other(peer.to_string())),
+            Err(Refusal::UnknownIssuer { claimed }) => {
+                return Err(EnrolError::Other(claimed.to_string()));
+            }
+            // By our clock, or of an authority that is believed no more. A new one is what it needs.
+            Err(_) => return Ok(false),
+        }
+        let authority = self.state.authority()?;
+        let is_of_now = trust.issuer_of(&present.der) == Some(*authority.public_key());
+        let is_young = present.leaf_validity().is_some_and(|validity| {
+            let until = validity.not_after_unix_ms;
+            let life = until.saturating_sub(validity.not_before_unix_ms);
+            until.saturating_sub(now) > life / 3
+        });
+        Ok(is_of_now && is_young && !revoked(trust).contains_key(host))
     }
 }
 
@@ -361,10 +376,15 @@ fn quoted(text: &str) -> String {
 mod tests {
     use std::{fs, time::Duration};
 
-    use scap_proto::identity::{Denial, Denied, Enrolment, SecretKey};
+    use scap_proto::{
+        identity::{Denial, Denied, Enrolment, SecretKey},
+        release::UnixMillis,
+    };
     use tempfile::TempDir;
 
     use super::*;
+
+    const DAY: u64 = 24 * 3600 * 1000;
 
     /// A coordinator, and what one host has.
     struct World {
@@ -422,6 +442,18 @@ mod tests {
             self.enrolment.decide(&host(), &environments, &printed)
         }
 
+        fn certify(&mut self, now: UnixMillis) {
+            let enrolled = Enrolled {
+                host: host(),
+                environments: vec!["production".parse().unwrap()],
+                how: How::Ssh,
+                readmit: false,
+            };
+            let state = &self.enrolment.state;
+            let given = state.certify(&enrolled, self.key.public(), now).unwrap();
+            self.certificate = given.enrolment.certificate;
+        }
+
         fn revoke(&self) {
             let (state, now) = (&self.enrolment.state, clock::now());
             let identity = state.identity().unwrap();
@@ -444,6 +476,52 @@ mod tests {
 
     fn host() -> NodeId {
         "web1".parse().unwrap()
+    }
+
+    const ENROLLED: Outcome = Outcome::Enrolled;
+    const ALREADY: Outcome = Outcome::AlreadyEnrolled;
+
+    #[test]
+    fn a_host_is_enrolled_already_only_with_the_latest_certificate_that_it_was_given() {
+        let mut world = World::new();
+        assert_eq!(world.enrol("staging").unwrap(), ENROLLED);
+        assert_eq!(world.enrol("staging").unwrap(), ALREADY);
+        // Recorded, and never installed.
+        assert_eq!(world.decide("production").unwrap().outcome, ENROLLED);
+        assert_eq!(world.enrol("production").unwrap(), ENROLLED);
+        assert_eq!(world.enrol("production").unwrap(), ALREADY);
+        // Of a build that did not record which it gave.
+        let record = "st/enrolments/web1/certificate.toml";
+        let record = world.folder.path().join(record);
+        let text = fs::read_to_string(&record).unwrap();
+        let lines = text.lines().filter(|it| !it.starts_with("certificate ="));
+        fs::write(&record, lines.collect::<Vec<_>>().join("\n")).unwrap();
+        assert_eq!(world.enrol("production").unwrap(), ENROLLED);
+        assert_eq!(world.enrol("production").unwrap(), ALREADY);
+    }
+
+    #[test]
+    fn a_certificate_that_is_old_or_of_an_authority_before_is_no_good_one() {
+        let mut world = World::new();
+        let ago = |days: u64| UnixMillis(clock::now().0 - days * DAY);
+        world.certify(ago(240));
+        assert_eq!(world.enrol("production").unwrap(), ALREADY);
+        for days in [250, 400] {
+            world.certify(ago(days));
+            assert_eq!(world.enrol("production").unwrap(), ENROLLED, "{days} days");
+        }
+        let (state, now) = (world.enrolment.state.clone(), clock::now());
+        let identity = || state.identity().unwrap();
+        state.begin_rotation(identity().trust(), now).unwrap();
+        assert_eq!(world.enrol("production").unwrap(), ALREADY);
+        state.switch_authority(&identity(), now).unwrap();
+        let old = world.certificate.clone();
+        assert_eq!(world.enrol("production").unwrap(), ENROLLED);
+        assert_eq!(world.enrol("production").unwrap(), ALREADY);
+        state.finish_rotation(identity().trust(), now).unwrap();
+        assert_eq!(world.enrol("production").unwrap(), ALREADY);
+        world.certificate = old;
+        assert_eq!(world.enrol("production").unwrap(), ENROLLED);
     }
 
     #[test]
