@@ -6,7 +6,7 @@ use std::{
 };
 
 use scap_proto::{
-    identity::{Identity, KeepError},
+    identity::{Identity, KeepError, install},
     reason::Reason,
     release::{TrustStanding, UnixMillis},
 };
@@ -15,7 +15,7 @@ use super::{Daemon, RepoKey, control::ControlId};
 use crate::{api::TrustView, relay::resolve, trust::FLEET_TRUST_FILE};
 
 /// What it gets of it with its identity, when it is enrolled.
-pub const ENROLLED_FILE: &str = "trust";
+pub const ENROLLED_FILE: &str = install::TRUST_FILE;
 
 /// Longest that a peer's address is looked up.
 const RESOLVE_TIME_MAX: Duration = Duration::from_secs(5);

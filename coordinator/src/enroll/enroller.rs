@@ -12,7 +12,7 @@ use scap_proto::{
     wire::close,
 };
 
-use super::tokens::{Redeemed, TokenError, TokenRecord, Tokens, Untaken};
+use super::tokens::{DeniedHost, Redeemed, TokenError, TokenRecord, Tokens, Untaken};
 use crate::state::{Enrolled, How, StateDirectory, StateError};
 
 /// Answers claims from one state directory.
@@ -35,6 +35,8 @@ pub struct Success {
     pub address: SocketAddr,
     /// Whether it was given one before for the same key.
     pub is_again: bool,
+    /// Whether it was revoked until now.
+    pub is_readmitted: bool,
 }
 
 /// A claim of which nothing came, or no link for one.
@@ -122,7 +124,7 @@ impl Enroller {
                 .await
                 .map_err(|error| {
                     link.close(close::INTERNAL);
-                    failed(Reason::IoError, error_chain(&error), None)
+                    failed(error.code(), error_chain(&error), None)
                 })?,
             Err(error) => Err((Reason::BadRequest, error.to_string(), None)),
         };
@@ -140,6 +142,7 @@ impl Enroller {
                     fingerprint,
                     address,
                     is_again: redeemed.is_again,
+                    is_readmitted: redeemed.is_readmitted,
                 })
             }
             Err((code, text, host)) => {
@@ -161,18 +164,25 @@ impl Enroller {
         let redeem = move || {
             let (key, now) = (request.public_key(), clock::now());
             let awaited = awaited.as_deref();
-            let denied_until = |host: &NodeId| Ok(this.state.denied_until(Role::Agent, host)?);
+            let denied = |host: &NodeId| {
+                Ok(DeniedHost {
+                    until: this.state.denied_until(Role::Agent, host)?,
+                    has_key: this.state.is_key_cut_off(host, key)?,
+                })
+            };
             let certify = |token: &TokenRecord| {
                 let enrolled = Enrolled {
                     host: token.host.clone(),
                     environments: token.environments.clone(),
                     how: How::Token,
+                    // No token from before a revocation is taken.
+                    readmit: true,
                 };
                 Ok(this.state.certify(&enrolled, key, now)?)
             };
             let redeemed: Result<_, RedeemError> =
                 this.tokens
-                    .redeem(&claim.secret, key, awaited, now, denied_until, certify);
+                    .redeem(&claim.secret, key, awaited, now, denied, certify);
             Ok(match redeemed? {
                 Ok(redeemed) => Ok((redeemed, key_fingerprint(key))),
                 Err(Untaken { refusal, host }) => Err((refusal.code(), refusal.to_string(), host)),
@@ -199,4 +209,13 @@ enum RedeemError {
     Token(#[from] TokenError),
     #[error("certify the host's key")]
     State(#[from] StateError),
+}
+
+impl RedeemError {
+    fn code(&self) -> Reason {
+        match self {
+            Self::Token(_) => Reason::IoError,
+            Self::State(error) => error.code(),
+        }
+    }
 }

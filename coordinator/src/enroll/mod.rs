@@ -14,7 +14,7 @@ pub use self::{
     enroller::{Enroller, Failure, Success},
     gate::{Gate, Network, Turned},
     tokens::{
-        Redeemed, TOKENS_MAX, TokenError, TokenRecord, TokenRefusal, TokenState, Tokens, Untaken,
-        Use,
+        DeniedHost, Redeemed, TOKENS_MAX, TokenError, TokenRecord, TokenRefusal, TokenState,
+        Tokens, Untaken, Use,
     },
 };

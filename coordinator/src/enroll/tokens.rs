@@ -18,6 +18,8 @@ use scap_proto::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::state::Certified;
+
 /// Most tokens that are kept: as many as a plan has hosts. What has been over for a quarter of a year goes with the next that is made.
 pub const TOKENS_MAX: usize = 16_384;
 
@@ -129,13 +131,13 @@ impl TokenRecord {
         &self,
         key: &str,
         awaited: Option<&BTreeSet<NodeId>>,
-        denied_until: Option<UnixMillis>,
+        denied: DeniedHost,
         now: UnixMillis,
     ) -> Result<(), TokenRefusal> {
         if self.revoked.is_some() {
             return Err(TokenRefusal::Revoked);
         }
-        if denied_until.is_some_and(|until| self.made <= until) {
+        if denied.until.is_some_and(|until| self.made <= until) {
             return Err(TokenRefusal::HostRevoked);
         }
         if awaited.is_some_and(|hosts| !hosts.contains(&self.host)) {
@@ -143,11 +145,15 @@ impl TokenRecord {
         }
         match &self.used {
             Some(used) => match used.key == key && now <= self.again_until(used) {
-                true => Ok(()),
-                false => Err(TokenRefusal::Used),
+                true => {}
+                false => return Err(TokenRefusal::Used),
             },
-            None if now > self.expires => Err(TokenRefusal::Expired),
-            None => Ok(()),
+            None if now > self.expires => return Err(TokenRefusal::Expired),
+            None => {}
+        }
+        match denied.has_key {
+            true => Err(TokenRefusal::KeyRevoked),
+            false => Ok(()),
         }
     }
 
@@ -179,6 +185,9 @@ pub enum TokenRefusal {
     /// It is for another host than the one that was dialled, or than those that are waited for.
     #[error("the token is for another host")]
     OtherHost,
+    /// The host has the key that it had when it was revoked. The token is not used up.
+    #[error("the host's key is revoked; it is to make a new one")]
+    KeyRevoked,
 }
 
 impl TokenRefusal {
@@ -190,8 +199,18 @@ impl TokenRefusal {
             Self::Expired => Reason::TokenExpired,
             Self::Revoked | Self::HostRevoked => Reason::TokenRevoked,
             Self::OtherHost => Reason::TokenOtherHost,
+            Self::KeyRevoked => Reason::Revoked,
         }
     }
+}
+
+/// What is believed against a host that shows a token.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DeniedHost {
+    /// Until when it was revoked, also if it was enrolled again since.
+    pub until: Option<UnixMillis>,
+    /// Whether the key that it has now is not certified any more.
+    pub has_key: bool,
 }
 
 /// A token that is not taken.
@@ -212,6 +231,8 @@ pub struct Redeemed {
     pub enrolment: Enrolment,
     /// Whether the same was given before.
     pub is_again: bool,
+    /// Whether its host was revoked until now.
+    pub is_readmitted: bool,
 }
 
 /// Why the tokens cannot be read or changed.
@@ -338,19 +359,19 @@ impl Tokens {
 
     /// Uses a token up for the host with this key. It is on disk that the token is used before `certify` is asked for the host's
     /// identity, so a crash leaves the token as it was, or used by that key. Who asks again with the same key is certified again, as the
-    /// same host. `awaited` are the hosts that may come: the one that was dialled, or any where there is no list. `denied_until` says
-    /// until when a host was revoked: no token made before that brings it back.
+    /// same host. `awaited` are the hosts that may come: the one that was dialled, or any where there is no list. `denied` says
+    /// until when a host was revoked: no token made before that brings it back, and none a key that it had then.
     ///
     /// # Errors
-    /// `E`, from `denied_until`, `certify` and for what fails here; in the result, why the token is not taken.
+    /// `E`, from `denied`, `certify` and for what fails here; in the result, why the token is not taken.
     pub fn redeem<E: From<TokenError>>(
         &self,
         secret: &TokenSecret,
         key: &[u8; PUBLIC_KEY_BYTES],
         awaited: Option<&BTreeSet<NodeId>>,
         now: UnixMillis,
-        denied_until: impl FnOnce(&NodeId) -> Result<Option<UnixMillis>, E>,
-        certify: impl FnOnce(&TokenRecord) -> Result<Enrolment, E>,
+        denied: impl FnOnce(&NodeId) -> Result<DeniedHost, E>,
+        certify: impl FnOnce(&TokenRecord) -> Result<Certified, E>,
     ) -> Result<Result<Redeemed, Untaken>, E> {
         let hash = secret.hash();
         let unknown = Untaken {
@@ -367,8 +388,8 @@ impl Tokens {
             return Ok(Err(unknown));
         };
         let key = hex::encode(key);
-        let denied_until = denied_until(&record.host)?;
-        if let Err(refusal) = record.check(&key, awaited, denied_until, now) {
+        let denied = denied(&record.host)?;
+        if let Err(refusal) = record.check(&key, awaited, denied, now) {
             let host = Some(record.host);
             return Ok(Err(Untaken { refusal, host }));
         }
@@ -383,12 +404,13 @@ impl Tokens {
             self.save(&record)?;
         }
         self.die_at("token-used");
-        let enrolment = certify(&record)?;
+        let certified = certify(&record)?;
         self.die_at("token-certified");
         Ok(Ok(Redeemed {
             record,
-            enrolment,
+            enrolment: certified.enrolment,
             is_again,
+            is_readmitted: certified.is_readmitted,
         }))
     }
 

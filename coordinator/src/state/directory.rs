@@ -18,6 +18,7 @@ use scap_proto::{
         Role, SecretKey, Validity, install::InstallError,
     },
     limits::DELTAS_MAX,
+    reason::Reason,
     release::{
         Environment, RepoPath, SignedGrant, SignedRelease, UnixMillis,
         signature::{
@@ -165,6 +166,14 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// Its code.
+    pub fn code(&self) -> Reason {
+        match self {
+            Self::Trust(error) => error.code().unwrap_or(Reason::IoError),
+            _ => Reason::IoError,
+        }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {

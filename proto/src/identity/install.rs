@@ -31,6 +31,9 @@ use super::{
 pub const HOST_FILE: &str = "host.toml";
 /// The file in which a coordinator says what a host is in, beside its certificate.
 pub const MEMBERSHIP_FILE: &str = "membership";
+/// The file that says whose certificates counted when the host was enrolled, as [`Trust::learn_from`](super::Trust::learn_from)
+/// reads it.
+pub const TRUST_FILE: &str = "trust";
 /// The file that says who may release, in OpenSSH's format.
 pub const ALLOWED_SIGNERS_FILE: &str = "allowed_signers";
 
@@ -264,12 +267,13 @@ const STAGED: &str = ".staged";
 /// Where it is once it holds, until its files have moved to their places.
 const INCOMING: &str = ".incoming";
 /// All files of an identity.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     KEY_FILE,
     AUTHORITIES_FILE,
     ALLOWED_SIGNERS_FILE,
     HOST_FILE,
     MEMBERSHIP_FILE,
+    TRUST_FILE,
     CERTIFICATE_FILE,
 ];
 /// Modes of files, as [`Identity::create`] and offline enrolment give them.
@@ -357,6 +361,10 @@ fn write(
         if let Some(bytes) = kept {
             file::create(&staged.join(name), &bytes, PRIVATE)?;
         }
+    }
+    // Where none came, what is there stays: it is not looked at here.
+    if let Some(trust) = enrolment.trust() {
+        file::create(&staged.join(TRUST_FILE), &trust, PUBLIC)?;
     }
     sync(staged)
 }
@@ -547,6 +555,20 @@ mod tests {
         let identity = Identity::load(world.path()).unwrap();
         assert_eq!(identity.public_key(), key.public());
         assert_eq!(world.names().len(), 5);
+    }
+
+    #[test]
+    fn whose_certificates_count_comes_with_an_identity_and_stays_where_none_comes() {
+        let world = World::new();
+        let first = world.answer(b"one").with_trust(b"kept").unwrap();
+        world.install(&first).unwrap();
+        assert_eq!(world.read(TRUST_FILE), "kept");
+        world.install(&world.answer(b"two")).unwrap();
+        assert_eq!(world.read(TRUST_FILE), "kept");
+        let third = world.answer(b"three").with_trust(b"later").unwrap();
+        world.install(&third).unwrap();
+        assert_eq!(world.read(TRUST_FILE), "later");
+        assert_eq!(world.names().len(), 6);
     }
 
     #[test]

@@ -150,6 +150,34 @@ fn what_the_fleet_file_says_of_environments_goes_into_the_identity_and_a_change_
 }
 
 #[test]
+fn e6_a_revoked_host_is_back_with_a_new_key_where_that_is_said() {
+    let Some(world) = World::new(&[("web1", "")], true) else {
+        return;
+    };
+    world.enroll(&["web1"], &[]).exits(0);
+    let revoke = ["revoke", "web1", "--state", "st"];
+    world.scene.scap(&revoke).exits(5);
+    let identity = world.scene.path("web1/identity");
+    // Whoever took it has that key.
+    for more in [&[][..], &["--readmit"]] {
+        let refused = world.enroll(&["web1"], more).exits(1);
+        let cause = "failed web1: the key of web1 is revoked, and is not certified again [revoked]";
+        refused.prints(&[cause, "hint: move its identity directory away there"]);
+    }
+    std::fs::rename(&identity, world.scene.path("taken")).unwrap();
+    let refused = world.enroll(&["web1"], &[]).exits(1);
+    refused.prints(&["failed web1: web1 is revoked [revoked]", "--readmit"]);
+    let back = world.enroll(&["web1"], &["--readmit", "--json"]).exits(0);
+    let back = back.json("scap.enroll/1")["hosts"][0].clone();
+    assert_eq!(back["readmitted"], true, "{back:#}");
+    // It knows from its start on who is revoked.
+    let kept = std::fs::read(world.scene.path("st/trust")).unwrap();
+    assert_eq!(std::fs::read(identity.join("trust")).unwrap(), kept);
+    let again = world.enroll(&["web1"], &[]).exits(0);
+    again.prints(&["already enrolled web1"]);
+}
+
+#[test]
 fn e8_an_unknown_host_key_is_refused_until_it_is_accepted() {
     let Some(world) = World::new(&[("web1", "")], false) else {
         return;

@@ -12,7 +12,7 @@ use scap_proto::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{EnrollArgs, failed};
+use super::{EnrollArgs, failed, readmitted};
 use crate::{
     cli::{CliError, exit, token::time},
     enroll::{Enroller, Failure, Success, TokenRecord, dial, dial::Awaited, listen::listen},
@@ -193,9 +193,11 @@ impl Report {
             fingerprint,
             address,
             is_again,
+            is_readmitted,
         } = success;
         if !self.json {
-            println!("enrolled {host} at {address}  key {fingerprint}  token {token}");
+            let readmitted = readmitted(*is_readmitted);
+            println!("enrolled {host} at {address}  key {fingerprint}  token {token}{readmitted}");
         }
         self.hosts.push(json!({
             "name": host,
@@ -204,6 +206,7 @@ impl Report {
             "key": fingerprint,
             "token": token.to_string(),
             "again": is_again,
+            "readmitted": is_readmitted,
         }));
     }
 

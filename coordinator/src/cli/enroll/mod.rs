@@ -47,10 +47,14 @@ pub(super) async fn run(args: &EnrollArgs) -> Result<u8, CliError> {
         _ if args.list => list::run(&state, args.json),
         _ if args.by_token.is_asked_for() => by_token::run(&state, args).await,
         (Some(name), Some(out)) => {
-            state
-                .enroll(name, out, &args.environment, clock::now())
+            let (_, is_readmitted) = state
+                .enroll_or_readmit(name, out, &args.environment, clock::now())
                 .map_err(|error| failed(&error))?;
-            println!("made the identity of {name} in {}", out.display());
+            let readmitted = readmitted(is_readmitted);
+            println!(
+                "made the identity of {name} in {}{readmitted}",
+                out.display()
+            );
             println!("next: copy it to {name}, readable by the agent's user only, and there:");
             println!(
                 "  scap-agent run --identity DIR --listen ADDR:7227 --data DIR --deploy-root DIR"
@@ -58,6 +62,15 @@ pub(super) async fn run(args: &EnrollArgs) -> Result<u8, CliError> {
             Ok(exit::DONE)
         }
         _ => over_ssh::run(&state, args).await,
+    }
+}
+
+/// What is said behind a host whose revocation was lifted.
+fn readmitted(is_readmitted: bool) -> &'static str {
+    if is_readmitted {
+        "  its revocation is lifted"
+    } else {
+        ""
     }
 }
 

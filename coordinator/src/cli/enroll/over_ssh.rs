@@ -12,7 +12,7 @@ use scap_proto::{id::NodeId, release::Environment};
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use super::{EnrollArgs, list::joined};
+use super::{EnrollArgs, list::joined, readmitted};
 use crate::{
     cli::{CliError, exit},
     fleet::Inventory,
@@ -49,6 +49,9 @@ pub(super) struct SshArgs {
     /// Start the agent's unit once its host is enrolled, and have it start with the host
     #[arg(long, requires = "hosts")]
     start: bool,
+    /// Enrol hosts again that are revoked, and lift that: those that are mended, and have a new key
+    #[arg(long, requires = "hosts")]
+    readmit: bool,
     /// Have ssh read this config file in place of yours
     #[arg(long, value_name = "FILE", requires = "hosts")]
     ssh_config: Option<PathBuf>,
@@ -96,6 +99,7 @@ pub(super) async fn run(state: &StateDirectory, args: &EnrollArgs) -> Result<u8,
             sudo: ssh.sudo,
         },
         start: ssh.start,
+        readmit: ssh.readmit,
     });
     let at_a_time = Arc::new(Semaphore::new(ssh.at_a_time.into()));
     let mut hosts = JoinSet::new();
@@ -193,8 +197,9 @@ fn print(ended: &Ended) {
             let before = before.map_or_else(String::new, |key| format!(", in place of {key}"));
             let (key, environments) = (&done.key, joined(&done.environments));
             println!(
-                "{word} {host}  key {key}{before}  {environments}  valid until {:.10}",
-                done.valid_until.to_string()
+                "{word} {host}  key {key}{before}  {environments}  valid until {:.10}{}",
+                done.valid_until.to_string(),
+                readmitted(done.is_readmitted)
             );
         }
         Err(failed) => {
@@ -223,6 +228,7 @@ fn ended_json(ended: &Ended) -> Value {
             "key_before": done.key_before,
             "environments": done.environments,
             "valid_until": done.valid_until,
+            "readmitted": done.is_readmitted,
         }),
         Err(failed) => json!({
             "host": host,

@@ -37,7 +37,7 @@ impl World {
         awaited: Option<&str>,
         now: UnixMillis,
     ) -> Result<Redeemed, TokenRefusal> {
-        self.redeem_denied(token, key, awaited, now, None)
+        self.redeem_denied(token, key, awaited, now, DeniedHost::default())
     }
 
     /// As [`Self::redeem`], where the host was revoked.
@@ -47,21 +47,21 @@ impl World {
         key: &[u8; PUBLIC_KEY_BYTES],
         awaited: Option<&str>,
         now: UnixMillis,
-        denied_until: Option<UnixMillis>,
+        denied: DeniedHost,
     ) -> Result<Redeemed, TokenRefusal> {
-        let denied_until = |_: &NodeId| Ok(denied_until);
+        let denied = |_: &NodeId| Ok(denied);
         let awaited = awaited.map(|host| [host.parse().unwrap()].into());
         let certify = |record: &TokenRecord| {
             // It is on disk before anything is certified.
             let saved = self.tokens.list()?;
             let saved = saved.iter().find(|it| it.id() == record.id()).unwrap();
             assert_eq!(saved.used.as_ref().unwrap().key, hex::encode(key));
-            Ok(enrolment(&record.host))
+            Ok(certified(&record.host))
         };
         let (secret, awaited) = (token.secret(), awaited.as_ref());
-        let redeemed: Result<_, TokenError> =
-            self.tokens
-                .redeem(secret, key, awaited, now, denied_until, certify);
+        let redeemed: Result<_, TokenError> = self
+            .tokens
+            .redeem(secret, key, awaited, now, denied, certify);
         redeemed.unwrap().map_err(|it| it.refusal)
     }
 }
@@ -70,14 +70,18 @@ fn token() -> Token {
     Token::generate("prod".parse().unwrap(), AuthorityPin::of(b"authority"))
 }
 
-fn enrolment(host: &NodeId) -> Enrolment {
-    Enrolment {
+fn certified(host: &NodeId) -> Certified {
+    let enrolment = Enrolment {
         certificate: format!("certificate of {host}"),
         authorities: "authority".into(),
         allowed_signers: None,
         host: None,
         membership: None,
         extensions: Extensions::default(),
+    };
+    Certified {
+        enrolment,
+        is_readmitted: false,
     }
 }
 
@@ -129,12 +133,23 @@ fn no_token_from_before_its_host_was_revoked_brings_it_back_and_one_from_after_d
     let world = World::new();
     let (used, pending) = (world.token("web1"), world.token("web1"));
     world.redeem(&used, &KEY, None, NOW).unwrap();
+    let denied = |until| DeniedHost {
+        until: Some(until),
+        has_key: false,
+    };
     for (token, until) in [(&used, NOW), (&pending, NOW), (&pending, later(1))] {
-        let refused = world.redeem_denied(token, &KEY, None, later(2), Some(until));
+        let refused = world.redeem_denied(token, &KEY, None, later(2), denied(until));
         assert_eq!(refused.unwrap_err(), TokenRefusal::HostRevoked);
     }
     let before = UnixMillis(NOW.0 - 1);
-    let redeemed = world.redeem_denied(&pending, &OTHER_KEY, None, NOW, Some(before));
+    // Nor a key that it had then, which does not use the token up.
+    let had = DeniedHost {
+        has_key: true,
+        ..denied(before)
+    };
+    let refused = world.redeem_denied(&pending, &KEY, None, NOW, had);
+    assert_eq!(refused.unwrap_err(), TokenRefusal::KeyRevoked);
+    let redeemed = world.redeem_denied(&pending, &OTHER_KEY, None, NOW, denied(before));
     assert!(!redeemed.unwrap().is_again);
 }
 

@@ -1,11 +1,15 @@
 //! The fleet trust as the authority's holder changes it.
 
 use scap_proto::id::NodeId;
-use scap_proto::identity::{CertificateAuthority, Denial, Denied, FleetTrust, Role, Trust};
+use scap_proto::identity::{
+    CertificateAuthority, Denial, Denied, FleetTrust, Role, SecretKey, Trust,
+};
 use scap_proto::release::UnixMillis;
 use tempfile::TempDir;
 
-use crate::state::{Rotation, StateDirectory, StateError, TrustError, revoked};
+use crate::state::{
+    Certified, Enrolled, How, Rotation, StateDirectory, StateError, TrustError, revoked,
+};
 
 const NOW: UnixMillis = UnixMillis(1_767_323_045_678);
 
@@ -72,6 +76,140 @@ fn who_is_revoked_is_until_it_is_enrolled_again_whose_new_certificate_alone_coun
     assert_eq!(own.trust().mark(), trust.mark());
 }
 
+fn certify(
+    state: &StateDirectory,
+    how: How,
+    readmit: bool,
+    key: &SecretKey,
+) -> Result<Certified, StateError> {
+    let enrolled = Enrolled {
+        host: name("web1"),
+        environments: Vec::new(),
+        how,
+        readmit,
+    };
+    state.certify(&enrolled, key.public(), NOW)
+}
+
+fn refused_by(result: Result<Certified, StateError>) -> TrustError {
+    match result {
+        Err(StateError::Trust(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_key_that_a_host_had_when_it_was_revoked_is_never_certified_again() {
+    let (folder, state) = init();
+    let [stolen, new, denied] = [(); 3].map(|()| SecretKey::generate());
+    let first = certify(&state, How::Ssh, false, &stolen).unwrap();
+    assert!(!first.is_readmitted && first.enrolment.trust().is_none());
+    let identity = state.identity().unwrap();
+    let deny_key = |trust: &mut FleetTrust| {
+        trust.denials.push(Denial {
+            who: Denied::Key(*denied.public()),
+            reason: String::new(),
+            since: NOW,
+            is_enrolled_again: false,
+        });
+    };
+    let web1 = deny("web1");
+    let sign = |change: &dyn Fn(&mut FleetTrust)| state.sign_trust(identity.trust(), NOW, change);
+    sign(&|trust| {
+        web1(trust);
+        deny_key(trust);
+    })
+    .unwrap();
+    let all = [How::Offline, How::Ssh, How::Token, How::Renewal];
+    let assert_key_refused = |key: &SecretKey| {
+        for how in all {
+            let error = refused_by(certify(&state, how, true, key));
+            assert!(matches!(error, TrustError::KeyRevoked(_)), "{how}: {error}");
+        }
+    };
+    assert_key_refused(&stolen);
+    assert_key_refused(&denied);
+    assert_eq!(state.revoked().unwrap().len(), 1);
+
+    // With another key it is back where somebody says so.
+    let error = refused_by(certify(&state, How::Ssh, false, &new));
+    assert!(matches!(error, TrustError::NotReadmitted(_)), "{error}");
+    let error = refused_by(certify(&state, How::Renewal, false, &new));
+    assert!(matches!(error, TrustError::Revoked(_)), "{error}");
+    assert_eq!(state.revoked().unwrap().len(), 1);
+    let back = certify(&state, How::Ssh, true, &new).unwrap();
+    assert!(back.is_readmitted && state.revoked().unwrap().is_empty());
+    let again = certify(&state, How::Ssh, false, &new).unwrap();
+    assert!(!again.is_readmitted);
+    // Also now that the host has another key.
+    assert_key_refused(&stolen);
+    // The host begins with what counts.
+    let kept = std::fs::read(folder.path().join("st/trust")).unwrap();
+    assert_eq!(again.enrolment.trust().unwrap(), kept);
+
+    // It was a mistake.
+    sign(&|trust| trust.denials.clear()).unwrap();
+    certify(&state, How::Ssh, false, &stolen).unwrap();
+}
+
+#[test]
+fn an_enrolment_that_was_cut_short_before_its_revocation_was_lifted_is_done_again() {
+    let (folder, state) = init();
+    let [stolen, new] = [(); 2].map(|()| SecretKey::generate());
+    certify(&state, How::Token, true, &stolen).unwrap();
+    let identity = state.identity().unwrap();
+    state
+        .sign_trust(identity.trust(), NOW, deny("web1"))
+        .unwrap();
+    let at = |name: &str| folder.path().join("st").join(name);
+    let before = ["trust", "trust.number"].map(|name| (name, std::fs::read(at(name)).unwrap()));
+    assert!(
+        certify(&state, How::Token, true, &new)
+            .unwrap()
+            .is_readmitted
+    );
+    for (name, bytes) in before {
+        std::fs::write(at(name), bytes).unwrap();
+    }
+    assert_eq!(state.revoked().unwrap().len(), 1);
+    assert!(
+        certify(&state, How::Token, true, &new)
+            .unwrap()
+            .is_readmitted
+    );
+}
+
+#[test]
+fn a_revocation_that_comes_after_a_certificate_is_not_lifted_by_it() {
+    let (_folder, state) = init();
+    let identity = state.identity().unwrap();
+    state
+        .sign_trust(identity.trust(), NOW, deny("web1"))
+        .unwrap();
+    let later = UnixMillis(NOW.0 + 1000);
+    assert!(!state.note_enrolled(&name("web1"), NOW).unwrap());
+    assert_eq!(state.revoked().unwrap().len(), 1);
+    assert!(state.note_enrolled(&name("web1"), later).unwrap());
+    assert!(state.revoked().unwrap().is_empty());
+}
+
+#[test]
+fn several_that_sign_at_a_time_sign_upon_each_other() {
+    let (_folder, state) = init();
+    let hosts: Vec<String> = (0..8).map(|number| format!("web{number}")).collect();
+    // All of them believe what was before.
+    let identities: Vec<_> = hosts.iter().map(|_| state.identity().unwrap()).collect();
+    std::thread::scope(|scope| {
+        for (host, identity) in hosts.iter().zip(&identities) {
+            let (deny, state) = (deny(host), &state);
+            scope.spawn(move || state.sign_trust(identity.trust(), NOW, deny).unwrap());
+        }
+    });
+    let identity = state.identity().unwrap();
+    assert_eq!(identity.trust().mark().number, 8);
+    assert_eq!(names(identity.trust()), hosts);
+}
+
 #[test]
 fn two_that_sign_without_each_other_are_brought_together_by_the_next() {
     let (folder, state) = init();
@@ -108,6 +246,15 @@ fn nothing_is_signed_upon_what_is_lost() {
         refused,
         Err(StateError::Trust(TrustError::Lost { number: 1 }))
     ));
+    // Nor is anybody certified: it is not known who is revoked.
+    let error = refused_by(certify(&state, How::Token, true, &SecretKey::generate()));
+    assert!(matches!(error, TrustError::Lost { number: 1 }), "{error}");
+    let until = state.denied_until(Role::Agent, &name("web1"));
+    assert!(matches!(
+        until,
+        Err(StateError::Trust(TrustError::Lost { number: 1 }))
+    ));
+    assert_eq!(state.enrolment(&name("web1")).unwrap(), None);
 }
 
 #[test]
