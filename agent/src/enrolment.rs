@@ -117,7 +117,7 @@ fn with_own_policy(
     if enrolment.allowed_signers.is_some() && is_of_another_authority(directory, &enrolment) {
         present.signers_number = 0;
     }
-    let merged = merged(present, said, enrolment.allowed_signers.is_some());
+    let merged = merged(present, &said, enrolment.allowed_signers.is_some());
     if merged.keeps_signers {
         enrolment.allowed_signers = None;
     }

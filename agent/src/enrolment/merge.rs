@@ -19,13 +19,13 @@ pub(super) struct Merged {
 ///
 /// A coordinator says alone which environments and audiences a host is in. From which deployment hosts it takes releases says the
 /// coordinator too, as long as that is from some and the host does not say `require_origin = false`. All else may only become stricter.
-pub(super) fn merged(present: HostFile, said: HostFile, brings_signers: bool) -> Merged {
+pub(super) fn merged(present: HostFile, said: &HostFile, brings_signers: bool) -> Merged {
     let keeps_signers = !brings_signers || said.signers_number < present.signers_number;
     let signers_number = match keeps_signers {
         true => present.signers_number,
         false => said.signers_number,
     };
-    let (require_origin, origins) = match takes_origins(&present, &said) {
+    let (require_origin, origins) = match takes_origins(&present, said) {
         true => (
             said.require_origin.or(present.require_origin),
             said.origins.clone(),
@@ -36,11 +36,11 @@ pub(super) fn merged(present: HostFile, said: HostFile, brings_signers: bool) ->
         environments: said.environments.clone(),
         audiences: said.audiences.clone(),
         signatures_min: present.signatures_min.max(said.signatures_min),
-        signers_signatures_min: of_signers(&present, &said),
+        signers_signatures_min: of_signers(&present, said),
         signers_number,
         require_origin,
         origins,
-        signatures: thresholds(&present, &said),
+        signatures: thresholds(&present, said),
         signed_commits: commits(present.signed_commits, &said.signed_commits),
         floors: floors(present.floors, &said.floors),
     };
@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn merge(present: &str, said: &str) -> Merged {
-        merged(host(present), host(said), true)
+        merged(host(present), &host(said), true)
     }
 
     fn text(host: &HostFile) -> String {
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!((found.host.signers_number, found.keeps_signers), (2, false));
         let found = merge(later, earlier);
         assert_eq!((found.host.signers_number, found.keeps_signers), (2, true));
-        let found = merged(host(earlier), host(later), false);
+        let found = merged(host(earlier), &host(later), false);
         assert_eq!((found.host.signers_number, found.keeps_signers), (1, true));
     }
 }

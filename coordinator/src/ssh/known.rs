@@ -48,7 +48,8 @@ impl Places {
 
     /// With the user's home in place of a `~` that ssh still has to expand, where it is known.
     pub(super) async fn expanded(self) -> Self {
-        match self.words().any(|word| word.starts_with("~/")) {
+        let is_short = self.words().any(|word| word.starts_with("~/"));
+        match is_short {
             true => self.expanded_by(home().await.as_deref()),
             false => self,
         }
