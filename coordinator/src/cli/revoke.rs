@@ -180,16 +180,8 @@ fn issued_by(
     name: &NodeId,
     now: UnixMillis,
 ) -> Result<UnixMillis, CliError> {
-    let trust = teller.identity.trust().fleet_trust();
-    let denials = trust.map(|it| it.denials).unwrap_or_default();
-    let before = denials.iter().filter_map(|denial| match &denial.who {
-        Denied::Node {
-            role: of,
-            name: denied,
-            issued_until,
-        } if *of == role && denied == name => Some(*issued_until),
-        _ => None,
-    });
+    let before = teller.state.denied_until(role, name);
+    let before = before.map_err(|e| state_error(&e))?;
     let record = match role {
         Role::Agent => teller.state.enrolment(name).map_err(|e| state_error(&e))?,
         _ => None,
@@ -198,7 +190,7 @@ fn issued_by(
     let enrolled = enrolled
         .and_then(|it| u64::try_from(it).ok())
         .map(UnixMillis);
-    let latest = before.chain(enrolled).max().unwrap_or(now);
+    let latest = before.max(enrolled).unwrap_or(now);
     if now < latest {
         eprintln!(
             "the clock of this machine is behind: {name} was enrolled or revoked after what it shows"

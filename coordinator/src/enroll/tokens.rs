@@ -12,7 +12,7 @@ use scap_agent::store::durable;
 use scap_proto::{
     enroll::{Token, TokenHash, TokenId, TokenSecret},
     id::NodeId,
-    identity::{AuthorityPin, Enrolment, PUBLIC_KEY_BYTES},
+    identity::{AuthorityPin, Enrolment, PUBLIC_KEY_BYTES, lock_file},
     reason::Reason,
     release::{Environment, UnixMillis},
 };
@@ -449,13 +449,7 @@ impl Tokens {
                 .recursive(true)
                 .mode(0o700)
                 .create(&self.folder)?;
-            let file = File::options()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path)?;
-            file.lock()?;
-            Ok(file)
+            lock_file(&path)
         };
         locked().map_err(|source| io_error("lock", &path, source))
     }

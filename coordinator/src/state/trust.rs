@@ -13,7 +13,7 @@ use scap_proto::{
     id::NodeId,
     identity::{
         CertificateAuthority, Denial, Denied, FleetTrust, Identity, KeepError, Kept,
-        PUBLIC_KEY_BYTES, Role, SignedFleetTrust, Trust, Validity,
+        PUBLIC_KEY_BYTES, Role, SignedFleetTrust, Trust, Validity, lock_file,
     },
     limits::AUTHORITIES_MAX,
     reason::Reason,
@@ -204,17 +204,7 @@ impl StateDirectory {
     /// Waits until nobody else changes the fleet trust, for as long as a few syncs take. The kernel gives the lock back when we die.
     fn lock_trust(&self) -> Result<File, StateError> {
         let path = self.path(TRUST_LOCK);
-        let locked = || {
-            let mut options = File::options();
-            let file = options
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path)?;
-            file.lock()?;
-            Ok(file)
-        };
-        locked().map_err(io("lock", path.clone()))
+        lock_file(&path).map_err(io("lock", path.clone()))
     }
 
     /// The authority that issues now.

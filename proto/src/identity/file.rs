@@ -124,6 +124,22 @@ fn directory_of(path: &Path) -> &Path {
     }
 }
 
+/// Waits until no other process holds the lock of a file, which is made where it is absent. It is held for as long as the file is
+/// open; the kernel gives it back when we die.
+///
+/// # Errors
+/// What opening or locking it gave.
+pub fn lock_file(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    let file = options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
+    file.lock()?;
+    Ok(file)
+}
+
 /// Makes a directory, and those above it, for its owner alone; or takes it as it is.
 pub(crate) fn create_private_directory(path: &Path) -> Result<(), FileError> {
     DirBuilder::new()

@@ -253,17 +253,7 @@ fn lock(keeping: &Keeping) -> Result<Option<File>, KeepError> {
         return Ok(None);
     };
     let path = kept.with_extension("lock");
-    let locked = || {
-        let mut options = File::options();
-        let file = options
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)?;
-        file.lock()?;
-        Ok(file)
-    };
-    let locked = locked().map_err(|source| KeepError::Io {
+    let locked = file::lock_file(&path).map_err(|source| KeepError::Io {
         doing: "lock",
         path: path.clone(),
         source,

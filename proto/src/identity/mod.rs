@@ -40,7 +40,7 @@ pub use self::{
     },
     bundle::{Identity, IdentityError, certificate_key},
     enrolment::{Enrolment, EnrolmentError},
-    file::FileError,
+    file::{FileError, lock_file},
     fleet::{FleetName, ParseFleetError, Role},
     fleet_trust::{Denial, Denied, FleetTrust, FleetTrustError, SignedFleetTrust, TrustMark},
     keep::{KeepError, Kept, Offered},
@@ -54,6 +54,6 @@ pub use self::{
 pub(crate) use self::{
     file::{create_file, create_secret_file, read_file, read_secret_file},
     peer::leaf_key,
-    pin::{AnyNewcomer, PinnedVerifier, newcomer_resolver},
+    pin::{AnyNewcomer, newcomer_resolver},
     trust::provider,
 };

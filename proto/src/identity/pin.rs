@@ -1,21 +1,13 @@
 //! An authority by its fingerprint, for a host that knows nothing else of its fleet.
 
-use std::{
-    fmt,
-    str::FromStr,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use aws_lc_rs::digest;
 use rcgen::{CertificateParams, DistinguishedName};
 use rustls::{
-    DigitallySignedStruct, DistinguishedName as HintedName, Error as TlsError, PeerIncompatible,
-    SignatureScheme,
+    DigitallySignedStruct, Error as TlsError, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{aws_lc_rs as provided, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
@@ -25,6 +17,7 @@ use super::{
     peer::{Leaf, PeerIdentity},
     refusal::Refusal,
     trust::{Trust, provider},
+    verifier::{check_key, no_tls12},
 };
 
 /// The fingerprint of one authority: the SHA-256 of its certificate in DER, as `openssl x509
@@ -81,54 +74,20 @@ impl fmt::Debug for AuthorityPin {
 #[error("the fingerprint of an authority is 64 lower-case hex digits")]
 pub struct ParsePinError;
 
-/// Lets in a coordinator of one fleet, which shows beside its certificate that of the pinned
-/// authority, and nobody else. For one handshake, like [`super::verifier::Verifier`].
-#[derive(Debug)]
-pub(crate) struct PinnedVerifier {
-    fleet: FleetName,
-    pin: AuthorityPin,
-    verdict: OnceLock<Result<PeerIdentity, Refusal>>,
-}
-
-impl PinnedVerifier {
-    pub(crate) fn new(fleet: FleetName, pin: AuthorityPin) -> Arc<Self> {
-        Arc::new(Self {
-            fleet,
-            pin,
-            verdict: OnceLock::new(),
-        })
-    }
-
-    pub(crate) fn verdict(&self) -> Option<&Result<PeerIdentity, Refusal>> {
-        self.verdict.get()
-    }
-
-    fn check(
+impl AuthorityPin {
+    /// Lets in a coordinator of the fleet, which shows beside its certificate that of this authority, and nobody else.
+    pub(super) fn judge(
         &self,
-        leaf: &CertificateDer<'_>,
-        shown: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), TlsError> {
-        let now_unix_ms = Duration::from_secs(now.as_secs()).as_millis();
-        let now_unix_ms = u64::try_from(now_unix_ms).unwrap_or(u64::MAX);
-        self.verdict
-            .get_or_init(|| self.judge(leaf, shown, now_unix_ms))
-            .as_ref()
-            .map(|_| ())
-            .map_err(TlsError::from)
-    }
-
-    fn judge(
-        &self,
+        fleet: &FleetName,
         leaf: &CertificateDer<'_>,
         shown: &[CertificateDer<'_>],
         now_unix_ms: u64,
     ) -> Result<PeerIdentity, Refusal> {
         let claimed = Leaf::parse(leaf).map_err(Refusal::Malformed)?.identity;
         let shown = shown.iter().take(AUTHORITIES_SHOWN_MAX);
-        let pinned = shown.filter(|der| AuthorityPin::of(der) == self.pin);
+        let pinned = shown.filter(|der| Self::of(der) == *self);
         let pinned: Vec<_> = pinned.map(|der| der.clone().into_owned()).collect();
-        let trust = match Trust::new(self.fleet.clone(), &pinned) {
+        let trust = match Trust::new(fleet.clone(), &pinned) {
             Ok(trust) if !pinned.is_empty() => trust,
             _ => return Err(Refusal::UnknownIssuer { claimed }),
         };
@@ -146,80 +105,6 @@ impl PinnedVerifier {
 /// Most authorities that a coordinator shows and that are looked at: two while a fleet moves from one to
 /// the next, and hashing four costs nothing.
 pub(crate) const AUTHORITIES_SHOWN_MAX: usize = 4;
-
-impl ServerCertVerifier for PinnedVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        shown: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        self.check(leaf, shown, now)
-            .map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        check_key(message, leaf, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-}
-
-impl ClientCertVerifier for PinnedVerifier {
-    fn root_hint_subjects(&self) -> &[HintedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        shown: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, TlsError> {
-        self.check(leaf, shown, now)
-            .map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        check_key(message, leaf, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-}
 
 /// Takes whoever answers, since a host that is not enrolled has nothing to be known by: its token, which
 /// it sends afterwards, says who it is. Nothing is told to it before.
@@ -277,19 +162,6 @@ pub(crate) fn newcomer_resolver() -> Arc<SingleCertAndKey> {
     Arc::new(SingleCertAndKey::from(certified))
 }
 
-fn check_key(
-    message: &[u8],
-    leaf: &CertificateDer<'_>,
-    signature: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, TlsError> {
-    let algorithms = provided::default_provider().signature_verification_algorithms;
-    verify_tls13_signature(message, leaf, signature, &algorithms)
-}
-
-fn no_tls12() -> Result<HandshakeSignatureValid, TlsError> {
-    Err(PeerIncompatible::Tls12NotOfferedOrEnabled.into())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -316,12 +188,11 @@ mod tests {
         now_unix_ms: u64,
     ) -> Result<PeerIdentity, Refusal> {
         let pin = AuthorityPin::of(&pinned.certificate().der);
-        let verifier = PinnedVerifier::new("prod".parse().unwrap(), pin);
         let shown: Vec<_> = shown
             .iter()
             .map(|it| it.certificate().der.clone())
             .collect();
-        verifier.judge(leaf, &shown, now_unix_ms)
+        pin.judge(&"prod".parse().unwrap(), leaf, &shown, now_unix_ms)
     }
 
     #[test]

@@ -28,8 +28,8 @@ use tokio::time::timeout;
 
 use super::{endpoint, handshake::HANDSHAKE_MAX, link::canonical};
 use crate::identity::{
-    AuthorityPin, FleetName, HandshakeRefusal, Identity, PeerIdentity, PinnedVerifier, Refusal,
-    RefusalKind, handshake_refusal,
+    AuthorityPin, FleetName, HandshakeRefusal, Identity, PeerIdentity, Refusal, RefusalKind,
+    handshake_refusal, verifier::Verifier,
 };
 pub use crate::transport::endpoint::BindError;
 
@@ -173,9 +173,9 @@ impl EnrollEndpoint {
     }
 
     /// What the other side is checked by, in one handshake; a newcomer is not.
-    fn verifier(&self) -> Option<Arc<PinnedVerifier>> {
+    fn verifier(&self) -> Option<Arc<Verifier>> {
         match &self.party {
-            Party::Newcomer { fleet, pin } => Some(PinnedVerifier::new(fleet.clone(), *pin)),
+            Party::Newcomer { fleet, pin } => Some(Verifier::pinned(fleet.clone(), *pin)),
             Party::Coordinator(_) => None,
         }
     }
@@ -215,7 +215,7 @@ impl EnrollIncoming {
 
 async fn finish(
     handshake: impl Future<Output = Result<Connection, ConnectionError>>,
-    verifier: Option<Arc<PinnedVerifier>>,
+    verifier: Option<Arc<Verifier>>,
 ) -> Result<EnrollLink, EnrollLinkError> {
     match timeout(HANDSHAKE_MAX, handshake).await {
         Ok(Ok(connection)) => Ok(EnrollLink {

@@ -12,13 +12,10 @@ use rustls::{
 };
 
 use super::{ENROLL_ALPN, Party};
-use crate::identity::{AnyNewcomer, PinnedVerifier, newcomer_resolver, provider};
+use crate::identity::{AnyNewcomer, newcomer_resolver, provider, verifier::Verifier};
 
 /// TLS of a side that dials. A newcomer has a `verifier`, a coordinator none.
-pub(super) fn client(
-    party: &Party,
-    verifier: Option<Arc<PinnedVerifier>>,
-) -> Arc<QuicClientConfig> {
+pub(super) fn client(party: &Party, verifier: Option<Arc<Verifier>>) -> Arc<QuicClientConfig> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .expect("the provider has TLS 1.3")
@@ -40,10 +37,7 @@ pub(super) fn client(
 }
 
 /// TLS of a side that accepts; without a `verifier` a newcomer lets nobody in.
-pub(super) fn server(
-    party: &Party,
-    verifier: Option<Arc<PinnedVerifier>>,
-) -> Arc<QuicServerConfig> {
+pub(super) fn server(party: &Party, verifier: Option<Arc<Verifier>>) -> Arc<QuicServerConfig> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .expect("the provider has TLS 1.3");
@@ -56,7 +50,7 @@ pub(super) fn server(
             builder.with_no_client_auth().with_cert_resolver(resolver)
         }
         Party::Newcomer { fleet, pin } => {
-            let verifier = verifier.unwrap_or_else(|| PinnedVerifier::new(fleet.clone(), *pin));
+            let verifier = verifier.unwrap_or_else(|| Verifier::pinned(fleet.clone(), *pin));
             let names = vec![pin.server_name()];
             let inner = newcomer_resolver();
             let resolver = Arc::new(Known { names, inner });
