@@ -96,7 +96,18 @@ pub struct Staged {
     directory: PathBuf,
     identity: Identity,
     /// One installation at a time; the kernel unlocks it when we die.
-    _lock: File,
+    _lock: Locked,
+}
+
+/// A directory that nobody else installs into. It is unlocked when this goes, and not only when the last descriptor does: a child that
+/// another thread has just forked has one more, until it runs its program.
+#[derive(Debug)]
+struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
 }
 
 impl Staged {
@@ -292,10 +303,10 @@ fn check_directory(path: &Path) -> Result<(), InstallError> {
     }
 }
 
-fn lock(directory: &Path) -> Result<File, InstallError> {
+fn lock(directory: &Path) -> Result<Locked, InstallError> {
     let file = File::open(directory).map_err(|source| io_error("open", directory, source))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Locked(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(InstallError::Busy(directory.to_owned())),
         Err(error) => Err(io_error("lock", directory, error.into())),
     }
@@ -603,6 +614,21 @@ mod tests {
             assert_eq!(world.read("allowed_signers"), "third");
             assert_eq!(world.names().len(), 5);
         }
+    }
+
+    #[test]
+    fn an_installation_that_is_over_keeps_nobody_out_though_a_child_has_its_descriptor() {
+        let world = World::new();
+        let key = SecretKey::generate();
+        key.create_file(&world.path().join(KEY_FILE)).unwrap();
+        let came = world.certify("web1", key.public(), b"one");
+        let staged = Staged::new(world.path(), &came, None).unwrap();
+        let forked = staged._lock.0.try_clone().unwrap();
+        let busy = Staged::new(world.path(), &came, None);
+        assert!(matches!(busy, Err(InstallError::Busy(_))), "{busy:?}");
+        drop(staged);
+        Staged::new(world.path(), &came, None).unwrap();
+        drop(forked);
     }
 
     #[test]
