@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod host;
 pub mod limits;
 mod lock;
+mod logs;
 pub mod node;
 pub mod notation;
 pub mod relay;

@@ -1,6 +1,6 @@
 //! Every bound of the protocol, with its reason.
 
-use crate::release::signature::SSH_SIGNATURE_BYTES_MAX;
+use crate::{reason::REASON_CODE_BYTES_MAX, release::signature::SSH_SIGNATURE_BYTES_MAX};
 
 /// Largest plain chunk, in bytes. A receiver holds a chunk in memory until its hash is checked, so
 /// this times the requests in flight is what a node needs.
@@ -114,3 +114,9 @@ pub const REASON_BYTES_MAX: usize = 4096;
 /// Most releases and deltas one peer may have open on one connection: what is live, previous, in progress, and
 /// room for several repos, each with a delta.
 pub const OPEN_RELEASES_PER_PEER_MAX: usize = 128;
+
+/// Most peers that a report names as shunned: with the longest names and codes they are two thirds of an extension, and where
+/// there are more it is not about single peers.
+pub const SHUNNED_PEERS_MAX: usize = 8;
+const _: () =
+    assert!(SHUNNED_PEERS_MAX * (253 + 1 + REASON_CODE_BYTES_MAX + 1) < EXTENSION_BYTES_MAX);

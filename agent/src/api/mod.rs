@@ -26,7 +26,7 @@ use crate::{activate::process::listen as listen_on, catchup::engine::Scope, limi
 
 pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullView, PulledView};
 pub use view::{
-    BytesView, GcView, LimitView, LimitsView, PeerView, RepoView, StatusView, VerifyView,
+    BytesView, GcView, LimitView, LimitsView, PeerView, RepoView, ShunView, StatusView, VerifyView,
 };
 
 /// The socket's name in the data directory.

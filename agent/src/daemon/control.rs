@@ -1,6 +1,6 @@
 //! One control stream: messages in, reports out.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use scap_proto::{
     frame,
@@ -11,7 +11,10 @@ use scap_proto::{
 use tokio::sync::mpsc;
 
 use super::RepoKey;
-use crate::{node::ControlStream, relay::BEAT};
+use crate::{
+    node::{ControlStream, budget::Bucket},
+    relay::BEAT,
+};
 
 /// A control stream of this daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +27,8 @@ pub(super) struct Above {
     pub(super) from: NodeId,
     /// What it is told.
     pub(super) outbox: mpsc::Sender<ControlMessage>,
+    /// How many messages it may send; a coordinator as many as it likes.
+    pub(super) messages: Option<Arc<Bucket>>,
     /// What we relay for it, once it said so.
     pub(super) part: Option<Part>,
     /// Until when the grants hold whose orders it brought, by the repo that they are about.
@@ -42,10 +47,15 @@ pub(super) struct Part {
 }
 
 impl Above {
-    pub(super) fn new(from: NodeId, outbox: mpsc::Sender<ControlMessage>) -> Self {
+    pub(super) fn new(
+        from: NodeId,
+        outbox: mpsc::Sender<ControlMessage>,
+        messages: Option<Arc<Bucket>>,
+    ) -> Self {
         Self {
             from,
             outbox,
+            messages,
             part: None,
             leads_until: BTreeMap::new(),
         }
@@ -84,11 +94,13 @@ pub(super) async fn run(
     stream: ControlStream,
     mut outbox: mpsc::Receiver<ControlMessage>,
     out: mpsc::Sender<FromControl>,
-) -> ControlId {
+    messages_left: Option<Arc<Bucket>>,
+) {
     let ControlStream {
         link,
         mut send,
         mut receive,
+        frames,
     } = stream;
     let write = async move {
         frame::write_message(&mut send, &Envelope::from(Hello::ours())).await?;
@@ -102,7 +114,12 @@ pub(super) async fn run(
         }
     };
     let read = async move {
-        while let Some(Envelope { message, .. }) = frame::read_message(&mut receive).await? {
+        while let Some(Envelope { message, .. }) =
+            frame::read_message_in(&mut receive, &frames).await?
+        {
+            if let Some(left) = &messages_left {
+                left.take(1).await;
+            }
             if out.send(FromControl { id, message }).await.is_err() {
                 break;
             }
@@ -120,7 +137,6 @@ pub(super) async fn run(
             tracing::info!(%from, error = crate::error_chain(&error), "control stream lost");
         }
     }
-    id
 }
 
 #[cfg(test)]
@@ -132,7 +148,7 @@ mod tests {
     fn who_holds_a_stream_leads_by_what_it_brought_about_that_repo_and_as_long_as_the_grant_holds()
     {
         let (outbox, _messages) = mpsc::channel(1);
-        let mut above = Above::new("relay1".parse().unwrap(), outbox);
+        let mut above = Above::new("relay1".parse().unwrap(), outbox, None);
         let key = |repo: &str| (repo.parse().unwrap(), "production".parse().unwrap());
         let (site, other) = (key("site"), key("other"));
         assert!(!above.leads(None, UnixMillis(0)));

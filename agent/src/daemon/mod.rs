@@ -25,6 +25,7 @@ use std::{
 
 use scap_proto::{
     id::ReleaseId,
+    identity::Role,
     reason::{Because, Reason},
     release::{Environment, Plan, RepoPath, TreeId, plan::PlanError},
     wire::control::{ControlMessage, Finalize, Order},
@@ -52,7 +53,11 @@ use crate::{
     clock,
     config::Config,
     limits::Limits,
-    node::{ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
+    node::{
+        ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks,
+        budget::{Bucket, CONTROL_MESSAGES, CONTROLS_PER_PEER_MAX},
+        contain::contained,
+    },
     store::{Store, StoreConfig},
     trust::{HostTrust, OrderError},
 };
@@ -66,9 +71,6 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// Most control messages that wait: a coordinator sends few, and waits when it is full.
 const CONTROL_MAX: usize = 256;
-
-/// Most control streams of one node: a coordinator has one for each deployment under way, and a host that relays for it too.
-const CONTROLS_OF_PEER_MAX: usize = 64;
 
 /// Most peers remembered for having been dropped, for the status.
 const DROPPED_PEERS_MAX: usize = 64;
@@ -245,7 +247,7 @@ impl Daemon {
                     self.activated(done.expect("asking the activator does not panic")).await;
                 }
                 Some(id) = self.control_tasks.join_next() => {
-                    self.control_closed(id.expect("a control stream does not panic"));
+                    self.control_closed(id.expect("what may panic is contained"));
                 }
                 Some(request) = inboxes.api_requests.recv() => self.api_request(request).await,
                 Some(_) = self.cleaning.join_next() => {}
@@ -299,16 +301,26 @@ impl Daemon {
         let id = ControlId(self.next_control);
         self.next_control += 1;
         let from = stream.link.peer().name.clone();
-        let of_peer = self.controls.values().filter(|above| above.from == from);
-        if of_peer.count() >= CONTROLS_OF_PEER_MAX {
+        let mut of_peer = self.controls.values().filter(|above| above.from == from);
+        // All of an agent's share one; a coordinator's word is what we are here for.
+        let is_agent = stream.link.peer().role == Role::Agent;
+        let shared = of_peer.clone().find_map(|above| above.messages.clone());
+        let make = || is_agent.then(|| Arc::new(Bucket::new(CONTROL_MESSAGES, Instant::now())));
+        let messages_left = shared.or_else(make);
+        if of_peer.nth(CONTROLS_PER_PEER_MAX - 1).is_some() {
             return tracing::warn!(%from, "too many control streams; one more not taken");
         }
         tracing::info!(%from, "control stream opened");
         let (outbox, messages) = mpsc::channel(CONTROL_MAX);
-        self.controls.insert(id, Above::new(from, outbox));
+        let above = Above::new(from.clone(), outbox, messages_left.clone());
+        self.controls.insert(id, above);
         let out = self.control_out.clone();
-        self.control_tasks
-            .spawn(control::run(id, stream, messages, out));
+        let running = control::run(id, stream, messages, out, messages_left);
+        let running = contained("a control stream", from, running);
+        self.control_tasks.spawn(async move {
+            running.await;
+            id
+        });
     }
 
     async fn control_message(&mut self, FromControl { id, message }: FromControl) {
@@ -688,7 +700,12 @@ impl Daemon {
                 if self.dropped.len() == DROPPED_PEERS_MAX {
                     self.dropped.remove(0);
                 }
-                self.dropped.push(PeerView { name: peer, reason });
+                let (code, reason) = (reason.code, reason.text);
+                self.dropped.push(PeerView {
+                    name: peer,
+                    reason,
+                    code,
+                });
             }
         }
     }
@@ -748,6 +765,8 @@ impl Daemon {
             store_chunks: usage.as_ref().map(|usage| usage.chunks),
             store_bytes: usage.as_ref().map(|usage| usage.encoded_bytes),
             dropped_peers: self.dropped.clone(),
+            shunned: self.node.shunned().into_iter().map(Into::into).collect(),
+            first_packets_dropped: self.node.first_packets_dropped(),
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use scap_proto::{
     content::SnapshotRef,
     id::{NodeId, ReleaseId},
+    reason::Reason,
     release::{DeltaRef, Plan, Priority},
     transport::Link,
     wire::peer::PeerMessage,
@@ -71,6 +72,12 @@ pub(crate) enum Event {
     },
     Lost {
         transfer: TransferId,
+    },
+    /// The peer did what it should not.
+    FoundOut {
+        peer: PeerId,
+        code: Reason,
+        what: String,
     },
     Attach {
         job: Job,

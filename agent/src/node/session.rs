@@ -1,10 +1,11 @@
 //! The tasks of one link: the session both ways, and what the peer asks for.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
 use scap_proto::{
     frame::{self, FrameError},
+    reason::Reason,
     transport::{Link, LinkError, MESSAGES_PRIORITY},
     wire::{Envelope, Hello, Open, close, peer::PeerMessage},
 };
@@ -15,17 +16,14 @@ use tokio::{
 
 use super::{
     Incoming, Shared, ask,
+    budget::{OPEN_TIME_MAX, cost},
+    contain::contained,
     event::Event,
     fetch,
-    serve::{Handles, Served},
+    handles::Handles,
+    serve::Served,
 };
 use crate::swarm::PeerId;
-
-/// Most messages that wait to be sent to one peer. A peer that leaves so many unread is not reading.
-pub(crate) const OUTBOX_MAX: usize = 4096;
-
-/// How long a peer may take to say what a stream is for: it is one small frame.
-const OPEN_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A control stream that somebody opened to us.
 #[derive(Debug)]
@@ -36,6 +34,8 @@ pub struct ControlStream {
     pub send: SendStream,
     /// From the peer.
     pub receive: RecvStream,
+    /// A permit for each byte of a frame that has not come whole, on all streams of the link.
+    pub frames: Arc<Semaphore>,
 }
 
 /// Why a link ended.
@@ -53,6 +53,8 @@ pub(crate) enum SessionError {
     Unexpected(&'static str),
     #[error("the peer did not open its session within {} s", OPEN_TIME_MAX.as_secs())]
     Late,
+    #[error("a bug in what the session does")]
+    Panicked,
 }
 
 /// Runs one link until it ends or the node goes down, and says why. Whoever dialled opens the session.
@@ -71,7 +73,8 @@ pub(crate) async fn run(
     let questions = Arc::new(Semaphore::new(1));
     if dialled {
         let outbox = outbox.take().expect("it was put there above");
-        sessions.spawn(dial_session(shared.clone(), link.clone(), peer, outbox));
+        let session = dial_session(shared.clone(), link.clone(), peer, handles.clone(), outbox);
+        sessions.spawn(contained("a session", link.peer().name.clone(), session));
     } else {
         tasks.spawn(async { tokio::time::sleep(OPEN_TIME_MAX).await });
     }
@@ -104,7 +107,7 @@ pub(crate) async fn run(
                 continue;
             }
             Some(ended) = sessions.join_next() => {
-                return ended.expect("a session does not panic");
+                return ended.ok().flatten().unwrap_or(SessionError::Panicked);
             }
             Some(_) = tasks.join_next() => {
                 if outbox.is_some() {
@@ -121,25 +124,32 @@ pub(crate) async fn run(
         };
         match open.message {
             Open::Chunk(request) => {
+                // No other stream is taken from a peer that asks too fast until it has paid for it.
+                handles.requests.take(1).await;
                 let (shared, handles) = (shared.clone(), handles.clone());
                 let link = link.clone();
                 tasks.spawn(async move {
                     let uploads = &shared.uploads;
                     let served = uploads.serve(&shared, &link, &handles, request, send).await;
-                    if let Some((transfer, served)) = served.filter(|(_, s)| *s != Served::Not) {
-                        let index = request.index;
-                        let event = match served {
-                            Served::Sent => Event::Served {
-                                peer,
-                                transfer: transfer.id,
-                                index,
-                            },
-                            _ => Event::Lost {
-                                transfer: transfer.id,
-                            },
-                        };
-                        shared.tell(event).await;
-                    }
+                    let Some((transfer, served)) = served else {
+                        return;
+                    };
+                    let (transfer, index) = (transfer.id, request.index);
+                    let event = match served {
+                        Served::Sent => Event::Served {
+                            peer,
+                            transfer,
+                            index,
+                        },
+                        Served::Lost => Event::Lost { transfer },
+                        Served::Never(code) => Event::FoundOut {
+                            peer,
+                            code,
+                            what: Served::describe(code).to_owned(),
+                        },
+                        Served::Not => return,
+                    };
+                    shared.tell(event).await;
                 });
             }
             Open::Session(hello) => {
@@ -148,8 +158,9 @@ pub(crate) async fn run(
                 };
                 let _ = send.set_priority(MESSAGES_PRIORITY);
                 tracing::debug!(peer = %link.peer().name, software = hello.software, "session");
-                let session = accept_session(shared.clone(), peer, send, receive, outbox);
-                sessions.spawn(session);
+                let both = (send, receive);
+                let session = accept_session(shared.clone(), peer, handles.clone(), both, outbox);
+                sessions.spawn(contained("a session", link.peer().name.clone(), session));
             }
             Open::Stable(about) => {
                 let to = shared.control.as_ref();
@@ -168,6 +179,7 @@ pub(crate) async fn run(
                         link: link.clone(),
                         send,
                         receive,
+                        frames: handles.frames.clone(),
                     };
                     // A full queue means that orders come faster than they are read: the sender waits.
                     let _ = control.send(Incoming::Control(stream)).await;
@@ -182,6 +194,7 @@ async fn dial_session(
     shared: Arc<Shared>,
     link: Link,
     peer: PeerId,
+    handles: Arc<Handles>,
     outbox: mpsc::Receiver<PeerMessage>,
 ) -> SessionError {
     let open = async {
@@ -193,7 +206,7 @@ async fn dial_session(
         }
     };
     match open.await {
-        Ok((send, receive)) => exchange(shared, peer, send, receive, outbox).await,
+        Ok(both) => exchange(shared, peer, handles, both, outbox).await,
         Err(error) => error,
     }
 }
@@ -201,12 +214,12 @@ async fn dial_session(
 async fn accept_session(
     shared: Arc<Shared>,
     peer: PeerId,
-    mut send: SendStream,
-    receive: RecvStream,
+    handles: Arc<Handles>,
+    (mut send, receive): (SendStream, RecvStream),
     outbox: mpsc::Receiver<PeerMessage>,
 ) -> SessionError {
     match frame::write_message(&mut send, &Envelope::from(Hello::ours())).await {
-        Ok(()) => exchange(shared, peer, send, receive, outbox).await,
+        Ok(()) => exchange(shared, peer, handles, (send, receive), outbox).await,
         Err(error) => error.into(),
     }
 }
@@ -214,8 +227,8 @@ async fn accept_session(
 async fn exchange(
     shared: Arc<Shared>,
     peer: PeerId,
-    mut send: SendStream,
-    mut receive: RecvStream,
+    handles: Arc<Handles>,
+    (mut send, mut receive): (SendStream, RecvStream),
     mut outbox: mpsc::Receiver<PeerMessage>,
 ) -> SessionError {
     let write = async move {
@@ -229,8 +242,11 @@ async fn exchange(
     };
     let read = async move {
         loop {
-            match frame::read_message::<_, Envelope<PeerMessage>>(&mut receive).await {
+            match frame::read_message_in::<_, Envelope<PeerMessage>>(&mut receive, &handles.frames)
+                .await
+            {
                 Ok(Some(Envelope { message, .. })) => {
+                    handles.messages.take(cost(&message)).await;
                     shared.tell(Event::Message { peer, message }).await;
                 }
                 Ok(None) => return SessionError::Ended,
@@ -252,7 +268,19 @@ impl SessionError {
                 close::PROTOCOL
             }
             Self::Late => close::PROTOCOL,
+            Self::Panicked => close::INTERNAL,
             Self::Link(_) | Self::Frame(_) | Self::Write(_) | Self::Ended => close::DONE,
+        }
+    }
+
+    /// What it says of the peer. That something is not understood says nothing: the other side may be of a later build.
+    pub(crate) fn fault(&self) -> Option<(Reason, String)> {
+        match self {
+            Self::Frame(FrameError::TooLong(bytes)) => {
+                let what = format!("sent a frame of {bytes} bytes");
+                Some((Reason::BrokeProtocol, what))
+            }
+            _ => None,
         }
     }
 }

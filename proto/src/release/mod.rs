@@ -50,7 +50,7 @@ pub use names::{Audience, Environment, NameError, RepoPath};
 pub use plan::{Plan, PlanHost, TopologyKind};
 pub use reach::Reach;
 pub use release::{Authority, DeltaRef, Priority, Release, SignedRelease, VerifiedRelease};
-pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing};
+pub use report::{BytesBySource, Outcome, Report, ShunnedPeer, SignedReport, Standing};
 pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
 pub use routes::{Routes, RoutesError};
 pub use signed::{AuthorityError, LeafSigned, UnixMillis};

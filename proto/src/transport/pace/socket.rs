@@ -20,6 +20,7 @@ use quinn::{
 use tokio::task::JoinHandle;
 
 use super::{Pace, lock, uplink::Packets, wire_bytes};
+use crate::transport::first_packets::FirstPackets;
 
 tokio::task_local! {
     /// Whose packets the running task sends: quinn has a task for each connection. It asks whether it may send without saying
@@ -85,6 +86,8 @@ impl Runtime for PacedRuntime {
 pub(in super::super) struct PacedSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     pace: Arc<Pace>,
+    /// Of an endpoint that is dialled.
+    first: Option<Arc<FirstPackets>>,
     turns: JoinHandle<()>,
 }
 
@@ -93,9 +96,14 @@ impl PacedSocket {
     ///
     /// # Errors
     /// What the system says.
-    pub(in super::super) fn new(socket: std::net::UdpSocket, pace: Arc<Pace>) -> io::Result<Self> {
+    pub(in super::super) fn new(
+        socket: std::net::UdpSocket,
+        pace: Arc<Pace>,
+        first: Option<Arc<FirstPackets>>,
+    ) -> io::Result<Self> {
         Ok(Self {
             inner: TokioRuntime.wrap_udp_socket(socket)?,
+            first,
             turns: tokio::spawn(Arc::clone(&pace).give_turns()),
             pace,
         })
@@ -157,6 +165,12 @@ impl AsyncUdpSocket for PacedSocket {
             }
         }
         self.pace.arrived(all, border);
+        if let Some(first) = &self.first {
+            let now = Instant::now();
+            for (buffer, meta) in buffers.iter_mut().zip(received).take(count) {
+                first.filter(buffer, meta, now);
+            }
+        }
         Poll::Ready(Ok(count))
     }
 
