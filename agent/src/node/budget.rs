@@ -43,8 +43,8 @@ pub(crate) const ROUNDS_BYTES_MIN: u64 = 16 * 1024 * 1024;
 pub(crate) const UPLOAD_BYTES_PER_PEER_MAX: u32 = UPLOAD_BYTES_MAX / 2;
 
 /// How long what is on its way to a peer keeps its place among what is on its way to all, at least. One that takes longer to read keeps only its
-/// own room; or two that do not read would stop all others. The shortest time in which anybody is taken for silent.
-pub(crate) const PLACE_TIME_MAX: Duration = Duration::from_secs(2);
+/// own room; or two that do not read would stop all others for as long as they please. In this time 16 Mbit/s carry the largest chunk.
+pub(crate) const PLACE_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// A peer that takes chunks more slowly is taken for one that does not read, and loses its link: an eighth of 1 Mbit/s, and ten seconds for a host that
 /// stands still for a moment. Measured since anything was last taken on the link.

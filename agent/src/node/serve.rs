@@ -144,8 +144,7 @@ impl Uploads {
             let all = budget.acquire(priority, permits(length, cap)).await;
             (ours, all)
         };
-        let wait_max = turn_wait_max(length, cap);
-        let turn = tokio::time::timeout(wait_max, turn).await;
+        let turn = tokio::time::timeout(turn_wait_max(length, cap), turn).await;
         drop(waiting);
         let Ok((_ours, place)) = turn else {
             let _ = answer(&mut stream, ReplyHeader::Busy, Bytes::new()).await;
@@ -174,7 +173,7 @@ impl Uploads {
         let header = ReplyHeader::Found(length_of(&encoded));
         let sent = {
             let mut sending = pin!(answer(&mut stream, header, encoded.clone()));
-            let place_time = PLACE_TIME_MAX.max(2 * wait_max);
+            let place_time = place_time_max(length, cap);
             match tokio::time::timeout(place_time, &mut sending).await {
                 Ok(sent) => Some(sent),
                 Err(_) => {
@@ -284,6 +283,12 @@ fn permits(length: u32, cap: Option<Rate>) -> u32 {
 fn turn_wait_max(length: u32, cap: Option<Rate>) -> Duration {
     let millis = cap.map_or(0, |cap| 2000 * u64::from(length) / cap.bytes_per_sec());
     TURN_WAIT_MAX.max(Duration::from_millis(millis))
+}
+
+/// How long a chunk on its way keeps others from theirs, at least: under a low cap four chunks' time, since others are on their way beside it.
+fn place_time_max(length: u32, cap: Option<Rate>) -> Duration {
+    let millis = cap.map_or(0, |cap| 4000 * u64::from(length) / cap.bytes_per_sec());
+    PLACE_TIME_MAX.max(Duration::from_millis(millis))
 }
 
 /// The encoded bytes of a chunk that should be held.
