@@ -43,13 +43,18 @@ pub(crate) const ROUNDS_BYTES_MIN: u64 = 16 * 1024 * 1024;
 pub(crate) const UPLOAD_BYTES_PER_PEER_MAX: u32 = UPLOAD_BYTES_MAX / 2;
 
 /// How long what is on its way to a peer keeps its place among what is on its way to all, at least. One that takes longer to read keeps only its
-/// own room; or two that do not read would stop all others for as long as they please. In this time 16 Mbit/s carry the largest chunk.
-pub(crate) const PLACE_TIME_MAX: Duration = Duration::from_millis(500);
+/// own room; or two that do not read would stop all others for as long as they please. The shortest time in which anybody is taken for silent;
+/// in it an uplink of 10 Mbit/s carries all that is on its way.
+pub(crate) const PLACE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// A peer that takes chunks more slowly is taken for one that does not read, and loses its link: an eighth of 1 Mbit/s, and ten seconds for a host that
-/// stands still for a moment. Measured since anything was last taken on the link.
+/// stands still for a moment. Measured since anything was last taken on the link, and under a cap of ours below [`CAP_MBIT_HARMLESS`] so many times
+/// longer as that is lower, since then it may be we who are slow.
 pub(crate) const READ_BYTES_PER_SEC_MIN: u32 = 16 * 1024;
 pub(crate) const READ_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// A cap on what leaves that makes nobody wait long, in Mbit/s.
+pub(crate) const CAP_MBIT_HARMLESS: u32 = 100;
 
 /// What the messages of a session may cost, a second and at once, in the unit of [`cost`]. At once: what a peer holds of four of the largest
 /// snapshots. A second of it takes some 20 ms of the one task that all peers wait for.

@@ -9,13 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scap_proto::release::Priority;
+use scap_proto::{release::Priority, transport::Rate};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     budget::{
-        Bucket, FRAME_BYTES_PER_LINK_MAX, FRUITLESS_REQUEST, MESSAGES, READ_BYTES_PER_SEC_MIN,
-        READ_PAUSE_MAX, REQUESTS, ROUNDS_BYTES_MIN, ROUNDS_MAX, UPLOAD_BYTES_PER_PEER_MAX,
+        Bucket, CAP_MBIT_HARMLESS, FRAME_BYTES_PER_LINK_MAX, FRUITLESS_REQUEST, MESSAGES,
+        READ_BYTES_PER_SEC_MIN, READ_PAUSE_MAX, REQUESTS, ROUNDS_BYTES_MIN, ROUNDS_MAX,
+        UPLOAD_BYTES_PER_PEER_MAX,
     },
     transfer::Transfer,
 };
@@ -25,7 +26,8 @@ use crate::swarm::Bitmap;
 #[derive(Debug)]
 pub(crate) struct Opening {
     pub(crate) transfer: Arc<Transfer>,
-    asked_bytes: AtomicU64,
+    /// What it was sent, also of the same again.
+    sent_bytes: AtomicU64,
     /// Chunks that the peer has whole from us: a bit each, up to the last of them.
     sent: Mutex<Bitmap>,
 }
@@ -34,16 +36,26 @@ impl Opening {
     fn new(transfer: Arc<Transfer>) -> Self {
         Self {
             transfer,
-            asked_bytes: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
             sent: Mutex::default(),
         }
     }
 
-    /// It asks for so many bytes. Whether that is within what anybody needs.
-    pub(crate) fn may_ask(&self, bytes: u32) -> bool {
-        let bytes = u64::from(bytes);
-        let asked = self.asked_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        asked <= ROUNDS_BYTES_MIN || asked <= ROUNDS_MAX * self.transfer.plain_bytes()
+    /// Whether it was sent no more than anybody needs.
+    pub(crate) fn may_ask(&self) -> bool {
+        let bytes = self.sent_bytes.load(Ordering::Relaxed);
+        bytes <= ROUNDS_BYTES_MIN || bytes <= ROUNDS_MAX * self.transfer.plain_bytes()
+    }
+
+    /// A chunk of so many bytes is sent to it.
+    pub(crate) fn note_sending(&self, bytes: u32) {
+        self.sent_bytes.fetch_add(bytes.into(), Ordering::Relaxed);
+    }
+
+    /// It did not wait for all of it: a quarter counts, since an honest peer does so where it was too slow, and a leech for the last byte.
+    pub(crate) fn note_cancelled(&self, bytes: u32) {
+        let rest = u64::from(bytes - bytes / 4);
+        self.sent_bytes.fetch_sub(rest, Ordering::Relaxed);
     }
 
     pub(crate) fn was_sent(&self, index: u32) -> bool {
@@ -152,10 +164,15 @@ impl Reading {
     }
 
     /// Waits until so many bytes should long have been taken, by one that takes one thing after the other, and nothing was.
-    pub(crate) async fn stands_still(&self, bytes: u32) {
+    pub(crate) async fn stands_still(&self, bytes: u32, cap: Option<Rate>) {
+        self.takes_nothing_for(still_max(bytes, cap)).await;
+    }
+
+    /// Waits until nothing was taken for so long, from now on at the soonest.
+    pub(crate) async fn takes_nothing_for(&self, time: Duration) {
         let begun = Instant::now();
         loop {
-            let at = self.still_at(bytes, begun);
+            let at = self.still_at(time, begun);
             if at <= Instant::now() {
                 return;
             }
@@ -163,9 +180,8 @@ impl Reading {
         }
     }
 
-    /// When it stands still with something of so many bytes that was begun then, if it takes nothing until then.
-    fn still_at(&self, bytes: u32, begun: Instant) -> Instant {
-        begun.max(*self.lock()) + still_max(bytes)
+    fn still_at(&self, time: Duration, begun: Instant) -> Instant {
+        begun.max(*self.lock()) + time
     }
 
     fn lock(&self) -> MutexGuard<'_, Instant> {
@@ -173,8 +189,9 @@ impl Reading {
     }
 }
 
-fn still_max(bytes: u32) -> Duration {
-    READ_PAUSE_MAX + Duration::from_secs(1) * bytes / READ_BYTES_PER_SEC_MIN
+fn still_max(bytes: u32, cap: Option<Rate>) -> Duration {
+    let times_slower = cap.map_or(1, |cap| CAP_MBIT_HARMLESS.div_ceil(cap.mbit()));
+    times_slower * (READ_PAUSE_MAX + Duration::from_secs(1) * bytes / READ_BYTES_PER_SEC_MIN)
 }
 
 #[cfg(test)]
@@ -188,12 +205,16 @@ mod tests {
         let reading = Reading::new();
         let begun = Instant::now();
         let at = |secs| begun + Duration::from_secs(secs);
-        assert_eq!(reading.still_at(usual, begun), at(18));
-        assert_eq!(reading.still_at(8 * usual, begun), at(74));
+        let limit = still_max(usual, None);
+        assert_eq!(reading.still_at(limit, begun), at(18));
+        assert_eq!(still_max(8 * usual, None), Duration::from_secs(74));
+        // Where we are slow ourselves, it may be that.
+        assert_eq!(still_max(usual, Rate::from_mbit(10)), 10 * limit);
+        assert_eq!(still_max(usual, Rate::from_mbit(1000)), limit);
         // Six on their way at 16 KiB/s: the last one takes 48 s, and is no fault.
         for secs in [8, 16, 24, 32, 40] {
             *reading.lock() = at(secs);
-            assert_eq!(reading.still_at(usual, begun), at(secs + 18));
+            assert_eq!(reading.still_at(limit, begun), at(secs + 18));
         }
     }
 }

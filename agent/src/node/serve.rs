@@ -75,7 +75,7 @@ impl Served {
     pub(crate) fn describe(code: Reason) -> &'static str {
         match code {
             Reason::ReadsNothing => "asks, and does not read what it gets",
-            _ => "asked for several times as much as there is",
+            _ => "took several times as much as there is",
         }
     }
 }
@@ -116,7 +116,7 @@ impl Uploads {
             return Some((transfer, Served::Not));
         };
         let (length, priority) = (chunk.plain_length, transfer.priority);
-        if !opening.may_ask(length) {
+        if !opening.may_ask() {
             refuse(handles, &mut stream, ReplyHeader::Busy).await;
             return Some((transfer, Served::Never(Reason::AsksTooMuch)));
         }
@@ -129,13 +129,11 @@ impl Uploads {
             let _ = answer(&mut stream, ReplyHeader::Busy, Bytes::new()).await;
             return Some((transfer, Served::Not));
         };
-        let caps = shared.endpoint.caps();
-        let (budget, cap) = match caps.border_upload {
-            Some(cap) if link.is_border() => {
-                let both = caps.upload.map_or(cap, |all| all.min(cap));
-                (&self.border_budget, Some(both))
-            }
-            _ => (&self.budget, caps.upload),
+        let cap = cap_towards(shared, link);
+        let has_border_cap = link.is_border() && shared.endpoint.caps().border_upload.is_some();
+        let budget = match has_border_cap {
+            true => &self.border_budget,
+            false => &self.budget,
         };
         let turn = async {
             // The peer's own first, so that one that asks much waits for itself and not for others.
@@ -171,16 +169,17 @@ impl Uploads {
         };
         let _ = stream.set_priority(stream_priority(priority));
         let header = ReplyHeader::Found(length_of(&encoded));
+        opening.note_sending(length);
         let sent = {
             let mut sending = pin!(answer(&mut stream, header, encoded.clone()));
-            let place_time = place_time_max(length, cap);
-            match tokio::time::timeout(place_time, &mut sending).await {
-                Ok(sent) => Some(sent),
-                Err(_) => {
+            let reading = &handles.reading;
+            tokio::select! {
+                sent = &mut sending => Some(sent),
+                () = reading.takes_nothing_for(place_time_max(length, cap)) => {
                     drop(place);
                     tokio::select! {
                         sent = &mut sending => Some(sent),
-                        () = handles.reading.stands_still(length_of(&encoded)) => None,
+                        () = reading.stands_still(length, cap) => None,
                     }
                 }
             }
@@ -194,7 +193,10 @@ impl Uploads {
                 handles.reading.took();
                 opening.note_sent(request.index);
             }
-            Err(_) => handles.fruitless(),
+            Err(_) => {
+                handles.fruitless();
+                opening.note_cancelled(length);
+            }
         }
         let served = self.sent(&encoded, &sent);
         Some((transfer, served))
@@ -233,7 +235,7 @@ impl Uploads {
         let header = header.encode();
         let pushed = tokio::select! {
             pushed = send(&mut stream, &header, encoded.clone()) => pushed,
-            () = handles.reading.stands_still(length) => {
+            () = handles.reading.stands_still(length, cap_towards(shared, link)) => {
                 return Served::Never(Reason::ReadsNothing);
             }
         };
@@ -264,6 +266,13 @@ fn stream_priority(priority: Priority) -> i32 {
         Priority::Normal => 0,
         Priority::Urgent => MESSAGES_PRIORITY - 1,
     }
+}
+
+/// The cap on what we send on a link: that on all, or on what crosses the border, whichever is lower.
+fn cap_towards(shared: &Shared, link: &Link) -> Option<Rate> {
+    let caps = shared.endpoint.caps();
+    let border = caps.border_upload.filter(|_| link.is_border());
+    caps.upload.into_iter().chain(border).min()
 }
 
 /// What a chunk takes of a budget of [`UPLOAD_BYTES_MAX`]: its length, and under a low cap so much more that what is on its
