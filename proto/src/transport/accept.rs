@@ -15,6 +15,7 @@ use super::{
     handshake::{HANDSHAKE_MAX, HandshakeError},
     link::{Link, canonical},
     tls::{self, OfferedVersions},
+    unproved::Watched,
 };
 use crate::identity::verifier::{Expect, Verifier};
 
@@ -39,6 +40,7 @@ pub struct Incoming {
     endpoint: Endpoint,
     _permit: OwnedSemaphorePermit,
     _place: Option<Place>,
+    _watched: Option<Watched>,
 }
 
 impl Endpoint {
@@ -59,7 +61,9 @@ impl Endpoint {
                 continue;
             }
             // An address that may be forged counts for nobody: who owns it would pay for it.
-            let place = if quic.remote_address_validated() {
+            let is_proved = quic.remote_address_validated();
+            let watched = (!is_proved).then(|| self.unproved.watch(quic.remote_address()));
+            let place = if is_proved {
                 let Some(place) = self.sources.enter(quic.remote_address().ip()) else {
                     quic.ignore();
                     continue;
@@ -73,6 +77,7 @@ impl Endpoint {
                 endpoint: self.clone(),
                 _permit: permit,
                 _place: place,
+                _watched: watched,
             });
         }
     }

@@ -17,6 +17,7 @@ use super::{
     pace::{Pace, PacedRuntime, PacedSocket, RateCaps, Traffic},
     settings::LinkSettings,
     tls,
+    unproved::Unproved,
 };
 use crate::identity::{
     Identity,
@@ -37,6 +38,7 @@ pub struct Endpoint {
     /// How many of them are of whom.
     pub(super) sources: Arc<Sources>,
     first: Option<Arc<FirstPackets>>,
+    pub(super) unproved: Arc<Unproved>,
     buffers: SocketBuffers,
 }
 
@@ -150,8 +152,15 @@ impl Endpoint {
             .max_udp_payload_size(settings.udp_payload_bytes_max())
             .expect("the settings keep it in range");
         let pace = Arc::new(Pace::new(settings.window_bytes()));
+        let unproved = Arc::<Unproved>::default();
         let first = server.is_some().then(|| Arc::new(FirstPackets::new()));
-        let socket = PacedSocket::new(socket, Arc::clone(&pace), first.clone()).map_err(failed)?;
+        let socket = PacedSocket::new(
+            socket,
+            Arc::clone(&pace),
+            first.clone(),
+            Arc::clone(&unproved),
+        )
+        .map_err(failed)?;
         let (socket, runtime) = (Arc::new(socket), Arc::new(PacedRuntime));
         let quic =
             quinn::Endpoint::new_with_abstract_socket(config, server.clone(), socket, runtime)
@@ -165,6 +174,7 @@ impl Endpoint {
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             sources: Arc::default(),
             first,
+            unproved,
             buffers,
         })
     }

@@ -23,6 +23,7 @@ mod pace;
 mod route;
 mod settings;
 mod tls;
+mod unproved;
 
 #[cfg(test)]
 mod tests;

@@ -37,7 +37,7 @@ async fn transfers_keep_their_share_beside(source_count: u8) -> u64 {
     // A link that there is goes on: the host begins to fetch, and then the flood comes.
     let mut best = 0_f64;
     for name in ["beside1", "beside2"] {
-        let fetching = served.fetch(name, address).await;
+        let mut fetching = served.fetch(name, address).await;
         fetching.has(0.05).await;
         let (sources, packets) = (clones(&sources), packets.clone());
         let flood = Flood::start(FIRST_PACKETS_PER_SEC, move |number| {
@@ -153,18 +153,17 @@ async fn t1_a_flood_of_forged_resets_ends_no_link() {
     let mut best = 0_f64;
     for name in ["beside1", "beside2"] {
         let between = Between::before(served.server.address());
-        let fetching = served.fetch(name, between.address()).await;
+        let mut fetching = served.fetch(name, between.address()).await;
         fetching.has(0.05).await;
         let link = fetching.host.link(&Served::name()).await.unwrap();
         let (forge, mut rng) = (between.forger(), seeded(9));
         let flood = Flood::start(RESETS_PER_SEC, move |_| forge(&reset_like(&mut rng)));
-        let host = fetching.host.clone();
         best = best.max(fetching.finish().await);
         println!(
             "{:.0} forged resets a second, to each side",
             flood.per_sec()
         );
-        let still = host.link(&Served::name()).await.unwrap();
+        let still = fetching.host.link(&Served::name()).await.unwrap();
         assert!(link.is_same(&still), "the link was made anew");
     }
     let share = best / alone;
@@ -180,7 +179,7 @@ async fn d6_a_host_whose_address_changes_goes_on_as_the_same_host() {
     let served = Served::start();
     served.serve().await;
     let between = Between::before(served.server.address());
-    let fetching = served.fetch("beside1", between.address()).await;
+    let mut fetching = served.fetch("beside1", between.address()).await;
     fetching.has(0.2).await;
     let name = "beside1".parse().unwrap();
     let link = served.server.link(&name).await.unwrap();

@@ -91,7 +91,7 @@ impl Served {
 
     /// How many bytes a second a new host gets, in millions.
     pub async fn goodput(&self, name: &str) -> f64 {
-        let fetching = self.fetch(name, self.server.address()).await;
+        let mut fetching = self.fetch(name, self.server.address()).await;
         fetching.finish().await
     }
 
@@ -129,7 +129,7 @@ impl Served {
 
 impl Fetching {
     /// Waits until it has it all; returns how many bytes a second it got, in millions.
-    pub async fn finish(mut self) -> f64 {
+    pub async fn finish(&mut self) -> f64 {
         let event = tokio::time::timeout(GOODPUT_MAX, self.tasks.next()).await;
         let release = Served::release();
         assert_eq!(event, Ok(Some(NodeEvent::Fetched { release })));
