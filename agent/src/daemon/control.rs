@@ -1,18 +1,23 @@
 //! One control stream: messages in, reports out.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use scap_proto::{
     frame,
     id::NodeId,
+    identity::Role,
     release::{Branch, TreeId, UnixMillis},
     wire::{Envelope, Hello, control::ControlMessage},
 };
 use tokio::sync::mpsc;
 
-use super::RepoKey;
+use super::{CONTROL_MAX, Daemon, RepoKey};
 use crate::{
-    node::{ControlStream, budget::Bucket},
+    node::{
+        ControlStream,
+        budget::{Bucket, CONTROL_MESSAGES, CONTROLS_PER_PEER_MAX},
+        contain::contained,
+    },
     relay::BEAT,
 };
 
@@ -88,8 +93,37 @@ pub(super) struct FromControl {
     pub(super) message: ControlMessage,
 }
 
+impl Daemon {
+    /// Somebody opened a control stream to us.
+    pub(super) fn control_opened(&mut self, stream: ControlStream) {
+        let id = ControlId(self.next_control);
+        self.next_control += 1;
+        let from = stream.link.peer().name.clone();
+        let mut of_peer = self.controls.values().filter(|above| above.from == from);
+        // All of an agent's share one; a coordinator's word is what we are here for.
+        let is_agent = stream.link.peer().role == Role::Agent;
+        let shared = of_peer.clone().find_map(|above| above.messages.clone());
+        let make = || is_agent.then(|| Arc::new(Bucket::new(CONTROL_MESSAGES, Instant::now())));
+        let messages_left = shared.or_else(make);
+        if of_peer.nth(CONTROLS_PER_PEER_MAX - 1).is_some() {
+            return tracing::warn!(%from, "too many control streams; one more not taken");
+        }
+        tracing::info!(%from, "control stream opened");
+        let (outbox, messages) = mpsc::channel(CONTROL_MAX);
+        let above = Above::new(from.clone(), outbox, messages_left.clone());
+        self.controls.insert(id, above);
+        let out = self.control_out.clone();
+        let running = run(id, stream, messages, out, messages_left);
+        let running = contained("a control stream", from, running);
+        self.control_tasks.spawn(async move {
+            running.await;
+            id
+        });
+    }
+}
+
 /// Runs until either side ends the stream.
-pub(super) async fn run(
+async fn run(
     id: ControlId,
     stream: ControlStream,
     mut outbox: mpsc::Receiver<ControlMessage>,

@@ -25,7 +25,6 @@ use std::{
 
 use scap_proto::{
     id::ReleaseId,
-    identity::Role,
     reason::{Because, Reason},
     release::{Environment, Plan, RepoPath, TreeId, plan::PlanError},
     wire::control::{ControlMessage, Finalize, Order},
@@ -53,11 +52,7 @@ use crate::{
     clock,
     config::Config,
     limits::Limits,
-    node::{
-        ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks,
-        budget::{Bucket, CONTROL_MESSAGES, CONTROLS_PER_PEER_MAX},
-        contain::contained,
-    },
+    node::{Incoming, Job, Node, NodeEvent, Sources, Tasks},
     store::{Store, StoreConfig},
     trust::{HostTrust, OrderError},
 };
@@ -296,32 +291,6 @@ impl Daemon {
     }
 
     // Orders.
-
-    fn control_opened(&mut self, stream: ControlStream) {
-        let id = ControlId(self.next_control);
-        self.next_control += 1;
-        let from = stream.link.peer().name.clone();
-        let mut of_peer = self.controls.values().filter(|above| above.from == from);
-        // All of an agent's share one; a coordinator's word is what we are here for.
-        let is_agent = stream.link.peer().role == Role::Agent;
-        let shared = of_peer.clone().find_map(|above| above.messages.clone());
-        let make = || is_agent.then(|| Arc::new(Bucket::new(CONTROL_MESSAGES, Instant::now())));
-        let messages_left = shared.or_else(make);
-        if of_peer.nth(CONTROLS_PER_PEER_MAX - 1).is_some() {
-            return tracing::warn!(%from, "too many control streams; one more not taken");
-        }
-        tracing::info!(%from, "control stream opened");
-        let (outbox, messages) = mpsc::channel(CONTROL_MAX);
-        let above = Above::new(from.clone(), outbox, messages_left.clone());
-        self.controls.insert(id, above);
-        let out = self.control_out.clone();
-        let running = control::run(id, stream, messages, out, messages_left);
-        let running = contained("a control stream", from, running);
-        self.control_tasks.spawn(async move {
-            running.await;
-            id
-        });
-    }
 
     async fn control_message(&mut self, FromControl { id, message }: FromControl) {
         match message {
