@@ -28,7 +28,7 @@ pub(super) const HANDSHAKES_MAX: usize = 64;
 const UNPROVED_SPARE_MIN: usize = HANDSHAKES_MAX / 2;
 
 /// Most of them with one source that has shown that it receives there, so that one that begins and does not go on leaves room for others:
-/// with all that need not show it [`HANDSHAKES_MAX`] less this. Who is turned away is heard when it sends again, 150 ms later.
+/// with all that need not show it 48 of the 64. Who is turned away is heard when it sends again, 150 ms later.
 pub const HANDSHAKES_PER_SOURCE_MAX: usize = 16;
 const _: () =
     assert!(HANDSHAKES_MAX - UNPROVED_SPARE_MIN + HANDSHAKES_PER_SOURCE_MAX < HANDSHAKES_MAX);
