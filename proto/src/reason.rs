@@ -197,6 +197,23 @@ reasons! {
     Unconfirmed = "unconfirmed",
     /// A person goes on without it.
     Skipped = "skipped",
+    // Why a host has no dealings with a peer.
+    /// It sent bytes that are not those of the chunk.
+    WrongBytes = "wrong-bytes",
+    /// Time and again it sent nothing, or too little, while others sent.
+    SlowPeer = "slow-peer",
+    /// It says that it has chunks, and does not give them.
+    BrokenPromises = "broken-promises",
+    /// It kept ending requests without an answer.
+    BrokenStreams = "broken-streams",
+    /// It asks, and does not read what it gets.
+    ReadsNothing = "reads-nothing",
+    /// It asked for several times as much as there is.
+    AsksTooMuch = "asks-too-much",
+    /// It made new links faster than anybody needs them.
+    DialsTooOften = "dials-too-often",
+    /// It sent what is no message, or none that belongs there.
+    BrokeProtocol = "broke-protocol",
     // Why a rollout ended, or goes back.
     /// More hosts failed than may be lost.
     BudgetExceeded = "budget-exceeded",

@@ -19,6 +19,7 @@ const GOLDEN: &str = "
     refused-plan refused-state refused-jump refused-origin refused-signers refused-commit
     refused
     stalled unreachable unconfirmed skipped
+    wrong-bytes slow-peer broken-promises broken-streams reads-nothing asks-too-much dials-too-often broke-protocol
     budget-exceeded aborted was-going-back taken-over interrupted hosts-lost none-live
     host-key-unknown host-key-changed ssh-refused ssh-failed ssh-timeout ssh-output bad-request agent-failed
     token-unknown token-used token-expired token-revoked token-other-host token-refused enroll-stranger enroll-limited

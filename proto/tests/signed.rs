@@ -38,14 +38,15 @@ use scap_proto::{
     identity::{CertificateAuthority, Identity, Role, SecretKey, Validity},
     limits::{
         DELTAS_MAX, DESCRIPTOR_BYTES_MAX, HOST_ADDRESSES_MAX, PLAN_HOSTS_MAX, REASON_BYTES_MAX,
+        SHUNNED_PEERS_MAX,
     },
     reason::Reason,
     release::{
         Authority, AuthorityError, BytesBySource, DeltaRef, Directive, Finalization, Grant,
         LeafSigned, Lease, Membership, Outcome, Plan, PlanHost, Priority, Reach, Release, Report,
-        Roster, RosterHost, Routes, SignedDirective, SignedFinalization, SignedGrant, SignedLease,
-        SignedMembership, SignedRelease, SignedReport, SignedRoster, Stage, Standing, Step,
-        Targets, TopologyKind, TreeId, UnixMillis,
+        Roster, RosterHost, Routes, ShunnedPeer, SignedDirective, SignedFinalization, SignedGrant,
+        SignedLease, SignedMembership, SignedRelease, SignedReport, SignedRoster, Stage, Standing,
+        Step, Targets, TopologyKind, TreeId, UnixMillis,
         plan::PlanError,
         signature::{AllowedSigners, Signer, allowed_signers_line},
         signed::{SessionSigned, SignedObject},

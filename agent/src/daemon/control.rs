@@ -1,17 +1,25 @@
 //! One control stream: messages in, reports out.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use scap_proto::{
     frame,
     id::NodeId,
+    identity::Role,
     release::{Branch, TreeId, UnixMillis},
     wire::{Envelope, Hello, control::ControlMessage},
 };
 use tokio::sync::mpsc;
 
-use super::RepoKey;
-use crate::{node::ControlStream, relay::BEAT};
+use super::{CONTROL_MAX, Daemon, RepoKey};
+use crate::{
+    node::{
+        ControlStream,
+        budget::{Bucket, CONTROL_MESSAGES, CONTROLS_PER_PEER_MAX},
+        contain::contained,
+    },
+    relay::BEAT,
+};
 
 /// A control stream of this daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +32,8 @@ pub(super) struct Above {
     pub(super) from: NodeId,
     /// What it is told.
     pub(super) outbox: mpsc::Sender<ControlMessage>,
+    /// How many messages it may send; a coordinator as many as it likes.
+    pub(super) messages: Option<Arc<Bucket>>,
     /// What we relay for it, once it said so.
     pub(super) part: Option<Part>,
     /// Until when the grants hold whose orders it brought, by the repo that they are about.
@@ -47,10 +57,15 @@ pub(super) struct Part {
 }
 
 impl Above {
-    pub(super) fn new(from: NodeId, outbox: mpsc::Sender<ControlMessage>) -> Self {
+    pub(super) fn new(
+        from: NodeId,
+        outbox: mpsc::Sender<ControlMessage>,
+        messages: Option<Arc<Bucket>>,
+    ) -> Self {
         Self {
             from,
             outbox,
+            messages,
             part: None,
             leads_until: BTreeMap::new(),
             asked: Vec::new(),
@@ -93,17 +108,48 @@ pub(super) struct FromControl {
     pub(super) message: ControlMessage,
 }
 
+impl Daemon {
+    /// Somebody opened a control stream to us.
+    pub(super) fn control_opened(&mut self, stream: ControlStream) {
+        let id = ControlId(self.next_control);
+        self.next_control += 1;
+        let from = stream.link.peer().name.clone();
+        let mut of_peer = self.controls.values().filter(|above| above.from == from);
+        // All of an agent's share one; a coordinator's word is what we are here for.
+        let is_agent = stream.link.peer().role == Role::Agent;
+        let shared = of_peer.clone().find_map(|above| above.messages.clone());
+        let make = || is_agent.then(|| Arc::new(Bucket::new(CONTROL_MESSAGES, Instant::now())));
+        let messages_left = shared.or_else(make);
+        if of_peer.nth(CONTROLS_PER_PEER_MAX - 1).is_some() {
+            return tracing::warn!(%from, "too many control streams; one more not taken");
+        }
+        tracing::info!(%from, "control stream opened");
+        let (outbox, messages) = mpsc::channel(CONTROL_MAX);
+        let above = Above::new(from.clone(), outbox, messages_left.clone());
+        self.controls.insert(id, above);
+        let out = self.control_out.clone();
+        let running = run(id, stream, messages, out, messages_left);
+        let running = contained("a control stream", from, running);
+        self.control_tasks.spawn(async move {
+            running.await;
+            id
+        });
+    }
+}
+
 /// Runs until either side ends the stream.
-pub(super) async fn run(
+async fn run(
     id: ControlId,
     stream: ControlStream,
     mut outbox: mpsc::Receiver<ControlMessage>,
     out: mpsc::Sender<FromControl>,
-) -> ControlId {
+    messages_left: Option<Arc<Bucket>>,
+) {
     let ControlStream {
         link,
         mut send,
         mut receive,
+        frames,
     } = stream;
     let write = async move {
         frame::write_message(&mut send, &Envelope::from(Hello::ours())).await?;
@@ -117,7 +163,12 @@ pub(super) async fn run(
         }
     };
     let read = async move {
-        while let Some(Envelope { message, .. }) = frame::read_message(&mut receive).await? {
+        while let Some(Envelope { message, .. }) =
+            frame::read_message_in(&mut receive, &frames).await?
+        {
+            if let Some(left) = &messages_left {
+                left.take(1).await;
+            }
             if out.send(FromControl { id, message }).await.is_err() {
                 break;
             }
@@ -135,7 +186,6 @@ pub(super) async fn run(
             tracing::info!(%from, error = crate::error_chain(&error), "control stream lost");
         }
     }
-    id
 }
 
 #[cfg(test)]
@@ -147,7 +197,7 @@ mod tests {
     fn who_holds_a_stream_leads_by_what_it_brought_about_that_repo_and_as_long_as_the_grant_holds()
     {
         let (outbox, _messages) = mpsc::channel(1);
-        let mut above = Above::new("relay1".parse().unwrap(), outbox);
+        let mut above = Above::new("relay1".parse().unwrap(), outbox, None);
         let key = |repo: &str| (repo.parse().unwrap(), "production".parse().unwrap());
         let (site, other) = (key("site"), key("other"));
         assert!(!above.leads(None, UnixMillis(0)));

@@ -54,7 +54,7 @@ use crate::{
     clock,
     config::Config,
     limits::Limits,
-    node::{ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
+    node::{Incoming, Job, Node, NodeEvent, Sources, Tasks},
     store::{Store, StoreConfig},
     trust::{HostTrust, OrderError},
 };
@@ -68,9 +68,6 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// Most control messages that wait: a coordinator sends few, and waits when it is full.
 const CONTROL_MAX: usize = 256;
-
-/// Most control streams of one node: a coordinator has one for each deployment under way, and a host that relays for it too.
-const CONTROLS_OF_PEER_MAX: usize = 64;
 
 /// Most peers remembered for having been dropped, for the status.
 const DROPPED_PEERS_MAX: usize = 64;
@@ -252,7 +249,7 @@ impl Daemon {
                     self.activated(done.expect("asking the activator does not panic")).await;
                 }
                 Some(id) = self.control_tasks.join_next() => {
-                    self.control_closed(id.expect("a control stream does not panic"));
+                    self.control_closed(id.expect("what may panic is contained"));
                 }
                 Some(request) = inboxes.api_requests.recv() => self.api_request(request).await,
                 Some(_) = self.cleaning.join_next() => {}
@@ -301,22 +298,6 @@ impl Daemon {
     }
 
     // Orders.
-
-    fn control_opened(&mut self, stream: ControlStream) {
-        let id = ControlId(self.next_control);
-        self.next_control += 1;
-        let from = stream.link.peer().name.clone();
-        let of_peer = self.controls.values().filter(|above| above.from == from);
-        if of_peer.count() >= CONTROLS_OF_PEER_MAX {
-            return tracing::warn!(%from, "too many control streams; one more not taken");
-        }
-        tracing::info!(%from, "control stream opened");
-        let (outbox, messages) = mpsc::channel(CONTROL_MAX);
-        self.controls.insert(id, Above::new(from, outbox));
-        let out = self.control_out.clone();
-        self.control_tasks
-            .spawn(control::run(id, stream, messages, out));
-    }
 
     async fn control_message(&mut self, FromControl { id, message }: FromControl) {
         match message {
@@ -696,7 +677,12 @@ impl Daemon {
                 if self.dropped.len() == DROPPED_PEERS_MAX {
                     self.dropped.remove(0);
                 }
-                self.dropped.push(PeerView { name: peer, reason });
+                let (code, reason) = (reason.code, reason.text);
+                self.dropped.push(PeerView {
+                    name: peer,
+                    reason,
+                    code,
+                });
             }
             NodeEvent::TrustChanged => self.trust_changed().await,
         }
@@ -757,6 +743,8 @@ impl Daemon {
             store_chunks: usage.as_ref().map(|usage| usage.chunks),
             store_bytes: usage.as_ref().map(|usage| usage.encoded_bytes),
             dropped_peers: self.dropped.clone(),
+            shunned: self.node.shunned().into_iter().map(Into::into).collect(),
+            first_packets_dropped: self.node.first_packets_dropped(),
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
             trust: self.trust_view(),

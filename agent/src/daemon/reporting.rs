@@ -4,7 +4,7 @@ use scap_proto::{
     extensions::Extensions,
     id::ReleaseId,
     reason::Because,
-    release::{Outcome, Report, SignedReport, Stage, report},
+    release::{Outcome, Report, ShunnedPeer, SignedReport, Stage, report},
     wire::control::{ControlMessage, Order},
 };
 
@@ -111,6 +111,16 @@ impl Daemon {
             (Some(step), _) => report.at(&step),
             (None, Some(code)) => report.because(code),
             (None, None) => report,
+        };
+        let shunned = self.node.shunned().into_iter();
+        let shunned = shunned.map(|shun| ShunnedPeer {
+            peer: shun.peer,
+            code: shun.code,
+        });
+        let shunned: Vec<_> = shunned.collect();
+        let report = match shunned.is_empty() {
+            true => report,
+            false => report.shunning(&shunned),
         };
         match wants_seed {
             true => report.wanting_seed(),

@@ -6,6 +6,7 @@ use scap_proto::{
     content::SnapshotRef,
     id::{NodeId, ReleaseId},
     identity::TrustMark,
+    reason::Reason,
     release::{DeltaRef, Plan, Priority},
     transport::Link,
     wire::peer::PeerMessage,
@@ -72,6 +73,12 @@ pub(crate) enum Event {
     },
     Lost {
         transfer: TransferId,
+    },
+    /// The peer did what it should not.
+    FoundOut {
+        peer: PeerId,
+        code: Reason,
+        what: String,
     },
     Attach {
         job: Job,

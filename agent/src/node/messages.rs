@@ -2,6 +2,7 @@
 
 use scap_proto::{
     limits::OPEN_RELEASES_PER_PEER_MAX,
+    reason::Reason,
     wire::{close, peer::PeerMessage},
 };
 
@@ -9,15 +10,15 @@ use super::driver::Driver;
 use crate::swarm::{Input, PeerId};
 
 impl Driver {
-    pub(super) fn message(&mut self, peer: PeerId, message: PeerMessage) {
+    pub(super) async fn message(&mut self, peer: PeerId, message: PeerMessage) {
         let Some(known) = self.peers.get_mut(&peer) else {
             return;
         };
         match message {
             PeerMessage::Open { handle, release } => {
                 if known.waiting.len() + known.theirs.len() >= OPEN_RELEASES_PER_PEER_MAX {
-                    known.link.close(close::PROTOCOL, "too many open releases");
-                    return;
+                    let what = format!("opened more than {OPEN_RELEASES_PER_PEER_MAX} releases");
+                    return self.found_out(peer, Reason::BrokeProtocol, what).await;
                 }
                 known.waiting.insert(handle, release);
                 self.serve_waiting(peer);
@@ -46,10 +47,8 @@ impl Driver {
                     return; // it closed it
                 }
                 let Some(held) = held.indexes() else {
-                    known
-                        .link
-                        .close(close::PROTOCOL, "chunks beyond any snapshot");
-                    return;
+                    let what = "named chunks beyond any snapshot".to_owned();
+                    return self.found_out(peer, Reason::BrokeProtocol, what).await;
                 };
                 known.follows.insert(handle, lanes);
                 if let Some(transfer) = opened {
@@ -60,10 +59,8 @@ impl Driver {
             PeerMessage::Trust(_) => {}
             PeerMessage::Have { handle, chunks } => {
                 let Some(indexes) = chunks.indexes() else {
-                    known
-                        .link
-                        .close(close::PROTOCOL, "chunks beyond any snapshot");
-                    return;
+                    let what = "named chunks beyond any snapshot".to_owned();
+                    return self.found_out(peer, Reason::BrokeProtocol, what).await;
                 };
                 let opened = known.ours.iter().find(|(_, ours)| **ours == handle);
                 // None: it crossed our closing of the handle.

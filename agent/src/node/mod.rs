@@ -9,13 +9,16 @@
 
 mod ask;
 mod attach;
+pub(crate) mod budget;
 mod config_question;
+pub(crate) mod contain;
 mod delta;
 mod driver;
 mod edges;
 mod event;
 mod fetch;
 mod guests;
+mod handles;
 mod keep;
 mod lanes;
 mod messages;
@@ -49,7 +52,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{driver::Driver, event::Event, recent::Recent, serve::Uploads};
+use self::{driver::Driver, event::Event, recent::Recent, serve::Uploads, shunned::Shunned};
 use crate::store::Store;
 
 pub use self::{
@@ -58,6 +61,7 @@ pub use self::{
     event::{Job, Sources},
     keep::collect,
     session::ControlStream,
+    shunned::Shun,
 };
 
 /// Most events that wait for the driver; tasks wait when it is full, and so do their peers.
@@ -122,12 +126,12 @@ pub enum NodeEvent {
         /// Why, as a chain of causes.
         reason: Because,
     },
-    /// A peer is asked no more.
+    /// A peer did what it should not, and is asked no more on its link at least. [`Node::shunned`] says who is so on any.
     PeerDropped {
         /// Which.
         peer: NodeId,
         /// Why.
-        reason: String,
+        reason: Because,
     },
     /// Another fleet trust counts from now on.
     TrustChanged,
@@ -172,6 +176,7 @@ pub(crate) struct Shared {
     store: Store,
     recent: Recent,
     uploads: Uploads,
+    shunned: Shunned,
     /// Held by who decodes a delta.
     making: Mutex<()>,
     events: mpsc::Sender<Event>,
@@ -212,6 +217,7 @@ impl Node {
             store,
             recent: Recent::default(),
             uploads: Uploads::new(),
+            shunned: Shunned::default(),
             making: Mutex::default(),
             events,
             control,
@@ -305,6 +311,16 @@ impl Node {
     /// Encoded bytes of chunks sent to peers since the start.
     pub fn sent_bytes(&self) -> u64 {
         self.shared.uploads.sent_bytes()
+    }
+
+    /// The peers that it has no dealings with for now, by name.
+    pub fn shunned(&self) -> Vec<Shun> {
+        self.shared.shunned.list(std::time::Instant::now())
+    }
+
+    /// How many first packets of handshakes were dropped unread since the start: somebody floods it.
+    pub fn first_packets_dropped(&self) -> u64 {
+        self.shared.endpoint.first_packets_dropped()
     }
 
     /// The chunk store.

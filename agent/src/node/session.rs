@@ -1,12 +1,13 @@
 //! The tasks of one link: the session both ways, and what the peer asks for.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
 use scap_proto::{
     frame::{self, FrameError},
     id::NodeId,
     identity::{FleetTrustError, Refusal, RefusalKind, TrustMark},
+    reason::Reason,
     transport::{Link, LinkError, MESSAGES_PRIORITY},
     wire::{Envelope, Hello, Open, close, peer::PeerMessage},
 };
@@ -17,18 +18,15 @@ use tokio::{
 
 use super::{
     Incoming, Shared, ask,
+    budget::{OPEN_TIME_MAX, cost},
+    contain::contained,
     event::Event,
     fetch,
-    serve::{Handles, Served},
+    handles::Handles,
+    serve::Served,
     trusting::Taken,
 };
 use crate::swarm::PeerId;
-
-/// Most messages that wait to be sent to one peer. A peer that leaves so many unread is not reading.
-pub(crate) const OUTBOX_MAX: usize = 4096;
-
-/// How long a peer may take to say what a stream is for: it is one small frame.
-const OPEN_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A control stream that somebody opened to us.
 #[derive(Debug)]
@@ -39,6 +37,8 @@ pub struct ControlStream {
     pub send: SendStream,
     /// From the peer.
     pub receive: RecvStream,
+    /// A permit for each byte of a frame that has not come whole, on all streams of the link.
+    pub frames: Arc<Semaphore>,
 }
 
 /// Why a link ended.
@@ -60,6 +60,8 @@ pub(crate) enum SessionError {
     CutOff(Refusal),
     #[error("the peer did not open its session within {} s", OPEN_TIME_MAX.as_secs())]
     Late,
+    #[error("a bug in what the session does")]
+    Panicked,
 }
 
 /// Runs one link until it ends or the node goes down, and says why. Whoever dialled opens the session.
@@ -78,7 +80,8 @@ pub(crate) async fn run(
     let questions = Arc::new(Semaphore::new(1));
     if dialled {
         let outbox = outbox.take().expect("it was put there above");
-        sessions.spawn(dial_session(shared.clone(), link.clone(), peer, outbox));
+        let session = dial_session(shared.clone(), link.clone(), peer, handles.clone(), outbox);
+        sessions.spawn(contained("a session", link.peer().name.clone(), session));
     } else {
         tasks.spawn(async { tokio::time::sleep(OPEN_TIME_MAX).await });
     }
@@ -111,7 +114,7 @@ pub(crate) async fn run(
                 continue;
             }
             Some(ended) = sessions.join_next() => {
-                return ended.expect("a session does not panic");
+                return ended.ok().flatten().unwrap_or(SessionError::Panicked);
             }
             Some(_) = tasks.join_next() => {
                 if outbox.is_some() {
@@ -129,25 +132,32 @@ pub(crate) async fn run(
         let trusts = open.trust();
         match open.message {
             Open::Chunk(request) => {
+                // No other stream is taken from a peer that asks too fast until it has paid for it.
+                handles.requests.take(1).await;
                 let (shared, handles) = (shared.clone(), handles.clone());
                 let link = link.clone();
                 tasks.spawn(async move {
                     let uploads = &shared.uploads;
                     let served = uploads.serve(&shared, &link, &handles, request, send).await;
-                    if let Some((transfer, served)) = served.filter(|(_, s)| *s != Served::Not) {
-                        let index = request.index;
-                        let event = match served {
-                            Served::Sent => Event::Served {
-                                peer,
-                                transfer: transfer.id,
-                                index,
-                            },
-                            _ => Event::Lost {
-                                transfer: transfer.id,
-                            },
-                        };
-                        shared.tell(event).await;
-                    }
+                    let Some((transfer, served)) = served else {
+                        return;
+                    };
+                    let (transfer, index) = (transfer.id, request.index);
+                    let event = match served {
+                        Served::Sent => Event::Served {
+                            peer,
+                            transfer,
+                            index,
+                        },
+                        Served::Lost => Event::Lost { transfer },
+                        Served::Never(code) => Event::FoundOut {
+                            peer,
+                            code,
+                            what: Served::describe(code).to_owned(),
+                        },
+                        Served::Not => return,
+                    };
+                    shared.tell(event).await;
                 });
             }
             Open::Session(hello) => {
@@ -156,9 +166,13 @@ pub(crate) async fn run(
                 };
                 let _ = send.set_priority(MESSAGES_PRIORITY);
                 tracing::debug!(peer = %link.peer().name, software = hello.software, "session");
-                let who = (peer, link.peer().name.clone());
+                let who = Who {
+                    peer,
+                    name: link.peer().name.clone(),
+                    handles: handles.clone(),
+                };
                 let session = accept_session(shared.clone(), who, trusts, (send, receive), outbox);
-                sessions.spawn(session);
+                sessions.spawn(contained("a session", link.peer().name.clone(), session));
             }
             Open::Stable(about) => {
                 let to = shared.control.as_ref();
@@ -177,6 +191,7 @@ pub(crate) async fn run(
                         link: link.clone(),
                         send,
                         receive,
+                        frames: handles.frames.clone(),
                     };
                     // A full queue means that orders come faster than they are read: the sender waits.
                     let _ = control.send(Incoming::Control(stream)).await;
@@ -187,10 +202,18 @@ pub(crate) async fn run(
     }
 }
 
+/// Whom a session is with.
+struct Who {
+    peer: PeerId,
+    name: NodeId,
+    handles: Arc<Handles>,
+}
+
 async fn dial_session(
     shared: Arc<Shared>,
     link: Link,
     peer: PeerId,
+    handles: Arc<Handles>,
     outbox: mpsc::Receiver<PeerMessage>,
 ) -> SessionError {
     let open = async {
@@ -204,7 +227,12 @@ async fn dial_session(
     };
     match open.await {
         Ok((streams, trusts)) => {
-            let who = (peer, link.peer().name.clone());
+            let name = link.peer().name.clone();
+            let who = Who {
+                peer,
+                name,
+                handles,
+            };
             exchange(shared, who, trusts, streams, outbox).await
         }
         Err(error) => error,
@@ -213,7 +241,7 @@ async fn dial_session(
 
 async fn accept_session(
     shared: Arc<Shared>,
-    who: (PeerId, NodeId),
+    who: Who,
     trusts: Option<TrustMark>,
     (mut send, receive): (SendStream, RecvStream),
     outbox: mpsc::Receiver<PeerMessage>,
@@ -227,7 +255,11 @@ async fn accept_session(
 
 async fn exchange(
     shared: Arc<Shared>,
-    (peer, name): (PeerId, NodeId),
+    Who {
+        peer,
+        name,
+        handles,
+    }: Who,
     trusts: Option<TrustMark>,
     (mut send, mut receive): (SendStream, RecvStream),
     mut outbox: mpsc::Receiver<PeerMessage>,
@@ -247,7 +279,9 @@ async fn exchange(
     let read = async move {
         let mut taken = Taken::default();
         loop {
-            match frame::read_message::<_, Envelope<PeerMessage>>(&mut receive).await {
+            match frame::read_message_in::<_, Envelope<PeerMessage>>(&mut receive, &handles.frames)
+                .await
+            {
                 Ok(Some(Envelope {
                     message: PeerMessage::Trust(signed),
                     ..
@@ -257,6 +291,7 @@ async fn exchange(
                     }
                 }
                 Ok(Some(Envelope { message, .. })) => {
+                    handles.messages.take(cost(&message)).await;
                     shared.tell(Event::Message { peer, message }).await;
                 }
                 Ok(None) => return SessionError::Ended,
@@ -282,7 +317,19 @@ impl SessionError {
                 RefusalKind::Revoked => close::REVOKED,
                 _ => close::OLD_AUTHORITY,
             },
+            Self::Panicked => close::INTERNAL,
             Self::Link(_) | Self::Frame(_) | Self::Write(_) | Self::Ended => close::DONE,
+        }
+    }
+
+    /// What it says of the peer. That something is not understood says nothing: the other side may be of a later build.
+    pub(crate) fn fault(&self) -> Option<(Reason, String)> {
+        match self {
+            Self::Frame(FrameError::TooLong(bytes)) => {
+                let what = format!("sent a frame of {bytes} bytes");
+                Some((Reason::BrokeProtocol, what))
+            }
+            _ => None,
         }
     }
 }

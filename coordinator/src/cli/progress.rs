@@ -200,6 +200,7 @@ impl Progress {
             .map(|(what, n)| ((*what).to_owned(), json!(n)))
             .collect();
         let lost = rollout_status::lost(&ended.engine);
+        let shunned = rollout_status::shunned(&ended.engine);
         let verdict = verdict(ended);
         // It is over, so that no time passes any more.
         let spent = ended.engine.spent(Duration::ZERO);
@@ -210,6 +211,7 @@ impl Progress {
             "code": ended.verdict.code(),
             "recap": recap,
             "lost": lost,
+            "shunned": shunned,
             "waves": rollout_status::waves(&ended.engine),
             "seconds": seconds,
             "spent_seconds": rollout_status::spent_json(&spent),
@@ -223,6 +225,13 @@ impl Progress {
                 let names: Vec<&str> = names.filter_map(Value::as_str).collect();
                 let code = rollout_status::bracketed(&group["code"]);
                 text += &format!("\n  {}: {reason}{code}", some(&names));
+            }
+            for group in &shunned {
+                let peer = group["peer"].as_str().unwrap_or_default();
+                let names = group["by"].as_array().into_iter().flatten();
+                let names: Vec<&str> = names.filter_map(Value::as_str).collect();
+                let code = rollout_status::bracketed(&group["code"]);
+                text += &format!("\n  shunned: {peer}{code} by {}", some(&names));
             }
             text += &format!(
                 "\ndata  seed {}  peers {}  reuse {}  (the seed sent {} on the wire)",

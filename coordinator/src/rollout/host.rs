@@ -1,10 +1,14 @@
 //! One host in a rollout: where it is, what it was told, and what its reports change.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use scap_proto::{
+    id::NodeId,
     reason::{Because, Reason},
-    release::{BytesBySource, Outcome, Report, Stage, Step},
+    release::{BytesBySource, Outcome, Report, ShunnedPeer, Stage, Step},
 };
 
 use super::{engine::Config, steps::Steps};
@@ -32,6 +36,9 @@ const TOLD_IN_VAIN_MAX: u32 = 2;
 
 /// How long a refusal stands before it counts: who follows our order says so right after it refused what somebody else sent.
 const REFUSAL: Duration = Duration::from_secs(2);
+
+/// Most peers that are remembered of one host to be shunned: one that names more lies, or has a fault of its own.
+const SHUNNED_MAX: usize = 64;
 
 /// Where one host is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +112,8 @@ pub struct HostProgress {
     pub waiting: String,
     /// The code of that, where it says one.
     pub waiting_code: Option<Reason>,
+    /// The peers that it said it has no dealings with, and why: its word alone.
+    pub shunned: BTreeMap<NodeId, Reason>,
     /// What it says that it is at and that ends by itself.
     pub step: Option<Step>,
     /// The steps that counted as progress since it was told last: no more than the release has.
@@ -213,6 +222,7 @@ impl HostProgress {
             chunks: (0, 0),
             waiting: String::new(),
             waiting_code: None,
+            shunned: BTreeMap::new(),
             step: None,
             steps: BTreeSet::new(),
             fetch: Duration::ZERO,
@@ -363,6 +373,11 @@ impl HostProgress {
             self.is_touched = standing.live == Some(release) && !is_stable;
         }
         self.counter = report.counter;
+        for ShunnedPeer { peer, code } in report.shunned_peers() {
+            if self.shunned.len() < SHUNNED_MAX || self.shunned.contains_key(&peer) {
+                self.shunned.insert(peer, code);
+            }
+        }
         if self.away.take().is_some() {
             // It could not say that it moved.
             self.moved_at = now;

@@ -55,7 +55,9 @@ pub use origin::Origin;
 pub use plan::{Plan, PlanHost, TopologyKind};
 pub use reach::Reach;
 pub use release::{Authority, DeltaRef, Priority, Release, SignedRelease, VerifiedRelease};
-pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing, TrustStanding};
+pub use report::{
+    BytesBySource, Outcome, Report, ShunnedPeer, SignedReport, Standing, TrustStanding,
+};
 pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
 pub use routes::{Routes, RoutesError};
 pub use signed::{AuthorityError, LeafSigned, UnixMillis};

@@ -4,11 +4,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    codec::Extensible,
+    codec::{self, Extensible},
     extensions::Extensions,
     id::{NodeId, PlanId, ReleaseId, SnapshotId},
     identity::{Identity, PeerIdentity, Role, Trust, TrustMark},
-    limits::REASON_BYTES_MAX,
+    limits::{REASON_BYTES_MAX, SHUNNED_PEERS_MAX},
     reason::Reason,
     release::{
         directive::Stage,
@@ -137,6 +137,18 @@ pub struct TrustStanding {
     pub expires: UnixMillis,
 }
 
+/// Peers that the host has no dealings with, and why. Who does not know it does not hear of them.
+const SHUNS: u16 = 24;
+
+/// A peer that a host has no dealings with for a while.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ShunnedPeer {
+    /// Which.
+    pub peer: NodeId,
+    /// Why.
+    pub code: Reason,
+}
+
 impl Report {
     /// The same report, of a host that stands so in the fleet.
     pub fn trusting(self, standing: &TrustStanding) -> Self {
@@ -163,6 +175,21 @@ impl Report {
             issuer: *issuer,
             expires: UnixMillis(u64::from_le_bytes(*rest.first_chunk()?)),
         })
+    }
+
+    /// The same report, of a host that has no dealings with these: the first [`SHUNNED_PEERS_MAX`] of them.
+    pub fn shunning(self, peers: &[ShunnedPeer]) -> Self {
+        let first: Vec<_> = peers.iter().take(SHUNNED_PEERS_MAX).collect();
+        self.with(SHUNS, codec::encode(&first).into())
+    }
+
+    /// The peers that the host says it has no dealings with, of which it is alone to say so.
+    pub fn shunned_peers(&self) -> Vec<ShunnedPeer> {
+        let said = self.extensions.get(SHUNS);
+        let peers = said.and_then(|bytes| codec::decode::<Vec<ShunnedPeer>>(bytes).ok());
+        let mut peers = peers.unwrap_or_default();
+        peers.truncate(SHUNNED_PEERS_MAX);
+        peers
     }
 
     /// The same report, of a host that keeps that plan: an order need not bring it.

@@ -66,6 +66,41 @@ fn a_report_can_ask_for_the_seed_and_who_does_not_know_that_reads_the_rest() {
 }
 
 #[test]
+fn a_report_names_the_peers_that_its_host_shuns_and_no_more_than_fit() {
+    let shunned = |name: &str| ShunnedPeer {
+        peer: name.parse().unwrap(),
+        code: Reason::WrongBytes,
+    };
+    assert_eq!(report().shunned_peers(), []);
+    let shunning = report().shunning(&[shunned("evil")]);
+    let mut payload = golden(REPORT);
+    payload.pop();
+    payload.extend(golden(
+        "01 18 12 # one extension, which may be ignored: 24
+            01 04 6576696c 0b 77726f6e672d6279746573 # evil, wrong-bytes",
+    ));
+    assert_eq!(shunning.to_payload().as_ref(), payload);
+    let read = Report::from_payload(&payload).unwrap();
+    assert_eq!(read.shunned_peers(), [shunned("evil")]);
+
+    let longest = "x".repeat(NodeId::BYTES_MAX);
+    let many = report().shunning(&vec![shunned(&longest); 100]);
+    assert_eq!(many.shunned_peers().len(), SHUNNED_PEERS_MAX);
+    for none in [
+        &b""[..],
+        b"\x01\x01/\x01a",
+        b"\xfd\xff\xff\xff\xff\xff\xff\xff\xff",
+    ] {
+        let extensions = Extensions::default().with(24, Bytes::from_static(none));
+        let report = Report {
+            extensions: extensions.unwrap(),
+            ..report()
+        };
+        assert_eq!(report.shunned_peers(), []);
+    }
+}
+
+#[test]
 fn a_report_carries_the_code_of_its_reason_also_one_that_this_build_does_not_know() {
     assert_eq!(report().reason(), None);
     let full = report().because(Reason::DiskFull);

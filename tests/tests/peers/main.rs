@@ -4,7 +4,12 @@
 
 mod catching_up;
 mod deltas;
+mod digests;
 mod evil;
+mod few_files;
+mod floods;
+mod goodput;
+mod leeches;
 mod nodes;
 mod priorities;
 mod rot;

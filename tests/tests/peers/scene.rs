@@ -61,6 +61,14 @@ impl Scene {
             .push(Agent::start(&name, self.dir.path().join(&name)));
     }
 
+    /// Enrols and starts one more, by that command, to which its own is given.
+    pub fn add_agent_under(&mut self, wrapper: &[&str]) {
+        let name = format!("host{}", self.agents.len() + 1);
+        self.enrol(&name);
+        let dir = self.dir.path().join(&name);
+        self.agents.push(Agent::start_by(wrapper, &name, dir, []));
+    }
+
     /// Enrols and starts one more, which asks these what is stable.
     pub fn add_agent_asking(&mut self, peers: &[(&str, SocketAddr)]) {
         let name = format!("host{}", self.agents.len() + 1);
@@ -204,8 +212,21 @@ impl Agent {
     }
 
     fn start_with(name: &str, dir: PathBuf, more: impl IntoIterator<Item = String>) -> Self {
+        Self::start_by(&[], name, dir, more)
+    }
+
+    fn start_by(
+        wrapper: &[&str],
+        name: &str,
+        dir: PathBuf,
+        more: impl IntoIterator<Item = String>,
+    ) -> Self {
         std::fs::create_dir_all(dir.join("srv")).unwrap();
-        let child = Command::new(PROGRAM)
+        let [first, rest @ ..] = &[wrapper, &[PROGRAM]].concat()[..] else {
+            unreachable!("there is a program");
+        };
+        let child = Command::new(first)
+            .args(rest)
             .args(["agent", "run", "--listen", "127.0.0.1:0", "--identity"])
             .arg(dir.join("identity"))
             .arg("--data")

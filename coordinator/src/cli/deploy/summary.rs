@@ -102,6 +102,7 @@ pub(super) fn summarize(
         "waves": rollout_status::waves(&ended.engine),
         "finalized": ended.is_finalized,
         "hosts": hosts,
+        "shunned": rollout_status::shunned(&ended.engine),
         "seconds": {
             "connect": seconds.connect.as_secs_f64(),
             "snapshot": seconds.snapshot.as_secs_f64(),
