@@ -176,7 +176,7 @@ mod tests {
 
         let hello = Envelope::from(Hello::ours());
         let whole = encode_frame(&hello).unwrap();
-        let length = whole.len() as u32 - 4;
+        let length = u32::try_from(whole.len()).unwrap() - 4;
         let read = read_short_message::<_, Envelope<Hello>>(&mut &whole[..], length).await;
         assert_eq!(read.unwrap(), Some(hello));
         let refused = read_short_message::<_, Envelope<Hello>>(&mut &whole[..4], length - 1).await;
