@@ -7,18 +7,19 @@ use scap_proto::reason::{REASON_CODE_BYTES_MAX, Reason, ReasonError};
 
 /// As scripts, records and other builds know them. None is ever taken away or spelled otherwise.
 const GOLDEN: &str = "
-    chunks promotion soak approval paused budget grant rollback finalization
+    chunks promotion external-check soak approval paused budget grant rollback finalization
     first-chunk local-disk no-peers in-flight peers-paused pushes other-releases nobody-has peers-busy
     activator check service port
-    too-few-peers for-others led gone-back equivocation
+    too-few-peers for-others led gone-back equivocation stale
+    wrong-bytes outside-plan outside-audience no-membership state-lost
     check-failed check-timeout template-error service-failed port-silent disk-full read-only unsafe-path path-taken busy
     io-error missing-chunk bad-content bad-config bad-plan record-damaged not-prepared not-live activator-lost
     went-back-by-itself live-no-more failed
     refused-signature refused-malformed refused-expired refused-environment refused-audience refused-target
     refused-sequence refused-epoch refused-equivocation refused-finalized refused-lapsed refused-floor refused-gone-back
     refused-plan refused-state refused
-    stalled unreachable unconfirmed skipped
-    budget-exceeded aborted was-going-back taken-over interrupted hosts-lost none-live
+    stalled unreachable no-report unconfirmed skipped
+    budget-exceeded external-check-failed aborted was-going-back taken-over interrupted hosts-lost none-live
 ";
 
 #[test]

@@ -35,6 +35,7 @@ pub mod release;
 pub mod report;
 pub mod roster;
 pub mod routes;
+pub mod sighting;
 pub mod signature;
 pub mod signed;
 pub mod step;
@@ -53,5 +54,6 @@ pub use release::{Authority, DeltaRef, Priority, Release, SignedRelease, Verifie
 pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing};
 pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
 pub use routes::{Routes, RoutesError};
+pub use sighting::{SIGHTINGS_MAX, Sighting};
 pub use signed::{AuthorityError, LeafSigned, UnixMillis};
 pub use step::{STEP_NAME_BYTES_MAX, Step};
