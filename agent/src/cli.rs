@@ -3,6 +3,7 @@
 mod clone;
 mod limit;
 mod pull;
+mod watch;
 
 use std::{
     ffi::OsString,
@@ -378,6 +379,7 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
     }
     limit::print_in_use(&status["limits"], out);
     pull::print_status(&status["catch_up"], out);
+    watch::print_status(status, out);
     for peer in status["dropped_peers"]
         .as_array()
         .map(Vec::as_slice)

@@ -4,6 +4,7 @@
 
 mod pull;
 mod view;
+mod watch;
 
 use std::{
     io,
@@ -28,6 +29,7 @@ pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullV
 pub use view::{
     BytesView, GcView, LimitView, LimitsView, PeerView, RepoView, StatusView, VerifyView,
 };
+pub use watch::{DeniedView, FreshnessView, SawView};
 
 /// The socket's name in the data directory.
 pub const SOCKET_NAME: &str = "agent.sock";

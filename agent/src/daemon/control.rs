@@ -5,23 +5,37 @@ use std::collections::BTreeMap;
 use scap_proto::{
     frame,
     id::NodeId,
-    release::{Branch, TreeId, UnixMillis},
+    reason::Reason,
+    release::{Branch, Membership, TreeId, UnixMillis},
     wire::{Envelope, Hello, control::ControlMessage},
 };
 use tokio::sync::mpsc;
 
 use super::RepoKey;
-use crate::{node::ControlStream, relay::BEAT};
+use crate::{
+    node::{ControlStream, Readers},
+    relay::BEAT,
+};
 
 /// A control stream of this daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ControlId(pub(super) u64);
+
+/// What of us somebody above us may hear.
+#[derive(Debug)]
+pub(super) enum Reader {
+    /// All: it enrolled us.
+    Coordinator,
+    /// A host that relays, or says so: what it is in, where it showed that.
+    Host(Option<Membership>),
+}
 
 /// Who is above us, as the daemon keeps it.
 #[derive(Debug)]
 pub(super) struct Above {
     /// Who it is.
     pub(super) from: NodeId,
+    pub(super) reader: Reader,
     /// What it is told.
     pub(super) outbox: mpsc::Sender<ControlMessage>,
     /// What we relay for it, once it said so.
@@ -42,9 +56,14 @@ pub(super) struct Part {
 }
 
 impl Above {
-    pub(super) fn new(from: NodeId, outbox: mpsc::Sender<ControlMessage>) -> Self {
+    pub(super) fn new(
+        from: NodeId,
+        reader: Reader,
+        outbox: mpsc::Sender<ControlMessage>,
+    ) -> Self {
         Self {
             from,
+            reader,
             outbox,
             part: None,
             leads_until: BTreeMap::new(),
@@ -64,6 +83,25 @@ impl Above {
     pub(super) fn leads(&self, key: Option<&RepoKey>, now: UnixMillis) -> bool {
         let mut led = self.leads_until.iter();
         led.any(|(of, until)| key.is_none_or(|key| key == of) && now <= *until)
+    }
+
+    /// Whether it may hear where we stand with `key`: a coordinator may, and who brought an order about it by a grant that holds, and
+    /// those who are in what it is for.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn admit(
+        &self,
+        key: &RepoKey,
+        readers: &Readers,
+        is_unknown: bool,
+        now: UnixMillis,
+    ) -> Result<(), Reason> {
+        match &self.reader {
+            Reader::Coordinator => Ok(()),
+            Reader::Host(_) if self.leads(Some(key), now) => Ok(()),
+            Reader::Host(shown) => readers.admit_to_reports(shown.as_ref(), is_unknown),
+        }
     }
 
     /// In which tree it is above us.
@@ -89,6 +127,7 @@ pub(super) async fn run(
         link,
         mut send,
         mut receive,
+        membership: _,
     } = stream;
     let write = async move {
         frame::write_message(&mut send, &Envelope::from(Hello::ours())).await?;
@@ -132,7 +171,7 @@ mod tests {
     fn who_holds_a_stream_leads_by_what_it_brought_about_that_repo_and_as_long_as_the_grant_holds()
     {
         let (outbox, _messages) = mpsc::channel(1);
-        let mut above = Above::new("relay1".parse().unwrap(), outbox);
+        let mut above = Above::new("relay1".parse().unwrap(), Reader::Host(None), outbox);
         let key = |repo: &str| (repo.parse().unwrap(), "production".parse().unwrap());
         let (site, other) = (key("site"), key("other"));
         assert!(!above.leads(None, UnixMillis(0)));

@@ -2,11 +2,13 @@
 //! and reports.
 
 mod activator;
+mod amnesia;
 mod catching;
 mod config_question;
 mod control;
 mod dead_man;
 mod error;
+mod freshness;
 mod kept;
 mod limits;
 mod pull;
@@ -25,6 +27,7 @@ use std::{
 
 use scap_proto::{
     id::ReleaseId,
+    identity::Role,
     reason::{Because, Reason},
     release::{Environment, Plan, RepoPath, TreeId, plan::PlanError},
     wire::control::{ControlMessage, Finalize, Order},
@@ -38,8 +41,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     activator::ActivatorHandle,
+    amnesia::Amnesia,
     catching::Catching,
-    control::{Above, ControlId, FromControl},
+    control::{Above, ControlId, FromControl, Reader},
+    freshness::Freshness,
     limits::Limiter,
     relaying::Relaying,
     repo::Next,
@@ -48,11 +53,14 @@ use self::{
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, PeerView, RepoView, StatusView, VerifyView},
+    api::{
+        self, ApiError, ApiRequest, DeniedView, FreshnessView, PeerView, RepoView, SawView,
+        StatusView, VerifyView,
+    },
     clock,
     config::Config,
     limits::Limits,
-    node::{ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
+    node::{ControlStream, Incoming, Job, Node, NodeEvent, Readers, Sources, Tasks},
     store::{Store, StoreConfig},
     trust::{HostTrust, OrderError},
 };
@@ -98,11 +106,12 @@ pub async fn run(
         StoreConfig::default(),
     )?;
     let (state, saved) = SavedState::open(&config.data)?;
-    let counter = u64::from(state.count_start()?) << 32;
+    let starts = state.count_start()?;
+    let counter = u64::from(starts) << 32;
     let (controls, control_streams) = mpsc::channel(CONTROL_MAX);
     let limiter = Limiter::new(config.limits.clone());
-    let (node, tasks) = Node::start(
-        trust.identity.clone(),
+    let (node, tasks) = Node::start_showing(
+        (trust.identity.clone(), trust.membership.clone()),
         Some(config.listen),
         store,
         Some(controls),
@@ -119,8 +128,10 @@ pub async fn run(
     let (control_out, control_messages) = mpsc::channel(CONTROL_MAX);
     let (relayed_out, relayed) = mpsc::channel(CONTROL_MAX);
     let trust = Arc::new(trust);
-    let daemon = Daemon {
+    let mut daemon = Daemon {
         catching: Catching::new(&config.catch_up, &trust),
+        freshness: Freshness::open(&state, &config.catch_up),
+        amnesia: None,
         relaying: Relaying::new(node.clone(), relayed_out),
         config,
         trust,
@@ -139,6 +150,7 @@ pub async fn run(
         config_turn: Arc::new(Semaphore::new(1)),
         limiter,
     };
+    daemon.notice_loss(starts == 1);
     let result = daemon
         .run(
             saved,
@@ -208,6 +220,9 @@ struct Daemon {
     config_turn: Arc<Semaphore>,
     limiter: Limiter,
     catching: Catching,
+    freshness: Freshness,
+    /// What waits while it is not known where others are.
+    amnesia: Option<Amnesia>,
 }
 
 impl Daemon {
@@ -289,6 +304,7 @@ impl Daemon {
                 tracing::warn!(repo = %key.0, ?other, "the activator does not say what is live");
             }
         }
+        self.notice_setback(&repo);
         self.repos.insert(key.clone(), repo);
         self.pursue(&key).await;
     }
@@ -299,13 +315,17 @@ impl Daemon {
         let id = ControlId(self.next_control);
         self.next_control += 1;
         let from = stream.link.peer().name.clone();
+        let reader = match stream.link.peer().role {
+            Role::Coordinator => Reader::Coordinator,
+            Role::Agent => Reader::Host(stream.membership.clone()),
+        };
         let of_peer = self.controls.values().filter(|above| above.from == from);
         if of_peer.count() >= CONTROLS_OF_PEER_MAX {
             return tracing::warn!(%from, "too many control streams; one more not taken");
         }
         tracing::info!(%from, "control stream opened");
         let (outbox, messages) = mpsc::channel(CONTROL_MAX);
-        self.controls.insert(id, Above::new(from, outbox));
+        self.controls.insert(id, Above::new(from, reader, outbox));
         let out = self.control_out.clone();
         self.control_tasks
             .spawn(control::run(id, stream, messages, out));
@@ -333,8 +353,10 @@ impl Daemon {
         match message {
             ControlMessage::Ask { repo, environment } => {
                 let key = (repo, environment);
-                if let Some(report) = self.report(&key).await {
-                    self.send(Some(id), report);
+                if self.admits(id, &key)
+                    && let Some(report) = self.report(&key).await
+                {
+                    self.send(Some(id), &key, report);
                 }
             }
             ControlMessage::Order(order) => {
@@ -365,6 +387,9 @@ impl Daemon {
         let Ok(claimed) = order.release.read_unverified() else {
             return tracing::warn!("an order whose release cannot be read");
         };
+        if self.waits(id, &order) {
+            return;
+        }
         let key = (claimed.repo, claimed.environment);
         let release = order.release.id();
         let now = clock::now();
@@ -382,7 +407,7 @@ impl Daemon {
             }
             Err(error) => {
                 let reason = error.code().because(crate::error_chain(&error));
-                return self.refuse(&key, release, reason).await;
+                return self.refuse(id, &key, release, reason).await;
             }
         };
         let acceptance = self
@@ -407,7 +432,7 @@ impl Daemon {
             Ok(Decision::Follow(acceptance)) => {
                 let ordered = match self.note_order(&key, &verified.directive) {
                     Ok(ordered) => ordered,
-                    Err(reason) => return self.refuse(&key, release, reason).await,
+                    Err(reason) => return self.refuse(id, &key, release, reason).await,
                 };
                 let repo = self.repo(&key);
                 let is_same = repo.accepted().map(|a| a.release) == Some(verified.release.id());
@@ -428,7 +453,7 @@ impl Daemon {
                 };
                 if let Err(error) = self.state.save(&saved) {
                     let reason = Reason::RefusedState.because(crate::error_chain(&error));
-                    return self.refuse(&key, release, reason).await;
+                    return self.refuse(id, &key, release, reason).await;
                 }
                 tracing::info!(
                     repo = %key.0, release = %verified.release.id().short(),
@@ -437,6 +462,7 @@ impl Daemon {
                     plan = if is_without_plan { "kept" } else { "came" },
                     "order accepted"
                 );
+                self.freshness.heard();
                 let repo = self.repo(&key);
                 repo.ordered = ordered;
                 repo.follow(saved);
@@ -444,13 +470,25 @@ impl Daemon {
                 self.report_now(&key).await;
             }
             Err(refusal) => {
-                self.refuse(&key, release, refusal.because()).await;
+                self.refuse(id, &key, release, refusal.because()).await;
             }
         }
     }
 
     /// Says so, once, and then where we stand: whoever sent it, it changes nothing of what we follow.
-    async fn refuse(&mut self, key: &RepoKey, release: ReleaseId, reason: Because) {
+    async fn refuse(
+        &mut self,
+        id: ControlId,
+        key: &RepoKey,
+        release: ReleaseId,
+        reason: Because,
+    ) {
+        use Reason::{RefusedEquivocation, RefusedSequence, RefusedSignature};
+        // Nobody honest orders these, or passes them on unasked.
+        if let RefusedEquivocation | RefusedSequence | RefusedSignature = reason.code {
+            let from = self.controls.get(&id).map(|above| &above.from);
+            self.node.saw(reason.code, from);
+        }
         tracing::warn!(repo = %key.0, environment = %key.1, code = %reason.code, %reason, "order refused");
         self.report_refusal(key, release, reason).await;
         if self.repos.contains_key(key) {
@@ -488,6 +526,7 @@ impl Daemon {
                 return tracing::error!(error = crate::error_chain(&error), "not finalized");
             }
             self.repo(&key).saved = saved;
+            self.freshness.heard();
         }
         self.hand_to_activator(&key, Request::Finalize(Box::new(finalize)));
     }
@@ -553,6 +592,7 @@ impl Daemon {
         let plan = plan.map_err(|e| failed(Reason::BadPlan, crate::error_chain(&e)))?;
         Ok(Job {
             release,
+            readers: Readers::of(&about),
             snapshot: about.snapshot,
             plan: Arc::new(plan),
             sources: Sources::Plan,
@@ -750,6 +790,9 @@ impl Daemon {
             dropped_peers: self.dropped.clone(),
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
+            freshness: self.freshness_view(),
+            saw: self.node.sightings().into_iter().map(SawView::of).collect(),
+            denied: self.node.denials().into_iter().map(DeniedView::of).collect(),
         }
     }
 
@@ -768,6 +811,12 @@ impl Daemon {
             };
             let _ = reply.send(result);
         });
+    }
+
+    fn freshness_view(&self) -> FreshnessView {
+        let lease = self.freshness.lease();
+        let stale = self.freshness.stale(&clock::Moment::now());
+        FreshnessView::new(self.freshness.heard_at(), lease, stale)
     }
 
     fn repo(&mut self, key: &RepoKey) -> &mut Repo {

@@ -4,12 +4,15 @@ use scap_proto::{
     extensions::Extensions,
     id::ReleaseId,
     reason::Because,
-    release::{Outcome, Report, SignedReport, Stage, report},
+    release::{Audience, Outcome, Report, SignedReport, Stage, UnixMillis, report},
     wire::control::{ControlMessage, Order},
 };
 
 use super::{Daemon, Repo, RepoKey, control::ControlId};
-use crate::node::TransferStatus;
+use crate::{
+    clock::{self, Moment},
+    node::{Readers, TransferStatus},
+};
 
 impl Daemon {
     pub(super) async fn report_progress(&mut self) {
@@ -27,7 +30,7 @@ impl Daemon {
 
     pub(super) async fn report_now(&mut self, key: &RepoKey) {
         if let Some(report) = self.report(key).await {
-            self.send(None, report);
+            self.send(None, key, report);
         }
     }
 
@@ -56,12 +59,23 @@ impl Daemon {
             ..report
         };
         let report = report.refusing(release).because(code);
-        self.send(None, SignedReport::sign(&report, &self.trust.identity));
+        let report = self.with_what_it_saw(report);
+        let report = SignedReport::sign(&report, &self.trust.identity);
+        self.send(None, key, report);
     }
 
     pub(super) async fn report(&mut self, key: &RepoKey) -> Option<SignedReport> {
         let report = self.unsigned(key).await;
         Some(SignedReport::sign(&report, &self.trust.identity))
+    }
+
+    /// The same report, with what this host saw, and since when it has heard nothing new.
+    fn with_what_it_saw(&self, report: Report) -> Report {
+        let report = report.having_seen(&self.node.sightings());
+        match self.freshness.stale(&Moment::now()) {
+            Some((since, _)) => report.stale(since),
+            None => report,
+        }
     }
 
     /// What we say of a repo now.
@@ -111,6 +125,7 @@ impl Daemon {
             (None, Some(code)) => report.because(code),
             (None, None) => report,
         };
+        let report = self.with_what_it_saw(report);
         match wants_seed {
             true => report.wanting_seed(),
             false => report,
@@ -124,8 +139,43 @@ impl Daemon {
         Some(status)
     }
 
-    pub(super) fn send(&mut self, to: Option<ControlId>, report: SignedReport) {
+    /// Says it to all that are above us, or to one of them, as far as they may hear it.
+    pub(super) fn send(&mut self, to: Option<ControlId>, key: &RepoKey, report: SignedReport) {
         let message = ControlMessage::Report(Box::new(report));
-        self.say(|id, _| to.is_none_or(|to| to == id), &message);
+        let (readers, is_unknown, now) = self.readers_of(key);
+        self.say(
+            |id, above| {
+                to.is_none_or(|to| to == id)
+                    && above.admit(key, &readers, is_unknown, now).is_ok()
+            },
+            &message,
+        );
+    }
+
+    /// Whether who is above us on a stream may hear where we stand. If not, that is noted, and it hears nothing, as of what we
+    /// know nothing about.
+    pub(super) fn admits(&self, id: ControlId, key: &RepoKey) -> bool {
+        let Some(above) = self.controls.get(&id) else {
+            return false;
+        };
+        let (readers, is_unknown, now) = self.readers_of(key);
+        let admitted = above.admit(key, &readers, is_unknown, now);
+        if let Err(reason) = admitted {
+            self.node.deny(&above.from, reason);
+        }
+        admitted.is_ok()
+    }
+
+    /// Whom the latest release of a repo is addressed to; and whether we show no membership ourselves.
+    fn readers_of(&self, key: &RepoKey) -> (Readers, bool, UnixMillis) {
+        let repo = self.repos.get(key);
+        let about = repo.and_then(|repo| repo.saved.accepted_release());
+        let about = about.and_then(|release| release.read_unverified().ok());
+        let of_all = Readers {
+            environment: key.1.clone(),
+            audience: Audience::default(),
+        };
+        let readers = about.map_or(of_all, |about| Readers::of(&about));
+        (readers, self.trust.membership.is_none(), clock::now())
     }
 }

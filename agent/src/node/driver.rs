@@ -10,8 +10,8 @@ use std::{
 use scap_proto::{
     id::{NodeId, ReleaseId},
     identity::Role,
-    reason::Because,
-    release::BytesBySource,
+    reason::{Because, Reason},
+    release::{BytesBySource, Membership},
     transport::Link,
     wire::{
         chunk::ChunkRequest,
@@ -38,6 +38,7 @@ use super::{
     shunned::Shunned,
     transfer::{GrowError, Growth, Transfer},
 };
+use crate::clock;
 use crate::swarm::{Config, Failure, Input, Link as PeerLink, Output, PeerId, Swarm, TransferId};
 use crate::topology::LaneSet;
 
@@ -80,6 +81,10 @@ pub(super) struct Peer {
     pub(super) theirs: BTreeMap<TransferId, u32>,
     /// What it opened that we cannot serve (yet): unknown to us, or not for it.
     pub(super) waiting: BTreeMap<u32, ReleaseId>,
+    /// Those of them that it may not have, as far as that was noted.
+    pub(super) denied: BTreeSet<u32>,
+    /// What it is in, by the word of a coordinator that it showed.
+    pub(super) membership: Option<Membership>,
     /// What it said to follow, by its handles.
     pub(super) follows: BTreeMap<u32, LaneSet>,
     next_handle: u32,
@@ -287,6 +292,8 @@ impl Driver {
                     if reason.is_misbehaviour() {
                         self.shunned.add(name.clone(), self.started.elapsed());
                         known.link.close(close::WRONG_BYTES, "wrong bytes");
+                        let mut sightings = self.shared.sightings();
+                        sightings.note(Reason::WrongBytes, Some(&name), clock::now());
                     }
                     let reason = format!("{reason:?}");
                     let _ = self
@@ -301,6 +308,7 @@ impl Driver {
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Linked { link, dialled } => self.linked(link, dialled),
+            Event::Shown { peer, membership } => self.shown(peer, membership),
             Event::Message { peer, message } => self.message(peer, message),
             Event::Served {
                 peer,
@@ -618,6 +626,8 @@ impl Driver {
                 ours: BTreeMap::new(),
                 theirs: BTreeMap::new(),
                 waiting: BTreeMap::new(),
+                denied: BTreeSet::new(),
+                membership: None,
                 follows: BTreeMap::new(),
                 next_handle: 0,
             },

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use scap_proto::{
     content::SnapshotRef,
     id::{NodeId, ReleaseId},
-    release::{DeltaRef, Plan, Priority},
+    release::{DeltaRef, Membership, Plan, Priority},
     transport::Link,
     wire::peer::PeerMessage,
 };
 use tokio::sync::oneshot;
 
-use super::{TransferStatus, fetch::FetchError};
+use super::{Readers, TransferStatus, fetch::FetchError};
 use crate::swarm::{PeerId, TransferId};
 
 /// A snapshot that this node shall fetch and serve.
@@ -21,6 +21,8 @@ pub struct Job {
     pub release: ReleaseId,
     /// The snapshot.
     pub snapshot: SnapshotRef,
+    /// Whom it is addressed to.
+    pub readers: Readers,
     /// Who else fetches it, and how.
     pub plan: Arc<Plan>,
     /// From whom it is fetched.
@@ -52,6 +54,11 @@ pub(crate) enum Event {
     Linked {
         link: Link,
         dialled: bool,
+    },
+    /// What the peer is in, by a coordinator's word.
+    Shown {
+        peer: PeerId,
+        membership: Membership,
     },
     Message {
         peer: PeerId,

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use quinn::{RecvStream, SendStream};
 use scap_proto::{
     frame::{self, FrameError},
+    release::{Membership, SignedMembership},
     transport::{Link, LinkError, MESSAGES_PRIORITY},
     wire::{Envelope, Hello, Open, close, peer::PeerMessage},
 };
@@ -36,6 +37,8 @@ pub struct ControlStream {
     pub send: SendStream,
     /// From the peer.
     pub receive: RecvStream,
+    /// What the peer is in, by the word of a coordinator that it showed.
+    pub membership: Option<Membership>,
 }
 
 /// Why a link ended.
@@ -76,7 +79,7 @@ pub(crate) async fn run(
         tasks.spawn(async { tokio::time::sleep(OPEN_TIME_MAX).await });
     }
     loop {
-        let (send, mut receive) = tokio::select! {
+        let (mut send, mut receive) = tokio::select! {
             stream = link.accept_bi() => match stream {
                 Ok(stream) => stream,
                 Err(error) => return error.into(),
@@ -119,6 +122,7 @@ pub(crate) async fn run(
             Ok(Err(FrameError::Io(_)) | Ok(None)) | Err(_) => continue,
             Ok(Err(error)) => return error.into(),
         };
+        let shown = open.membership_unverified();
         match open.message {
             Open::Chunk(request) => {
                 let (shared, handles) = (shared.clone(), handles.clone());
@@ -148,10 +152,15 @@ pub(crate) async fn run(
                 };
                 let _ = send.set_priority(MESSAGES_PRIORITY);
                 tracing::debug!(peer = %link.peer().name, software = hello.software, "session");
+                shared.show(&link, peer, shown).await;
                 let session = accept_session(shared.clone(), peer, send, receive, outbox);
                 sessions.spawn(session);
             }
             Open::Stable(about) => {
+                if !shared.may_ask(&link.peer().name) {
+                    let _ = send.reset(close::BUSY.into());
+                    continue;
+                }
                 let to = shared.control.as_ref();
                 if let Err(error) = ask::asked(&link, &questions, *about, send, to) {
                     return error;
@@ -168,6 +177,7 @@ pub(crate) async fn run(
                         link: link.clone(),
                         send,
                         receive,
+                        membership: shared.believe(link.peer(), shown),
                     };
                     // A full queue means that orders come faster than they are read: the sender waits.
                     let _ = control.send(Incoming::Control(stream)).await;
@@ -186,9 +196,15 @@ async fn dial_session(
 ) -> SessionError {
     let open = async {
         let (mut send, mut receive) = link.open_bi().await?;
-        frame::write_message(&mut send, &Envelope::from(Open::Session(Hello::ours()))).await?;
+        let open = Envelope::from(Open::Session(Hello::ours()));
+        let open = open.showing(shared.membership.as_ref());
+        frame::write_message(&mut send, &open).await?;
         match frame::read_message::<_, Envelope<Hello>>(&mut receive).await? {
-            Some(_) => Ok((send, receive)),
+            Some(hello) => {
+                let shown = hello.membership_unverified();
+                shared.show(&link, peer, shown).await;
+                Ok((send, receive))
+            }
             None => Err(SessionError::Ended),
         }
     };
@@ -205,7 +221,8 @@ async fn accept_session(
     receive: RecvStream,
     outbox: mpsc::Receiver<PeerMessage>,
 ) -> SessionError {
-    match frame::write_message(&mut send, &Envelope::from(Hello::ours())).await {
+    let hello = Envelope::from(Hello::ours()).showing(shared.membership.as_ref());
+    match frame::write_message(&mut send, &hello).await {
         Ok(()) => exchange(shared, peer, send, receive, outbox).await,
         Err(error) => error.into(),
     }
@@ -241,6 +258,15 @@ async fn exchange(
     tokio::select! {
         error = write => error,
         error = read => error,
+    }
+}
+
+impl Shared {
+    /// Tells the driver what a peer is in, before anything that it says.
+    async fn show(&self, link: &Link, peer: PeerId, shown: Option<SignedMembership>) {
+        if let Some(membership) = self.believe(link.peer(), shown) {
+            self.tell(Event::Shown { peer, membership }).await;
+        }
     }
 }
 

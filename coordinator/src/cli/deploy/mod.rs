@@ -27,7 +27,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use scap_agent::{
     clock,
-    node::{self, Job, Sources},
+    node::{self, Job, Readers, Sources},
     store::Store,
 };
 use scap_proto::{
@@ -432,6 +432,7 @@ pub(super) async fn deploy(
     let release = session.release.id();
     seed.serve(Job {
         release,
+        readers: Readers::of(session.release.release()),
         snapshot: built.snapshot,
         plan: Arc::new(plan),
         sources: Sources::Plan,
