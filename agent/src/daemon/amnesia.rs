@@ -48,7 +48,9 @@ impl Daemon {
         let live = repo.standing.live.as_ref().map(|live| live.sequence);
         if let Some(live) = live.filter(|live| *live > accepted) {
             let name = &repo.saved.repo;
-            self.forgot(&format!("of {name} it ends with #{accepted}, and #{live} is live"));
+            self.forgot(&format!(
+                "of {name} it ends with #{accepted}, and #{live} is live"
+            ));
         }
     }
 
@@ -85,7 +87,9 @@ impl Daemon {
         if amnesia.waiting.len() < WAITING_MAX {
             amnesia.waiting.push((id, order.clone()));
         }
-        tracing::info!("an order waits until peers were heard: the record of what was accepted is lost");
+        tracing::info!(
+            "an order waits until peers were heard: the record of what was accepted is lost"
+        );
         true
     }
 

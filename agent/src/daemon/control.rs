@@ -56,11 +56,7 @@ pub(super) struct Part {
 }
 
 impl Above {
-    pub(super) fn new(
-        from: NodeId,
-        reader: Reader,
-        outbox: mpsc::Sender<ControlMessage>,
-    ) -> Self {
+    pub(super) fn new(from: NodeId, reader: Reader, outbox: mpsc::Sender<ControlMessage>) -> Self {
         Self {
             from,
             reader,
@@ -116,6 +112,12 @@ pub(super) struct FromControl {
     pub(super) message: ControlMessage,
 }
 
+/// Whether who is above us says what only goes up: it is of another mind than we.
+fn goes_up(message: &ControlMessage) -> bool {
+    use ControlMessage::{Beat, News, Report, Reports};
+    matches!(message, Report(_) | Reports(_) | News(_) | Beat)
+}
+
 /// Runs until either side ends the stream.
 pub(super) async fn run(
     id: ControlId,
@@ -142,6 +144,10 @@ pub(super) async fn run(
     };
     let read = async move {
         while let Some(Envelope { message, .. }) = frame::read_message(&mut receive).await? {
+            if goes_up(&message) {
+                tracing::warn!("a report came down; the control stream is not read any more");
+                break;
+            }
             if out.send(FromControl { id, message }).await.is_err() {
                 break;
             }

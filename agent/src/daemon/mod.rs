@@ -75,6 +75,9 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 /// Most control messages that wait: a coordinator sends few, and waits when it is full.
 const CONTROL_MAX: usize = 256;
 
+/// Most messages of all that are above us that wait, each at most a frame: 32 MiB, whoever sends them.
+const MESSAGES_MAX: usize = 32;
+
 /// Most control streams of one node: a coordinator has one for each deployment under way, and a host that relays for it too.
 const CONTROLS_OF_PEER_MAX: usize = 64;
 
@@ -125,7 +128,7 @@ pub async fn run(
         name = %trust.addressee.host, address = %node.address(), chunks = recovery.durable_chunks + recovery.verified_chunks,
         rehashed = recovery.verified_chunks, "agent ready"
     );
-    let (control_out, control_messages) = mpsc::channel(CONTROL_MAX);
+    let (control_out, control_messages) = mpsc::channel(MESSAGES_MAX);
     let (relayed_out, relayed) = mpsc::channel(CONTROL_MAX);
     let trust = Arc::new(trust);
     let mut daemon = Daemon {
@@ -476,13 +479,7 @@ impl Daemon {
     }
 
     /// Says so, once, and then where we stand: whoever sent it, it changes nothing of what we follow.
-    async fn refuse(
-        &mut self,
-        id: ControlId,
-        key: &RepoKey,
-        release: ReleaseId,
-        reason: Because,
-    ) {
+    async fn refuse(&mut self, id: ControlId, key: &RepoKey, release: ReleaseId, reason: Because) {
         use Reason::{RefusedEquivocation, RefusedSequence, RefusedSignature};
         // Nobody honest orders these, or passes them on unasked.
         if let RefusedEquivocation | RefusedSequence | RefusedSignature = reason.code {
@@ -792,7 +789,12 @@ impl Daemon {
             catch_up: self.catch_up_view(),
             freshness: self.freshness_view(),
             saw: self.node.sightings().into_iter().map(SawView::of).collect(),
-            denied: self.node.denials().into_iter().map(DeniedView::of).collect(),
+            denied: self
+                .node
+                .denials()
+                .into_iter()
+                .map(DeniedView::of)
+                .collect(),
         }
     }
 

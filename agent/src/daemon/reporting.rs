@@ -145,8 +145,7 @@ impl Daemon {
         let (readers, is_unknown, now) = self.readers_of(key);
         self.say(
             |id, above| {
-                to.is_none_or(|to| to == id)
-                    && above.admit(key, &readers, is_unknown, now).is_ok()
+                to.is_none_or(|to| to == id) && above.admit(key, &readers, is_unknown, now).is_ok()
             },
             &message,
         );

@@ -52,7 +52,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{asks::Asks, denials::Denials, driver::Driver, event::Event, recent::Recent, serve::Uploads, sightings::Sightings};
+use self::{
+    asks::Asks, denials::Denials, driver::Driver, event::Event, recent::Recent, serve::Uploads,
+    sightings::Sightings,
+};
 use crate::{clock, store::Store};
 
 pub use self::{

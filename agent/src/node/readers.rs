@@ -152,10 +152,7 @@ mod tests {
             let staging = all.admit_to_reports(Some(&staging), is_unknown);
             assert_eq!(staging, Err(Reason::OutsideAudience));
         }
-        assert_eq!(
-            all.admit_to_reports(None, false),
-            Err(Reason::NoMembership)
-        );
+        assert_eq!(all.admit_to_reports(None, false), Err(Reason::NoMembership));
         assert_eq!(all.admit_to_reports(None, true), Ok(()));
     }
 }
