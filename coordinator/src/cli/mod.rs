@@ -27,6 +27,7 @@ mod snapshot;
 mod status;
 mod unified;
 mod unlock;
+mod watch;
 mod why;
 mod worded;
 

@@ -8,7 +8,7 @@ use std::{
 use scap_proto::{id::NodeId, reason::Because, release::Step};
 use serde_json::{Value, json};
 
-use super::{control::Subject, progress::some, screen::clock};
+use super::{control::Subject, progress::some, screen::clock, watch};
 use crate::rollout::{Engine, HostProgress, HostState, Move, Spent, Wait};
 
 const SCHEMA: &str = "scap.rollout/1";
@@ -28,6 +28,7 @@ pub(super) fn view(subject: &Subject, engine: &Engine, now: Duration) -> Value {
         "spent_seconds": spent_json(&engine.spent(now)),
         "waves": waves(engine),
         "lost": lost(engine),
+        "watch": watch::json(engine),
     })
 }
 

@@ -4,6 +4,7 @@
 mod branch;
 mod carry;
 mod configs;
+mod counters;
 mod directory;
 mod failpoint;
 mod finalized;

@@ -67,6 +67,7 @@ use super::{
     scap::ScapArgs,
     screen::{Sheet, Shown},
     snapshot::{Tree, last_released, locked, open_store},
+    watch,
     worded::Worded,
 };
 use crate::{
@@ -473,6 +474,8 @@ pub(super) async fn deploy(
         is_stall_exact: stall.is_some(),
         steps,
         steps_back: steps.on_the_way_back(),
+        external_check: inventory.rollout.external_check(),
+        counters: state.counters(),
         finalize_max: FINALIZE_MAX,
     };
     let hold = args.how.hold.map(Duration::from_secs);
@@ -513,6 +516,7 @@ pub(super) async fn deploy(
     )
     .await;
     let rolled_in = rolling.elapsed();
+    watch::keep_counters(&state, &ended.engine);
     if let Ok(control) = control {
         control.close().await;
     }
@@ -520,6 +524,10 @@ pub(super) async fn deploy(
     let written = recording.end(&session, &ended).await;
     finished.map_err(state_error)?;
     let seed_bytes = seed.node().sent_bytes();
+    let denied = seed.node().denials();
+    watch::denied_lines(&denied)
+        .iter()
+        .for_each(|line| progress.note(line));
     // Before the links, so that nothing dials again what is being closed.
     drop(hub);
     seed.shutdown().await;
@@ -536,6 +544,7 @@ pub(super) async fn deploy(
     summary.json["deltas"] = deltas.json();
     summary.json["dead_man_seconds"] = dead_man.map(|it| it.as_secs()).into();
     summary.json["message"] = args.message.join(" ").into();
+    summary.json["denied"] = watch::denied_json(&denied);
     summary.json["state"] = written.json;
     summary.code = match summary.code {
         exit::DONE => written.code,
