@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod asker;
 mod catching_up;
 mod deltas;
 mod evil;
 mod nodes;
+mod oversized;
 mod priorities;
+mod readers;
 mod rot;
 mod scene;
+mod watched;
