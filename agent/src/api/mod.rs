@@ -29,7 +29,7 @@ pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullV
 pub use view::{
     BytesView, GcView, LimitView, LimitsView, PeerView, RepoView, StatusView, VerifyView,
 };
-pub use watch::{DeniedView, FreshnessView, SawView};
+pub use watch::{DeniedView, FreshnessView, SawView, WatchView};
 
 /// The socket's name in the data directory.
 pub const SOCKET_NAME: &str = "agent.sock";

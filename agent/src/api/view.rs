@@ -10,7 +10,7 @@ use scap_proto::{
 };
 use serde::Serialize;
 
-use super::{CatchUpView, DeniedView, FreshnessView, SawView};
+use super::{CatchUpView, WatchView};
 use crate::{clock::Moment, daemon::Repo, limits::Source, node::TransferStatus};
 
 /// Answer to a status request: `scap.agent-status/1`.
@@ -40,12 +40,9 @@ pub struct StatusView {
     pub limits: LimitsView,
     /// What catching up with peers is at.
     pub catch_up: CatchUpView,
-    /// Since when it has heard nothing new.
-    pub freshness: FreshnessView,
-    /// What it saw in the last day that nobody honest does.
-    pub saw: Vec<SawView>,
-    /// What others asked for since the start and may not have.
-    pub denied: Vec<DeniedView>,
+    /// What it saw of attacks.
+    #[serde(flatten)]
+    pub watch: WatchView,
 }
 
 /// Answer to a limit request: `scap.limits/1`.

@@ -12,6 +12,17 @@ use serde::Serialize;
 
 use crate::node::Denial;
 
+/// What a host saw of attacks: fields of `scap.agent-status/1`.
+#[derive(Debug, Clone, Serialize)]
+pub struct WatchView {
+    /// Since when it has heard nothing new.
+    pub freshness: FreshnessView,
+    /// What it saw in the last day that nobody honest does.
+    pub saw: Vec<SawView>,
+    /// What others asked for since the start and may not have.
+    pub denied: Vec<DeniedView>,
+}
+
 /// Whether something new was heard in time: `freshness` in `scap.agent-status/1`.
 #[derive(Debug, Clone, Serialize)]
 pub struct FreshnessView {

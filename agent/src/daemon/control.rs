@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use scap_proto::{
     frame,
     id::NodeId,
+    identity::Role,
     reason::Reason,
     release::{Branch, Membership, TreeId, UnixMillis},
     wire::{Envelope, Hello, control::ControlMessage},
@@ -28,6 +29,16 @@ pub(super) enum Reader {
     Coordinator,
     /// A host that relays, or says so: what it is in, where it showed that.
     Host(Option<Membership>),
+}
+
+impl Reader {
+    /// Who opened a stream.
+    pub(super) fn of(stream: &ControlStream) -> Self {
+        match stream.link.peer().role {
+            Role::Coordinator => Self::Coordinator,
+            Role::Agent => Self::Host(stream.membership.clone()),
+        }
+    }
 }
 
 /// Who is above us, as the daemon keeps it.

@@ -3,6 +3,7 @@
 
 mod activator;
 mod amnesia;
+mod answering;
 mod catching;
 mod config_question;
 mod control;
@@ -27,13 +28,12 @@ use std::{
 
 use scap_proto::{
     id::ReleaseId,
-    identity::Role,
     reason::{Because, Reason},
     release::{Environment, Plan, RepoPath, TreeId, plan::PlanError},
     wire::control::{ControlMessage, Finalize, Order},
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, watch},
     task::JoinSet,
     time::MissedTickBehavior,
 };
@@ -53,10 +53,7 @@ use self::{
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{
-        self, ApiError, ApiRequest, DeniedView, FreshnessView, PeerView, RepoView, SawView,
-        StatusView, VerifyView,
-    },
+    api::{self, ApiError, ApiRequest, PeerView, RepoView, StatusView},
     clock,
     config::Config,
     limits::Limits,
@@ -318,10 +315,7 @@ impl Daemon {
         let id = ControlId(self.next_control);
         self.next_control += 1;
         let from = stream.link.peer().name.clone();
-        let reader = match stream.link.peer().role {
-            Role::Coordinator => Reader::Coordinator,
-            Role::Agent => Reader::Host(stream.membership.clone()),
-        };
+        let reader = Reader::of(&stream);
         let of_peer = self.controls.values().filter(|above| above.from == from);
         if of_peer.count() >= CONTROLS_OF_PEER_MAX {
             return tracing::warn!(%from, "too many control streams; one more not taken");
@@ -475,21 +469,6 @@ impl Daemon {
             Err(refusal) => {
                 self.refuse(id, &key, release, refusal.because()).await;
             }
-        }
-    }
-
-    /// Says so, once, and then where we stand: whoever sent it, it changes nothing of what we follow.
-    async fn refuse(&mut self, id: ControlId, key: &RepoKey, release: ReleaseId, reason: Because) {
-        use Reason::{RefusedEquivocation, RefusedSequence, RefusedSignature};
-        // Nobody honest orders these, or passes them on unasked.
-        if let RefusedEquivocation | RefusedSequence | RefusedSignature = reason.code {
-            let from = self.controls.get(&id).map(|above| &above.from);
-            self.node.saw(reason.code, from);
-        }
-        tracing::warn!(repo = %key.0, environment = %key.1, code = %reason.code, %reason, "order refused");
-        self.report_refusal(key, release, reason).await;
-        if self.repos.contains_key(key) {
-            self.report_now(key).await;
         }
     }
 
@@ -787,38 +766,8 @@ impl Daemon {
             dropped_peers: self.dropped.clone(),
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
-            freshness: self.freshness_view(),
-            saw: self.node.sightings().into_iter().map(SawView::of).collect(),
-            denied: self
-                .node
-                .denials()
-                .into_iter()
-                .map(DeniedView::of)
-                .collect(),
+            watch: self.watch_view(),
         }
-    }
-
-    fn verify(&mut self, repo: RepoPath, reply: oneshot::Sender<Result<VerifyView, ApiError>>) {
-        let activator = self.activator.clone();
-        self.cleaning.spawn(async move {
-            let answer = activator.ask(Request::Verify { repo: repo.clone() }).await;
-            let result = match answer {
-                Ok(Answer::Differences(differences)) => Ok(VerifyView::new(repo, differences)),
-                Ok(Answer::Failed(reason) | Answer::Refused(reason)) => Err(ApiError(reason.text)),
-                Ok(Answer::MissingChunk(chunk)) => {
-                    Err(ApiError(format!("chunk {chunk} is not in the store")))
-                }
-                Ok(_) => Err(ApiError("the activator answered something else".into())),
-                Err(error) => Err(ApiError(crate::error_chain(&error))),
-            };
-            let _ = reply.send(result);
-        });
-    }
-
-    fn freshness_view(&self) -> FreshnessView {
-        let lease = self.freshness.lease();
-        let stale = self.freshness.stale(&clock::Moment::now());
-        FreshnessView::new(self.freshness.heard_at(), lease, stale)
     }
 
     fn repo(&mut self, key: &RepoKey) -> &mut Repo {

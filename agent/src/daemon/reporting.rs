@@ -3,7 +3,7 @@
 use scap_proto::{
     extensions::Extensions,
     id::ReleaseId,
-    reason::Because,
+    reason::{Because, Reason},
     release::{Audience, Outcome, Report, SignedReport, Stage, UnixMillis, report},
     wire::control::{ControlMessage, Order},
 };
@@ -39,6 +39,27 @@ impl Daemon {
         let targets = order.directive.targets_unverified();
         if targets.is_some_and(|it| it.include(&self.trust.addressee.host)) {
             tracing::debug!(repo = %key.0, "an order without its plan, which is not here");
+            self.report_now(key).await;
+        }
+    }
+
+    /// Says so, once, and then where we stand: whoever sent it, it changes nothing of what we follow.
+    pub(super) async fn refuse(
+        &mut self,
+        id: ControlId,
+        key: &RepoKey,
+        release: ReleaseId,
+        reason: Because,
+    ) {
+        use Reason::{RefusedEquivocation, RefusedSequence, RefusedSignature};
+        // Nobody honest orders these, or passes them on unasked.
+        if let RefusedEquivocation | RefusedSequence | RefusedSignature = reason.code {
+            let from = self.controls.get(&id).map(|above| &above.from);
+            self.node.saw(reason.code, from);
+        }
+        tracing::warn!(repo = %key.0, environment = %key.1, code = %reason.code, %reason, "order refused");
+        self.report_refusal(key, release, reason).await;
+        if self.repos.contains_key(key) {
             self.report_now(key).await;
         }
     }

@@ -1,5 +1,7 @@
 //! Runs a rollout: the engine between the hub and whoever watches.
 
+mod look;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -24,7 +26,6 @@ use tokio::{
 
 use super::{
     Command, CommandError, Config, Engine, ExternalCheck, Input, Output, Verdict, WaitingOn,
-    external,
 };
 use crate::fleet::{
     hub::{Hub, HubEvent},
@@ -323,7 +324,7 @@ impl Driver<'_> {
         ];
         tracing::info!(wave, hosts = hosts.len(), "the external check begins");
         self.looks.spawn(async move {
-            let result = external::run(check, wave, hosts, about).await;
+            let result = look::look(check, wave, hosts, about).await;
             (number, result)
         });
     }
