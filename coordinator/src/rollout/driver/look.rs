@@ -113,7 +113,7 @@ mod tests {
             ("SCAP_ENVIRONMENT", "production".to_owned()),
             ("SCAP_RELEASE", "7".to_owned()),
         ];
-        run(
+        super::look(
             ExternalCheck { command, timeout },
             "canary".into(),
             hosts,
