@@ -1,6 +1,7 @@
 //! The agent's command line, which the coordinator can run too, under a sub-command of its own.
 
 mod clone;
+mod identity;
 mod limit;
 mod pull;
 mod watch;
@@ -73,6 +74,9 @@ enum Command {
     },
     /// Ask the peers which releases are stable, and catch up with them
     Pull(pull::PullArgs),
+    /// Make this host's key here, have it certified, and install what is answered
+    #[command(subcommand)]
+    Identity(identity::IdentityCommand),
     /// Remove chunks that nothing needs from the store
     Gc(LocalArgs),
     /// Show how much of the network the agent may use and does, or change it until it is started again
@@ -185,6 +189,7 @@ async fn execute(command: Command, prefix: &[&str]) -> ExitCode {
             show(&local, &Call::Verify { repo }, print_differences).await
         }
         Command::Pull(args) => pull::run(&args).await,
+        Command::Identity(command) => identity::run(&command),
         Command::Gc(local) => show(&local, &Call::Gc, print_collected).await,
         Command::Limit(args) => show(&args.local, &args.call(), limit::print).await,
     }

@@ -20,6 +20,7 @@ const GOLDEN: &str = "
     refused-plan refused-state refused
     stalled unreachable no-report unconfirmed skipped
     budget-exceeded external-check-failed aborted was-going-back taken-over interrupted hosts-lost none-live
+    host-key-unknown host-key-changed ssh-refused ssh-failed ssh-timeout ssh-output bad-request agent-failed
 ";
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod config_questions;
+mod enrolments;
 mod objects;
 
 use std::fmt::Debug;

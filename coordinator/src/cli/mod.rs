@@ -60,8 +60,8 @@ struct Cli {
 enum Command {
     /// Make the state directory of a new fleet: its private CA, a deployer key, allowed_signers
     Init(init::InitArgs),
-    /// Make one host's identity, offline; copy it to the host
-    Enroll(enroll::EnrollArgs),
+    /// Make one host's identity, offline, to copy it to the host; or have hosts make theirs, over ssh; or list who was enrolled
+    Enroll(Box<enroll::EnrollArgs>),
     /// Build the snapshot of a commit or a directory, and say what it is
     Snapshot(snapshot::SnapshotArgs),
     /// Say how a release would go through a fleet, and how long it would take; contacts nobody
@@ -178,7 +178,7 @@ pub fn main() -> ExitCode {
 async fn execute(command: Command) -> Result<u8, CliError> {
     match command {
         Command::Init(args) => init::run(&args),
-        Command::Enroll(args) => enroll::run(&args),
+        Command::Enroll(args) => enroll::run(&args).await,
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Plan(args) => plan::run(&args),
         Command::Config(args) => config::run(&args),

@@ -5,6 +5,8 @@ pub mod hub;
 mod inventory;
 pub mod leases;
 pub mod places;
+mod ssh;
 pub mod ways;
 
 pub use inventory::{CANARY_GROUP, Host, Inventory, InventoryError, SITE_BYTES_MAX, Site};
+pub use ssh::FindHostError;

@@ -62,6 +62,25 @@ pub struct Certificate {
     pub pem: String,
 }
 
+impl Certificate {
+    /// The first in a text in PEM.
+    pub fn from_pem(pem: &str) -> Option<Self> {
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+        let pem = pem.to_owned();
+        Some(Self { der, pem })
+    }
+
+    /// Whose key it certifies, where it is a node's.
+    pub fn leaf_key(&self) -> Option<[u8; PUBLIC_KEY_BYTES]> {
+        peer::leaf_key(&self.der)
+    }
+
+    /// When it is valid, where it is a node's.
+    pub fn leaf_validity(&self) -> Option<Validity> {
+        peer::Leaf::parse(&self.der).ok().map(|leaf| leaf.validity)
+    }
+}
+
 /// The authority of one fleet: it certifies which key belongs to which node.
 ///
 /// It is one level deep: what it certifies cannot certify others.

@@ -14,6 +14,7 @@ use rustls::{
 use super::{
     authority::{AuthorityError, CertificateAuthority, Validity},
     file::{self, FileError},
+    install::file_in,
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey},
     peer::{AuthorityCertificate, Leaf, PeerIdentity},
     refusal::Refusal,
@@ -65,9 +66,9 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`]; each names the file and, where there is one, the remedy.
     pub fn load(directory: &Path) -> Result<Self, IdentityError> {
-        let key = SecretKey::load(&directory.join(KEY_FILE))?;
-        let certificate_path = directory.join(CERTIFICATE_FILE);
-        let authorities_path = directory.join(AUTHORITIES_FILE);
+        let key = SecretKey::load(&file_in(directory, KEY_FILE))?;
+        let certificate_path = file_in(directory, CERTIFICATE_FILE);
+        let authorities_path = file_in(directory, AUTHORITIES_FILE);
         let [certificate] =
             <[_; 1]>::try_from(read_certificates(&certificate_path)?).map_err(|found| {
                 IdentityError::Certificates {
@@ -221,19 +222,26 @@ pub enum IdentityError {
 }
 
 /// Name of the node's certificate in its directory.
-const CERTIFICATE_FILE: &str = "node.crt";
+pub const CERTIFICATE_FILE: &str = "node.crt";
 /// Name of the node's key in its directory.
-const KEY_FILE: &str = "node.key";
+pub(super) const KEY_FILE: &str = "node.key";
 /// Name of the trusted authorities in a node's directory.
-const AUTHORITIES_FILE: &str = "ca.crt";
+pub(super) const AUTHORITIES_FILE: &str = "ca.crt";
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let pem = file::read_file(path)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(IdentityError::NoCertificate { path: path.into() }),
+pub(super) fn read_certificates(
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let certificates = certificates(&file::read_file(path)?);
+    match certificates.is_empty() {
+        false => Ok(certificates),
+        true => Err(IdentityError::NoCertificate { path: path.into() }),
     }
+}
+
+/// The certificates in a text in PEM; none where one of them is damaged.
+pub(super) fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    certificates.unwrap_or_default()
 }
 
 fn resolver(
