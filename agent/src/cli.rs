@@ -240,7 +240,7 @@ async fn activator(args: ActivatorArgs) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let trust = match HostTrust::load(&config.identity, clock::now()) {
+    let trust = match HostTrust::of_activator(&config, clock::now()) {
         Ok(trust) => trust,
         Err(error) => return fail("load the identity", &error, None),
     };
@@ -344,6 +344,13 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
         .as_array()
         .map(Vec::as_slice)
         .unwrap_or_default();
+    let trust = &status["trust"];
+    let _ = writeln!(
+        out,
+        "takes releases directed from {}, by signers file {}",
+        text(trust, "directed_from"),
+        text(trust, "signers_file")
+    );
     if releases.is_empty() {
         let _ = writeln!(out, "nothing was deployed to this host yet");
     }

@@ -64,6 +64,13 @@ pub const EXTENSIONS_MAX: usize = 16;
 /// See [`EXTENSIONS_MAX`].
 pub const EXTENSION_BYTES_MAX: usize = 4096;
 
+/// Most links of the chain of signers files that a grant carries: a host may have been away while keys changed so often.
+pub const SIGNERS_LINKS_MAX: usize = 8;
+
+/// How much higher than the highest that a host accepted a sequence may be: two years of a deployment each minute. A stolen key that
+/// signs the highest number there is would else leave no number for those whose key it was.
+pub const SEQUENCE_JUMP_MAX: u64 = 1_000_000;
+
 /// Most hosts in a plan: the largest fleet we design for, with room.
 pub const PLAN_HOSTS_MAX: usize = 16_384;
 

@@ -193,6 +193,14 @@ reasons! {
     RefusedPlan = "refused-plan",
     /// The host cannot record that it accepted it.
     RefusedState = "refused-state",
+    /// Its sequence is further from the one accepted than any may be.
+    RefusedJump = "refused-jump",
+    /// Not from a deployment host that the host follows.
+    RefusedOrigin = "refused-origin",
+    /// The signers file that it brings is not the next one, or not signed by enough of both.
+    RefusedSigners = "refused-signers",
+    /// Its commit is not signed by who the host asks for, or its files are not the commit's.
+    RefusedCommit = "refused-commit",
     /// A build before reason codes refused, and says why in words alone.
     Refused = "refused",
     // Why a coordinator gave a host up.

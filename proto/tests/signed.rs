@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod any;
+mod authorities;
 mod deltas;
 mod extended;
 mod host_configs;

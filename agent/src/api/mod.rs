@@ -27,7 +27,7 @@ use crate::{activate::process::listen as listen_on, catchup::engine::Scope, limi
 
 pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullView, PulledView};
 pub use view::{
-    BytesView, GcView, LimitView, LimitsView, PeerView, RepoView, StatusView, VerifyView,
+    BytesView, GcView, LimitView, LimitsView, PeerView, RepoView, StatusView, TrustView, VerifyView,
 };
 pub use watch::{DeniedView, FreshnessView, SawView, WatchView};
 

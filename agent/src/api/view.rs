@@ -1,6 +1,6 @@
 //! What the local API shows. Schemas grow by additions only.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
 use scap_proto::{
     content::SnapshotRef,
@@ -11,7 +11,13 @@ use scap_proto::{
 use serde::Serialize;
 
 use super::{CatchUpView, WatchView};
-use crate::{clock::Moment, daemon::Repo, limits::Source, node::TransferStatus};
+use crate::{
+    clock::Moment,
+    daemon::Repo,
+    limits::Source,
+    node::TransferStatus,
+    trust::{HostTrust, Origins},
+};
 
 /// Answer to a status request: `scap.agent-status/1`.
 #[derive(Debug, Clone, Serialize)]
@@ -43,6 +49,33 @@ pub struct StatusView {
     /// What it saw of attacks.
     #[serde(flatten)]
     pub watch: WatchView,
+    /// Whose releases it takes.
+    pub trust: TrustView,
+}
+
+/// Whose releases a host takes.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrustView {
+    /// The number of the signers file that it follows.
+    pub signers_file: u64,
+    /// From which deployment hosts alone; null for any.
+    pub origins: Option<BTreeSet<NodeId>>,
+    /// The same in words.
+    pub directed_from: String,
+}
+
+impl TrustView {
+    pub(crate) fn of(trust: &HostTrust) -> Self {
+        let origins = trust.origins();
+        Self {
+            signers_file: trust.signers_number(),
+            origins: match origins {
+                Origins::Only(names) => Some(names.clone()),
+                Origins::Any { .. } => None,
+            },
+            directed_from: origins.to_string(),
+        }
+    }
 }
 
 /// Answer to a limit request: `scap.limits/1`.

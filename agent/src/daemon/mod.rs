@@ -53,7 +53,7 @@ use self::{
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, PeerView, RepoView, StatusView},
+    api::{self, ApiError, ApiRequest, PeerView, RepoView, StatusView, TrustView},
     clock,
     config::Config,
     limits::Limits,
@@ -93,7 +93,7 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<(), DaemonError> {
     let trust =
-        HostTrust::load(&config.identity, clock::now()).map_err(|source| DaemonError::Trust {
+        HostTrust::of_daemon(&config, clock::now()).map_err(|source| DaemonError::Trust {
             path: config.identity.clone(),
             source,
         })?;
@@ -767,6 +767,7 @@ impl Daemon {
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
             watch: self.watch_view(),
+            trust: TrustView::of(&self.trust),
         }
     }
 

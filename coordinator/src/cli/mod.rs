@@ -17,12 +17,14 @@ mod history;
 mod init;
 mod plan;
 mod progress;
+mod release;
 mod resume;
 mod rollback;
 mod rollout_status;
 mod scap;
 mod screen;
 mod show;
+mod signers;
 mod snapshot;
 mod status;
 mod unified;
@@ -71,6 +73,10 @@ enum Command {
     /// Deploy a commit or a directory to a fleet, in waves: the canary group first, then the rest, unless it or the scap folder says
     /// otherwise
     Deploy(Box<deploy::DeployArgs>),
+    /// Releases that several must sign: prepare one, have it signed, and deploy it with `deploy --release`
+    Release(Box<release::ReleaseArgs>),
+    /// Who may release: show it, and change it so that hosts follow
+    Signers(Box<signers::SignersArgs>),
     /// Release what an earlier release had: the last finalized one before the latest, or the one named
     Rollback(Box<rollback::RollbackArgs>),
     /// Say what each environment is on, who deploys, and what became of the hosts; and where a deployment that runs here is, what it
@@ -183,6 +189,8 @@ async fn execute(command: Command) -> Result<u8, CliError> {
         Command::Plan(args) => plan::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Deploy(args) => deploy::run(*args).await,
+        Command::Release(args) => release::run(*args).await,
+        Command::Signers(args) => signers::run(&args),
         Command::Rollback(args) => rollback::run(*args).await,
         Command::Status(args) => status::run(&args).await,
         Command::Why(args) => why::run(&args).await,

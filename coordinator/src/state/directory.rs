@@ -24,11 +24,12 @@ use scap_proto::{
             AllowedSigners, AllowedSignersError, PublicKey, PublicKeyError, SignError, Signer,
             allowed_signers_line,
         },
+        signers_namespace,
     },
 };
 use serde::{Deserialize, Serialize};
 
-use super::{configs, enrolments::EnrolmentRecordError};
+use super::{FleetAuthorityError, configs, enrolments::EnrolmentRecordError};
 
 pub(super) const AUTHORITY: &str = "ca";
 const COORDINATOR: &str = "coordinator";
@@ -150,6 +151,9 @@ pub enum StateError {
     /// Who may release.
     #[error(transparent)]
     Signers(#[from] AllowedSignersError),
+    /// How many signatures it takes, or the chain of signers files.
+    #[error("whose signatures the fleet takes")]
+    FleetAuthority(#[source] Box<FleetAuthorityError>),
     /// A record that is damaged or of another version.
     #[error("record {0} is damaged or of another version")]
     Record(PathBuf),
@@ -229,7 +233,8 @@ impl StateDirectory {
         )?;
         let key = path.join(DEPLOYER_KEY);
         let signer = Signer::create(&key, &format!("scap deployer of {fleet}"))?;
-        let line = allowed_signers_line("deployer", "scap-release:*", signer.public_key());
+        let namespaces = format!("scap-release:*,{}", signers_namespace(fleet));
+        let line = allowed_signers_line("deployer", &namespaces, signer.public_key());
         let signers = path.join(ALLOWED_SIGNERS);
         durable::replace_file(&signers, format!("{line}\n").as_bytes()).map_err(|source| {
             StateError::Io {
@@ -473,6 +478,10 @@ impl StateDirectory {
 
     pub(super) fn locks_path(&self) -> PathBuf {
         self.path(LOCKS)
+    }
+
+    pub(super) fn allowed_signers_path(&self) -> PathBuf {
+        self.path(ALLOWED_SIGNERS)
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {

@@ -124,11 +124,12 @@ impl StateDirectory {
         now: UnixMillis,
     ) -> Result<Enrolment, StateError> {
         let authority = CertificateAuthority::load(&self.path(AUTHORITY))?;
-        let signers = read(&self.path(ALLOWED_SIGNERS))?;
         let mut host = HostFile::default();
         if !enrolled.environments.is_empty() {
             host.environments.clone_from(&enrolled.environments);
         }
+        self.enrol_with(&mut host)?;
+        let signers = read(&self.path(ALLOWED_SIGNERS))?;
         let membership = Membership {
             host: enrolled.host.clone(),
             environments: host.environments.clone(),

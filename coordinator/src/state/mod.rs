@@ -1,6 +1,7 @@
 //! What is kept between deployments: the state directory of this machine, and the state branch, which everybody has who
 //! has the repo.
 
+mod authority;
 mod branch;
 mod carry;
 mod configs;
@@ -14,6 +15,7 @@ mod history;
 mod ledger;
 mod lock;
 mod places;
+mod prepared;
 mod proof;
 mod record;
 mod tip;
@@ -23,6 +25,7 @@ mod tip;
 mod tests;
 
 pub use self::{
+    authority::{FleetAuthorityError, SignersChain},
     branch::{Base, Branch, BranchError, Change, MAY_MAX, Updated, Upstream},
     directory::{Made, Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
     enrolments::{Enrolled, EnrolmentRecord, EnrolmentRecordError, How},
@@ -32,6 +35,7 @@ pub use self::{
     ledger::{End, Found, Ledger, break_lock, what},
     lock::{Holder, LEASE, Lock, ProcessMark, RENEWAL, Stale, age},
     places::{DirectoryLock, PlaceLock},
+    prepared::{Prepared, PreparedError, read_signature, to_sign},
     proof::ProofError,
     record::{
         BrokenLock, Document, DocumentError, Flags, HostGroup, Hosts, Message, Outcome,

@@ -32,6 +32,8 @@ mod rollback_upstream;
 mod rollout;
 mod scap_folder;
 mod scene;
+mod signatures;
+mod signed_commits;
 mod sources;
 mod spare;
 mod sshd;
