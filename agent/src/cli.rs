@@ -6,6 +6,7 @@ mod identity;
 mod limit;
 mod pull;
 mod trust;
+mod watch;
 
 use std::{
     ffi::OsString,
@@ -396,6 +397,7 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
     limit::print_in_use(&status["limits"], out);
     pull::print_status(&status["catch_up"], out);
     trust::print_status(&status["trust"], out);
+    watch::print_status(status, out);
     for peer in status["dropped_peers"]
         .as_array()
         .map(Vec::as_slice)

@@ -49,6 +49,8 @@ reasons! {
     Chunks = "chunks",
     /// Hosts of a wave promote.
     Promotion = "promotion",
+    /// The command that looks at a wave from the deployment host.
+    ExternalCheck = "external-check",
     /// A wave has the release live, and is watched.
     Soak = "soak",
     /// A person is to let a wave promote.
@@ -102,6 +104,17 @@ reasons! {
     GoneBack = "gone-back",
     /// A person: two releases are said to have one sequence.
     Equivocation = "equivocation",
+    /// News: nothing that is surely of today was heard for longer than the lease.
+    Stale = "stale",
+    // What a host saw that nobody honest does, or gives nothing for.
+    /// No plan names who asked for a release.
+    OutsidePlan = "outside-plan",
+    /// Who asked for a release, or about a repo, is in another environment or audience.
+    OutsideAudience = "outside-audience",
+    /// Who asked does not show what it is in, and is to.
+    NoMembership = "no-membership",
+    /// The host's record of what it accepted was lost, or set back.
+    StateLost = "state-lost",
     // Why a host failed.
     /// A check did not pass.
     CheckFailed = "check-failed",
@@ -193,6 +206,8 @@ reasons! {
     Stalled = "stalled",
     /// Not reached for too long.
     Unreachable = "unreachable",
+    /// Nothing that it said about what it was told got here.
+    NoReport = "no-report",
     /// It did not confirm in time that the release is the stable one.
     Unconfirmed = "unconfirmed",
     /// A person goes on without it.
@@ -217,6 +232,8 @@ reasons! {
     // Why a rollout ended, or goes back.
     /// More hosts failed than may be lost.
     BudgetExceeded = "budget-exceeded",
+    /// The command that looks at a wave from the deployment host did not say that all is well.
+    ExternalCheckFailed = "external-check-failed",
     /// A person said so.
     Aborted = "aborted",
     /// It was going back when its coordinator before ended.

@@ -44,9 +44,10 @@ use scap_proto::{
     release::{
         Authority, AuthorityError, BytesBySource, DeltaRef, Directive, Finalization, Grant,
         LeafSigned, Lease, Membership, Outcome, Plan, PlanHost, Priority, Reach, Release, Report,
-        Roster, RosterHost, Routes, ShunnedPeer, SignedDirective, SignedFinalization, SignedGrant,
-        SignedLease, SignedMembership, SignedRelease, SignedReport, SignedRoster, Stage, Standing,
-        Step, Targets, TopologyKind, TreeId, UnixMillis,
+        Roster, RosterHost, Routes, SIGHTINGS_MAX, ShunnedPeer, Sighting, SignedDirective,
+        SignedFinalization, SignedGrant, SignedLease, SignedMembership, SignedRelease,
+        SignedReport, SignedRoster, Stage, Standing, Step, Targets, TopologyKind, TreeId,
+        UnixMillis,
         plan::PlanError,
         signature::{AllowedSigners, Signer, allowed_signers_line},
         signed::{SessionSigned, SignedObject},

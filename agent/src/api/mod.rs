@@ -5,6 +5,7 @@
 mod pull;
 mod trust;
 mod view;
+mod watch;
 
 use std::{
     io,
@@ -31,6 +32,7 @@ pub use view::{
     AuthorityView, BytesView, GcView, LimitView, LimitsView, PeerView, RepoView, ShunView,
     StatusView, VerifyView,
 };
+pub use watch::{DeniedView, FreshnessView, SawView, WatchView};
 
 /// The socket's name in the data directory.
 pub const SOCKET_NAME: &str = "agent.sock";

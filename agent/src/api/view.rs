@@ -10,7 +10,7 @@ use scap_proto::{
 };
 use serde::Serialize;
 
-use super::{CatchUpView, TrustView};
+use super::{CatchUpView, TrustView, WatchView};
 use crate::{
     clock::Moment,
     daemon::Repo,
@@ -50,6 +50,9 @@ pub struct StatusView {
     pub limits: LimitsView,
     /// What catching up with peers is at.
     pub catch_up: CatchUpView,
+    /// What it saw of attacks.
+    #[serde(flatten)]
+    pub watch: WatchView,
     /// Whose certificates count here.
     pub trust: TrustView,
     /// Whose releases it takes.

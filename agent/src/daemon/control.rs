@@ -6,7 +6,8 @@ use scap_proto::{
     frame,
     id::NodeId,
     identity::Role,
-    release::{Branch, TreeId, UnixMillis},
+    reason::Reason,
+    release::{Branch, Membership, TreeId, UnixMillis},
     wire::{Envelope, Hello, control::ControlMessage},
 };
 use tokio::sync::mpsc;
@@ -14,7 +15,7 @@ use tokio::sync::mpsc;
 use super::{CONTROL_MAX, Daemon, RepoKey};
 use crate::{
     node::{
-        ControlStream,
+        ControlStream, Readers,
         budget::{Bucket, CONTROL_MESSAGES, CONTROLS_PER_PEER_MAX},
         contain::contained,
     },
@@ -25,11 +26,31 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ControlId(pub(super) u64);
 
+/// What of us somebody above us may hear.
+#[derive(Debug)]
+pub(super) enum Reader {
+    /// All: it enrolled us.
+    Coordinator,
+    /// A host that relays, or says so: what it is in, where it showed that.
+    Host(Option<Membership>),
+}
+
+impl Reader {
+    /// Who opened a stream.
+    pub(super) fn of(stream: &ControlStream) -> Self {
+        match stream.link.peer().role {
+            Role::Coordinator => Self::Coordinator,
+            Role::Agent => Self::Host(stream.membership.clone()),
+        }
+    }
+}
+
 /// Who is above us, as the daemon keeps it.
 #[derive(Debug)]
 pub(super) struct Above {
     /// Who it is.
     pub(super) from: NodeId,
+    pub(super) reader: Reader,
     /// What it is told.
     pub(super) outbox: mpsc::Sender<ControlMessage>,
     /// How many messages it may send; a coordinator as many as it likes.
@@ -59,11 +80,13 @@ pub(super) struct Part {
 impl Above {
     pub(super) fn new(
         from: NodeId,
+        reader: Reader,
         outbox: mpsc::Sender<ControlMessage>,
         messages: Option<Arc<Bucket>>,
     ) -> Self {
         Self {
             from,
+            reader,
             outbox,
             messages,
             part: None,
@@ -96,6 +119,27 @@ impl Above {
         led.any(|(of, until)| key.is_none_or(|key| key == of) && now <= *until)
     }
 
+    /// Whether it may hear where we stand with `key`: a coordinator may, and who brought an order about it by a grant that holds, and
+    /// those who are in all that it is for.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn admit(
+        &self,
+        key: &RepoKey,
+        readers: &[Readers],
+        is_unknown: bool,
+        now: UnixMillis,
+    ) -> Result<(), Reason> {
+        match &self.reader {
+            Reader::Coordinator => Ok(()),
+            Reader::Host(_) if self.leads(Some(key), now) => Ok(()),
+            Reader::Host(shown) => readers
+                .iter()
+                .try_for_each(|of| of.admit_to_reports(shown.as_ref(), is_unknown)),
+        }
+    }
+
     /// In which tree it is above us.
     pub(super) fn tree(&self) -> Option<TreeId> {
         self.part.as_ref().map(|part| part.tree)
@@ -125,7 +169,8 @@ impl Daemon {
         }
         tracing::info!(%from, "control stream opened");
         let (outbox, messages) = mpsc::channel(CONTROL_MAX);
-        let above = Above::new(from.clone(), outbox, messages_left.clone());
+        let reader = Reader::of(&stream);
+        let above = Above::new(from.clone(), reader, outbox, messages_left.clone());
         self.controls.insert(id, above);
         let out = self.control_out.clone();
         let running = run(id, stream, messages, out, messages_left);
@@ -135,6 +180,12 @@ impl Daemon {
             id
         });
     }
+}
+
+/// Whether who is above us says what only goes up: it is of another mind than we.
+fn goes_up(message: &ControlMessage) -> bool {
+    use ControlMessage::{Beat, News, Report, Reports};
+    matches!(message, Report(_) | Reports(_) | News(_) | Beat)
 }
 
 /// Runs until either side ends the stream.
@@ -150,6 +201,7 @@ async fn run(
         mut send,
         mut receive,
         frames,
+        membership: _,
     } = stream;
     let write = async move {
         frame::write_message(&mut send, &Envelope::from(Hello::ours())).await?;
@@ -168,6 +220,10 @@ async fn run(
         {
             if let Some(left) = &messages_left {
                 left.take(1).await;
+            }
+            if goes_up(&message) {
+                tracing::warn!("a report came down; the control stream is not read any more");
+                break;
             }
             if out.send(FromControl { id, message }).await.is_err() {
                 break;
@@ -197,7 +253,7 @@ mod tests {
     fn who_holds_a_stream_leads_by_what_it_brought_about_that_repo_and_as_long_as_the_grant_holds()
     {
         let (outbox, _messages) = mpsc::channel(1);
-        let mut above = Above::new("relay1".parse().unwrap(), outbox, None);
+        let mut above = Above::new("relay1".parse().unwrap(), Reader::Host(None), outbox, None);
         let key = |repo: &str| (repo.parse().unwrap(), "production".parse().unwrap());
         let (site, other) = (key("site"), key("other"));
         assert!(!above.leads(None, UnixMillis(0)));
@@ -212,6 +268,40 @@ mod tests {
             (None, 11, false),
         ] {
             assert_eq!(above.leads(of, UnixMillis(at)), leads, "{of:?} at {at}");
+        }
+    }
+
+    /// Else who is in one audience would learn which repos of another one are here: of those it would hear nothing.
+    #[test]
+    fn a12_of_a_repo_that_is_not_here_hears_only_who_is_in_all_that_the_host_is_in() {
+        let readers = |audiences: &[&str]| -> Vec<Readers> {
+            let of = |audience: &&str| Readers {
+                environment: Default::default(),
+                audience: audience.parse().unwrap(),
+            };
+            audiences.iter().map(of).collect()
+        };
+        let (here_for_edge, here_for_all) = (readers(&["edge"]), readers(&["all"]));
+        let not_here = readers(&["all", "edge"]);
+        let key = ("site".parse().unwrap(), Default::default());
+        for (audiences, expected) in [
+            (&["all"][..], [true, false, false]),
+            (&["edge"], [false, true, false]),
+            (&["all", "edge"], [true, true, true]),
+            (&["other"], [false, false, false]),
+        ] {
+            let membership = Membership {
+                host: "relay1".parse().unwrap(),
+                environments: vec![Default::default()],
+                audiences: audiences.iter().map(|it| it.parse().unwrap()).collect(),
+                extensions: Default::default(),
+            };
+            let (outbox, _messages) = mpsc::channel(1);
+            let reader = Reader::Host(Some(membership));
+            let above = Above::new("relay1".parse().unwrap(), reader, outbox, None);
+            let hears = [&here_for_all, &here_for_edge, &not_here]
+                .map(|readers| above.admit(&key, readers, false, UnixMillis(0)).is_ok());
+            assert_eq!(hears, expected, "{audiences:?}");
         }
     }
 }

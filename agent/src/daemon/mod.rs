@@ -2,11 +2,14 @@
 //! and reports.
 
 mod activator;
+mod amnesia;
+mod answering;
 mod catching;
 mod config_question;
 mod control;
 mod dead_man;
 mod error;
+mod freshness;
 mod kept;
 mod limits;
 mod pull;
@@ -40,8 +43,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     activator::ActivatorHandle,
+    amnesia::Amnesia,
     catching::Catching,
     control::{Above, ControlId, FromControl},
+    freshness::Freshness,
     limits::Limiter,
     relaying::Relaying,
     repo::Next,
@@ -54,7 +59,7 @@ use crate::{
     clock,
     config::Config,
     limits::Limits,
-    node::{Incoming, Job, Node, NodeEvent, Sources, Tasks},
+    node::{Incoming, Job, Node, NodeEvent, Readers, Sources, Tasks},
     store::{Store, StoreConfig},
     trust::{HostTrust, OrderError},
 };
@@ -68,6 +73,9 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// Most control messages that wait: a coordinator sends few, and waits when it is full.
 const CONTROL_MAX: usize = 256;
+
+/// Most messages of all that are above us that wait, each at most a frame: 32 MiB, whoever sends them.
+const MESSAGES_MAX: usize = 32;
 
 /// Most peers remembered for having been dropped, for the status.
 const DROPPED_PEERS_MAX: usize = 64;
@@ -98,11 +106,12 @@ pub async fn run(
     )?;
     let (state, saved) = SavedState::open(&config.data)?;
     trusting::keep(&trust.identity, &config.identity, &config.data)?;
-    let counter = u64::from(state.count_start()?) << 32;
+    let starts = state.count_start()?;
+    let counter = u64::from(starts) << 32;
     let (controls, control_streams) = mpsc::channel(CONTROL_MAX);
     let limiter = Limiter::new(config.limits.clone());
-    let (node, tasks) = Node::start(
-        trust.identity.clone(),
+    let (node, tasks) = Node::start_showing(
+        (trust.identity.clone(), trust.membership.clone()),
         Some(config.listen),
         store,
         Some(controls),
@@ -116,11 +125,13 @@ pub async fn run(
         name = %trust.addressee.host, address = %node.address(), chunks = recovery.durable_chunks + recovery.verified_chunks,
         rehashed = recovery.verified_chunks, "agent ready"
     );
-    let (control_out, control_messages) = mpsc::channel(CONTROL_MAX);
+    let (control_out, control_messages) = mpsc::channel(MESSAGES_MAX);
     let (relayed_out, relayed) = mpsc::channel(CONTROL_MAX);
     let trust = Arc::new(trust);
-    let daemon = Daemon {
+    let mut daemon = Daemon {
         catching: Catching::new(&config.catch_up, &trust),
+        freshness: Freshness::open(&state, &config.catch_up),
+        amnesia: None,
         relaying: Relaying::new(node.clone(), relayed_out),
         config,
         trust,
@@ -139,6 +150,7 @@ pub async fn run(
         config_turn: Arc::new(Semaphore::new(1)),
         limiter,
     };
+    daemon.notice_loss(starts == 1);
     let result = daemon
         .run(
             saved,
@@ -212,6 +224,9 @@ struct Daemon {
     config_turn: Arc<Semaphore>,
     limiter: Limiter,
     catching: Catching,
+    freshness: Freshness,
+    /// What waits while it is not known where others are.
+    amnesia: Option<Amnesia>,
 }
 
 impl Daemon {
@@ -293,6 +308,7 @@ impl Daemon {
                 tracing::warn!(repo = %key.0, ?other, "the activator does not say what is live");
             }
         }
+        self.notice_setback(&repo);
         self.repos.insert(key.clone(), repo);
         self.pursue(&key).await;
     }
@@ -321,9 +337,11 @@ impl Daemon {
         match message {
             ControlMessage::Ask { repo, environment } => {
                 let key = (repo, environment);
-                self.controls.entry(id).and_modify(|it| it.was_asked(&key));
-                if let Some(report) = self.report(&key).await {
-                    self.send(Some(id), report);
+                if self.admits(id, &key) {
+                    self.controls.entry(id).and_modify(|it| it.was_asked(&key));
+                    if let Some(report) = self.report(&key).await {
+                        self.send(Some(id), &key, report);
+                    }
                 }
             }
             ControlMessage::Order(order) => {
@@ -354,6 +372,9 @@ impl Daemon {
         let Ok(claimed) = order.release.read_unverified() else {
             return tracing::warn!("an order whose release cannot be read");
         };
+        if self.waits(id, &order) {
+            return;
+        }
         let key = (claimed.repo, claimed.environment);
         let release = order.release.id();
         let now = clock::now();
@@ -371,7 +392,7 @@ impl Daemon {
             }
             Err(error) => {
                 let reason = error.code().because(crate::error_chain(&error));
-                return self.refuse(&key, release, reason).await;
+                return self.refuse(id, &key, release, reason).await;
             }
         };
         let acceptance = self
@@ -396,7 +417,7 @@ impl Daemon {
             Ok(Decision::Follow(acceptance)) => {
                 let ordered = match self.note_order(&key, &verified.directive) {
                     Ok(ordered) => ordered,
-                    Err(reason) => return self.refuse(&key, release, reason).await,
+                    Err(reason) => return self.refuse(id, &key, release, reason).await,
                 };
                 let repo = self.repo(&key);
                 let is_same = repo.accepted().map(|a| a.release) == Some(verified.release.id());
@@ -417,7 +438,7 @@ impl Daemon {
                 };
                 if let Err(error) = self.state.save(&saved) {
                     let reason = Reason::RefusedState.because(crate::error_chain(&error));
-                    return self.refuse(&key, release, reason).await;
+                    return self.refuse(id, &key, release, reason).await;
                 }
                 tracing::info!(
                     repo = %key.0, release = %verified.release.id().short(),
@@ -426,6 +447,7 @@ impl Daemon {
                     plan = if is_without_plan { "kept" } else { "came" },
                     "order accepted"
                 );
+                self.freshness.heard();
                 let repo = self.repo(&key);
                 repo.ordered = ordered;
                 repo.follow(saved);
@@ -433,17 +455,8 @@ impl Daemon {
                 self.report_now(&key).await;
             }
             Err(refusal) => {
-                self.refuse(&key, release, refusal.because()).await;
+                self.refuse(id, &key, release, refusal.because()).await;
             }
-        }
-    }
-
-    /// Says so, once, and then where we stand: whoever sent it, it changes nothing of what we follow.
-    async fn refuse(&mut self, key: &RepoKey, release: ReleaseId, reason: Because) {
-        tracing::warn!(repo = %key.0, environment = %key.1, code = %reason.code, %reason, "order refused");
-        self.report_refusal(key, release, reason).await;
-        if self.repos.contains_key(key) {
-            self.report_now(key).await;
         }
     }
 
@@ -477,6 +490,7 @@ impl Daemon {
                 return tracing::error!(error = crate::error_chain(&error), "not finalized");
             }
             self.repo(&key).saved = saved;
+            self.freshness.heard();
         }
         self.hand_to_activator(&key, Request::Finalize(Box::new(finalize)));
     }
@@ -542,6 +556,7 @@ impl Daemon {
         let plan = plan.map_err(|e| failed(Reason::BadPlan, crate::error_chain(&e)))?;
         Ok(Job {
             release,
+            readers: Readers::of(&about),
             snapshot: about.snapshot,
             plan: Arc::new(plan),
             sources: Sources::Plan,
@@ -747,6 +762,7 @@ impl Daemon {
             first_packets_dropped: self.node.first_packets_dropped(),
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
+            watch: self.watch_view(),
             trust: self.trust_view(),
             authority: AuthorityView::of(&self.trust),
         }

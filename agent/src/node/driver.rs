@@ -11,7 +11,7 @@ use scap_proto::{
     id::{NodeId, ReleaseId},
     identity::{Role, TrustMark},
     reason::Because,
-    release::BytesBySource,
+    release::{BytesBySource, Membership},
     transport::Link,
     wire::{
         chunk::ChunkRequest,
@@ -78,6 +78,10 @@ pub(super) struct Peer {
     pub(super) theirs: BTreeMap<TransferId, u32>,
     /// What it opened that we cannot serve (yet): unknown to us, or not for it.
     pub(super) waiting: BTreeMap<u32, ReleaseId>,
+    /// Those of them that it may not have, as far as that was noted.
+    pub(super) denied: BTreeSet<u32>,
+    /// What it is in, by the word of a coordinator that it showed.
+    pub(super) membership: Option<Membership>,
     /// What it said to follow, by its handles.
     pub(super) follows: BTreeMap<u32, LaneSet>,
     next_handle: u32,
@@ -293,6 +297,7 @@ impl Driver {
     async fn handle(&mut self, event: Event) {
         match event {
             Event::Linked { link, dialled } => self.linked(link, dialled).await,
+            Event::Shown { peer, membership } => self.shown(peer, membership),
             Event::Message { peer, message } => self.message(peer, message).await,
             Event::FoundOut { peer, code, what } => self.found_out(peer, code, what).await,
             Event::Served {
@@ -621,6 +626,8 @@ impl Driver {
                 ours: BTreeMap::new(),
                 theirs: BTreeMap::new(),
                 waiting: BTreeMap::new(),
+                denied: BTreeSet::new(),
+                membership: None,
                 follows: BTreeMap::new(),
                 next_handle: 0,
                 trust: None,

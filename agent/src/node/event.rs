@@ -7,13 +7,13 @@ use scap_proto::{
     id::{NodeId, ReleaseId},
     identity::TrustMark,
     reason::Reason,
-    release::{DeltaRef, Plan, Priority},
+    release::{DeltaRef, Membership, Plan, Priority},
     transport::Link,
     wire::peer::PeerMessage,
 };
 use tokio::sync::oneshot;
 
-use super::{TransferStatus, fetch::FetchError};
+use super::{Readers, TransferStatus, fetch::FetchError};
 use crate::swarm::{PeerId, TransferId};
 
 /// A snapshot that this node shall fetch and serve.
@@ -23,6 +23,8 @@ pub struct Job {
     pub release: ReleaseId,
     /// The snapshot.
     pub snapshot: SnapshotRef,
+    /// Whom it is addressed to.
+    pub readers: Readers,
     /// Who else fetches it, and how.
     pub plan: Arc<Plan>,
     /// From whom it is fetched.
@@ -54,6 +56,11 @@ pub(crate) enum Event {
     Linked {
         link: Link,
         dialled: bool,
+    },
+    /// What the peer is in, by a coordinator's word.
+    Shown {
+        peer: PeerId,
+        membership: Membership,
     },
     Message {
         peer: PeerId,

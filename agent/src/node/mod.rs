@@ -8,11 +8,13 @@
 //! ```
 
 mod ask;
+mod asks;
 mod attach;
 pub(crate) mod budget;
 mod config_question;
 pub(crate) mod contain;
 mod delta;
+mod denials;
 mod driver;
 mod edges;
 mod event;
@@ -22,11 +24,13 @@ mod handles;
 mod keep;
 mod lanes;
 mod messages;
+mod readers;
 mod recent;
 mod redial;
 mod serve;
 mod session;
 mod shunned;
+mod sightings;
 mod status;
 mod transfer;
 mod trusting;
@@ -34,15 +38,15 @@ mod waiting;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use scap_proto::{
     id::{NodeId, ReleaseId},
     identity::{Identity, PeerIdentity, Trust, verifier::Expect},
-    reason::Because,
-    release::BytesBySource,
+    reason::{Because, Reason},
+    release::{BytesBySource, Sighting, SignedMembership},
     transport::{BindError, DialError, Endpoint, Link, LinkSettings, RateCaps, Traffic},
     wire::close,
 };
@@ -52,14 +56,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{driver::Driver, event::Event, recent::Recent, serve::Uploads, shunned::Shunned};
-use crate::store::Store;
+use self::{
+    asks::Asks, denials::Denials, driver::Driver, event::Event, recent::Recent, serve::Uploads,
+    shunned::Shunned, sightings::Sightings,
+};
+use crate::{clock, store::Store};
 
 pub use self::{
     ask::{AskError, Question},
     config_question::ConfigAsked,
+    denials::Denial,
     event::{Job, Sources},
     keep::collect,
+    readers::Readers,
     session::ControlStream,
     shunned::Shun,
 };
@@ -171,6 +180,12 @@ impl TransferStatus {
 #[derive(Debug)]
 pub(crate) struct Shared {
     name: NodeId,
+    identity: Arc<Identity>,
+    /// What it shows of itself to those that it has links to.
+    membership: Option<SignedMembership>,
+    denials: Mutex<Denials>,
+    asks: Mutex<Asks>,
+    sightings: Mutex<Sightings>,
     endpoint: Endpoint,
     trust: Trust,
     store: Store,
@@ -199,12 +214,29 @@ impl Node {
         control: Option<mpsc::Sender<Incoming>>,
         caps: RateCaps,
     ) -> Result<(Self, Tasks), StartError> {
+        Self::start_showing((identity, None), listen, store, control, caps)
+    }
+
+    /// The same as a node that shows its membership to those that it has links to.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start_showing(
+        (identity, membership): (Arc<Identity>, Option<SignedMembership>),
+        listen: Option<SocketAddr>,
+        store: Store,
+        control: Option<mpsc::Sender<Incoming>>,
+        caps: RateCaps,
+    ) -> Result<(Self, Tasks), StartError> {
         let name = identity.own().name.clone();
         let trust = identity.trust().clone();
         let settings = LinkSettings::default();
         let endpoint = match listen {
-            Some(address) => Endpoint::listen(identity, address, &settings)?,
-            None => Endpoint::dial_only(identity, &settings)?,
+            Some(address) => Endpoint::listen(identity.clone(), address, &settings)?,
+            None => Endpoint::dial_only(identity.clone(), &settings)?,
         };
         endpoint.set_caps(caps);
         let address = endpoint.local_address().map_err(StartError::Address)?;
@@ -212,7 +244,12 @@ impl Node {
         let (out, node_events) = mpsc::channel(EVENTS_MAX);
         let shared = Arc::new(Shared {
             name,
+            identity,
             trust,
+            membership,
+            denials: Mutex::default(),
+            asks: Mutex::default(),
+            sightings: Mutex::default(),
             endpoint: endpoint.clone(),
             store,
             recent: Recent::default(),
@@ -315,12 +352,37 @@ impl Node {
 
     /// The peers that it has no dealings with for now, by name.
     pub fn shunned(&self) -> Vec<Shun> {
-        self.shared.shunned.list(std::time::Instant::now())
+        self.shared.shunned.list(Instant::now())
     }
 
     /// How many first packets of handshakes were dropped unread since the start: somebody floods it.
     pub fn first_packets_dropped(&self) -> u64 {
         self.shared.endpoint.first_packets_dropped()
+    }
+
+    /// What it shows of itself.
+    pub fn membership(&self) -> Option<&SignedMembership> {
+        self.shared.membership.as_ref()
+    }
+
+    /// Notes that a peer asked for what it may not have.
+    pub fn deny(&self, peer: &NodeId, reason: Reason) {
+        self.shared.denials().note(peer, reason);
+    }
+
+    /// Notes that a peer, or nobody knows who, did what nobody honest does.
+    pub fn saw(&self, code: Reason, peer: Option<&NodeId>) {
+        self.shared.sightings().note(code, peer, clock::now());
+    }
+
+    /// What was seen in the last day that nobody honest does.
+    pub fn sightings(&self) -> Vec<Sighting> {
+        self.shared.sightings().told(clock::now())
+    }
+
+    /// What peers asked for since the start and may not have.
+    pub fn denials(&self) -> Vec<Denial> {
+        self.shared.denials().all()
     }
 
     /// The chunk store.
@@ -354,6 +416,23 @@ impl Shared {
     /// Tells the driver; waits while it has too much to do, and drops the event once it is gone.
     async fn tell(&self, event: Event) {
         let _ = self.events.send(event).await;
+    }
+
+    /// Takes one ask of a peer, if any is left to it.
+    fn may_ask(&self, peer: &NodeId) -> bool {
+        let mut asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner);
+        asks.take(peer, Instant::now())
+    }
+
+    fn sightings(&self) -> MutexGuard<'_, Sightings> {
+        self.sightings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn denials(&self) -> MutexGuard<'_, Denials> {
+        // Counters: one that was added half is no worse than none.
+        self.denials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn dial(&self, name: &NodeId, addresses: &[SocketAddr]) -> Result<Link, DialError> {

@@ -8,6 +8,7 @@ use scap_proto::{
     id::NodeId,
     identity::{FleetTrustError, Refusal, RefusalKind, TrustMark},
     reason::Reason,
+    release::{Membership, SignedMembership},
     transport::{Link, LinkError, MESSAGES_PRIORITY},
     wire::{Envelope, Hello, Open, close, peer::PeerMessage},
 };
@@ -39,6 +40,8 @@ pub struct ControlStream {
     pub receive: RecvStream,
     /// A permit for each byte of a frame that has not come whole, on all streams of the link.
     pub frames: Arc<Semaphore>,
+    /// What the peer is in, by the word of a coordinator that it showed.
+    pub membership: Option<Membership>,
 }
 
 /// Why a link ended.
@@ -86,7 +89,7 @@ pub(crate) async fn run(
         tasks.spawn(async { tokio::time::sleep(OPEN_TIME_MAX).await });
     }
     loop {
-        let (send, mut receive) = tokio::select! {
+        let (mut send, mut receive) = tokio::select! {
             stream = link.accept_bi() => match stream {
                 Ok(stream) => stream,
                 Err(error) => return error.into(),
@@ -129,7 +132,7 @@ pub(crate) async fn run(
             Ok(Err(FrameError::Io(_)) | Ok(None)) | Err(_) => continue,
             Ok(Err(error)) => return error.into(),
         };
-        let trusts = open.trust();
+        let (trusts, shown) = (open.trust(), open.membership_unverified());
         match open.message {
             Open::Chunk(request) => {
                 // No other stream is taken from a peer that asks too fast until it has paid for it.
@@ -166,6 +169,7 @@ pub(crate) async fn run(
                 };
                 let _ = send.set_priority(MESSAGES_PRIORITY);
                 tracing::debug!(peer = %link.peer().name, software = hello.software, "session");
+                shared.show(&link, peer, shown).await;
                 let who = Who {
                     peer,
                     name: link.peer().name.clone(),
@@ -175,6 +179,10 @@ pub(crate) async fn run(
                 sessions.spawn(contained("a session", link.peer().name.clone(), session));
             }
             Open::Stable(about) => {
+                if !shared.may_ask(&link.peer().name) {
+                    let _ = send.reset(close::BUSY.into());
+                    continue;
+                }
                 let to = shared.control.as_ref();
                 if let Err(error) = ask::asked(&link, &questions, *about, send, to) {
                     return error;
@@ -192,6 +200,7 @@ pub(crate) async fn run(
                         send,
                         receive,
                         frames: handles.frames.clone(),
+                        membership: shared.believe(link.peer(), shown),
                     };
                     // A full queue means that orders come faster than they are read: the sender waits.
                     let _ = control.send(Incoming::Control(stream)).await;
@@ -219,9 +228,15 @@ async fn dial_session(
     let open = async {
         let (mut send, mut receive) = link.open_bi().await?;
         let open = Envelope::from(Open::Session(Hello::ours()));
-        frame::write_message(&mut send, &open.trusting(shared.trust.mark())).await?;
+        let open = open.trusting(shared.trust.mark());
+        let open = open.showing(shared.membership.as_ref());
+        frame::write_message(&mut send, &open).await?;
         match frame::read_message::<_, Envelope<Hello>>(&mut receive).await? {
-            Some(hello) => Ok(((send, receive), hello.trust())),
+            Some(hello) => {
+                let (trusts, shown) = (hello.trust(), hello.membership_unverified());
+                shared.show(&link, peer, shown).await;
+                Ok(((send, receive), trusts))
+            }
             None => Err(SessionError::Ended),
         }
     };
@@ -247,6 +262,7 @@ async fn accept_session(
     outbox: mpsc::Receiver<PeerMessage>,
 ) -> SessionError {
     let hello = Envelope::from(Hello::ours()).trusting(shared.trust.mark());
+    let hello = hello.showing(shared.membership.as_ref());
     match frame::write_message(&mut send, &hello).await {
         Ok(()) => exchange(shared, who, trusts, (send, receive), outbox).await,
         Err(error) => error.into(),
@@ -302,6 +318,15 @@ async fn exchange(
     tokio::select! {
         error = write => error,
         error = read => error,
+    }
+}
+
+impl Shared {
+    /// Tells the driver what a peer is in, before anything that it says.
+    async fn show(&self, link: &Link, peer: PeerId, shown: Option<SignedMembership>) {
+        if let Some(membership) = self.believe(link.peer(), shown) {
+            self.tell(Event::Shown { peer, membership }).await;
+        }
     }
 }
 

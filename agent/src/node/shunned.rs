@@ -13,7 +13,10 @@ use super::{
     budget::{Bucket, DIALS},
     driver::Driver,
 };
-use crate::swarm::{DropReason, Input, Link as PeerLink, PeerId};
+use crate::{
+    clock,
+    swarm::{DropReason, Input, Link as PeerLink, PeerId},
+};
 
 /// How long such a peer is shunned: longer than a rollout takes, and not for ever, since a host with bad memory gets
 /// repaired.
@@ -188,6 +191,8 @@ impl Driver {
         };
         if reason.is_misbehaviour() {
             known.link.close(close::WRONG_BYTES, "wrong bytes");
+            let (code, name) = (reason.code(), &known.link.peer().name);
+            self.shared.sightings().note(code, Some(name), clock::now());
         }
         self.found_out(peer, reason.code(), reason.describe()).await;
     }

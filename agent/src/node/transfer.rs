@@ -15,7 +15,10 @@ use scap_proto::{
     release::{Plan, Priority},
 };
 
-use super::event::{Job, Sources};
+use super::{
+    Readers,
+    event::{Job, Sources},
+};
 use crate::{
     store::{Lookup, Store, StoreError, gc::Hold},
     swarm::TransferId,
@@ -27,6 +30,7 @@ pub(crate) struct Transfer {
     pub(crate) id: TransferId,
     /// What peers open: the release's id, or that of something beside it.
     pub(crate) release: ReleaseId,
+    pub(crate) readers: Readers,
     pub(crate) plan: Arc<Plan>,
     /// As its job said.
     pub(crate) sources: Sources,
@@ -93,6 +97,7 @@ impl Transfer {
         Self {
             id,
             release,
+            readers: job.readers.clone(),
             plan: job.plan.clone(),
             sources: job.sources.clone(),
             priority: job.priority,
@@ -103,8 +108,8 @@ impl Transfer {
         }
     }
 
-    /// Whether that node may have the release: the plan names it.
-    pub(crate) fn may_have(&self, node: &NodeId) -> bool {
+    /// Whether the plan names that node.
+    pub(crate) fn names(&self, node: &NodeId) -> bool {
         *node == self.plan.seed || self.plan.host(node).is_some()
     }
 

@@ -12,7 +12,7 @@ use scap_proto::{
 };
 use serde_json::{Value, json};
 
-use super::{control::Subject, progress::some, screen::clock};
+use super::{control::Subject, progress::some, screen::clock, watch};
 use crate::rollout::{Engine, HostProgress, HostState, Move, Spent, Wait};
 
 const SCHEMA: &str = "scap.rollout/1";
@@ -33,6 +33,7 @@ pub(super) fn view(subject: &Subject, engine: &Engine, now: Duration) -> Value {
         "waves": waves(engine),
         "lost": lost(engine),
         "shunned": shunned(engine),
+        "watch": watch::json(engine),
     })
 }
 

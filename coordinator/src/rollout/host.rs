@@ -8,7 +8,7 @@ use std::{
 use scap_proto::{
     id::NodeId,
     reason::{Because, Reason},
-    release::{BytesBySource, Outcome, Report, ShunnedPeer, Stage, Step},
+    release::{BytesBySource, Outcome, Report, ShunnedPeer, Sighting, Stage, Step, UnixMillis},
 };
 
 use super::{engine::Config, steps::Steps};
@@ -142,6 +142,16 @@ pub struct HostProgress {
     pub(super) order: Option<Told>,
     pub(super) moved_at: Duration,
     pub(super) counter: u64,
+    /// The highest counter that was heard before this rollout.
+    pub(super) counter_before: u64,
+    /// Whether it counts anew, below what it counted before: its record was lost or set back.
+    pub has_lost_count: bool,
+    /// Whether all that came of it is old: somebody says it again, or it counts anew.
+    pub is_old_news: bool,
+    /// What it saw that nobody honest does.
+    pub saw: Vec<Sighting>,
+    /// Since when it had heard nothing new, when it was reached.
+    pub stale_since: Option<UnixMillis>,
     bytes_before: BytesBySource,
 }
 
@@ -237,6 +247,11 @@ impl HostProgress {
             order: None,
             moved_at: Duration::ZERO,
             counter: 0,
+            counter_before: 0,
+            has_lost_count: false,
+            is_old_news: false,
+            saw: Vec::new(),
+            stale_since: None,
             bytes_before: BytesBySource::default(),
         }
     }
@@ -322,6 +337,19 @@ impl HostProgress {
         has_room && self.steps.insert((step.code, step.name.clone()))
     }
 
+    /// Whether a report with a counter that was heard before is of now: it is about an order that was first given now. Then its host
+    /// counts anew. Else it is not believed, as somebody may say it again; but the host may be there, and is told what to do.
+    fn is_surely_new(&mut self, report: &Report, config: &Config) -> bool {
+        let (release, epoch) = (config.release, config.epoch);
+        let is_new = report.release == Some(release) && report.directive.0 == epoch;
+        self.has_lost_count |= is_new;
+        if !is_new {
+            self.is_old_news = self.counter == 0;
+            self.away = None;
+        }
+        is_new
+    }
+
     /// How it counts when it is given up.
     pub(super) fn given_up(&self, config: &Config) -> HostState {
         if self.whole_deadline(config) == Some(self.deadline(config)) {
@@ -333,6 +361,13 @@ impl HostProgress {
         let stall = self.patience(config).as_secs();
         match &self.away {
             Some((_, reason)) => HostState::Unreachable(Reason::Unreachable.because(reason)),
+            None if self.order.as_ref().is_some_and(|told| !told.is_heard) => {
+                let text = match self.is_old_news {
+                    true => "no report about what it was told: all that comes of it is older, and may be said again by others".to_owned(),
+                    false => format!("no report for {stall} s about what it was told"),
+                };
+                HostState::Failed(Reason::NoReport.because(text))
+            }
             None if self.waiting.is_empty() => {
                 let text = format!("no progress for {stall} s");
                 HostState::Failed(Reason::Stalled.because(text))
@@ -366,6 +401,12 @@ impl HostProgress {
         if report.counter <= self.counter {
             return None;
         }
+        if report.counter <= self.counter_before && !self.is_surely_new(&report, config) {
+            return None;
+        }
+        self.is_old_news = false;
+        self.saw = report.sightings();
+        self.stale_since = self.stale_since.or(report.stale_since());
         if self.counter == 0 && self.order.is_none() {
             // Now it is known.
             let standing = &report.standing;

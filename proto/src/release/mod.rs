@@ -38,6 +38,7 @@ pub mod release;
 pub mod report;
 pub mod roster;
 pub mod routes;
+pub mod sighting;
 pub mod signature;
 pub mod signed;
 pub mod signers;
@@ -60,6 +61,7 @@ pub use report::{
 };
 pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
 pub use routes::{Routes, RoutesError};
+pub use sighting::{SIGHTINGS_MAX, Sighting};
 pub use signed::{AuthorityError, LeafSigned, UnixMillis};
 pub use signers::{SignedSigners, SignersError, SignersFile, SignersInForce, signers_namespace};
 pub use step::{STEP_NAME_BYTES_MAX, Step};

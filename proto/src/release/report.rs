@@ -13,6 +13,7 @@ use crate::{
     release::{
         directive::Stage,
         names::{Environment, RepoPath},
+        sighting::{self, Sighting},
         signed::{AuthorityError, LeafSigned, SignedObject, UnixMillis},
         step::Step,
     },
@@ -149,6 +150,13 @@ pub struct ShunnedPeer {
     pub code: Reason,
 }
 
+/// What the host saw that nobody honest does. Who does not know it does not hear of it.
+const SIGHTINGS: u16 = 26;
+
+/// Since when the host has heard nothing that is surely of today: milliseconds, 8 bytes, little-endian. Who does not know it does not
+/// hear of it.
+const STALE_SINCE: u16 = 22;
+
 impl Report {
     /// The same report, of a host that stands so in the fleet.
     pub fn trusting(self, standing: &TrustStanding) -> Self {
@@ -190,6 +198,32 @@ impl Report {
         let mut peers = peers.unwrap_or_default();
         peers.truncate(SHUNNED_PEERS_MAX);
         peers
+    }
+
+    /// The same report, of a host that saw these; without any as it was.
+    pub fn having_seen(self, sightings: &[Sighting]) -> Self {
+        match sightings.is_empty() {
+            true => self,
+            false => self.with(SIGHTINGS, sighting::to_bytes(sightings)),
+        }
+    }
+
+    /// What the host saw that nobody honest does.
+    pub fn sightings(&self) -> Vec<Sighting> {
+        let bytes = self.extensions.get(SIGHTINGS);
+        bytes.map_or_else(Vec::new, |bytes| sighting::from_bytes(bytes))
+    }
+
+    /// The same report, of a host that has heard nothing that is surely of today since then, and its lease is over.
+    pub fn stale(self, since: UnixMillis) -> Self {
+        self.with(STALE_SINCE, Bytes::copy_from_slice(&since.0.to_le_bytes()))
+    }
+
+    /// Since when the host has heard nothing that is surely of today, where its lease is over.
+    pub fn stale_since(&self) -> Option<UnixMillis> {
+        let bytes = self.extensions.get(STALE_SINCE)?;
+        let bytes: [u8; 8] = bytes.as_ref().try_into().ok()?;
+        Some(UnixMillis(u64::from_le_bytes(bytes)))
     }
 
     /// The same report, of a host that keeps that plan: an order need not bring it.

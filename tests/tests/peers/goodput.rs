@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use scap_agent::clock;
-use scap_agent::node::{Job, Node, NodeEvent, Sources, Tasks};
+use scap_agent::node::{Job, Node, NodeEvent, Readers, Sources, Tasks};
 use scap_agent::store::Store;
 use scap_coordinator::snapshot::Built;
 use scap_coordinator::state::StateDirectory;
@@ -117,6 +117,7 @@ impl Served {
         Job {
             release: Self::release(),
             snapshot: self.built.snapshot,
+            readers: Readers::default(),
             plan: Arc::new(plan),
             sources,
             list_end: 0,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod asker;
 mod catching_up;
 mod deltas;
 mod digests;
@@ -11,6 +12,9 @@ mod floods;
 mod goodput;
 mod leeches;
 mod nodes;
+mod oversized;
 mod priorities;
+mod readers;
 mod rot;
 mod scene;
+mod watched;
