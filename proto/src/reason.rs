@@ -189,6 +189,13 @@ reasons! {
     Unconfirmed = "unconfirmed",
     /// A person goes on without it.
     Skipped = "skipped",
+    // Why a certificate is not renewed, or a link not made for one.
+    /// A certificate is over.
+    CertificateExpired = "certificate-expired",
+    /// Two clocks are too far apart.
+    ClockSkew = "clock-skew",
+    /// The coordinator has no record that the host was enrolled with this key.
+    NotEnrolled = "not-enrolled",
     // Why a rollout ended, or goes back.
     /// More hosts failed than may be lost.
     BudgetExceeded = "budget-exceeded",

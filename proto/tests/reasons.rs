@@ -18,6 +18,7 @@ const GOLDEN: &str = "
     refused-sequence refused-epoch refused-equivocation refused-finalized refused-lapsed refused-floor refused-gone-back
     refused-plan refused-state refused
     stalled unreachable unconfirmed skipped
+    certificate-expired clock-skew not-enrolled
     budget-exceeded aborted was-going-back taken-over interrupted hosts-lost none-live
 ";
 

@@ -3,6 +3,7 @@
 
 mod config_questions;
 mod objects;
+mod renewals;
 
 use std::fmt::Debug;
 
@@ -666,6 +667,7 @@ proptest! {
         check_bytes::<Open>(&bytes);
         check_bytes::<PeerMessage>(&bytes);
         check_bytes::<ControlMessage>(&bytes);
+        check_bytes::<scap_proto::wire::renewal::RenewalRequest>(&bytes);
         let _ = read::<ControlMessage>(&bytes);
         let _ = read::<ControlMessage>(&framed(&bytes));
     }

@@ -3,9 +3,10 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
+use bytes::Bytes;
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::{CertifiedKey, SingleCertAndKey},
@@ -20,16 +21,26 @@ use super::{
     trust::{Trust, provider},
 };
 
-/// A node's own identity. Cheap to share behind an [`Arc`].
+/// A node's own identity. Cheap to share behind an [`Arc`]: all that share it have the certificate of the latest
+/// [`Self::renew`].
 ///
 /// Its directory holds `node.key` (mode 0600), `node.crt`, and `ca.crt` with the authorities it
 /// trusts: one, or several while a fleet moves from one to the next.
 pub struct Identity {
     own: PeerIdentity,
-    validity: Validity,
-    certificate: CertificateDer<'static>,
     key: SecretKey,
     trust: Trust,
+    directory: PathBuf,
+    shown: RwLock<Shown>,
+    /// Held by who renews it certificate.
+    renewing: Mutex<()>,
+}
+
+/// The certificate that a node shows now.
+#[derive(Clone)]
+struct Shown {
+    validity: Validity,
+    certificate: Bytes,
     resolver: Arc<SingleCertAndKey>,
 }
 
@@ -102,11 +113,15 @@ impl Identity {
         let resolver = resolver(&certificate, &key).map_err(IdentityError::Tls)?;
         Ok(Self {
             own: own.identity,
-            validity: own.validity,
-            certificate,
             key,
             trust,
-            resolver,
+            directory: directory.into(),
+            shown: RwLock::new(Shown {
+                validity: own.validity,
+                certificate: Bytes::copy_from_slice(&certificate),
+                resolver,
+            }),
+            renewing: Mutex::new(()),
         })
     }
 
@@ -117,7 +132,53 @@ impl Identity {
 
     /// When its certificate is valid.
     pub fn validity(&self) -> Validity {
-        self.validity
+        self.shown().validity
+    }
+
+    /// The directory that it was read from.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Puts a later certificate (in PEM) of this very node and key in the place of the present one: first in the directory,
+    /// where after a crash it is the old one or the new one, then here. Handshakes from now on show it; links that there are
+    /// stay. Blocks while it writes. Returns when the new one is valid.
+    ///
+    /// # Errors
+    /// [`RenewError`]; the present one stays.
+    pub fn renew(&self, pem: &str, now_unix_ms: u64) -> Result<Validity, RenewError> {
+        let _one_at_a_time = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        let certificates: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+        let Ok([certificate]) = certificates
+            .map_err(|_| ())
+            .and_then(|found| <[_; 1]>::try_from(found).map_err(|_| ()))
+        else {
+            return Err(RenewError::Form);
+        };
+        let leaf = self.trust.check_leaf(&certificate, now_unix_ms)?;
+        if leaf.identity != self.own {
+            return Err(RenewError::Other {
+                found: leaf.identity,
+                ours: self.own.clone(),
+            });
+        }
+        if leaf.public_key != *self.key.public() {
+            return Err(RenewError::OtherKey);
+        }
+        let present = self.validity();
+        if leaf.validity.not_after_unix_ms <= present.not_after_unix_ms {
+            return Err(RenewError::NotLater);
+        }
+        let resolver = resolver(&certificate, &self.key).map_err(RenewError::Tls)?;
+        file::replace_file(&self.directory.join(CERTIFICATE_FILE), pem)?;
+        let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
+        *shown = Shown {
+            validity: leaf.validity,
+            certificate: Bytes::copy_from_slice(&certificate),
+            resolver,
+        };
+        Ok(leaf.validity)
     }
 
     /// Whether its certificate is valid now by this clock; where not, every peer with a right clock
@@ -126,12 +187,15 @@ impl Identity {
     /// # Errors
     /// [`Refusal::Expired`] and [`Refusal::NotYetValid`].
     pub fn check_time(&self, now_unix_ms: u64) -> Result<(), Refusal> {
-        self.trust.check(&self.certificate, now_unix_ms).map(|_| ())
+        let shown = self.shown();
+        self.trust
+            .check(&shown.certificate, now_unix_ms)
+            .map(|_| ())
     }
 
     /// Its certificate in DER, by which others check what it signed.
-    pub fn certificate(&self) -> &[u8] {
-        &self.certificate
+    pub fn certificate(&self) -> Bytes {
+        self.shown().certificate
     }
 
     /// The public half of its key, which its certificate names.
@@ -151,7 +215,12 @@ impl Identity {
 
     /// What rustls shows and signs handshakes with.
     pub(crate) fn resolver(&self) -> Arc<SingleCertAndKey> {
-        Arc::clone(&self.resolver)
+        self.shown().resolver
+    }
+
+    fn shown(&self) -> Shown {
+        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+        shown.clone()
     }
 }
 
@@ -220,6 +289,37 @@ pub enum IdentityError {
     Tls(#[source] rustls::Error),
 }
 
+/// Why a certificate is not put in the place of the present one.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewError {
+    /// It is not one certificate in PEM.
+    #[error("it is not one certificate in PEM")]
+    Form,
+    /// Nobody that the node trusts issued it, or it is not valid now.
+    #[error("refused the new certificate")]
+    Refused(#[from] Refusal),
+    /// It is another node's.
+    #[error("the new certificate is of {found}, and this is {ours}")]
+    Other {
+        /// Whose.
+        found: PeerIdentity,
+        /// Who this is.
+        ours: PeerIdentity,
+    },
+    /// It is of another key.
+    #[error("the new certificate is not for this node's key")]
+    OtherKey,
+    /// It ends no later than the present one: it was sent twice, or somebody sent an old one again.
+    #[error("the new certificate ends no later than the present one")]
+    NotLater,
+    /// It cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The TLS library does not take it.
+    #[error("use the new certificate in TLS")]
+    Tls(#[source] rustls::Error),
+}
+
 /// Name of the node's certificate in its directory.
 const CERTIFICATE_FILE: &str = "node.crt";
 /// Name of the node's key in its directory.
@@ -278,12 +378,66 @@ mod tests {
         let identity = Identity::load(directory.path()).unwrap();
         assert_eq!(identity.own().to_uri(), "scap://prod/agent/web1");
         assert!(identity.check_time(NOW).is_ok());
-        let public = Leaf::parse(identity.certificate()).unwrap().public_key;
+        let public = Leaf::parse(&identity.certificate()).unwrap().public_key;
         assert!(verify(&public, b"report", &identity.sign(b"report")));
         assert_eq!(
             format!("{identity:?}"),
             "Identity(agent web1 of fleet prod)"
         );
+    }
+
+    #[test]
+    fn a_later_certificate_takes_the_place_of_the_present_one_here_and_in_the_directory() {
+        let fleet = authority();
+        let directory = enrol(&fleet);
+        let identity = Identity::load(directory.path()).unwrap();
+        let later = NOW + 300 * 24 * 3600 * 1000;
+        let issued = fleet
+            .issue(identity.own(), identity.public_key(), Validity::leaf(later))
+            .unwrap();
+        let valid = identity.renew(&issued.pem, later).unwrap();
+        assert_eq!(valid, identity.validity());
+        assert_eq!(identity.certificate(), issued.der.as_ref());
+        let again = Identity::load(directory.path()).unwrap();
+        assert_eq!(again.certificate(), identity.certificate());
+        assert!(matches!(
+            identity.renew(&issued.pem, later),
+            Err(RenewError::NotLater)
+        ));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_this_nodes_is_not_installed() {
+        let fleet = authority();
+        let directory = enrol(&fleet);
+        let identity = Identity::load(directory.path()).unwrap();
+        let before = fs::read(directory.path().join("node.crt")).unwrap();
+        let later = NOW + 300 * 24 * 3600 * 1000;
+        let key = identity.public_key();
+        let issue = |authority: &CertificateAuthority, role, name: &str, key| {
+            let node = authority.node(role, name.parse().unwrap());
+            let issued = authority.issue(&node, key, Validity::leaf(later));
+            issued.unwrap().pem
+        };
+        let renew = |pem: &str, now| identity.renew(pem, now).unwrap_err().to_string();
+        let stranger = issue(&authority(), Role::Agent, "web1", key);
+        assert_eq!(renew(&stranger, later), "refused the new certificate");
+        for (role, name) in [(Role::Agent, "web2"), (Role::Coordinator, "web1")] {
+            let other = issue(&fleet, role, name, key);
+            assert!(renew(&other, later).contains("and this is agent web1"));
+        }
+        let stranger = SecretKey::generate();
+        let other_key = issue(&fleet, Role::Agent, "web1", stranger.public());
+        assert!(renew(&other_key, later).contains("this node's key"));
+        let good = issue(&fleet, Role::Agent, "web1", key);
+        // A host whose clock is behind takes none that it would refuse in others.
+        assert_eq!(renew(&good, NOW), "refused the new certificate");
+        for text in ["", "nothing", &good.repeat(2)] {
+            assert!(renew(text, later).contains("not one certificate"));
+        }
+        assert_eq!(fs::read(directory.path().join("node.crt")).unwrap(), before);
+        assert_eq!(identity.validity(), Validity::leaf(NOW / 1000 * 1000));
     }
 
     #[test]

@@ -93,6 +93,23 @@ pub(crate) fn create_secret_file(path: &Path, text: &str) -> Result<(), FileErro
     create(path, text, 0o600)
 }
 
+/// Replaces a file that all may read, or makes it. After a crash it is the old one or the new one, whole.
+pub(crate) fn replace_file(path: &Path, text: &str) -> Result<(), FileError> {
+    let (temporary, directory) = beside(path);
+    let _ = fs::remove_file(&temporary);
+    let replaced = write(&temporary, text, 0o644).and_then(|()| fs::rename(&temporary, path));
+    if replaced.is_err() {
+        // It may not be there, and the error to tell is the first one.
+        let _ = fs::remove_file(&temporary);
+    }
+    replaced
+        .and_then(|()| File::open(directory)?.sync_all())
+        .map_err(|source| FileError::Write {
+            path: path.into(),
+            source,
+        })
+}
+
 /// Makes a directory, and those above it, for its owner alone; or takes it as it is.
 pub(crate) fn create_private_directory(path: &Path) -> Result<(), FileError> {
     DirBuilder::new()
@@ -122,12 +139,7 @@ fn read(file: &File, path: &Path) -> Result<Zeroizing<String>, FileError> {
 }
 
 fn create(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let (temporary, directory) = beside(path);
     // A predecessor with our process id may have been killed here.
     let _ = fs::remove_file(&temporary);
     let linked = write(&temporary, text, mode).and_then(|()| fs::hard_link(&temporary, path));
@@ -142,6 +154,17 @@ fn create(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
                 source,
             },
         })
+}
+
+/// Where a file is written before it gets its name, and the directory of both.
+fn beside(path: &Path) -> (PathBuf, &Path) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    (temporary, directory)
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
@@ -194,6 +217,24 @@ mod tests {
         ));
         assert_eq!(read_file(&path).unwrap(), "first");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_is_the_new_one_and_where_that_fails_it_is_the_old_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("node.crt");
+        replace_file(&path, "first").unwrap();
+        replace_file(&path, "second").unwrap();
+        assert_eq!(read_file(&path).unwrap(), "second");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        let folder = directory.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("kept"), "").unwrap();
+        assert!(matches!(
+            replace_file(&folder, "third"),
+            Err(FileError::Write { .. })
+        ));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 
     #[test]

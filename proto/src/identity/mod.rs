@@ -18,6 +18,7 @@ mod fleet;
 mod key;
 mod peer;
 mod refusal;
+mod renewal;
 mod trust;
 
 pub use self::{
@@ -25,16 +26,17 @@ pub use self::{
         AUTHORITY_VALIDITY_DAYS, AuthorityError, CLOCK_SKEW_SECS, Certificate,
         CertificateAuthority, LEAF_VALIDITY_DAYS, Validity,
     },
-    bundle::{Identity, IdentityError},
+    bundle::{Identity, IdentityError, RenewError},
     file::FileError,
     fleet::{FleetName, ParseFleetError, Role},
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey, verify},
     peer::PeerIdentity,
-    refusal::{HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},
+    refusal::{Clocks, HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},
+    renewal::{Life, RENEWAL_GRACE_DAYS, RENEWAL_GRACE_MS},
     trust::{LeafSignatureError, Trust},
 };
 pub(crate) use self::{
     file::{create_file, create_secret_file, read_file, read_secret_file},
-    peer::leaf_key,
+    peer::{leaf_key, leaf_validity},
     trust::provider,
 };

@@ -14,7 +14,9 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use super::{fleet::Role, peer::PeerIdentity, refusal::Refusal, trust::Trust};
+use super::{
+    fleet::Role, peer::PeerIdentity, refusal::Refusal, renewal::RENEWAL_GRACE_MS, trust::Trust,
+};
 use crate::id::NodeId;
 
 /// Whom a handshake may end with.
@@ -24,6 +26,8 @@ pub struct Expect {
     pub roles: &'static [Role],
     /// Under this name; any, where there is none.
     pub name: Option<NodeId>,
+    /// For how many milliseconds its certificate may have been over: 0, but where a link is for a renewal alone.
+    pub(crate) expired_ms_max: u64,
 }
 
 impl Expect {
@@ -31,12 +35,14 @@ impl Expect {
     pub const ANY: Self = Self {
         roles: &[Role::Agent, Role::Coordinator],
         name: None,
+        expired_ms_max: 0,
     };
 
     /// Any agent.
     pub const AGENT: Self = Self {
         roles: &[Role::Agent],
         name: None,
+        expired_ms_max: 0,
     };
 
     /// The agent of this name.
@@ -44,6 +50,15 @@ impl Expect {
         Self {
             name: Some(name),
             ..Self::AGENT
+        }
+    }
+
+    /// The agent of this name, to renew its certificate and for nothing else: it may have expired, for at most
+    /// [`RENEWAL_GRACE_DAYS`](super::RENEWAL_GRACE_DAYS).
+    pub(crate) fn agent_to_renew(name: NodeId) -> Self {
+        Self {
+            expired_ms_max: RENEWAL_GRACE_MS,
+            ..Self::agent(name)
         }
     }
 
@@ -97,7 +112,7 @@ impl Verifier {
         self.verdict
             .get_or_init(|| {
                 self.trust
-                    .check(leaf, now_unix_ms)
+                    .check_expired(leaf, now_unix_ms, self.expect.expired_ms_max)
                     .and_then(|peer| self.expect.check(peer))
             })
             .as_ref()

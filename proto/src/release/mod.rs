@@ -13,6 +13,7 @@
 //! | [`Lease`] | this relay feeds that host, beside those of the plan | the coordinator's key, Ed25519 |
 //! | [`ConfigQuestion`] | what would these config files change on those hosts | 1–8 deployers, SSHSIG |
 //! | [`Membership`] | that host is in these environments and audiences | the coordinator's key, Ed25519 |
+//! | [`Renewal`] | that host's next certificate is this one | the coordinator's key, Ed25519 |
 //!
 //! Each is signed and hashed over its bytes as received, and each payload starts with a magic that
 //! names kind and version, so the signature of one kind never passes for another's.
@@ -32,6 +33,7 @@ pub mod reach;
     reason = "the release is what the folder is about"
 )]
 pub mod release;
+pub mod renewal;
 pub mod report;
 pub mod roster;
 pub mod routes;
@@ -50,6 +52,7 @@ pub use names::{Audience, Environment, NameError, RepoPath};
 pub use plan::{Plan, PlanHost, TopologyKind};
 pub use reach::Reach;
 pub use release::{Authority, DeltaRef, Priority, Release, SignedRelease, VerifiedRelease};
+pub use renewal::{Renewal, SignedRenewal};
 pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing};
 pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
 pub use routes::{Routes, RoutesError};

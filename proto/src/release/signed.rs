@@ -91,7 +91,7 @@ impl LeafSigned {
     pub fn sign<T: SignedObject>(object: &T, identity: &Identity) -> Self {
         let payload = object.to_payload();
         let signature = Bytes::copy_from_slice(&identity.sign(&payload));
-        let certificate = Bytes::copy_from_slice(identity.certificate());
+        let certificate = identity.certificate();
         Self {
             payload,
             certificate,

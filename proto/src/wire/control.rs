@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::release::{
     Branch, Environment, RepoPath, SignedDirective, SignedFinalization, SignedGrant, SignedLease,
-    SignedRelease, SignedReport, SignedRoster, Targets, TreeId,
+    SignedRelease, SignedRenewal, SignedReport, SignedRoster, Targets, TreeId,
 };
 
 /// One message of a control stream. Variants are only ever added at the end.
@@ -52,6 +52,8 @@ pub enum ControlMessage {
     },
     /// Down, to the relay that it names: feed a host.
     Lease(Box<SignedLease>),
+    /// Down, to the host that it names: your next certificate. Only for who says in its [`super::Hello`] that it takes them.
+    Renewal(Box<SignedRenewal>),
 }
 
 /// Whether a host of a control tree is reached.
