@@ -10,7 +10,7 @@ use std::{
 use scap_proto::{
     codec::{self, CodecError},
     id::PlanId,
-    identity::{Identity, IdentityError, PUBLIC_KEY_BYTES, Refusal},
+    identity::{Identity, IdentityError, PUBLIC_KEY_BYTES, Refusal, install::file_in},
     reason::Reason,
     release::{
         Audience, Authority, AuthorityError, ConfigQuestion, Directive, Environment, Finalization,
@@ -24,14 +24,9 @@ use scap_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::acceptance::Addressee;
+pub use scap_proto::identity::install::{ALLOWED_SIGNERS_FILE, HOST_FILE, MEMBERSHIP_FILE};
 
-/// The file that says what this host is in, beside its certificate.
-pub const HOST_FILE: &str = "host.toml";
-/// The file in which a coordinator says what this host is in, beside its certificate.
-pub const MEMBERSHIP_FILE: &str = "membership";
-/// The file that says who may release, in OpenSSH's format.
-pub const ALLOWED_SIGNERS_FILE: &str = "allowed_signers";
+use crate::acceptance::Addressee;
 
 /// A host's identity, and whom and what it follows.
 #[derive(Debug)]
@@ -197,9 +192,9 @@ impl HostTrust {
     pub fn load(directory: &Path, now: UnixMillis) -> Result<Self, TrustError> {
         let identity = Arc::new(Identity::load(directory)?);
         identity.check_time(now.0)?;
-        let path = directory.join(ALLOWED_SIGNERS_FILE);
+        let path = file_in(directory, ALLOWED_SIGNERS_FILE);
         let signers = AllowedSigners::load(&path)?;
-        let path = directory.join(HOST_FILE);
+        let path = file_in(directory, HOST_FILE);
         let file: HostFile = match read(&path) {
             Ok(text) => toml::from_str(&text).map_err(|error| TrustError::Parse {
                 path: path.clone(),
@@ -309,7 +304,7 @@ impl HostTrust {
 
 /// The membership as `enroll` wrote it: whether it holds is for those to say to whom it is shown.
 fn load_membership(directory: &Path) -> Result<Option<SignedMembership>, TrustError> {
-    let path = directory.join(MEMBERSHIP_FILE);
+    let path = file_in(directory, MEMBERSHIP_FILE);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

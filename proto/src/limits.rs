@@ -94,6 +94,11 @@ const _: () = assert!(RELAYED_LISTS_MAX * 16 * 2 <= BRANCHES_MAX);
 /// Most environments, and most audiences, that a host is in: a host follows one or two.
 pub const MEMBERSHIP_NAMES_MAX: usize = 64;
 
+/// Longest enrolment that a host reads, in bytes: it fits a frame, and a file of authorities and one of allowed signers, each of
+/// the 256 KiB that such a file may have, fit it with room.
+pub const ENROLMENT_BYTES_MAX: usize = 768 * 1024;
+const _: () = assert!(ENROLMENT_BYTES_MAX < FRAME_BYTES_MAX as usize);
+
 /// Most stable releases in one answer: as many as the asker can then open on a link.
 pub const STABLE_ANSWERS_MAX: usize = OPEN_RELEASES_PER_PEER_MAX;
 

@@ -211,6 +211,23 @@ reasons! {
     HostsLost = "hosts-lost",
     /// No host has it live.
     NoneLive = "none-live",
+    // Why a host was not enrolled over ssh.
+    /// Its ssh key is not known.
+    HostKeyUnknown = "host-key-unknown",
+    /// Its ssh key is another than the known one.
+    HostKeyChanged = "host-key-changed",
+    /// It does not let us log in.
+    SshRefused = "ssh-refused",
+    /// ssh did not get there, or ended on the way.
+    SshFailed = "ssh-failed",
+    /// It did not answer in time.
+    SshTimeout = "ssh-timeout",
+    /// It printed more than is read.
+    SshOutput = "ssh-output",
+    /// What it printed is no request for a certificate.
+    BadRequest = "bad-request",
+    /// Its agent did not do what it was told.
+    AgentFailed = "agent-failed",
 }
 
 impl Reason {

@@ -20,6 +20,7 @@ const GOLDEN: &str = "
     stalled unreachable unconfirmed skipped
     certificate-expired clock-skew not-enrolled
     budget-exceeded aborted was-going-back taken-over interrupted hosts-lost none-live
+    host-key-unknown host-key-changed ssh-refused ssh-failed ssh-timeout ssh-output bad-request agent-failed
 ";
 
 #[test]

@@ -14,12 +14,15 @@ use rustls::{
 
 use super::{
     authority::{AuthorityError, CertificateAuthority, Validity},
+    enrolment::Enrolment,
     file::{self, FileError},
+    install::{InstallError, Staged, file_in},
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey},
     peer::{AuthorityCertificate, Leaf, PeerIdentity},
     refusal::Refusal,
     trust::{Trust, provider},
 };
+use crate::extensions::Extensions;
 
 /// A node's own identity. Cheap to share behind an [`Arc`]: all that share it have the certificate of the latest
 /// [`Self::renew`].
@@ -76,9 +79,9 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`]; each names the file and, where there is one, the remedy.
     pub fn load(directory: &Path) -> Result<Self, IdentityError> {
-        let key = SecretKey::load(&directory.join(KEY_FILE))?;
-        let certificate_path = directory.join(CERTIFICATE_FILE);
-        let authorities_path = directory.join(AUTHORITIES_FILE);
+        let key = SecretKey::load(&file_in(directory, KEY_FILE))?;
+        let certificate_path = file_in(directory, CERTIFICATE_FILE);
+        let authorities_path = file_in(directory, AUTHORITIES_FILE);
         let [certificate] =
             <[_; 1]>::try_from(read_certificates(&certificate_path)?).map_err(|found| {
                 IdentityError::Certificates {
@@ -140,13 +143,19 @@ impl Identity {
         &self.directory
     }
 
-    /// Puts a later certificate (in PEM) of this very node and key in the place of the present one: first in the directory,
-    /// where after a crash it is the old one or the new one, then here. Handshakes from now on show it; links that there are
-    /// stay. Blocks while it writes. Returns when the new one is valid.
+    /// Puts a later certificate (in PEM) of this very node and key in the place of the present one, and with it the
+    /// membership where one is given: first in the directory, where after a crash there is all of the old or all of the new,
+    /// then here. Handshakes from now on show it; links that there are stay. Blocks while it writes. Returns when the new one
+    /// is valid.
     ///
     /// # Errors
     /// [`RenewError`]; the present one stays.
-    pub fn renew(&self, pem: &str, now_unix_ms: u64) -> Result<Validity, RenewError> {
+    pub fn renew(
+        &self,
+        pem: &str,
+        membership: Option<Bytes>,
+        now_unix_ms: u64,
+    ) -> Result<Validity, RenewError> {
         let _one_at_a_time = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
         let certificates: Result<Vec<_>, _> =
             CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
@@ -171,7 +180,16 @@ impl Identity {
             return Err(RenewError::NotLater);
         }
         let resolver = resolver(&certificate, &self.key).map_err(RenewError::Tls)?;
-        file::replace_file(&self.directory.join(CERTIFICATE_FILE), pem)?;
+        let enrolment = Enrolment {
+            certificate: pem.to_owned(),
+            authorities: file::read_file(&file_in(&self.directory, AUTHORITIES_FILE))
+                .map_err(InstallError::from)?,
+            allowed_signers: None,
+            host: None,
+            membership,
+            extensions: Extensions::default(),
+        };
+        Staged::new(&self.directory, &enrolment, None)?.commit()?;
         let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
         *shown = Shown {
             validity: leaf.validity,
@@ -313,27 +331,34 @@ pub enum RenewError {
     #[error("the new certificate ends no later than the present one")]
     NotLater,
     /// It cannot be written.
-    #[error(transparent)]
-    File(#[from] FileError),
+    #[error("keep the new certificate")]
+    Install(#[from] InstallError),
     /// The TLS library does not take it.
     #[error("use the new certificate in TLS")]
     Tls(#[source] rustls::Error),
 }
 
 /// Name of the node's certificate in its directory.
-const CERTIFICATE_FILE: &str = "node.crt";
+pub(super) const CERTIFICATE_FILE: &str = "node.crt";
 /// Name of the node's key in its directory.
-const KEY_FILE: &str = "node.key";
+pub(super) const KEY_FILE: &str = "node.key";
 /// Name of the trusted authorities in a node's directory.
-const AUTHORITIES_FILE: &str = "ca.crt";
+pub(super) const AUTHORITIES_FILE: &str = "ca.crt";
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let pem = file::read_file(path)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(IdentityError::NoCertificate { path: path.into() }),
+pub(super) fn read_certificates(
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let certificates = certificates(&file::read_file(path)?);
+    match certificates.is_empty() {
+        false => Ok(certificates),
+        true => Err(IdentityError::NoCertificate { path: path.into() }),
     }
+}
+
+/// The certificates in a text in PEM; none where one of them is damaged.
+pub(super) fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    certificates.unwrap_or_default()
 }
 
 fn resolver(
@@ -395,13 +420,13 @@ mod tests {
         let issued = fleet
             .issue(identity.own(), identity.public_key(), Validity::leaf(later))
             .unwrap();
-        let valid = identity.renew(&issued.pem, later).unwrap();
+        let valid = identity.renew(&issued.pem, None, later).unwrap();
         assert_eq!(valid, identity.validity());
         assert_eq!(identity.certificate(), issued.der.as_ref());
         let again = Identity::load(directory.path()).unwrap();
         assert_eq!(again.certificate(), identity.certificate());
         assert!(matches!(
-            identity.renew(&issued.pem, later),
+            identity.renew(&issued.pem, None, later),
             Err(RenewError::NotLater)
         ));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
@@ -420,7 +445,7 @@ mod tests {
             let issued = authority.issue(&node, key, Validity::leaf(later));
             issued.unwrap().pem
         };
-        let renew = |pem: &str, now| identity.renew(pem, now).unwrap_err().to_string();
+        let renew = |pem: &str, now| identity.renew(pem, None, now).unwrap_err().to_string();
         let stranger = issue(&authority(), Role::Agent, "web1", key);
         assert_eq!(renew(&stranger, later), "refused the new certificate");
         for (role, name) in [(Role::Agent, "web2"), (Role::Coordinator, "web1")] {

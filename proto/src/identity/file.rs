@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 /// Longest key, certificate or signer file that is read, in bytes: a bundle of 100 authorities or a
 /// thousand signers fit, a device or a log file named by mistake does not.
-const FILE_BYTES_MAX: u64 = 256 * 1024;
+pub(super) const FILE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Why a key or certificate file could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,19 @@ pub(crate) fn read_file(path: &Path) -> Result<String, FileError> {
         .map(|text| text.to_string())
 }
 
+/// Reads a file of any bytes.
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
+    let mut bytes = Vec::new();
+    open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| read_error(path, source))?;
+    match bytes.len() as u64 <= FILE_BYTES_MAX {
+        true => Ok(bytes),
+        false => Err(FileError::TooLong { path: path.into() }),
+    }
+}
+
 /// Reads a file that holds a secret, and refuses one that group or others may access. The mode is
 /// that of the opened file, so nothing can be put in its place between the check and the read.
 pub(crate) fn read_secret_file(path: &Path) -> Result<Zeroizing<String>, FileError> {
@@ -85,29 +98,12 @@ pub(crate) fn read_secret_file(path: &Path) -> Result<Zeroizing<String>, FileErr
 
 /// Writes a new file that all may read. After a crash it is there whole or not at all.
 pub(crate) fn create_file(path: &Path, text: &str) -> Result<(), FileError> {
-    create(path, text, 0o644)
+    create(path, text.as_bytes(), 0o644)
 }
 
 /// Writes a new file that only its owner may read. After a crash it is there whole or not at all.
 pub(crate) fn create_secret_file(path: &Path, text: &str) -> Result<(), FileError> {
-    create(path, text, 0o600)
-}
-
-/// Replaces a file that all may read, or makes it. After a crash it is the old one or the new one, whole.
-pub(crate) fn replace_file(path: &Path, text: &str) -> Result<(), FileError> {
-    let (temporary, directory) = beside(path);
-    let _ = fs::remove_file(&temporary);
-    let replaced = write(&temporary, text, 0o644).and_then(|()| fs::rename(&temporary, path));
-    if replaced.is_err() {
-        // It may not be there, and the error to tell is the first one.
-        let _ = fs::remove_file(&temporary);
-    }
-    replaced
-        .and_then(|()| File::open(directory)?.sync_all())
-        .map_err(|source| FileError::Write {
-            path: path.into(),
-            source,
-        })
+    create(path, text.as_bytes(), 0o600)
 }
 
 /// Makes a directory, and those above it, for its owner alone; or takes it as it is.
@@ -138,11 +134,17 @@ fn read(file: &File, path: &Path) -> Result<Zeroizing<String>, FileError> {
     Ok(text)
 }
 
-fn create(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
-    let (temporary, directory) = beside(path);
+/// Writes a new file. After a crash it is there whole or not at all.
+pub(crate) fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
     // A predecessor with our process id may have been killed here.
     let _ = fs::remove_file(&temporary);
-    let linked = write(&temporary, text, mode).and_then(|()| fs::hard_link(&temporary, path));
+    let linked = write(&temporary, bytes, mode).and_then(|()| fs::hard_link(&temporary, path));
     let removed = fs::remove_file(&temporary);
     linked
         .and(removed)
@@ -156,24 +158,13 @@ fn create(path: &Path, text: &str, mode: u32) -> Result<(), FileError> {
         })
 }
 
-/// Where a file is written before it gets its name, and the directory of both.
-fn beside(path: &Path) -> (PathBuf, &Path) {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    (temporary, directory)
-}
-
-fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(mode)
         .open(path)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(bytes)?;
     file.sync_all()
 }
 
@@ -217,24 +208,6 @@ mod tests {
         ));
         assert_eq!(read_file(&path).unwrap(), "first");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_file_that_is_replaced_is_the_new_one_and_where_that_fails_it_is_the_old_one() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("node.crt");
-        replace_file(&path, "first").unwrap();
-        replace_file(&path, "second").unwrap();
-        assert_eq!(read_file(&path).unwrap(), "second");
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-        let folder = directory.path().join("folder");
-        fs::create_dir(&folder).unwrap();
-        fs::write(folder.join("kept"), "").unwrap();
-        assert!(matches!(
-            replace_file(&folder, "third"),
-            Err(FileError::Write { .. })
-        ));
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 
     #[test]

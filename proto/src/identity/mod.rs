@@ -7,18 +7,24 @@
 //! answers for the node in TLS handshakes ([`verifier`]) and signs its reports. [`Refusal`] says
 //! why a peer is not let in.
 //!
+//! A host that makes its key itself asks with an [`IdentityRequest`], and what it gets is an [`Enrolment`], which
+//! [`install`] makes its identity.
+//!
 //! Identity says who somebody is, never what may be done: for that see [`crate::release`].
 
+pub mod install;
 pub mod verifier;
 
 mod authority;
 mod bundle;
+mod enrolment;
 mod file;
 mod fleet;
 mod key;
 mod peer;
 mod refusal;
 mod renewal;
+mod request;
 mod trust;
 
 pub use self::{
@@ -27,12 +33,14 @@ pub use self::{
         CertificateAuthority, LEAF_VALIDITY_DAYS, Validity,
     },
     bundle::{Identity, IdentityError, RenewError},
+    enrolment::{Enrolment, EnrolmentError},
     file::FileError,
     fleet::{FleetName, ParseFleetError, Role},
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey, verify},
     peer::PeerIdentity,
     refusal::{Clocks, HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},
     renewal::{Life, RENEWAL_GRACE_DAYS, RENEWAL_GRACE_MS},
+    request::{IdentityRequest, REQUEST_BYTES_MAX, RequestError, key_fingerprint},
     trust::{LeafSignatureError, Trust},
 };
 pub(crate) use self::{

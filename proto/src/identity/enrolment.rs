@@ -1,0 +1,118 @@
+//! What a host gets back that asked for a certificate: all that its identity directory holds but the key.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    codec::{self, CodecError, Extensible},
+    extensions::Extensions,
+    limits::ENROLMENT_BYTES_MAX,
+};
+
+/// What makes a key the identity of a node. There is no secret in it, and it is of no use without the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// The node's certificate, in PEM.
+    pub certificate: String,
+    /// The authorities that it is to trust, in PEM.
+    pub authorities: String,
+    /// Who may release, in OpenSSH's format; without it, what is there stays.
+    pub allowed_signers: Option<Bytes>,
+    /// The host's `host.toml`; without it, what is there stays.
+    pub host: Option<Bytes>,
+    /// The signed [`Membership`](crate::release::Membership), encoded; without it, what is there stays.
+    pub membership: Option<Bytes>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Enrolment {
+    /// As it is sent.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.as_bytes().to_vec();
+        bytes.extend(codec::encode(self));
+        bytes
+    }
+
+    /// Reads what [`Self::encode`] wrote. Nothing in it is checked: that is for who installs it.
+    ///
+    /// # Errors
+    /// [`EnrolmentError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, EnrolmentError> {
+        if bytes.len() > ENROLMENT_BYTES_MAX {
+            return Err(EnrolmentError::TooLong);
+        }
+        let body = bytes.strip_prefix(MAGIC.as_bytes());
+        let body = body.ok_or(CodecError::Magic { expected: MAGIC })?;
+        Ok(codec::decode_message(body)?)
+    }
+}
+
+impl Extensible for Enrolment {
+    fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+}
+
+/// Why bytes are no enrolment.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolmentError {
+    /// Longer than one may be.
+    #[error("an enrolment of more than {ENROLMENT_BYTES_MAX} bytes")]
+    TooLong,
+    /// Something else.
+    #[error("read the enrolment")]
+    Codec(#[from] CodecError),
+}
+
+/// The first bytes: kind and version.
+const MAGIC: &str = "scap-enrolment/1\n";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn enrolment() -> Enrolment {
+        Enrolment {
+            certificate: "cert".into(),
+            authorities: "ca".into(),
+            allowed_signers: Some(Bytes::from_static(b"who")),
+            host: None,
+            membership: Some(Bytes::from_static(b"\x00\xff")),
+            extensions: Extensions::default(),
+        }
+    }
+
+    #[test]
+    fn an_enrolment_is_these_bytes() {
+        let bytes = enrolment().encode();
+        let golden = [
+            &b"scap-enrolment/1\n"[..],
+            b"\x04cert\x02ca",   // certificate, authorities
+            b"\x01\x03who\x00",  // who may release; no host.toml
+            b"\x01\x02\x00\xff", // membership
+            b"\x00",             // no extensions
+        ];
+        assert_eq!(bytes, golden.concat());
+        assert_eq!(Enrolment::decode(&bytes).unwrap(), enrolment());
+    }
+
+    #[test]
+    fn other_bytes_are_refused_and_an_unknown_extension_that_must_be_known_too() {
+        let bytes = enrolment().encode();
+        for end in 0..bytes.len() {
+            assert!(Enrolment::decode(&bytes[..end]).is_err(), "{end} bytes");
+        }
+        let longer = [bytes.as_slice(), b"x"].concat();
+        assert!(Enrolment::decode(&longer).is_err());
+        let longest = vec![b' '; ENROLMENT_BYTES_MAX + 1];
+        let refused = Enrolment::decode(&longest);
+        assert!(matches!(refused, Err(EnrolmentError::TooLong)));
+        for (tag, is_taken) in [(2, true), (3, false)] {
+            let mut grown = enrolment();
+            grown.extensions = grown.extensions.with(tag, Bytes::new()).unwrap();
+            assert_eq!(Enrolment::decode(&grown.encode()).is_ok(), is_taken);
+        }
+    }
+}
