@@ -4,13 +4,13 @@ use std::{
     collections::BTreeMap,
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, RwLock},
 };
 
 use scap_proto::{
     codec::{self, CodecError},
     id::PlanId,
-    identity::{Identity, IdentityError, PUBLIC_KEY_BYTES, Refusal, install::file_in},
+    identity::{Identity, IdentityError, Life, PUBLIC_KEY_BYTES, Refusal, install::file_in},
     reason::Reason,
     release::{
         Audience, Authority, AuthorityError, ConfigQuestion, Directive, Environment, Finalization,
@@ -28,6 +28,10 @@ pub use scap_proto::identity::install::{ALLOWED_SIGNERS_FILE, HOST_FILE, MEMBERS
 
 use crate::acceptance::Addressee;
 
+mod renewal;
+
+pub use self::renewal::NotRenewed;
+
 /// A host's identity, and whom and what it follows.
 #[derive(Debug)]
 pub struct HostTrust {
@@ -35,8 +39,7 @@ pub struct HostTrust {
     pub identity: Arc<Identity>,
     /// Whom orders must be addressed to.
     pub addressee: Addressee,
-    /// What the coordinator that enrolled it says that it is in; hosts of earlier enrolments have none.
-    pub membership: Option<SignedMembership>,
+    membership: RwLock<Option<SignedMembership>>,
     floors: BTreeMap<(RepoPath, Environment), u64>,
     signers: AllowedSigners,
     threshold: NonZeroUsize,
@@ -155,7 +158,7 @@ pub enum TrustError {
     /// Who may release.
     #[error(transparent)]
     Signers(#[from] AllowedSignersError),
-    /// The certificate is not valid now, by this clock.
+    /// The certificate is not valid now by this clock, nor to be renewed.
     #[error("check this host's certificate")]
     Time(#[from] Refusal),
 }
@@ -185,13 +188,17 @@ impl OrderError {
 }
 
 impl HostTrust {
-    /// Reads an identity directory. Without `host.toml` the host is in `production`, audience `all`.
+    /// Reads an identity directory, also one whose certificate has expired and can still be renewed. Without `host.toml` the host is in `production`, audience `all`.
     ///
     /// # Errors
     /// [`TrustError`].
     pub fn load(directory: &Path, now: UnixMillis) -> Result<Self, TrustError> {
         let identity = Arc::new(Identity::load(directory)?);
-        identity.check_time(now.0)?;
+        match identity.check_time(now.0) {
+            // It can still be renewed; until then its peers refuse it.
+            Err(Refusal::Expired { .. }) if identity.validity().life(now.0) == Life::Expired => {}
+            checked => checked?,
+        }
         let path = file_in(directory, ALLOWED_SIGNERS_FILE);
         let signers = AllowedSigners::load(&path)?;
         let path = file_in(directory, HOST_FILE);
@@ -217,7 +224,7 @@ impl HostTrust {
         Ok(Self {
             identity,
             addressee,
-            membership: load_membership(directory)?,
+            membership: RwLock::new(load_membership(directory)?),
             floors: floors.collect(),
             signers,
             threshold: file.signatures_min,

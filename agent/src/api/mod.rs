@@ -26,7 +26,8 @@ use crate::{activate::process::listen as listen_on, catchup::engine::Scope, limi
 
 pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullView, PulledView};
 pub use view::{
-    BytesView, GcView, LimitView, LimitsView, PeerView, RepoView, StatusView, VerifyView,
+    BytesView, GcView, IdentityView, LimitView, LimitsView, PeerView, RepoView, StatusView,
+    VerifyView,
 };
 
 /// The socket's name in the data directory.

@@ -11,11 +11,13 @@ mod kept;
 mod limits;
 mod pull;
 mod relaying;
+mod renewing;
 mod repo;
 mod reporting;
 mod saved;
 mod soaking;
 mod stable;
+mod verifying;
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +32,7 @@ use scap_proto::{
     wire::control::{ControlMessage, Finalize, Order},
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, watch},
     task::JoinSet,
     time::MissedTickBehavior,
 };
@@ -42,13 +44,14 @@ use self::{
     control::{Above, ControlId, FromControl},
     limits::Limiter,
     relaying::Relaying,
+    renewing::Renewing,
     repo::Next,
     saved::{Saved, SavedState},
 };
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, PeerView, RepoView, StatusView, VerifyView},
+    api::{self, ApiError, ApiRequest, IdentityView, PeerView, RepoView, StatusView},
     clock,
     config::Config,
     limits::Limits,
@@ -138,6 +141,7 @@ pub async fn run(
         cleaning: JoinSet::new(),
         config_turn: Arc::new(Semaphore::new(1)),
         limiter,
+        renewing: Renewing::default(),
     };
     let result = daemon
         .run(
@@ -208,6 +212,7 @@ struct Daemon {
     config_turn: Arc<Semaphore>,
     limiter: Limiter,
     catching: Catching,
+    renewing: Renewing,
 }
 
 impl Daemon {
@@ -235,6 +240,7 @@ impl Daemon {
                     Incoming::Control(stream) => self.control_opened(stream),
                     Incoming::Question(question) => self.question(question).await,
                     Incoming::Config(asked) => self.config_asked(asked),
+                    Incoming::Renewal(asked) => self.renewal_asked(asked),
                 },
                 Some(asked) = self.catching.asks.join_next() => {
                     self.heard(asked.expect("asking a peer does not panic")).await;
@@ -261,6 +267,7 @@ impl Daemon {
                     self.limiter.sample(Instant::now(), self.node.traffic());
                     self.watch_for_lapses().await;
                     self.check_what_soaks();
+                    self.warn_of_the_end();
                     self.report_progress().await;
                     self.catch_up().await;
                 }
@@ -319,7 +326,8 @@ impl Daemon {
             | ControlMessage::Order(_)
             | ControlMessage::Finalize(_)
             | ControlMessage::FinalizeAt { .. }
-            | ControlMessage::Lease(_) => {
+            | ControlMessage::Lease(_)
+            | ControlMessage::Renewal(_) => {
                 let is_new = self.pass_down(id, message.clone());
                 // Each who asks gets an answer.
                 if !is_new && !matches!(message, ControlMessage::Ask { .. }) {
@@ -351,6 +359,7 @@ impl Daemon {
                 }
             }
             ControlMessage::Lease(lease) => self.lease(&lease).await,
+            ControlMessage::Renewal(renewal) => self.renewal(*renewal),
             ControlMessage::Roster(_) | ControlMessage::Relay { .. } => {}
             // These go up; who sends one down is of another mind than we.
             ControlMessage::Report(_)
@@ -740,6 +749,7 @@ impl Daemon {
         StatusView {
             schema: "scap.agent-status/1",
             name: self.trust.addressee.host.clone(),
+            identity: IdentityView::new(&self.trust.identity, clock::now()),
             address: self.node.address(),
             deploy_root: self.config.deploy_root.clone(),
             releases,
@@ -751,23 +761,6 @@ impl Daemon {
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
         }
-    }
-
-    fn verify(&mut self, repo: RepoPath, reply: oneshot::Sender<Result<VerifyView, ApiError>>) {
-        let activator = self.activator.clone();
-        self.cleaning.spawn(async move {
-            let answer = activator.ask(Request::Verify { repo: repo.clone() }).await;
-            let result = match answer {
-                Ok(Answer::Differences(differences)) => Ok(VerifyView::new(repo, differences)),
-                Ok(Answer::Failed(reason) | Answer::Refused(reason)) => Err(ApiError(reason.text)),
-                Ok(Answer::MissingChunk(chunk)) => {
-                    Err(ApiError(format!("chunk {chunk} is not in the store")))
-                }
-                Ok(_) => Err(ApiError("the activator answered something else".into())),
-                Err(error) => Err(ApiError(crate::error_chain(&error))),
-            };
-            let _ = reply.send(result);
-        });
     }
 
     fn repo(&mut self, key: &RepoKey) -> &mut Repo {

@@ -21,6 +21,7 @@ mod lanes;
 mod messages;
 mod recent;
 mod redial;
+mod renewal;
 mod serve;
 mod session;
 mod shunned;
@@ -56,6 +57,7 @@ pub use self::{
     config_question::ConfigAsked,
     event::{Job, Sources},
     keep::collect,
+    renewal::RenewalAsked,
     session::ControlStream,
 };
 
@@ -104,6 +106,8 @@ pub enum Incoming {
     Question(Question),
     /// What would config files change?
     Config(ConfigAsked),
+    /// Our next certificate.
+    Renewal(RenewalAsked),
 }
 
 /// What happened on a node.
@@ -350,13 +354,16 @@ fn rng_seed() -> u64 {
 
 /// Accepts links until `cancel`.
 async fn accept(shared: Arc<Shared>, cancel: CancellationToken) {
-    let mut handshakes = JoinSet::new();
+    let mut handshakes: JoinSet<Option<Link>> = JoinSet::new();
     let mut questions = JoinSet::new();
     loop {
         let incoming = tokio::select! {
             () = cancel.cancelled() => return,
             Some(done) = handshakes.join_next(), if !handshakes.is_empty() => {
                 match done.ok().flatten() {
+                    Some(link) if questions.len() < QUESTIONS_MAX && link.is_renewal() => {
+                        questions.spawn(renewal::run(link, shared.clone()));
+                    }
                     Some(link) if questions.len() < QUESTIONS_MAX => {
                         questions.spawn(config_question::run(link, shared.clone()));
                     }
@@ -376,7 +383,7 @@ async fn accept(shared: Arc<Shared>, cancel: CancellationToken) {
                 Ok(link) => {
                     let PeerIdentity { role, name, .. } = link.peer();
                     tracing::debug!(%from, %role, %name, "accepted");
-                    if link.is_question() {
+                    if link.is_question() || link.is_renewal() {
                         return Some(link);
                     }
                     shared

@@ -350,6 +350,10 @@ impl Driver {
                 let relay = lease.relay_unverified();
                 self.towards(relay.map(|relay| Targets::Only(vec![relay])).as_ref())
             }
+            ControlMessage::Renewal(renewal) => {
+                let host = renewal.host_unverified().into_iter();
+                self.towards(Some(&Targets::Only(host.collect())))
+            }
             _ => self.engine.towards(|_| true),
         };
         for host in to {
