@@ -12,16 +12,14 @@ use scap_agent::store::durable;
 use scap_proto::{
     codec,
     content::SnapshotRef,
-    extensions::Extensions,
     id::{ChunkId, NodeId},
     identity::{
         self, CertificateAuthority, FleetName, Identity, IdentityError, KeyError, Role, SecretKey,
-        Validity,
+        Validity, install::InstallError,
     },
     limits::DELTAS_MAX,
     release::{
-        Environment, Membership, RepoPath, SignedGrant, SignedMembership, SignedRelease,
-        UnixMillis,
+        Environment, RepoPath, SignedGrant, SignedRelease, UnixMillis,
         signature::{
             AllowedSigners, AllowedSignersError, PublicKey, PublicKeyError, SignError, Signer,
             allowed_signers_line,
@@ -30,12 +28,12 @@ use scap_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::configs;
+use super::{configs, enrolments::EnrolmentRecordError};
 
-const AUTHORITY: &str = "ca";
+pub(super) const AUTHORITY: &str = "ca";
 const COORDINATOR: &str = "coordinator";
 const DEPLOYER_KEY: &str = "deployer_key";
-const ALLOWED_SIGNERS: &str = "allowed_signers";
+pub(super) const ALLOWED_SIGNERS: &str = "allowed_signers";
 const STORE: &str = "store";
 const RECORDS: &str = "records";
 const LOCK: &str = "lock";
@@ -126,6 +124,12 @@ pub enum StateError {
     /// A node's identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// What came of a host's own key was not made its identity.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// What is recorded of a host's enrolment.
+    #[error(transparent)]
+    Enrolment(#[from] EnrolmentRecordError),
     /// The deployer's key.
     #[error("the deployer's key")]
     Sign(#[from] SignError),
@@ -169,6 +173,9 @@ impl StateError {
             Self::Held { state, .. } => Some(format!(
                 "wait for it to end, then try again; `scap-coordinator status --state {state}` says how far it is, and `abort` takes its hosts back"
             )),
+            Self::Enrolment(_) => {
+                Some("move it away, and enrol the host again; nothing else needs it".into())
+            }
             Self::Record(_) => {
                 Some("move it away: the next deployment learns the sequence from the hosts".into())
             }
@@ -248,52 +255,6 @@ impl StateDirectory {
             fingerprint: signer.fingerprint(),
             files,
         })
-    }
-
-    /// Makes the identity directory of one agent: its key and certificate, whom it trusts, and which
-    /// environments it is in. A crash leaves a directory without `host.toml`; remove it and begin again.
-    ///
-    /// # Errors
-    /// [`StateError`]; an identity that exists is never replaced.
-    pub fn enroll(
-        &self,
-        name: &NodeId,
-        out: &Path,
-        environments: &[Environment],
-        now: UnixMillis,
-    ) -> Result<Identity, StateError> {
-        use scap_agent::trust::{ALLOWED_SIGNERS_FILE, HOST_FILE, HostFile, MEMBERSHIP_FILE};
-
-        let authority = CertificateAuthority::load(&self.path(AUTHORITY))?;
-        let signers = read(&self.path(ALLOWED_SIGNERS))?;
-        let node = authority.node(Role::Agent, name.clone());
-        let identity = Identity::create(out, &authority, &node, Validity::leaf(now.0))?;
-        let mut host = HostFile::default();
-        if !environments.is_empty() {
-            host.environments = environments.to_vec();
-        }
-        let membership = Membership {
-            host: name.clone(),
-            environments: host.environments.clone(),
-            audiences: host.audiences.clone(),
-            extensions: Extensions::default(),
-        };
-        let membership = SignedMembership::sign(&membership, self.identity()?.as_ref());
-        let membership = codec::encode(&membership);
-        let host = toml::to_string(&host).expect("a list of names is TOML");
-        for (name, bytes) in [
-            (ALLOWED_SIGNERS_FILE, signers.as_slice()),
-            (HOST_FILE, host.as_bytes()),
-            (MEMBERSHIP_FILE, membership.as_slice()),
-        ] {
-            let path = out.join(name);
-            durable::replace_file(&path, bytes).map_err(|source| StateError::Io {
-                doing: "write",
-                path,
-                source,
-            })?;
-        }
-        Ok(identity)
     }
 
     /// The coordinator's identity.
@@ -514,7 +475,7 @@ impl StateDirectory {
         self.path(LOCKS)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
@@ -531,7 +492,7 @@ pub(super) fn file_name(repo: &RepoPath, environment: &Environment) -> String {
     format!("{repo}@{environment}")
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, StateError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, StateError> {
     fs::read(path).map_err(|source| StateError::Io {
         doing: "read",
         path: path.to_owned(),

@@ -5,6 +5,7 @@ mod branch;
 mod carry;
 mod configs;
 mod directory;
+mod enrolments;
 mod failpoint;
 mod finalized;
 mod folder;
@@ -23,6 +24,7 @@ mod tests;
 pub use self::{
     branch::{Base, Branch, BranchError, Change, MAY_MAX, Updated, Upstream},
     directory::{Made, Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
+    enrolments::{Enrolled, EnrolmentRecord, EnrolmentRecordError, How},
     failpoint::Failpoint,
     folder::{Folder, Place, SignedObjects, Which},
     history::{FindError, History, Past, Present, PresentAt, Recorded, before_latest, find},

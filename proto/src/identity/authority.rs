@@ -62,6 +62,13 @@ pub struct Certificate {
     pub pem: String,
 }
 
+impl Certificate {
+    /// When it is valid, where it is a node's.
+    pub fn leaf_validity(&self) -> Option<Validity> {
+        peer::Leaf::parse(&self.der).ok().map(|leaf| leaf.validity)
+    }
+}
+
 /// The authority of one fleet: it certifies which key belongs to which node.
 ///
 /// It is one level deep: what it certifies cannot certify others.

@@ -32,8 +32,8 @@ pub const MEMBERSHIP_FILE: &str = "membership";
 /// The file that says who may release, in OpenSSH's format.
 pub const ALLOWED_SIGNERS_FILE: &str = "allowed_signers";
 
-/// Makes an identity directory (mode 0700) and a key in it, where they are not there, and says what to have certified: each time the
-/// same. A key that is there is never replaced.
+/// Makes an identity directory (mode 0700) and a key in it, where they are not there, and says what to have
+/// certified: each time the same. A key that is there is never replaced.
 ///
 /// # Errors
 /// [`InstallError::Unsafe`], [`InstallError::Key`], [`InstallError::File`], [`InstallError::Io`].
@@ -52,6 +52,18 @@ pub fn request(directory: &Path) -> Result<String, InstallError> {
     }
     let key = SecretKey::load(&file_in(directory, KEY_FILE))?;
     Ok(IdentityRequest::create(&key))
+}
+
+/// Refuses a directory in which an identity is.
+///
+/// # Errors
+/// [`FileError::Exists`].
+pub fn refuse_present(directory: &Path) -> Result<(), FileError> {
+    let path = file_in(directory, CERTIFICATE_FILE);
+    match path.exists() {
+        true => Err(FileError::Exists { path }),
+        false => Ok(()),
+    }
 }
 
 /// Where a file of an identity is: in its directory, or, where an installation was cut short after it had come to hold, in

@@ -1,0 +1,366 @@
+//! Who was enrolled: the certificates that this state directory's authority gave, a record a host.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use scap_agent::{store::durable, trust::HostFile};
+use scap_proto::{
+    codec,
+    extensions::Extensions,
+    id::NodeId,
+    identity::{
+        CertificateAuthority, Enrolment, Identity, IdentityError, IdentityRequest,
+        PUBLIC_KEY_BYTES, Role, Validity,
+        install::{self, Staged},
+        key_fingerprint,
+    },
+    release::{Environment, Membership, SignedMembership, UnixMillis},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    StateDirectory, StateError,
+    directory::{ALLOWED_SIGNERS, AUTHORITY, read},
+};
+
+/// A host that is to be enrolled, as its enroller knows it.
+#[derive(Debug, Clone)]
+pub struct Enrolled {
+    /// Its name, which its certificate will say.
+    pub host: NodeId,
+    /// The environments that it is in; the default one where none is named.
+    pub environments: Vec<Environment>,
+    /// By which way.
+    pub how: How,
+}
+
+/// By which way a host got its certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// The deployment host made its key, and somebody copied it.
+    Offline,
+    /// It made its key, and was asked for it over ssh.
+    Ssh,
+    /// It made its key, and showed a token.
+    Token,
+    /// It had a certificate.
+    Renewal,
+}
+
+impl How {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Offline => "offline",
+            Self::Ssh => "ssh",
+            Self::Token => "token",
+            Self::Renewal => "renewal",
+        }
+    }
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The latest certificate that a host got. It is saved before the certificate leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolmentRecord {
+    /// [`SCHEMA`].
+    schema: String,
+    /// Its name.
+    pub host: NodeId,
+    /// Its public key, in hex.
+    #[serde(with = "in_hex")]
+    pub public_key: [u8; PUBLIC_KEY_BYTES],
+    /// The environments that it is in.
+    pub environments: Vec<Environment>,
+    /// By which way it got its certificate.
+    pub how: How,
+    /// When.
+    pub enrolled: Timestamp,
+    /// Until when the certificate is valid.
+    pub valid_until: Timestamp,
+}
+
+impl EnrolmentRecord {
+    /// Its key as people compare it.
+    pub fn fingerprint(&self) -> String {
+        key_fingerprint(&self.public_key)
+    }
+}
+
+/// Why what is recorded of a host's enrolment cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolmentRecordError {
+    /// It is no such text.
+    #[error("parse the record of an enrolment {path}")]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// Of a later version, or of another host.
+    #[error("the record of an enrolment {0} is of another version or host")]
+    Other(PathBuf),
+}
+
+impl StateDirectory {
+    /// Certifies that `public_key` is that of `enrolled`, and says all that makes it that host's identity. It is recorded first.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn certify(
+        &self,
+        enrolled: &Enrolled,
+        public_key: &[u8; PUBLIC_KEY_BYTES],
+        now: UnixMillis,
+    ) -> Result<Enrolment, StateError> {
+        let authority = CertificateAuthority::load(&self.path(AUTHORITY))?;
+        let signers = read(&self.path(ALLOWED_SIGNERS))?;
+        let mut host = HostFile::default();
+        if !enrolled.environments.is_empty() {
+            host.environments.clone_from(&enrolled.environments);
+        }
+        let membership = Membership {
+            host: enrolled.host.clone(),
+            environments: host.environments.clone(),
+            audiences: host.audiences.clone(),
+            extensions: Extensions::default(),
+        };
+        let membership = SignedMembership::sign(&membership, self.identity()?.as_ref());
+        let node = authority.node(Role::Agent, enrolled.host.clone());
+        let certificate = authority.issue(&node, public_key, Validity::leaf(now.0))?;
+        let validity = certificate
+            .leaf_validity()
+            .expect("it was just issued as a node's");
+        self.save_enrolment(&EnrolmentRecord {
+            schema: SCHEMA.into(),
+            host: enrolled.host.clone(),
+            public_key: *public_key,
+            environments: host.environments.clone(),
+            how: enrolled.how,
+            enrolled: timestamp(now.0),
+            valid_until: timestamp(validity.not_after_unix_ms),
+        })?;
+        let host = toml::to_string(&host).expect("a list of names is TOML");
+        Ok(Enrolment {
+            certificate: certificate.pem,
+            authorities: authority.certificate().pem.clone(),
+            allowed_signers: Some(signers.into()),
+            host: Some(host.into()),
+            membership: Some(codec::encode(&membership).into()),
+            extensions: Extensions::default(),
+        })
+    }
+
+    /// Makes the identity directory of one agent: its key and certificate, whom it trusts, and which
+    /// environments it is in. A crash leaves a directory without a certificate; the same again goes on from there.
+    ///
+    /// # Errors
+    /// [`StateError`]; an identity that exists is never replaced.
+    pub fn enroll(
+        &self,
+        name: &NodeId,
+        out: &Path,
+        environments: &[Environment],
+        now: UnixMillis,
+    ) -> Result<Identity, StateError> {
+        install::refuse_present(out).map_err(IdentityError::from)?;
+        let request = install::request(out)?;
+        let request =
+            IdentityRequest::parse(request.as_bytes()).expect("it was just made, as a request is");
+        let enrolled = Enrolled {
+            host: name.clone(),
+            environments: environments.to_vec(),
+            how: How::Offline,
+        };
+        let enrolment = self.certify(&enrolled, request.public_key(), now)?;
+        Ok(Staged::new(out, &enrolment, None)?.commit()?)
+    }
+
+    /// What is recorded of a host's latest certificate.
+    ///
+    /// # Errors
+    /// [`StateError::Io`], [`StateError::Enrolment`].
+    pub fn enrolment(&self, host: &NodeId) -> Result<Option<EnrolmentRecord>, StateError> {
+        let path = self.enrolment_path(host);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(io_error("read", path, source)),
+        };
+        let record: EnrolmentRecord =
+            toml::from_str(&text).map_err(|error| EnrolmentRecordError::Parse {
+                path: path.clone(),
+                source: error.into(),
+            })?;
+        match record.schema == SCHEMA && record.host == *host {
+            true => Ok(Some(record)),
+            false => Err(EnrolmentRecordError::Other(path).into()),
+        }
+    }
+
+    /// What is recorded of all hosts, sorted by name.
+    ///
+    /// # Errors
+    /// As [`Self::enrolment`].
+    pub fn enrolments(&self) -> Result<Vec<EnrolmentRecord>, StateError> {
+        let folder = self.path(ENROLMENTS);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries.collect::<Result<Vec<_>, _>>(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        let entries = entries.map_err(|source| io_error("list", folder, source))?;
+        let names = entries.iter().map(fs::DirEntry::file_name);
+        let mut hosts: Vec<NodeId> = names
+            .filter_map(|name| name.to_str()?.parse().ok())
+            .collect();
+        hosts.sort();
+        let records = hosts.iter().map(|host| self.enrolment(host).transpose());
+        records.flatten().collect()
+    }
+
+    fn save_enrolment(&self, record: &EnrolmentRecord) -> Result<(), StateError> {
+        let path = self.enrolment_path(&record.host);
+        let folder = path.parent().expect("it was made of a folder and a name");
+        let text = toml::to_string(record).expect("names and times are TOML");
+        fs::create_dir_all(folder)
+            .and_then(|()| durable::replace_file(&path, text.as_bytes()))
+            .map_err(|source| io_error("write", path, source))
+    }
+
+    /// A folder a host: the longest name leaves no room for more in the name of a file.
+    fn enrolment_path(&self, host: &NodeId) -> PathBuf {
+        self.path(ENROLMENTS).join(host.as_str()).join(RECORD)
+    }
+}
+
+/// What the text is, and of which version.
+const SCHEMA: &str = "scap.enrolment/1";
+const ENROLMENTS: &str = "enrolments";
+const RECORD: &str = "certificate.toml";
+
+fn timestamp(unix_ms: u64) -> Timestamp {
+    let millis = i64::try_from(unix_ms).unwrap_or(i64::MAX);
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX)
+}
+
+fn io_error(doing: &'static str, path: PathBuf, source: io::Error) -> StateError {
+    StateError::Io {
+        doing,
+        path,
+        source,
+    }
+}
+
+mod in_hex {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::PUBLIC_KEY_BYTES;
+
+    pub(super) fn serialize<S: Serializer>(
+        key: &[u8; PUBLIC_KEY_BYTES],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(key))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<[u8; PUBLIC_KEY_BYTES], D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut key = [0; PUBLIC_KEY_BYTES];
+        hex::decode_to_slice(&text, &mut key).map_err(D::Error::custom)?;
+        Ok(key)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use scap_agent::trust::HostTrust;
+    use scap_proto::identity::SecretKey;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_767_323_045_000);
+
+    fn world() -> (TempDir, StateDirectory) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        StateDirectory::init(&path, &"prod".parse().unwrap(), NOW).unwrap();
+        let state = StateDirectory::open(&path).unwrap();
+        (folder, state)
+    }
+
+    #[test]
+    fn an_offline_identity_is_whole_and_recorded_and_never_replaced() {
+        let (folder, state) = world();
+        let out = folder.path().join("web1");
+        let host: NodeId = "web1".parse().unwrap();
+        let staging: Environment = "staging".parse().unwrap();
+        let environments = [staging];
+        let identity = state.enroll(&host, &out, &environments, NOW).unwrap();
+        let trust = HostTrust::load(&out, NOW).unwrap();
+        assert_eq!(trust.addressee.environments, environments);
+        assert!(trust.membership.is_some());
+
+        let record = state.enrolment(&host).unwrap().unwrap();
+        assert_eq!(record.public_key, *identity.public_key());
+        assert_eq!(record.environments, environments);
+        assert_eq!((record.how.as_str(), &record.host), ("offline", &host));
+        assert_eq!(record.enrolled.to_string(), "2026-01-02T03:04:05Z");
+        assert_eq!(record.valid_until.to_string(), "2027-01-02T03:04:05Z");
+        assert_eq!(state.enrolments().unwrap(), std::slice::from_ref(&record));
+
+        let again = state.enroll(&host, &out, &[], NOW).unwrap_err();
+        assert!(again.to_string().contains("exists already"), "{again}");
+        assert_eq!(state.enrolment(&host).unwrap(), Some(record));
+    }
+
+    #[test]
+    fn enrolling_offline_goes_on_where_a_crash_left_only_the_key() {
+        let (folder, state) = world();
+        let out = folder.path().join("web1");
+        install::request(&out).unwrap();
+        let key = SecretKey::load(&out.join("node.key")).unwrap();
+        let host: NodeId = "web1".parse().unwrap();
+        let identity = state.enroll(&host, &out, &[], NOW).unwrap();
+        assert_eq!(identity.public_key(), key.public());
+    }
+
+    #[test]
+    fn the_longest_name_is_recorded_and_a_record_of_another_host_is_refused() {
+        let (_folder, state) = world();
+        let host: NodeId = "x".repeat(NodeId::BYTES_MAX).parse().unwrap();
+        let enrolled = Enrolled {
+            host: host.clone(),
+            environments: Vec::new(),
+            how: How::Ssh,
+        };
+        let key = SecretKey::generate();
+        state.certify(&enrolled, key.public(), NOW).unwrap();
+        let record = state.enrolment(&host).unwrap().unwrap();
+        assert_eq!(record.fingerprint(), key_fingerprint(key.public()));
+
+        let other: NodeId = "web2".parse().unwrap();
+        let path = state.enrolment_path(&other);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::copy(state.enrolment_path(&host), &path).unwrap();
+        let refused = state.enrolments().unwrap_err();
+        assert!(matches!(refused, StateError::Enrolment(_)), "{refused}");
+        fs::write(&path, "schema = 7").unwrap();
+        let refused = state.enrolment(&other).unwrap_err();
+        assert!(matches!(refused, StateError::Enrolment(_)), "{refused}");
+    }
+}
