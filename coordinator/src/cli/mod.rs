@@ -17,6 +17,7 @@ mod history;
 mod init;
 mod plan;
 mod progress;
+mod renew;
 mod resume;
 mod rollback;
 mod rollout_status;
@@ -61,6 +62,9 @@ enum Command {
     Init(init::InitArgs),
     /// Make one host's identity, offline; copy it to the host
     Enroll(enroll::EnrollArgs),
+    /// Renew the certificates of hosts whose last third of life has begun, and of those that expired less than 90 days ago; a
+    /// deployment does the former too
+    Renew(renew::RenewArgs),
     /// Build the snapshot of a commit or a directory, and say what it is
     Snapshot(snapshot::SnapshotArgs),
     /// Say how a release would go through a fleet, and how long it would take; contacts nobody
@@ -178,6 +182,7 @@ async fn execute(command: Command) -> Result<u8, CliError> {
     match command {
         Command::Init(args) => init::run(&args),
         Command::Enroll(args) => enroll::run(&args),
+        Command::Renew(args) => renew::run(args).await,
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Plan(args) => plan::run(&args),
         Command::Config(args) => config::run(&args),

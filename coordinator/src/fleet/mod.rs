@@ -5,6 +5,8 @@ pub mod hub;
 mod inventory;
 pub mod leases;
 pub mod places;
+pub mod renew;
+pub mod renewals;
 pub mod ways;
 
 pub use inventory::{CANARY_GROUP, Host, Inventory, InventoryError, SITE_BYTES_MAX, Site};

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use super::{configs, enrolments::EnrolmentRecordError};
 
 pub(super) const AUTHORITY: &str = "ca";
-const COORDINATOR: &str = "coordinator";
+pub(super) const COORDINATOR: &str = "coordinator";
 const DEPLOYER_KEY: &str = "deployer_key";
 pub(super) const ALLOWED_SIGNERS: &str = "allowed_signers";
 const STORE: &str = "store";

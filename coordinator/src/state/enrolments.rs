@@ -135,7 +135,7 @@ impl StateDirectory {
             audiences: host.audiences.clone(),
             extensions: Extensions::default(),
         };
-        let membership = SignedMembership::sign(&membership, self.identity()?.as_ref());
+        let membership = SignedMembership::sign(&membership, self.identity_at(now)?.as_ref());
         let node = authority.node(Role::Agent, enrolled.host.clone());
         let certificate = authority.issue(&node, public_key, Validity::leaf(now.0))?;
         let validity = certificate
@@ -313,7 +313,7 @@ mod tests {
         let identity = state.enroll(&host, &out, &environments, NOW).unwrap();
         let trust = HostTrust::load(&out, NOW).unwrap();
         assert_eq!(trust.addressee.environments, environments);
-        assert!(trust.membership.is_some());
+        assert!(trust.membership().is_some());
 
         let record = state.enrolment(&host).unwrap().unwrap();
         assert_eq!(record.public_key, *identity.public_key());

@@ -15,6 +15,7 @@ mod lock;
 mod places;
 mod proof;
 mod record;
+mod renewals;
 mod tip;
 
 #[cfg(test)]
@@ -36,5 +37,6 @@ pub use self::{
         BrokenLock, Document, DocumentError, Flags, HostGroup, Hosts, Message, Outcome,
         Record as BranchRecord, Rollout, WaveEnd,
     },
+    renewals::{HostRenewalError, OWN_AGE_MS_MAX, OwnRenewal},
     tip::{KnownTip, TipError},
 };

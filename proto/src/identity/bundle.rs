@@ -20,6 +20,7 @@ use super::{
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey},
     peer::{AuthorityCertificate, Leaf, PeerIdentity},
     refusal::Refusal,
+    renewal::Life,
     trust::{Trust, provider},
 };
 use crate::extensions::Extensions;
@@ -176,7 +177,9 @@ impl Identity {
             return Err(RenewError::OtherKey);
         }
         let present = self.validity();
-        if leaf.validity.not_after_unix_ms <= present.not_after_unix_ms {
+        // One that a wrong clock made for later than now is of no use until then.
+        let is_of_use = present.life(now_unix_ms) != Life::Early;
+        if is_of_use && leaf.validity.not_after_unix_ms <= present.not_after_unix_ms {
             return Err(RenewError::NotLater);
         }
         let resolver = resolver(&certificate, &self.key).map_err(RenewError::Tls)?;
@@ -430,6 +433,19 @@ mod tests {
             Err(RenewError::NotLater)
         ));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_certificate_that_a_clock_which_was_ahead_made_gives_way_to_one_that_ends_before_it() {
+        let fleet = CertificateAuthority::create(&"prod".parse().unwrap(), NOW - 1).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let node = fleet.node(Role::Agent, "web1".parse().unwrap());
+        let ahead = Validity::leaf(NOW + 400 * 24 * 3600 * 1000);
+        let identity = Identity::create(directory.path(), &fleet, &node, ahead).unwrap();
+        let issued = fleet.issue(&node, identity.public_key(), Validity::leaf(NOW));
+        let valid = identity.renew(&issued.unwrap().pem, None, NOW).unwrap();
+        assert!(valid.not_after_unix_ms < ahead.not_after_unix_ms);
+        assert!(identity.check_time(NOW).is_ok());
     }
 
     #[test]

@@ -74,6 +74,7 @@ use crate::{
         Inventory, InventoryError,
         hub::{Hub, resolve_all},
         places::Places,
+        renewals::{Certificates, Renewer},
     },
     rollout::{self, Desk, Request, Session},
     scap::Scap,
@@ -280,7 +281,7 @@ pub(super) async fn deploy(
         checked.await.expect("checking does not panic")?;
     }
     let dead_man = dead_man::of(&args, inventory)?;
-    let identity = state.identity().map_err(state_error)?;
+    let identity = state.identity_at(clock::now()).map_err(state_error)?;
     identity
         .check_time(clock::now().0)
         .map_err(|error| CliError::failed("check this coordinator's certificate", &error))?;
@@ -297,7 +298,12 @@ pub(super) async fn deploy(
     let seed = Seed::start(identity.clone(), store.clone(), caps)
         .map_err(|error| CliError::failed("start the seed", &error))?;
     let first = fed_by_us(&identity.own().name, inventory, policy, topology, &about);
-    let mut hub = Hub::start(seed.node(), &identity, inventory, &first, &about).await;
+    let renewer = Renewer {
+        state: state.clone(),
+        all: false,
+    };
+    let renewing = Some((renewer, Certificates::default()));
+    let mut hub = Hub::start(seed.node(), &identity, inventory, &first, &about, renewing).await;
     // Hosts are dialled, and the lock is taken, while the snapshot is built.
     // Where nobody takes it any more, it is given back at once.
     let (locker, locking) = {
