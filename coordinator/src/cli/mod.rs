@@ -11,6 +11,7 @@ mod deltas;
 mod demo;
 mod deploy;
 mod diff;
+mod doctor;
 mod enroll;
 mod error;
 mod history;
@@ -65,6 +66,8 @@ enum Command {
     /// Renew the certificates of hosts whose last third of life has begun, and of those that expired less than 90 days ago; a
     /// deployment does the former too
     Renew(renew::RenewArgs),
+    /// Say what is wrong with this deployment host, or will be, and with --fleet with the hosts' certificates and clocks
+    Doctor(doctor::DoctorArgs),
     /// Build the snapshot of a commit or a directory, and say what it is
     Snapshot(snapshot::SnapshotArgs),
     /// Say how a release would go through a fleet, and how long it would take; contacts nobody
@@ -182,6 +185,7 @@ async fn execute(command: Command) -> Result<u8, CliError> {
     match command {
         Command::Init(args) => init::run(&args),
         Command::Enroll(args) => enroll::run(&args),
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Renew(args) => renew::run(args).await,
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Plan(args) => plan::run(&args),

@@ -23,7 +23,7 @@ use crate::{
     fleet::{
         Host, Inventory,
         renew::{Renewed, renew_behind, renew_dialled},
-        renewals::Renewer,
+        renewals::{Renewer, Which},
     },
     seed::Seed,
     state::{OWN_AGE_MS_MAX, OwnRenewal, StateDirectory, StateError},
@@ -70,7 +70,7 @@ pub(super) async fn run(args: RenewArgs) -> Result<u8, CliError> {
     })?;
     let renewer = Renewer {
         state,
-        all: args.all,
+        which: if args.all { Which::All } else { Which::Due },
     };
     let reach_max = Duration::from_secs(args.connect_timeout);
     let (open, behind): (Vec<&Host>, Vec<&Host>) =

@@ -1,8 +1,11 @@
 //! `status`: what each environment is on, who deploys, and what became of the hosts, as the state branch says; and where a
 //! deployment that runs here is, in its own word.
 
+use std::path::Path;
+
 use clap::Args;
 use jiff::Timestamp;
+use scap_agent::{api::IdentityView, clock};
 use scap_proto::reason::Reason;
 use serde_json::{Value, json};
 
@@ -14,7 +17,7 @@ use super::{
     progress::some,
     rollout_status,
 };
-use crate::state::{Lock, Outcome, Present, ProcessMark, Rollout, age};
+use crate::state::{Lock, Outcome, Present, ProcessMark, Rollout, StateDirectory, age};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -36,14 +39,21 @@ pub(super) async fn run(args: &StatusArgs) -> Result<u8, CliError> {
     };
     let present = args.read.present(history.as_ref())?;
     let now = now();
+    let identity = args.read.state.as_deref().and_then(identity_of);
     if args.read.json {
         let places: Vec<Value> = present.iter().map(|it| place_json(it, now)).collect();
         let tip = history.map(|history| history.tip().to_string());
         println!(
             "{}",
-            json!({"schema": "scap.status/1", "running": running, "state_commit": tip, "places": places})
+            json!({"schema": "scap.status/1", "running": running, "state_commit": tip, "places": places, "identity": identity})
         );
         return Ok(exit::DONE);
+    }
+    if let Some(identity) = identity.filter(|it| it.state != "good") {
+        println!(
+            "this coordinator's certificate is {}: until {}; `scap-coordinator doctor` says what to do",
+            identity.state, identity.valid_until
+        );
     }
     for running in &running {
         rollout_status::print(running);
@@ -57,6 +67,12 @@ pub(super) async fn run(args: &StatusArgs) -> Result<u8, CliError> {
         print(present, now);
     }
     Ok(exit::DONE)
+}
+
+/// This coordinator's certificate; none where it cannot be read, which `doctor` tells of.
+fn identity_of(state: &Path) -> Option<IdentityView> {
+    let identity = StateDirectory::open(state).ok()?.identity().ok()?;
+    Some(IdentityView::new(&identity, clock::now()))
 }
 
 /// The lock, and why it is nobody's any more, if so.

@@ -28,7 +28,7 @@ use tokio::{
 use super::{
     Host, Inventory,
     hub::{Hub, HubEvent},
-    renewals::{Certificates, Renewer},
+    renewals::{Certificates, Renewer, Which},
 };
 use crate::seed::Seed;
 
@@ -47,7 +47,7 @@ const ASK_PERIOD: Duration = Duration::from_millis(500);
 /// What became of one host's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Renewed {
-    /// There is time.
+    /// It is as it was, and nothing is to be done about it.
     Good(Validity),
     /// It is another one now, valid until then, in milliseconds since 1970.
     Until(u64),
@@ -123,7 +123,7 @@ async fn on(renewer: &Renewer, link: &Link, host: &NodeId) -> Result<Renewed, Be
     let (Some(valid), Some(key)) = (link.peer_validity(), link.peer_key()) else {
         return Err(Reason::Failed.because("the link does not say whose it is"));
     };
-    if valid.life(clock::now().0) == Life::Good && !renewer.all {
+    if !renewer.which.includes(valid, clock::now()) {
         return Ok(Renewed::Good(valid));
     }
     let (state, name) = (renewer.state.clone(), host.clone());
@@ -204,7 +204,7 @@ pub async fn renew_behind(
                 Renewed::Until(known.valid.not_after_unix_ms)
             } else if let Some(problem) = known.problem {
                 Renewed::Not(problem)
-            } else if is_good && !renewer.all {
+            } else if is_good && renewer.which != Which::All {
                 Renewed::Good(known.valid)
             } else {
                 continue;

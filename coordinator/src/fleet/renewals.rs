@@ -34,8 +34,30 @@ const WAITING_MAX: usize = 1024;
 pub struct Renewer {
     /// With the authority, and the records of enrolments.
     pub state: StateDirectory,
-    /// Whether also of those whose certificate has more than a third of its life left.
-    pub all: bool,
+    /// Of which hosts.
+    pub which: Which,
+}
+
+/// Whose certificates are renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Nobody's: they are looked at.
+    None,
+    /// Those of which a third or less is left, or nothing.
+    Due,
+    /// All.
+    All,
+}
+
+impl Which {
+    /// Whether one is that is valid then.
+    pub(super) fn includes(self, valid: Validity, now: UnixMillis) -> bool {
+        match self {
+            Self::None => false,
+            Self::Due => valid.life(now.0) != Life::Good,
+            Self::All => true,
+        }
+    }
 }
 
 /// What is known of the hosts' certificates, as their reports show them.
@@ -80,7 +102,7 @@ impl Certificates {
     }
 
     /// Notes when a host's certificate is valid. Whether it is to be renewed now.
-    fn saw(&self, host: &NodeId, valid: Validity, now: UnixMillis, all: bool) -> bool {
+    fn saw(&self, host: &NodeId, valid: Validity, now: UnixMillis, which: Which) -> bool {
         let mut known = self.lock();
         let is_first = !known.contains_key(host);
         let entry = known.entry(host.clone()).or_insert(Known {
@@ -97,7 +119,8 @@ impl Certificates {
             };
             return false;
         }
-        let is_due = valid.life(now.0) == Life::Due || (all && is_first);
+        // Of all, each once.
+        let is_due = which.includes(valid, now) && (which == Which::Due || is_first);
         let is_late = entry.tried.is_none_or(|at| at.elapsed() >= AGAIN_AFTER);
         if is_due && is_late {
             entry.tried = Some(Instant::now());
@@ -129,8 +152,8 @@ impl Renewals {
         let Some((key, valid)) = signed.certified() else {
             return;
         };
-        let (all, now) = (self.renewer.all, clock::now());
-        if self.certificates.saw(host, valid, now, all) {
+        let (which, now) = (self.renewer.which, clock::now());
+        if self.certificates.saw(host, valid, now, which) {
             let host = host.clone();
             let _ = self.due.try_send(Due { host, key, valid });
         }
@@ -195,14 +218,14 @@ mod tests {
         );
         let (web1, web2): (NodeId, NodeId) = ("web1".parse().unwrap(), "web2".parse().unwrap());
         let certificates = Certificates::default();
-        assert!(certificates.saw(&web1, old, now, false));
-        assert!(!certificates.saw(&web1, old, now, false));
-        assert!(!certificates.saw(&web1, new, now, false));
+        assert!(certificates.saw(&web1, old, now, Which::Due));
+        assert!(!certificates.saw(&web1, old, now, Which::Due));
+        assert!(!certificates.saw(&web1, new, now, Which::Due));
         assert_eq!(certificates.of(&web1).unwrap().valid, new);
-        assert!(!certificates.saw(&web2, new, now, false));
+        assert!(!certificates.saw(&web2, new, now, Which::Due));
 
         let certificates = Certificates::default();
-        assert!(certificates.saw(&web2, new, now, true));
-        assert!(!certificates.saw(&web2, new, now, true));
+        assert!(certificates.saw(&web2, new, now, Which::All));
+        assert!(!certificates.saw(&web2, new, now, Which::All));
     }
 }

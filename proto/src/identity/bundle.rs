@@ -348,6 +348,25 @@ pub(super) const KEY_FILE: &str = "node.key";
 /// Name of the trusted authorities in a node's directory.
 pub(super) const AUTHORITIES_FILE: &str = "ca.crt";
 
+/// When each of the authorities is valid that a node's directory trusts.
+///
+/// # Errors
+/// [`IdentityError::File`], [`IdentityError::NoCertificate`], [`IdentityError::Malformed`].
+pub fn authority_validities(directory: &Path) -> Result<Vec<Validity>, IdentityError> {
+    let path = file_in(directory, AUTHORITIES_FILE);
+    let authorities = read_certificates(&path)?;
+    let parsed = authorities
+        .iter()
+        .map(|der| AuthorityCertificate::parse(der));
+    let validities: Result<Vec<_>, _> = parsed.map(|it| Ok(it?.validity)).collect();
+    validities.map_err(|problem| IdentityError::Malformed { path, problem })
+}
+
+/// Where the key of a node's directory is.
+pub fn key_file(directory: &Path) -> PathBuf {
+    file_in(directory, KEY_FILE)
+}
+
 pub(super) fn read_certificates(
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, IdentityError> {

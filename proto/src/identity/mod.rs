@@ -32,7 +32,7 @@ pub use self::{
         AUTHORITY_VALIDITY_DAYS, AuthorityError, CLOCK_SKEW_SECS, Certificate,
         CertificateAuthority, LEAF_VALIDITY_DAYS, Validity,
     },
-    bundle::{Identity, IdentityError, RenewError},
+    bundle::{Identity, IdentityError, RenewError, authority_validities, key_file},
     enrolment::{Enrolment, EnrolmentError},
     file::FileError,
     fleet::{FleetName, ParseFleetError, Role},

@@ -74,7 +74,7 @@ use crate::{
         Inventory, InventoryError,
         hub::{Hub, resolve_all},
         places::Places,
-        renewals::{Certificates, Renewer},
+        renewals::{Certificates, Renewer, Which},
     },
     rollout::{self, Desk, Request, Session},
     scap::Scap,
@@ -300,7 +300,7 @@ pub(super) async fn deploy(
     let first = fed_by_us(&identity.own().name, inventory, policy, topology, &about);
     let renewer = Renewer {
         state: state.clone(),
-        all: false,
+        which: Which::Due,
     };
     let renewing = Some((renewer, Certificates::default()));
     let mut hub = Hub::start(seed.node(), &identity, inventory, &first, &about, renewing).await;
