@@ -26,6 +26,7 @@ mod places;
 mod plan;
 mod process;
 mod refusals;
+mod renewal;
 mod resume;
 mod rollback_upstream;
 mod rollout;
