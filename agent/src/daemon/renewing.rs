@@ -1,12 +1,17 @@
 //! The daemon's own certificate: it takes the next one, and warns before there is none.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use scap_proto::{
     identity::Life,
     release::{SignedRenewal, report::bounded_reason},
     wire::renewal::RenewalAnswer,
 };
+
+use tokio::sync::Semaphore;
 
 use super::Daemon;
 use crate::{
@@ -19,10 +24,23 @@ use crate::{
 /// How often the log says that the certificate is to be renewed: once a day is seen, and is not noise.
 const WARNING_PERIOD: Duration = Duration::from_secs(24 * 3600);
 
-/// When the daemon warned last.
-#[derive(Debug, Default)]
+/// What the daemon is at with its certificate.
+#[derive(Debug)]
 pub(super) struct Renewing {
+    /// When it warned last, and of what.
     warned: Option<(Instant, Life)>,
+    /// Held by the renewal that is being looked at of those that came down: whoever is enrolled can send more of them than
+    /// can be looked at, and what is dropped comes again.
+    turn: Arc<Semaphore>,
+}
+
+impl Default for Renewing {
+    fn default() -> Self {
+        Self {
+            warned: None,
+            turn: Arc::new(Semaphore::new(1)),
+        }
+    }
 }
 
 impl Renewing {
@@ -65,8 +83,12 @@ impl Daemon {
         if signed.host_unverified().as_ref() != Some(&self.trust.addressee.host) {
             return;
         }
+        let Ok(turn) = self.renewing.turn.clone().try_acquire_owned() else {
+            return;
+        };
         let trust = self.trust.clone();
         self.cleaning.spawn(async move {
+            let _turn = turn;
             match take(trust, signed).await {
                 Err(error) if error.is_repeat() => {}
                 Err(error) => {
@@ -110,7 +132,7 @@ impl Daemon {
 }
 
 /// Takes a renewal on the blocking pool, and says so in the log.
-async fn take(trust: std::sync::Arc<HostTrust>, signed: SignedRenewal) -> Result<u64, NotRenewed> {
+async fn take(trust: Arc<HostTrust>, signed: SignedRenewal) -> Result<u64, NotRenewed> {
     let renew = move || trust.renew(&signed, clock::now());
     let renewed = tokio::task::spawn_blocking(renew).await;
     let valid = renewed.expect("renewing does not panic")?;
