@@ -1,7 +1,10 @@
 //! Certificates in their last third, past their end, and with clocks that are wrong: hosts and coordinators whose clock
 //! libfaketime moves.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 use scap_proto::identity::Identity;
@@ -365,25 +368,32 @@ fn an_agent_that_is_killed_while_it_is_renewed_has_the_old_identity_or_the_new_o
     let Some(mut world) = World::new(&["web1"]) else {
         return;
     };
-    let path = |below: &str| world.fleet.scene.path(below);
-    let directory = path("web1/identity");
-    let record = path("st/enrolments/web1/certificate.toml");
-    let read = || std::fs::read_to_string(&record).unwrap();
+    let directory = world.fleet.scene.path("web1/identity");
     let (mut old, mut new) = (0, 0);
     for round in 1..=ROUNDS {
         // Each certificate is to end later than the one before.
         let day = i64::from(round);
         world.start("web1", day);
-        let (before, recorded) = (Identity::load(&directory).unwrap().certificate(), read());
+        let before = Identity::load(&directory).unwrap().certificate();
+        let file = world.certificate("web1");
         let arguments = ["renew", "--state", "st", "--fleet", "fleet.toml", "--all"];
         let renewing = world.begin(day, &arguments);
-        wait_until("the coordinator has recorded it", LIMIT, || {
-            let now = read();
-            if now == recorded { Err(now) } else { Ok(()) }
-        });
-        // From before the host hears of it to after it has written it.
-        std::thread::sleep(Duration::from_millis(5) * (round - 1));
+        // It is written beside the present one, renamed, and moved to its place: killed from before that to after it.
+        let began = Instant::now();
+        while !directory.join(".staged").exists() && world.certificate("web1") == file {
+            assert!(began.elapsed() < LIMIT, "not renewed: {}", renewing.said());
+            std::thread::yield_now();
+        }
+        match round {
+            ROUNDS => wait_until("the new one is in its place", LIMIT, || {
+                let is_there = world.certificate("web1") != file;
+                is_there.then_some(()).ok_or("it is not")
+            }),
+            round => std::thread::sleep(Duration::from_millis(2) * (round - 1)),
+        }
         world.fleet.agents.pop().unwrap().kill_daemon();
+        // It would wait for an answer.
+        renewing.signal(Signal::KILL);
         renewing.end();
         match Identity::load(&directory).unwrap().certificate() == before {
             true => old += 1,
@@ -391,6 +401,7 @@ fn an_agent_that_is_killed_while_it_is_renewed_has_the_old_identity_or_the_new_o
         }
     }
     eprintln!("killed {old} times before the new one held, {new} times after");
+    assert!(new > 0);
     let (repo, commit) = world.fleet.scene.repo();
     let day = i64::from(ROUNDS) + 1;
     world.start("web1", day);
