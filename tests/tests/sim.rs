@@ -318,6 +318,42 @@ fn with_lanes_silent_and_slow_hosts_are_got_around() {
     }
 }
 
+/// One in ten is no good: half of these die at some time, half are on links 20 times slower, wherever in the lanes they stand.
+#[test]
+fn with_lanes_many_slow_and_dying_hosts_hold_nobody_else_up_for_long() {
+    let one_site = with_lanes(Setup::equal(seed_from_env(), 60, 1000, 1024));
+    let sites = in_sites(60, 3, (1000, 1000), 1024);
+    for (what, mut setup, limit) in [("one site", one_site, 2.0), ("3 sites", sites, 3.0)] {
+        setup.chunk_bytes = 1024 * 1024;
+        setup.quantum_bytes = setup.chunk_bytes;
+        let bound = f64::from(setup.chunk_bytes) * 1024.0 / 125e6;
+        // Spread over all places, those at the top included.
+        let bad: Vec<usize> = (0..60).filter(|host| host % 10 == 3).collect();
+        let (slow, dying) = bad.split_at(bad.len() / 2);
+        for &host in slow {
+            setup.hosts[host] = Host {
+                site: setup.hosts[host].site,
+                ..Host::with_mbit_per_sec(50)
+            };
+        }
+        let mut run = Run::new(setup);
+        for (number, &host) in (1u32..).zip(dying) {
+            let at = Duration::from_secs_f64(bound * f64::from(number) / 4.0);
+            run.at(at, move |fleet| fleet.crash(host + 1));
+        }
+        let outcome = run.to_completion(MINUTES);
+        let fast = (0..60).filter(|host| !bad.contains(host));
+        let last = fast.map(|host| outcome.completed_at[host]).max();
+        let ratio = last.flatten().expect("complete").as_secs_f64() / bound;
+        println!(
+            "{what}: {ratio:.2} × bound for the fast ones, {:.2} copies",
+            outcome.origin_copies
+        );
+        assert!(ratio < limit, "{what}: {ratio}");
+        assert!(outcome.origin_copies < 1.5, "{}", outcome.origin_copies);
+    }
+}
+
 /// A fleet in sites with lanes, 40 ms between any two.
 fn in_sites(hosts: usize, count: usize, (rate, border): (u64, u64), chunks: u32) -> Setup {
     let setup = with_lanes(Setup::equal(seed_from_env(), hosts, rate, chunks));

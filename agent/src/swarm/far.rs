@@ -8,6 +8,7 @@ use crate::topology::LaneSet;
 use super::{
     engine::Swarm,
     event::TransferId,
+    gains::{self, Gains},
     reveal::below,
     transfer::{Side, Transfer},
 };
@@ -23,6 +24,10 @@ const LANE_STALL_MAX: Duration = Duration::from_secs(5);
 /// The same on a lane from a host of our own site: by then that has given up its own.
 const NEAR_LANE_STALL_MAX: Duration = Duration::from_secs(10);
 
+/// How long a gateway waits for the one before it to make up for one that is slow; the first of them for those before it in other
+/// sites, who notice at the same time.
+const TURN: Duration = Duration::from_secs(3);
+
 /// What we may ask of far peers.
 #[derive(Default)]
 pub(super) struct Far {
@@ -30,6 +35,8 @@ pub(super) struct Far {
     progress: Vec<(u32, Duration)>,
     /// Those numbers whose chunks we may ask for, whoever else is to: none came for too long.
     open: u64,
+    /// By number, how that grows, and since when far less came of it than of another.
+    gains: Vec<(Gains, Option<Duration>)>,
     /// Those of which nothing came for too long though somebody near holds some: until one comes, these count as well.
     starved: u64,
 }
@@ -102,7 +109,57 @@ impl Transfer {
                 self.far.starved |= 1 << number;
             }
         }
-        Some(self.find_still_lanes(now))
+        Some(self.find_still_lanes(now) | self.find_slow_parts(now))
+    }
+
+    /// The lanes whose chunks come into our site far slower than others, though far peers hold more: its entry there is slow, or what feeds it.
+    /// The gateways take it over, one after the other for as long as that is not enough.
+    fn find_slow_parts(&mut self, now: Duration) -> LaneSet {
+        let (ours, count) = self.policy.far_share;
+        if self.feed.count != count || count < 2 {
+            return 0;
+        }
+        let mut held = vec![(0, false); count as usize];
+        for word in 0..self.words() {
+            let here = self.held.word(word) | self.held_by(word, |side| !side.is_far);
+            let far = self.held_by(word, |side| side.is_far) & !here;
+            for (number, (held, waits)) in (0..count).zip(&mut held) {
+                let share = self.share_word(number, word);
+                *held += (here & share).count_ones();
+                *waits |= far & share != 0;
+            }
+        }
+        let far = &mut self.far;
+        far.gains.resize_with(count as usize, Default::default);
+        for ((gains, _), (held, _)) in far.gains.iter_mut().zip(&held) {
+            gains.note(now, *held);
+        }
+        let most = far
+            .gains
+            .iter()
+            .filter_map(|(gains, _)| gains.lately())
+            .max();
+        let most = most.unwrap_or(0);
+        let mut slow = 0;
+        for (number, ((gains, since), (_, waits))) in (0..count).zip(far.gains.iter_mut().zip(held))
+        {
+            let is_slow = waits && gains.lately().is_some_and(|it| gains::is_slow(it, most));
+            let begun = *since.get_or_insert(now);
+            if !is_slow {
+                *since = None;
+                continue;
+            }
+            let turn = if ours < count {
+                (ours + count - number) % count
+            } else {
+                ours
+            };
+            if turn > 0 && begun + turn * TURN <= now {
+                far.open |= 1 << number;
+                slow |= 1 << number;
+            }
+        }
+        slow & self.feed.covered()
     }
 
     /// The lanes on which nothing came for too long though somebody holds more: the upstream, or one above it, has

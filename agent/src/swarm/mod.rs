@@ -24,6 +24,7 @@ mod bitmap;
 mod engine;
 mod event;
 mod far;
+mod gains;
 mod lanes;
 mod peer;
 mod requests;

@@ -12,6 +12,7 @@ use super::{
     bitmap::{Bitmap, rarest},
     event::{Ask, Link, PeerId, Policy, Reveal},
     far::Far,
+    gains::{self, Gains},
     lanes::{Feed, Follower},
     reveal::OneEach,
 };
@@ -76,6 +77,9 @@ pub(super) struct Side {
     pub(super) is_upstream: bool,
     /// [`Link::Far`].
     pub(super) is_far: bool,
+    /// How many chunks it holds, and how that grew.
+    count: u32,
+    pub(super) gains: Gains,
 }
 
 pub(super) struct Allotment {
@@ -225,6 +229,7 @@ impl Transfer {
         if index >= SNAPSHOT_CHUNKS_MAX || !side.has.insert(index) {
             return false;
         }
+        side.count += 1;
         let useful = side.askable && self.wanted.contains(index) && !self.feed.awaits(index);
         if useful {
             side.dry = false;
@@ -247,9 +252,12 @@ impl Transfer {
         let Some(side) = self.sides.get_mut(&peer) else {
             return;
         };
-        if side.has.remove(index) && side.askable {
-            self.count_holder(index, false);
-            self.refresh_unsent(index);
+        if side.has.remove(index) {
+            side.count -= 1;
+            if side.askable {
+                self.count_holder(index, false);
+                self.refresh_unsent(index);
+            }
         }
     }
 
@@ -327,6 +335,33 @@ impl Transfer {
             |index| self.holders_of(index),
             rng,
         )
+    }
+
+    /// Notes what peers hold, to see how fast they get on.
+    pub(super) fn note_gains(&mut self, now: Duration) {
+        for side in self.sides.values_mut() {
+            side.gains.note(now, side.count);
+        }
+    }
+
+    /// Whether a peer gets far less than most do, and so has little to pass on.
+    pub(super) fn is_slow(&self, peer: PeerId) -> bool {
+        let Some(side) = self.sides.get(&peer).filter(|side| !side.is_upstream) else {
+            return false;
+        };
+        let is_under_way = |side: &&Side| side.count < self.chunk_count() && !side.is_upstream;
+        let gained = |is_far: bool| {
+            let sides = self.sides.iter().filter(|(id, _)| **id != peer);
+            let sides = sides.map(|(_, side)| side).filter(is_under_way);
+            let sides = sides.filter(move |side| side.is_far == is_far);
+            gains::usual(sides.filter_map(|side| side.gains.lately()))
+        };
+        let usual = gained(false).max(gained(true)).unwrap_or(0);
+        is_under_way(&side)
+            && side
+                .gains
+                .lately()
+                .is_some_and(|it| gains::is_slow(it, usual))
     }
 
     /// Whether all that is missing is in flight.

@@ -365,7 +365,7 @@ impl Simulation {
             Event::Alarm => {}
             Event::Wake(node) => self.wake(node),
             Event::Message(message) => self.deliver(*message),
-            Event::Sent { node, finished } => self.sent(node, finished),
+            Event::Sent(node) => self.network.sent(node),
             Event::Crosses { flow, bytes } => self.network.crosses(flow, bytes),
             Event::Arrived { flow, bytes } => {
                 if let Some((flow, bytes)) = self.network.arrived(flow, bytes) {

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BinaryHeap, btree_map::Entry},
     time::Duration,
 };
 
@@ -26,11 +26,8 @@ pub(super) enum Event {
     /// A node's engine wants to be woken.
     Wake(NodeIndex),
     Message(Box<Envelope>),
-    /// An uplink is free again, and has sent the last of an upload.
-    Sent {
-        node: NodeIndex,
-        finished: Option<FlowIndex>,
-    },
+    /// An uplink is free again.
+    Sent(NodeIndex),
     /// A quantum reaches the border of its sender's site.
     Crosses {
         flow: FlowIndex,
@@ -118,8 +115,9 @@ pub(super) struct Network {
     scheduled: u64,
     lines: Vec<Line>,
     gates: Vec<Gate>,
-    /// By link between sites, bytes on their way: all its uploads share one window, or they would fill a border's queue.
-    crossing: BTreeMap<LinkNumber, u32>,
+    /// By link, bytes on their way: all its uploads share one window, as on a connection, or they would fill the queue of a border, or of
+    /// a slow receiver.
+    on_the_way: BTreeMap<LinkNumber, u32>,
     flows: Vec<Flow>,
     free: Vec<FlowIndex>,
     links: LinkNumber,
@@ -162,7 +160,7 @@ impl Network {
             scheduled: 0,
             lines: hosts.map(line).collect(),
             gates: setup.borders.iter().map(gate).collect(),
-            crossing: BTreeMap::new(),
+            on_the_way: BTreeMap::new(),
             flows: Vec::new(),
             free: Vec::new(),
             links: 0,
@@ -237,7 +235,7 @@ impl Network {
             Event::Alarm => (0, 0, 0),
             Event::Wake(node) => (1, *node, 0),
             Event::Message(it) => (2, it.from, it.to),
-            Event::Sent { node, .. } => (3, *node, 0),
+            Event::Sent(node) => (3, *node, 0),
             Event::Arrived { flow, .. } => (4, *flow, self.flows[*flow].index as usize),
             Event::Taken { flow, .. } => (5, *flow, self.flows[*flow].index as usize),
             Event::Connected(one, other) => (6, *one, *other),
@@ -333,8 +331,8 @@ impl Network {
         }
         let ready = firsts.into_iter().filter(|(to, number)| {
             let flow = &self.flows[*number];
-            let of_link = self.crossing.get(&flow.link).copied().unwrap_or(0);
-            flow.on_the_way_bytes.max(of_link) < self.window(node, *to)
+            let of_link = self.on_the_way.get(&flow.link).copied().unwrap_or(0);
+            of_link < self.window(node, *to)
         });
         let Some((_, number)) = ready.min_by_key(|(to, _)| (*to <= line.turn, *to)) else {
             return;
@@ -343,19 +341,17 @@ impl Network {
         let bytes = flow.unsent_bytes.min(self.quantum_bytes);
         flow.unsent_bytes -= bytes;
         flow.on_the_way_bytes += bytes;
-        let (to, last) = (flow.to, flow.unsent_bytes == 0);
+        let (to, link) = (flow.to, flow.link);
+        *self.on_the_way.entry(link).or_default() += bytes;
         let line = &mut self.lines[node];
         line.turn = to;
         line.uplink_busy = true;
         line.sent_bytes += u64::from(bytes);
         let takes = time_for(bytes, line.up_bytes_per_sec);
         let sent_at = self.now + takes.mul_f64(1.0 + self.slowdown(node));
-        let finished = last.then_some(number);
-        self.schedule(sent_at, Event::Sent { node, finished });
-        let link = self.flows[number].link;
+        self.schedule(sent_at, Event::Sent(node));
         let flow = number;
         if self.sites(node, to).is_some() {
-            *self.crossing.entry(link).or_default() += bytes;
             self.schedule(sent_at, Event::Crosses { flow, bytes });
         } else {
             let arrives_at = sent_at + self.path_delay(node, to);
@@ -383,12 +379,10 @@ impl Network {
         self.schedule(in_at + delay, Event::Arrived { flow, bytes });
     }
 
-    /// The uplink is free. The upload that ended, if it was not stopped meanwhile.
-    pub(super) fn sent(&mut self, node: NodeIndex, finished: Option<FlowIndex>) -> Option<Flow> {
+    /// The uplink is free.
+    pub(super) fn sent(&mut self, node: NodeIndex) {
         self.lines[node].uplink_busy = false;
-        let uploads = &mut self.lines[node].uploads;
-        let position = uploads.iter().position(|&flow| Some(flow) == finished)?;
-        Some(self.flows[uploads.remove(position)].clone())
+        self.transmit(node);
     }
 
     /// A quantum is at the downlink; given back where it is through at once.
@@ -418,13 +412,17 @@ impl Network {
         let flow = &mut self.flows[number];
         flow.on_the_way_bytes -= bytes;
         flow.untaken_bytes -= bytes;
-        if let Some(of_link) = self.crossing.get_mut(&flow.link) {
-            *of_link -= bytes;
+        if let Entry::Occupied(mut of_link) = self.on_the_way.entry(flow.link) {
+            *of_link.get_mut() -= bytes;
+            if *of_link.get() == 0 {
+                of_link.remove();
+            }
         }
         let done = (flow.untaken_bytes == 0 && !flow.dead).then(|| flow.clone());
         let from = flow.from;
         if done.is_some() {
             flow.dead = true;
+            self.lines[from].uploads.retain(|&flow| flow != number);
         }
         self.free_if_over(number);
         self.transmit(from);

@@ -318,26 +318,22 @@ impl Simulation {
         }
     }
 
-    pub(super) fn sent(&mut self, index: NodeIndex, finished: Option<FlowIndex>) {
-        if let Some(flow) = self.network.sent(index, finished) {
-            self.feed(
-                index,
-                Input::Served {
-                    peer: peer_id(flow.to),
-                    transfer: TRANSFER,
-                    index: flow.index,
-                },
-            );
-            self.serve(index);
-        }
-        self.network.transmit(index);
-    }
-
     /// A quantum is through a downlink; with the last of a chunk, that is verified and stored.
     pub(super) fn taken(&mut self, flow: FlowIndex, bytes: u32) {
         let Some(flow) = self.network.taken(flow, bytes) else {
             return;
         };
+        // The sender waits until the receiver has the bytes.
+        if self.nodes[flow.from].links.get(&flow.to) == Some(&flow.link) {
+            let (peer, transfer, index) = (peer_id(flow.to), TRANSFER, flow.index);
+            let served = Input::Served {
+                peer,
+                transfer,
+                index,
+            };
+            self.feed(flow.from, served);
+            self.serve(flow.from);
+        }
         let held = self.nodes[flow.from].store[flow.index as usize];
         let came = match self.nodes[flow.from].conduct {
             Conduct::Flips => held.flipped(),
