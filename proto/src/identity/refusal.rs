@@ -353,6 +353,34 @@ impl fmt::Display for Clocks {
 
 impl std::error::Error for HandshakeRefusal {}
 
+fn words(roles: &[Role]) -> String {
+    let roles: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+    roles.join(" or ")
+}
+
+/// How far two times are apart, as people say it.
+fn apart(one_unix_ms: u64, other_unix_ms: u64) -> String {
+    match one_unix_ms.abs_diff(other_unix_ms) / 1000 {
+        seconds if seconds >= 2 * 24 * 3600 => format!("{} days", seconds / (24 * 3600)),
+        seconds if seconds >= 2 * 3600 => format!("{} h", seconds / 3600),
+        seconds => format!("{seconds} s"),
+    }
+}
+
+fn unix_time(unix_ms: u64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_millis(unix_ms))
+}
+
+fn date(unix_ms: u64) -> String {
+    i64::try_from(unix_ms / 1000)
+        .ok()
+        .and_then(|secs| Timestamp::from_second(secs).ok())
+        .map_or_else(
+            || format!("{unix_ms} ms after 1970"),
+            |date| date.to_string(),
+        )
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -409,32 +437,4 @@ mod tests {
             assert_eq!(Clocks::of_words(words), None, "{words}");
         }
     }
-}
-
-fn words(roles: &[Role]) -> String {
-    let roles: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
-    roles.join(" or ")
-}
-
-/// How far two times are apart, as people say it.
-fn apart(one_unix_ms: u64, other_unix_ms: u64) -> String {
-    match one_unix_ms.abs_diff(other_unix_ms) / 1000 {
-        seconds if seconds >= 2 * 24 * 3600 => format!("{} days", seconds / (24 * 3600)),
-        seconds if seconds >= 2 * 3600 => format!("{} h", seconds / 3600),
-        seconds => format!("{seconds} s"),
-    }
-}
-
-fn unix_time(unix_ms: u64) -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_millis(unix_ms))
-}
-
-fn date(unix_ms: u64) -> String {
-    i64::try_from(unix_ms / 1000)
-        .ok()
-        .and_then(|secs| Timestamp::from_second(secs).ok())
-        .map_or_else(
-            || format!("{unix_ms} ms after 1970"),
-            |date| date.to_string(),
-        )
 }
