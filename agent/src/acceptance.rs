@@ -3,12 +3,15 @@
 //! Pure. The node keeps one state for its fetching and the activator its own, so that neither needs
 //! to believe the other. The new state is persisted before anything is done about it.
 
+use std::collections::BTreeMap;
+
 use scap_proto::{
     id::{NodeId, ReleaseId},
+    limits::SEQUENCE_JUMP_MAX,
     reason::{Because, Reason},
     release::{
-        Audience, AuthorityError, Directive, Environment, Stage, UnixMillis, VerifiedGrant,
-        VerifiedRelease,
+        Audience, AuthorityError, Directive, Environment, RepoPath, Stage, UnixMillis,
+        VerifiedGrant, VerifiedRelease,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -24,6 +27,8 @@ pub struct Addressee {
     pub environments: Vec<Environment>,
     /// The audiences it is in.
     pub audiences: Vec<Audience>,
+    /// The least sequences of stable releases, by who enrolled it.
+    pub floors: BTreeMap<(RepoPath, Environment), u64>,
 }
 
 /// What this host has accepted for one repo and environment.
@@ -86,6 +91,18 @@ pub enum Refusal {
         offered: u64,
         /// The highest sequence accepted.
         accepted: u64,
+    },
+    /// So high that whoever signed it may want to leave no number for others.
+    #[error(
+        "release {release} has sequence {offered}, more than {SEQUENCE_JUMP_MAX} above {known}, the highest known here"
+    )]
+    Jump {
+        /// The release offered.
+        release: ReleaseId,
+        /// Its sequence.
+        offered: u64,
+        /// The highest sequence accepted or that who enrolled the host knew of; 0 for none.
+        known: u64,
     },
     /// Two releases with one sequence: the signer, or a thief of the key, says two things.
     #[error("release {offered} has the sequence {sequence} of release {accepted}: equivocation")]
@@ -168,6 +185,7 @@ impl Refusal {
             Self::Zero | Self::Lower { .. } | Self::StaleFinalization { .. } => {
                 Reason::RefusedSequence
             }
+            Self::Jump { .. } => Reason::RefusedJump,
             Self::Equivocation { .. } | Self::Contradiction { .. } => Reason::RefusedEquivocation,
             Self::Replayed { .. } => Reason::RefusedEpoch,
             Self::Lasting(_) => Reason::RefusedLapsed,
@@ -226,7 +244,7 @@ impl Acceptance {
             return Ok(Decision::NotForUs);
         }
         let offered = (directive.epoch, directive.number);
-        self.check_sequence(release)?;
+        self.check_sequence(us, release)?;
         if let Some(accepted) = self.accepted.as_ref().filter(|a| a.release == release.id()) {
             if offered < accepted.directive {
                 return Err(Refusal::Replayed {
@@ -384,7 +402,7 @@ impl Acceptance {
         if !self.is_meant(us, verified) {
             return Err(Refusal::NotMeant(release.id()));
         }
-        self.check_sequence(release)?;
+        self.check_sequence(us, release)?;
         let (id, sequence) = (release.id(), finalization.sequence);
         if sequence < floor {
             return Err(Refusal::Floor {
@@ -435,10 +453,22 @@ impl Acceptance {
         accepted.filter(|it| it.release == release && it.stage == Stage::Revert)
     }
 
-    fn check_sequence(&self, release: &VerifiedRelease) -> Result<(), Refusal> {
-        let (id, offered) = (release.id(), release.release().sequence);
+    fn check_sequence(&self, us: &Addressee, release: &VerifiedRelease) -> Result<(), Refusal> {
+        let (id, about) = (release.id(), release.release());
+        let offered = about.sequence;
         if offered == 0 {
             return Err(Refusal::Zero);
+        }
+        let floor = us
+            .floors
+            .get(&(about.repo.clone(), about.environment.clone()));
+        let known = self.sequence().max(floor.copied().unwrap_or(0));
+        if offered.saturating_sub(known) > SEQUENCE_JUMP_MAX {
+            return Err(Refusal::Jump {
+                release: id,
+                offered,
+                known,
+            });
         }
         match &self.accepted {
             Some(accepted) if offered < accepted.sequence => Err(Refusal::Lower {

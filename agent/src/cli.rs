@@ -2,8 +2,10 @@
 
 mod clone;
 mod doctor;
+mod identity;
 mod limit;
 mod pull;
+mod trust;
 
 use std::{
     ffi::OsString,
@@ -75,6 +77,9 @@ enum Command {
     },
     /// Ask the peers which releases are stable, and catch up with them
     Pull(pull::PullArgs),
+    /// Make this host's key here, have it certified, and install what is answered
+    #[command(subcommand)]
+    Identity(identity::IdentityCommand),
     /// Remove chunks that nothing needs from the store
     Gc(LocalArgs),
     /// Show how much of the network the agent may use and does, or change it until it is started again
@@ -188,6 +193,7 @@ async fn execute(command: Command, prefix: &[&str]) -> ExitCode {
             show(&local, &Call::Verify { repo }, print_differences).await
         }
         Command::Pull(args) => pull::run(&args).await,
+        Command::Identity(command) => identity::run(&command),
         Command::Gc(local) => show(&local, &Call::Gc, print_collected).await,
         Command::Limit(args) => show(&args.local, &args.call(), limit::print).await,
     }
@@ -238,7 +244,7 @@ async fn activator(args: ActivatorArgs) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let trust = match HostTrust::load(&config.identity, clock::now()) {
+    let trust = match HostTrust::of_activator(&config, clock::now()) {
         Ok(trust) => trust,
         Err(error) => return fail("load the identity", &error, None),
     };
@@ -351,6 +357,13 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
         .as_array()
         .map(Vec::as_slice)
         .unwrap_or_default();
+    let authority = &status["authority"];
+    let _ = writeln!(
+        out,
+        "takes releases directed from {}, by signers file {}",
+        text(authority, "directed_from"),
+        text(authority, "signers_file")
+    );
     if releases.is_empty() {
         let _ = writeln!(out, "nothing was deployed to this host yet");
     }
@@ -391,6 +404,7 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
     }
     limit::print_in_use(&status["limits"], out);
     pull::print_status(&status["catch_up"], out);
+    trust::print_status(&status["trust"], out);
     for peer in status["dropped_peers"]
         .as_array()
         .map(Vec::as_slice)

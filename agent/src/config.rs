@@ -18,6 +18,9 @@ use crate::{
 /// The port agents listen on unless told otherwise.
 pub const PORT: u16 = 7227;
 
+/// Where the identity directory is unless told otherwise.
+pub const IDENTITY_DIRECTORY: &str = "/etc/scap/identity";
+
 /// Where the data directory is unless told otherwise.
 pub const DATA_DIRECTORY: &str = "/var/lib/scap-agent";
 
@@ -121,7 +124,7 @@ impl PartialConfig {
     pub fn complete(self) -> Config {
         let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
         Config {
-            identity: self.identity.unwrap_or_else(|| "/etc/scap/identity".into()),
+            identity: self.identity.unwrap_or_else(|| IDENTITY_DIRECTORY.into()),
             listen: self.listen.unwrap_or(any),
             data: self.data.unwrap_or_else(|| DATA_DIRECTORY.into()),
             deploy_root: self.deploy_root.unwrap_or_else(|| "/srv/deployment".into()),

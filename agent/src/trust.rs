@@ -1,5 +1,10 @@
 //! What one host trusts and which orders are for it: its identity directory.
 
+mod commits;
+mod following;
+mod origins;
+mod threshold;
+
 use std::{
     collections::BTreeMap,
     num::NonZeroUsize,
@@ -9,16 +14,17 @@ use std::{
 
 use scap_proto::{
     codec::{self, CodecError},
-    id::PlanId,
+    id::{NodeId, PlanId},
     identity::{Identity, IdentityError, Life, PUBLIC_KEY_BYTES, Refusal, install::file_in},
     reason::Reason,
     release::{
         Audience, Authority, AuthorityError, ConfigQuestion, Directive, Environment, Finalization,
-        Plan, Reach, RepoPath, SignedConfigQuestion, SignedMembership, UnixMillis, VerifiedGrant,
-        VerifiedRelease,
+        Plan, Reach, RepoPath, SignedConfigQuestion, SignedGrant, SignedMembership, SignedRelease,
+        SignersError, SignersInForce, UnixMillis, VerifiedGrant, VerifiedRelease,
         config_question::ConfigQuestionError,
         plan::PlanError,
         signature::{AllowedSigners, AllowedSignersError},
+        signed::SignedObject,
     },
     wire::control::{Finalize, Order},
 };
@@ -26,7 +32,14 @@ use serde::{Deserialize, Serialize};
 
 pub use scap_proto::identity::install::{ALLOWED_SIGNERS_FILE, HOST_FILE, MEMBERSHIP_FILE};
 
-use crate::acceptance::Addressee;
+use self::following::{Followed, Following};
+pub use self::{
+    commits::CommitRule,
+    following::FollowError,
+    origins::{NoOrigin, Origins},
+    threshold::{ThresholdRule, Thresholds, TooMany},
+};
+use crate::{acceptance::Addressee, config::Config};
 
 mod renewal;
 
@@ -40,9 +53,10 @@ pub struct HostTrust {
     /// Whom orders must be addressed to.
     pub addressee: Addressee,
     membership: RwLock<Option<SignedMembership>>,
-    floors: BTreeMap<(RepoPath, Environment), u64>,
-    signers: AllowedSigners,
-    threshold: NonZeroUsize,
+    following: Following,
+    thresholds: Thresholds,
+    origins: Origins,
+    commits: Vec<CommitRule>,
 }
 
 /// `host.toml`.
@@ -55,9 +69,27 @@ pub struct HostFile {
     /// The audiences that the host is in.
     #[serde(default = "default_audiences")]
     pub audiences: Vec<Audience>,
-    /// How many distinct allowed signers a release takes.
+    /// How many distinct allowed signers a release takes of which no rule speaks.
     #[serde(default = "default_threshold")]
     pub signatures_min: NonZeroUsize,
+    /// How many a new signers file takes, where that is not the most that any release takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signers_signatures_min: Option<NonZeroUsize>,
+    /// The number of the signers file that it was enrolled with.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub signers_number: u64,
+    /// Whether releases are taken from the deployment hosts in `origins` alone; unless said, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require_origin: Option<bool>,
+    /// The deployment hosts that may direct releases, by the names in their certificates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<NodeId>,
+    /// How many distinct allowed signers the releases of some repos and environments take.
+    #[serde(default, rename = "signatures", skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<ThresholdRule>,
+    /// Of which repos and environments releases are to be of signed commits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signed_commits: Vec<CommitRule>,
     /// Below which sequences it takes no release as the stable one.
     #[serde(default, rename = "floor", skip_serializing_if = "Vec::is_empty")]
     pub floors: Vec<Floor>,
@@ -82,6 +114,12 @@ impl Default for HostFile {
             environments: default_environments(),
             audiences: default_audiences(),
             signatures_min: default_threshold(),
+            signers_signatures_min: None,
+            signers_number: 0,
+            require_origin: None,
+            origins: Vec::new(),
+            signatures: Vec::new(),
+            signed_commits: Vec::new(),
             floors: Vec::new(),
         }
     }
@@ -97,6 +135,14 @@ fn default_audiences() -> Vec<Audience> {
 
 fn default_threshold() -> NonZeroUsize {
     NonZeroUsize::MIN
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// An order whose every signature was checked.
@@ -158,6 +204,25 @@ pub enum TrustError {
     /// Who may release.
     #[error(transparent)]
     Signers(#[from] AllowedSignersError),
+    /// Who may release since then.
+    #[error("read which signers files were taken")]
+    Following(#[from] FollowError),
+    /// How many signatures it takes.
+    #[error("{path}")]
+    Thresholds {
+        /// Which file says so.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TooMany,
+    },
+    /// From where releases are taken.
+    #[error("{path}")]
+    Origins {
+        /// Which file says so.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: NoOrigin,
+    },
     /// The certificate is not valid now by this clock, nor to be renewed.
     #[error("check this host's certificate")]
     Time(#[from] Refusal),
@@ -199,8 +264,9 @@ impl HostTrust {
             Err(Refusal::Expired { .. }) if identity.validity().life(now.0) == Life::Expired => {}
             checked => checked?,
         }
-        let path = file_in(directory, ALLOWED_SIGNERS_FILE);
-        let signers = AllowedSigners::load(&path)?;
+        let signers_path = file_in(directory, ALLOWED_SIGNERS_FILE);
+        AllowedSigners::load(&signers_path)?;
+        let signers = read(&signers_path)?;
         let path = file_in(directory, HOST_FILE);
         let file: HostFile = match read(&path) {
             Ok(text) => toml::from_str(&text).map_err(|error| TrustError::Parse {
@@ -214,32 +280,96 @@ impl HostTrust {
             }
             Err(error) => return Err(error),
         };
+        let enrolled = SignersInForce::new(file.signers_number, signers);
+        let enrolled = enrolled.map_err(|source| AllowedSignersError::Malformed {
+            path: signers_path,
+            source,
+        })?;
+        let (otherwise, rules) = (file.signatures_min, file.signatures);
+        let thresholds =
+            Thresholds::new(otherwise, rules, file.signers_signatures_min).map_err(|source| {
+                TrustError::Thresholds {
+                    path: path.clone(),
+                    source,
+                }
+            })?;
+        let origins = Origins::new(file.origins, file.require_origin)
+            .map_err(|source| TrustError::Origins { path, source })?;
+        let floors = file.floors.into_iter();
+        let floors = floors.map(|it| ((it.repo, it.environment), it.sequence));
         let addressee = Addressee {
             host: identity.own().name.clone(),
             environments: file.environments,
             audiences: file.audiences,
+            floors: floors.collect(),
         };
-        let floors = file.floors.into_iter();
-        let floors = floors.map(|it| ((it.repo, it.environment), it.sequence));
+        let fleet = identity.trust().fleet().clone();
         Ok(Self {
+            following: Following::new(enrolled, fleet, thresholds.of_signers()),
             identity,
             addressee,
             membership: RwLock::new(load_membership(directory)?),
-            floors: floors.collect(),
-            signers,
-            threshold: file.signatures_min,
+            thresholds,
+            origins,
+            commits: file.signed_commits,
         })
+    }
+
+    /// The same as the daemon of a host has it: with the signers files that it took since.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn of_daemon(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
+        let [daemon, activator] = records(config);
+        Self::load(&config.identity, now)?.keeping(&daemon, &activator, now)
+    }
+
+    /// The same as the activator of a host has it.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn of_activator(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
+        let [daemon, activator] = records(config);
+        Self::load(&config.identity, now)?.keeping(&activator, &daemon, now)
+    }
+
+    /// Goes on with the signers files that were taken since the host was enrolled, and keeps what is taken in `own`; `other` is where
+    /// the other process of this host does, and is only read.
+    fn keeping(mut self, own: &Path, other: &Path, now: UnixMillis) -> Result<Self, TrustError> {
+        self.following.keep_in(own, other, now)?;
+        Ok(self)
+    }
+
+    /// The number of the signers file that it follows: how many followed on the fleet's first one.
+    pub fn signers_number(&self) -> u64 {
+        self.following.now().signers.number()
+    }
+
+    /// From which deployment hosts it takes releases.
+    pub fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
+    /// What commits of a repo in an environment must be signed by; `None` where that is not asked for. The first that is about them.
+    pub fn commit_rule(&self, repo: &RepoPath, environment: &Environment) -> Option<&CommitRule> {
+        let mut rules = self.commits.iter();
+        rules.find(|rule| rule.is_about(repo, environment))
+    }
+
+    /// How many signatures it takes.
+    pub fn thresholds(&self) -> &Thresholds {
+        &self.thresholds
     }
 
     /// The least sequence that it takes as stable from others; `None` where nothing is said.
     pub fn floor(&self, repo: &RepoPath, environment: &Environment) -> Option<u64> {
         let key = (repo.clone(), environment.clone());
-        self.floors.get(&key).copied()
+        self.addressee.floors.get(&key).copied()
     }
 
     /// All of them.
     pub fn floors(&self) -> &BTreeMap<(RepoPath, Environment), u64> {
-        &self.floors
+        &self.addressee.floors
     }
 
     /// Checks every signature of an order, and its plan.
@@ -247,9 +377,8 @@ impl HostTrust {
     /// # Errors
     /// [`OrderError`].
     pub fn verify_order(&self, order: Order, now: UnixMillis) -> Result<VerifiedOrder, OrderError> {
-        let authority = self.authority();
-        let release = order.release.verify(&authority, now)?;
-        let grant = order.grant.verify(&release, &authority, now)?;
+        let (release, grant) = self.verify_grant(order.release, order.grant, now)?;
+        self.origins.check(&grant, self.identity.trust(), now)?;
         let directive = order.directive.verify(&grant)?;
         let plan = match (directive.plan, order.plan) {
             (Some(id), Some(bytes)) => Some(Plan::decode(id, &bytes)?),
@@ -273,9 +402,15 @@ impl HostTrust {
         finalize: Finalize,
         now: UnixMillis,
     ) -> Result<VerifiedFinalization, AuthorityError> {
-        let authority = self.authority();
-        let release = finalize.release.verify(&authority, now)?;
-        let grant = finalize.grant.verify(&release, &authority, now)?;
+        let (release, grant) = self.verify_grant(finalize.release, finalize.grant, now)?;
+        // What is stable stays so, also once the certificate of whoever made it so is over. It may be a later one than the
+        // release: of who went on with that, or collected its signatures first.
+        let made = release.release().created;
+        let directed = UnixMillis(now.0.min(grant.grant().expires.0));
+        let trust = self.identity.trust();
+        self.origins
+            .check(&grant, trust, made)
+            .or_else(|_| self.origins.check(&grant, trust, directed))?;
         let finalization = finalize.finalization.verify(&release, &grant)?;
         Ok(VerifiedFinalization {
             release,
@@ -296,17 +431,67 @@ impl HostTrust {
         now: UnixMillis,
     ) -> Result<ConfigQuestion, ConfigQuestionError> {
         let us = &self.addressee;
-        let question = signed.verify(&self.authority(), asker, &us.host, now)?;
+        let claimed = ConfigQuestion::from_payload(&signed.payload);
+        let claimed = claimed.map_err(AuthorityError::Codec)?;
+        let followed = self.following.now();
+        let authority = self.authority(&followed, &claimed.repo, &claimed.environment);
+        let question = signed.verify(&authority, asker, &us.host, now)?;
         us.check(&question.environment, &question.audience)?;
         Ok(question)
     }
 
-    fn authority(&self) -> Authority<'_> {
-        Authority {
-            signers: &self.signers,
-            threshold: self.threshold,
+    /// Takes the signers files that come along, and checks the release and the grant by the last of them. One that is not taken is
+    /// no reason to refuse what the file in force allows.
+    fn verify_grant(
+        &self,
+        release: SignedRelease,
+        grant: SignedGrant,
+        now: UnixMillis,
+    ) -> Result<(VerifiedRelease, VerifiedGrant), AuthorityError> {
+        let chain = grant.signers().map_err(SignersError::from);
+        let taken = chain.and_then(|chain| self.following.take(&chain, now));
+        let (followed, untaken) = match taken {
+            Ok(followed) => (followed, None),
+            Err(error) => (self.following.now(), Some(error)),
+        };
+        let claimed = release.read_unverified()?;
+        let authority = self.authority(&followed, &claimed.repo, &claimed.environment);
+        let verified = release.verify(&authority, now).and_then(|release| {
+            let grant = grant.verify(&release, &authority, now)?;
+            Ok((release, grant))
+        });
+        match (verified, untaken) {
+            (Err(AuthorityError::Signers { .. }), Some(error)) => {
+                Err(AuthorityError::SignersFile(error.into()))
+            }
+            (verified, Some(error)) => {
+                let error = crate::error_chain(&error);
+                tracing::warn!(error, "a signers file that came along was not taken");
+                verified
+            }
+            (verified, None) => verified,
         }
     }
+
+    fn authority<'a>(
+        &'a self,
+        followed: &'a Followed,
+        repo: &RepoPath,
+        environment: &Environment,
+    ) -> Authority<'a> {
+        Authority {
+            signers: followed.signers.signers(),
+            threshold: self.thresholds.of(repo, environment),
+        }
+    }
+}
+
+/// Where daemon and activator keep which signers files they took.
+fn records(config: &Config) -> [PathBuf; 2] {
+    [
+        config.data.join(following::DAEMON_FILE),
+        config.deploy_root.join(following::ACTIVATOR_FILE),
+    ]
 }
 
 /// The membership as `enroll` wrote it: whether it holds is for those to say to whom it is shown.

@@ -8,4 +8,5 @@ pub mod rollout;
 pub mod scap;
 pub mod seed;
 pub mod snapshot;
+pub mod ssh;
 pub mod state;

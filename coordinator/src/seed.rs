@@ -59,7 +59,7 @@ async fn run(mut tasks: Tasks, mut stopped: oneshot::Receiver<()>) {
         tokio::select! {
             _ = &mut stopped => break,
             event = tasks.next() => match event {
-                Some(NodeEvent::Fetched { .. }) => {}
+                Some(NodeEvent::Fetched { .. } | NodeEvent::TrustChanged) => {}
                 Some(NodeEvent::Failed { release, reason }) => {
                     tracing::error!(release = %release.short(), code = %reason.code, %reason, "the seed cannot serve it");
                 }

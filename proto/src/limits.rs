@@ -64,6 +64,13 @@ pub const EXTENSIONS_MAX: usize = 16;
 /// See [`EXTENSIONS_MAX`].
 pub const EXTENSION_BYTES_MAX: usize = 4096;
 
+/// Most links of the chain of signers files that a grant carries: a host may have been away while keys changed so often.
+pub const SIGNERS_LINKS_MAX: usize = 8;
+
+/// How much higher than the highest that a host accepted a sequence may be: two years of a deployment each minute. A stolen key that
+/// signs the highest number there is would else leave no number for those whose key it was.
+pub const SEQUENCE_JUMP_MAX: u64 = 1_000_000;
+
 /// Most hosts in a plan: the largest fleet we design for, with room.
 pub const PLAN_HOSTS_MAX: usize = 16_384;
 
@@ -119,3 +126,30 @@ pub const REASON_BYTES_MAX: usize = 4096;
 /// Most releases and deltas one peer may have open on one connection: what is live, previous, in progress, and
 /// room for several repos, each with a delta.
 pub const OPEN_RELEASES_PER_PEER_MAX: usize = 128;
+
+/// Most authorities of a fleet at a time, and most that it has moved away from and says so: two while it moves, and room for a
+/// move that is given up and begun again.
+pub const AUTHORITIES_MAX: usize = 4;
+
+/// Longest certificate of an authority, in bytes: ours are 450.
+pub const AUTHORITY_BYTES_MAX: usize = 2048;
+
+/// Most nodes that are cut off at a time. A certificate lasts a year, so it is what a fleet of 16,384 loses in one if each
+/// sixteenth host is stolen; with the longest names and reasons it is half a [`FRAME_BYTES_MAX`], and each host keeps it.
+pub const DENIALS_MAX: usize = 1024;
+
+/// Longest reason of a denial, in bytes: a line.
+pub const DENIAL_REASON_BYTES_MAX: usize = 200;
+
+/// Longest fleet trust, in bytes. It comes in one frame, and is hashed before its signer is known: once for each authority.
+pub const FLEET_TRUST_BYTES_MAX: usize = 640 * 1024;
+const _: () = assert!(
+    DENIALS_MAX * (DENIAL_REASON_BYTES_MAX + 253 + 64)
+        + 2 * AUTHORITIES_MAX * AUTHORITY_BYTES_MAX
+        + EXTENSIONS_MAX * EXTENSION_BYTES_MAX
+        <= FLEET_TRUST_BYTES_MAX
+);
+
+/// Most fleet trusts that a node keeps to show how the latest follows: the first of each set of authorities, of which a fleet
+/// has one in ten years, or two when it moves.
+pub const TRUST_CHAIN_MAX: usize = 8;

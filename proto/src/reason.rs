@@ -178,6 +178,14 @@ reasons! {
     RefusedPlan = "refused-plan",
     /// The host cannot record that it accepted it.
     RefusedState = "refused-state",
+    /// Its sequence is further from the one accepted than any may be.
+    RefusedJump = "refused-jump",
+    /// Not from a deployment host that the host follows.
+    RefusedOrigin = "refused-origin",
+    /// The signers file that it brings is not the next one, or not signed by enough of both.
+    RefusedSigners = "refused-signers",
+    /// Its commit is not signed by who the host asks for, or its files are not the commit's.
+    RefusedCommit = "refused-commit",
     /// A build before reason codes refused, and says why in words alone.
     Refused = "refused",
     // Why a coordinator gave a host up.
@@ -228,6 +236,13 @@ reasons! {
     BadRequest = "bad-request",
     /// Its agent did not do what it was told.
     AgentFailed = "agent-failed",
+    // Why a node is not let in.
+    /// Somebody cut it off.
+    Revoked = "revoked",
+    /// Its certificate is of an authority that the fleet has moved away from.
+    OldAuthority = "old-authority",
+    /// What says whose certificates count was kept here, and is lost.
+    TrustLost = "trust-lost",
 }
 
 impl Reason {

@@ -16,11 +16,13 @@ const GOLDEN: &str = "
     went-back-by-itself live-no-more failed
     refused-signature refused-malformed refused-expired refused-environment refused-audience refused-target
     refused-sequence refused-epoch refused-equivocation refused-finalized refused-lapsed refused-floor refused-gone-back
-    refused-plan refused-state refused
+    refused-plan refused-state refused-jump refused-origin refused-signers refused-commit
+    refused
     stalled unreachable unconfirmed skipped
     certificate-expired clock-skew not-enrolled
     budget-exceeded aborted was-going-back taken-over interrupted hosts-lost none-live
     host-key-unknown host-key-changed ssh-refused ssh-failed ssh-timeout ssh-output bad-request agent-failed
+    revoked old-authority trust-lost
 ";
 
 #[test]

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod any;
+mod authorities;
 mod deltas;
 mod extended;
 mod host_configs;
 mod objects;
 mod plans;
 mod rosters;
+mod trusts;
 
 use std::{
     collections::BTreeSet,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod config_questions;
+mod enrolments;
 mod objects;
 mod renewals;
 
@@ -20,7 +21,7 @@ use scap_proto::{
     extensions::{ExtensionError, Extensions},
     frame::{self, FrameError},
     id::{NodeId, ReleaseId},
-    identity::SecretKey,
+    identity::{SecretKey, SignedFleetTrust},
     limits::{ENCODED_CHUNK_BYTES_MAX, FRAME_BYTES_MAX, SNAPSHOT_CHUNKS_MAX},
     release::{
         Branch, Directive, LeafSigned, Plan, PlanHost, SignedDirective, SignedLease,
@@ -216,7 +217,7 @@ fn the_messages_of_a_session_are_golden() {
     };
     check_frame(message, &golden(follow));
     assert!(matches!(
-        read::<PeerMessage>(&golden("02000000 04 00")),
+        read::<PeerMessage>(&golden("02000000 05 00")),
         Err(FrameError::Codec(CodecError::Malformed(_)))
     ));
 }
@@ -514,6 +515,10 @@ fn any_peer_message() -> impl Strategy<Value = PeerMessage> {
         any::<u32>().prop_map(|handle| PeerMessage::Close { handle }),
         (any::<u32>(), any_chunks())
             .prop_map(|(handle, chunks)| PeerMessage::Have { handle, chunks }),
+        (any_bytes(), any_bytes()).prop_map(|(payload, signature)| {
+            let signed = SignedFleetTrust(SessionSigned { payload, signature });
+            PeerMessage::Trust(Box::new(signed))
+        }),
     ]
 }
 

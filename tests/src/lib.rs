@@ -9,4 +9,5 @@ pub mod faults;
 pub mod fleet;
 pub mod repo;
 pub mod sim;
+pub mod thief;
 pub mod tree;

@@ -165,7 +165,7 @@ fn what_was_caught_up_with_may_be_ordered_and_not_gone_back_from() {
 }
 
 #[test]
-fn an_order_for_another_environment_or_audience_is_refused() {
+fn b6_an_order_for_another_environment_or_audience_is_refused() {
     let world = World::new();
     let mut draft = Draft::new(1);
     draft.release.audience = "edge".parse().unwrap();
@@ -201,7 +201,7 @@ fn an_order_for_other_hosts_changes_nothing() {
 }
 
 #[test]
-fn sequences_start_at_one_and_do_not_go_back() {
+fn b2_sequences_start_at_one_and_do_not_go_back() {
     let world = World::new();
     let zero = world.consider(&Acceptance::default(), &Draft::new(0));
     assert!(matches!(zero, Err(Refusal::Zero)));
@@ -212,7 +212,65 @@ fn sequences_start_at_one_and_do_not_go_back() {
         world.consider(&state, &lower),
         Err(Refusal::Lower { offered: 6, accepted: 7, release }) if release == world.id(&lower)
     ));
-    world.after([&Draft::new(7), &Draft::new(u64::MAX)]);
+}
+
+#[test]
+fn b4_a_sequence_far_above_all_that_is_known_is_refused_and_takes_no_place() {
+    let world = World::new();
+    let state = world.after([&Draft::new(7)]);
+    for far in [7 + SEQUENCE_JUMP_MAX + 1, u64::MAX] {
+        let refused = world.consider(&state, &Draft::new(far)).unwrap_err();
+        assert!(
+            matches!(refused, Refusal::Jump { offered, known: 7, .. } if offered == far),
+            "{refused}"
+        );
+        assert_eq!(refused.code(), Reason::RefusedJump);
+        let first = world.consider(&Acceptance::default(), &Draft::new(far));
+        assert!(matches!(first, Err(Refusal::Jump { known: 0, .. })));
+        let verified = world
+            .trust
+            .verify_finalization(world.finalize(&Draft::new(far)), NOW);
+        let us = &world.trust.addressee;
+        let stable = state.consider_stable(us, &verified.unwrap(), Stage::Promote, 0);
+        assert!(matches!(stable, Err(Refusal::Jump { .. })), "{stable:?}");
+    }
+    // Whoever enrolled the host may know of more.
+    let mut us = world.trust.addressee.clone();
+    us.floors.insert(
+        ("mw/config".parse().unwrap(), Environment::default()),
+        5_000_000,
+    );
+    let order = world.sign(&Draft::new(5_000_001));
+    let order = world.trust.verify_order(order, NOW).unwrap();
+    let far =
+        Acceptance::default().consider(&us, &order.release, &order.grant, &order.directive, NOW);
+    assert_eq!(followed(far).sequence(), 5_000_001);
+    let furthest = world.after([&Draft::new(7), &Draft::new(7 + SEQUENCE_JUMP_MAX)]);
+    assert_eq!(furthest.sequence(), 7 + SEQUENCE_JUMP_MAX);
+}
+
+#[test]
+fn b11_two_coordinators_with_one_key_never_move_a_host_to_and_fro() {
+    let world = World::new();
+    let (ours, theirs) = (Draft::new(7), other(7));
+    for (first, second) in [(&ours, &theirs), (&theirs, &ours)] {
+        let mut state = world.after([first]);
+        for number in 2..6 {
+            let again = second.directing(9, number, Stage::Promote);
+            let refused = world.consider(&state, &again).unwrap_err();
+            assert_eq!(refused.code(), Reason::RefusedEquivocation);
+            let on = first.directing(1, number, Stage::Promote);
+            state = followed(world.consider(&state, &on));
+            assert_eq!(state.accepted.as_ref().unwrap().release, world.id(first));
+        }
+        // A later sequence ends it, and nothing leads back.
+        let later = world.after([first, &Draft::new(8)]);
+        for stale in [first, second] {
+            let back = stale.directing(99, 1, Stage::Promote);
+            let refused = world.consider(&later, &back).unwrap_err();
+            assert_eq!(refused.code(), Reason::RefusedSequence);
+        }
+    }
 }
 
 #[test]
@@ -227,7 +285,7 @@ fn the_same_order_again_is_the_same_order() {
 }
 
 #[test]
-fn two_releases_of_one_sequence_are_equivocation() {
+fn b11_two_releases_of_one_sequence_are_equivocation() {
     let world = World::new();
     let state = world.after([&Draft::new(7)]);
     let offered = other(7).directing(9, 9, Stage::Promote);

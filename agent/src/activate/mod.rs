@@ -33,6 +33,7 @@ mod authorise;
 mod background;
 mod build;
 mod chunks;
+mod commit;
 mod compare;
 mod config_diff;
 mod deployment;
@@ -57,6 +58,7 @@ mod rendered;
 mod spare;
 mod stages;
 mod standing;
+mod stored;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;

@@ -11,7 +11,6 @@ use std::{
     sync::{Arc, Mutex, TryLockError},
 };
 
-use bytes::Bytes;
 use scap_proto::{
     content::SnapshotRef,
     frame::{self, FrameError},
@@ -36,9 +35,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ActivateError, Built, ChunkSource, Deployment, Failpoints, SourceError, Stages, Target, Upkeep,
-    authorise,
+    ActivateError, Built, Deployment, Failpoints, SourceError, Stages, Target, Upkeep, authorise,
     background::{Turns, Wanted, lower_priority},
+    commit::Commits,
     config_diff,
     free::when_free,
     standing::{or_beside, standing},
@@ -46,7 +45,7 @@ use super::{
 use crate::{
     clock,
     host::{CheckedAgain, ServiceCommands},
-    store::{Lookup, StoreError, StoreReader},
+    store::{StoreError, StoreReader},
     trust::HostTrust,
 };
 
@@ -217,6 +216,7 @@ struct Activator {
     /// Held by the question about config files that is being answered.
     answering: Mutex<()>,
     cancel: CancellationToken,
+    commits: Commits,
 }
 
 /// Answers requests until `cancel`, and lets the one in progress finish.
@@ -240,6 +240,7 @@ pub async fn run(
         wanted: Wanted::default(),
         answering: Mutex::default(),
         cancel: cancel.clone(),
+        commits: Commits::default(),
     });
     let background = {
         let activator = activator.clone();
@@ -381,6 +382,12 @@ impl Activator {
                 true => authorise::lapse(deployment, us, &order)?,
                 false => authorise::order(deployment, us, &order, now)?,
             };
+            let granted = match (granted, is_revert) {
+                (Ok(()), false) => self
+                    .commits
+                    .check(&self.trust, &order.release, &self.store)?,
+                (granted, _) => granted,
+            };
             if let Err(refusal) = granted {
                 return Ok(Answer::Refused(refusal));
             }
@@ -450,7 +457,13 @@ impl Activator {
         let floor = floor.unwrap_or(0);
         self.with(&about.repo, |deployment| {
             let us = &self.trust.addressee;
-            let granted = authorise::stable(deployment, us, &verified, stage, floor)?;
+            let granted = match authorise::stable(deployment, us, &verified, stage, floor)? {
+                Ok(()) => {
+                    let release = &verified.release;
+                    self.commits.check(&self.trust, release, &self.store)?
+                }
+                refused => refused,
+            };
             if let Err(refusal) = granted {
                 return Ok(Answer::Refused(refusal));
             }
@@ -679,27 +692,6 @@ fn answered(
 fn is_live(deployment: &Deployment, release: &ReleaseId) -> bool {
     let live = deployment.live();
     live.is_some_and(|live| live.release == *release)
-}
-
-impl ChunkSource for StoreReader {
-    fn plain(&self, id: &ChunkId) -> Result<Bytes, SourceError> {
-        found(id, self.plain(id))
-    }
-
-    fn unproved(&self, id: &ChunkId) -> Result<Bytes, SourceError> {
-        found(id, self.unproved(id))
-    }
-}
-
-fn found(id: &ChunkId, read: Result<Lookup<Bytes>, StoreError>) -> Result<Bytes, SourceError> {
-    match read {
-        Ok(Lookup::Found(plain)) => Ok(plain),
-        Ok(Lookup::Absent | Lookup::Lost) => Err(SourceError::Missing(*id)),
-        Err(error) => Err(SourceError::Read {
-            chunk: *id,
-            source: error.into(),
-        }),
-    }
 }
 
 /// A connection to the activator, one request each.

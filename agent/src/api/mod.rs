@@ -3,6 +3,7 @@
 //! One request and one answer a connection, each a line of JSON. Only the socket's owner may connect.
 
 mod pull;
+mod trust;
 mod view;
 
 use std::{
@@ -25,9 +26,10 @@ use tokio::{
 use crate::{activate::process::listen as listen_on, catchup::engine::Scope, limits::Caps};
 
 pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullView, PulledView};
+pub use trust::{RevokedView, TrustView};
 pub use view::{
-    BytesView, GcView, IdentityView, LimitView, LimitsView, PeerView, RepoView, StatusView,
-    VerifyView,
+    AuthorityView, BytesView, GcView, IdentityView, LimitView, LimitsView, PeerView, RepoView,
+    StatusView, VerifyView,
 };
 
 /// The socket's name in the data directory.

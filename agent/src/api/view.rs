@@ -1,6 +1,6 @@
 //! What the local API shows. Schemas grow by additions only.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
 use jiff::Timestamp;
 use scap_proto::{
@@ -12,12 +12,13 @@ use scap_proto::{
 };
 use serde::Serialize;
 
-use super::CatchUpView;
+use super::{CatchUpView, TrustView};
 use crate::{
     clock::{self, Moment},
     daemon::Repo,
     limits::Source,
     node::TransferStatus,
+    trust::{HostTrust, Origins},
 };
 
 /// Answer to a status request: `scap.agent-status/1`.
@@ -49,6 +50,35 @@ pub struct StatusView {
     pub limits: LimitsView,
     /// What catching up with peers is at.
     pub catch_up: CatchUpView,
+    /// Whose certificates count here.
+    pub trust: TrustView,
+    /// Whose releases it takes.
+    pub authority: AuthorityView,
+}
+
+/// Whose releases a host takes.
+#[derive(Debug, Clone, Serialize)]
+pub struct AuthorityView {
+    /// The number of the signers file that it follows.
+    pub signers_file: u64,
+    /// From which deployment hosts alone; null for any.
+    pub origins: Option<BTreeSet<NodeId>>,
+    /// The same in words.
+    pub directed_from: String,
+}
+
+impl AuthorityView {
+    pub(crate) fn of(trust: &HostTrust) -> Self {
+        let origins = trust.origins();
+        Self {
+            signers_file: trust.signers_number(),
+            origins: match origins {
+                Origins::Only(names) => Some(names.clone()),
+                Origins::Any { .. } => None,
+            },
+            directed_from: origins.to_string(),
+        }
+    }
 }
 
 /// Until when a host is who it is.

@@ -28,7 +28,12 @@ pub(super) struct Above {
     pub(super) part: Option<Part>,
     /// Until when the grants hold whose orders it brought, by the repo that they are about.
     leads_until: BTreeMap<RepoKey, UnixMillis>,
+    /// What it asked about, the latest last.
+    pub(super) asked: Vec<RepoKey>,
 }
+
+/// Most things that are remembered for having been asked about by one that is above us: as many as are asked of who is new.
+const ASKED_MAX: usize = 8;
 
 /// What we relay for one that is above us.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +53,17 @@ impl Above {
             outbox,
             part: None,
             leads_until: BTreeMap::new(),
+            asked: Vec::new(),
         }
+    }
+
+    /// It asked where we stand with a repo.
+    pub(super) fn was_asked(&mut self, key: &RepoKey) {
+        self.asked.retain(|it| it != key);
+        if self.asked.len() == ASKED_MAX {
+            self.asked.remove(0);
+        }
+        self.asked.push(key.clone());
     }
 
     /// It brought an order about `key` that is one, by a grant that ends at `expires`.

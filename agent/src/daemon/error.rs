@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::SavedError;
+use super::{SavedError, TrustKeptError};
 use crate::{node::StartError, store::StoreError, trust::TrustError};
 
 /// Why the daemon cannot start or go on.
@@ -30,6 +30,9 @@ pub enum DaemonError {
     /// The saved state.
     #[error("read the saved state")]
     Saved(#[from] SavedError),
+    /// Whose certificates count.
+    #[error(transparent)]
+    TrustKept(#[from] TrustKeptError),
     /// The network.
     #[error("start the node")]
     Node(#[from] StartError),

@@ -17,6 +17,7 @@ mod reporting;
 mod saved;
 mod soaking;
 mod stable;
+mod trusting;
 mod verifying;
 
 use std::{
@@ -51,7 +52,9 @@ use self::{
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, IdentityView, PeerView, RepoView, StatusView},
+    api::{
+        self, ApiError, ApiRequest, AuthorityView, IdentityView, PeerView, RepoView, StatusView,
+    },
     clock,
     config::Config,
     limits::Limits,
@@ -88,7 +91,7 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<(), DaemonError> {
     let trust =
-        HostTrust::load(&config.identity, clock::now()).map_err(|source| DaemonError::Trust {
+        HostTrust::of_daemon(&config, clock::now()).map_err(|source| DaemonError::Trust {
             path: config.identity.clone(),
             source,
         })?;
@@ -101,6 +104,7 @@ pub async fn run(
         StoreConfig::default(),
     )?;
     let (state, saved) = SavedState::open(&config.data)?;
+    trusting::keep(&trust.identity, &config.identity, &config.data)?;
     let counter = u64::from(state.count_start()?) << 32;
     let (controls, control_streams) = mpsc::channel(CONTROL_MAX);
     let limiter = Limiter::new(config.limits.clone());
@@ -161,7 +165,11 @@ pub async fn run(
     result
 }
 
-pub use self::{error::DaemonError, saved::SavedError};
+pub use self::{
+    error::DaemonError,
+    saved::SavedError,
+    trusting::{ENROLLED_FILE, TrustKeptError},
+};
 
 pub(crate) use self::{catching::Heard, repo::Repo};
 
@@ -341,6 +349,7 @@ impl Daemon {
         match message {
             ControlMessage::Ask { repo, environment } => {
                 let key = (repo, environment);
+                self.controls.entry(id).and_modify(|it| it.was_asked(&key));
                 if let Some(report) = self.report(&key).await {
                     self.send(Some(id), report);
                 }
@@ -699,6 +708,7 @@ impl Daemon {
                 }
                 self.dropped.push(PeerView { name: peer, reason });
             }
+            NodeEvent::TrustChanged => self.trust_changed().await,
         }
     }
 
@@ -760,6 +770,8 @@ impl Daemon {
             dropped_peers: self.dropped.clone(),
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
+            trust: self.trust_view(),
+            authority: AuthorityView::of(&self.trust),
         }
     }
 

@@ -98,6 +98,7 @@ impl Daemon {
             standing: repo.report_standing(),
             extensions: Default::default(),
         };
+        let report = report.trusting(&self.trust_standing());
         let report = match &repo.standing.live {
             Some(live) => report.running(live.snapshot.id),
             None => report,

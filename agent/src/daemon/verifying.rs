@@ -1,4 +1,4 @@
-//! `scap-agent verify`: the activator compares, which may read what is live.
+//! Comparing a live tree with what was signed, for who asks on this host.
 
 use scap_proto::release::RepoPath;
 use tokio::sync::oneshot;

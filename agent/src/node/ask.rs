@@ -14,7 +14,7 @@ use scap_proto::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::{Incoming, Node, session::SessionError};
+use super::{Incoming, Node, session::SessionError, trusting::Visit};
 
 /// Longest that a question may take, the dial included: a round trip or three and some kilobytes. A host that is down is
 /// found out by it.
@@ -97,7 +97,12 @@ impl Node {
                 }
             }
             let link = self.shared.dial(name, addresses).await?;
+            // Who was away learns so, before anything else, whose certificates count.
+            let visit = Visit::begin(&self.shared, &link).await;
             let answer = ask(&link, question).await;
+            if let Some(visit) = visit {
+                visit.end().await;
+            }
             link.close(close::DONE, "asked");
             answer
         };

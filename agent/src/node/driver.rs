@@ -9,7 +9,7 @@ use std::{
 
 use scap_proto::{
     id::{NodeId, ReleaseId},
-    identity::Role,
+    identity::{Role, TrustMark},
     reason::Because,
     release::BytesBySource,
     transport::Link,
@@ -37,6 +37,7 @@ use super::{
     session::{self, OUTBOX_MAX, SessionError},
     shunned::Shunned,
     transfer::{GrowError, Growth, Transfer},
+    trusting::close_if_cut_off,
 };
 use crate::swarm::{Config, Failure, Input, Link as PeerLink, Output, PeerId, Swarm, TransferId};
 use crate::topology::LaneSet;
@@ -83,6 +84,8 @@ pub(super) struct Peer {
     /// What it said to follow, by its handles.
     pub(super) follows: BTreeMap<u32, LaneSet>,
     next_handle: u32,
+    /// Which fleet trust it holds to, or was told of; none where it does not say.
+    pub(super) trust: Option<TrustMark>,
 }
 
 pub(super) struct Active {
@@ -342,6 +345,8 @@ impl Driver {
                 let peer = self.by_name.get(&name).map(|peer| &self.peers[peer]);
                 let _ = reply.send(peer.map(|peer| peer.link.clone()));
             }
+            Event::PeerTrusts { peer, mark } => self.peer_trusts(peer, mark),
+            Event::TrustChanged => self.trust_changed().await,
         }
     }
 
@@ -577,6 +582,10 @@ impl Driver {
     // Peers.
 
     fn linked(&mut self, link: Link, dialled: bool) {
+        // It was let in a moment ago, by what was believed then.
+        if close_if_cut_off(&link, &self.shared.trust).is_some() {
+            return;
+        }
         let peer = PeerId(self.next_peer);
         self.next_peer += 1;
         let name = link.peer().name.clone();
@@ -620,6 +629,7 @@ impl Driver {
                 waiting: BTreeMap::new(),
                 follows: BTreeMap::new(),
                 next_handle: 0,
+                trust: None,
             },
         );
         self.introduce(peer);
@@ -643,7 +653,11 @@ impl Driver {
         self.input(Input::PeerConnected { peer, link });
     }
 
-    fn unlinked(&mut self, peer: PeerId, error: &SessionError) {
+    pub(super) async fn say_event(&self, event: NodeEvent) {
+        let _ = self.out.send(event).await;
+    }
+
+    pub(super) fn unlinked(&mut self, peer: PeerId, error: &SessionError) {
         let Some(known) = self.peers.get(&peer) else {
             return;
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use scap_proto::{
     content::SnapshotRef,
     id::{NodeId, ReleaseId},
+    identity::TrustMark,
     release::{DeltaRef, Plan, Priority},
     transport::Link,
     wire::peer::PeerMessage,
@@ -95,4 +96,11 @@ pub(crate) enum Event {
         name: NodeId,
         reply: oneshot::Sender<Option<Link>>,
     },
+    /// A peer holds to that fleet trust.
+    PeerTrusts {
+        peer: PeerId,
+        mark: TrustMark,
+    },
+    /// We hold to another one.
+    TrustChanged,
 }

@@ -56,6 +56,8 @@ impl Driver {
                     self.followed(peer, transfer, handle, held);
                 }
             }
+            // The session takes it.
+            PeerMessage::Trust(_) => {}
             PeerMessage::Have { handle, chunks } => {
                 let Some(indexes) = chunks.indexes() else {
                     known

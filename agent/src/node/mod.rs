@@ -27,6 +27,7 @@ mod session;
 mod shunned;
 mod status;
 mod transfer;
+mod trusting;
 mod waiting;
 
 use std::{
@@ -37,7 +38,7 @@ use std::{
 
 use scap_proto::{
     id::{NodeId, ReleaseId},
-    identity::{Identity, PeerIdentity, verifier::Expect},
+    identity::{Identity, PeerIdentity, Trust, verifier::Expect},
     reason::Because,
     release::BytesBySource,
     transport::{BindError, DialError, Endpoint, Link, LinkSettings, RateCaps, Traffic},
@@ -132,6 +133,8 @@ pub enum NodeEvent {
         /// Why.
         reason: String,
     },
+    /// Another fleet trust counts from now on.
+    TrustChanged,
 }
 
 /// How far a release is.
@@ -169,6 +172,7 @@ impl TransferStatus {
 pub(crate) struct Shared {
     name: NodeId,
     endpoint: Endpoint,
+    trust: Trust,
     store: Store,
     recent: Recent,
     uploads: Uploads,
@@ -195,6 +199,7 @@ impl Node {
         caps: RateCaps,
     ) -> Result<(Self, Tasks), StartError> {
         let name = identity.own().name.clone();
+        let trust = identity.trust().clone();
         let settings = LinkSettings::default();
         let endpoint = match listen {
             Some(address) => Endpoint::listen(identity, address, &settings)?,
@@ -206,6 +211,7 @@ impl Node {
         let (out, node_events) = mpsc::channel(EVENTS_MAX);
         let shared = Arc::new(Shared {
             name,
+            trust,
             endpoint: endpoint.clone(),
             store,
             recent: Recent::default(),

@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use quinn::{RecvStream, SendStream};
 use scap_proto::{
     frame::{self, FrameError},
+    id::NodeId,
+    identity::{FleetTrustError, Refusal, RefusalKind, TrustMark},
     transport::{Link, LinkError, MESSAGES_PRIORITY},
     wire::{Envelope, Hello, Open, close, peer::PeerMessage},
 };
@@ -18,6 +20,7 @@ use super::{
     event::Event,
     fetch,
     serve::{Handles, Served},
+    trusting::Taken,
 };
 use crate::swarm::PeerId;
 
@@ -51,6 +54,10 @@ pub(crate) enum SessionError {
     Ended,
     #[error("the peer opened {0}")]
     Unexpected(&'static str),
+    #[error("the peer is not believed")]
+    Trust(#[source] FleetTrustError),
+    #[error(transparent)]
+    CutOff(Refusal),
     #[error("the peer did not open its session within {} s", OPEN_TIME_MAX.as_secs())]
     Late,
 }
@@ -119,6 +126,7 @@ pub(crate) async fn run(
             Ok(Err(FrameError::Io(_)) | Ok(None)) | Err(_) => continue,
             Ok(Err(error)) => return error.into(),
         };
+        let trusts = open.trust();
         match open.message {
             Open::Chunk(request) => {
                 let (shared, handles) = (shared.clone(), handles.clone());
@@ -148,7 +156,8 @@ pub(crate) async fn run(
                 };
                 let _ = send.set_priority(MESSAGES_PRIORITY);
                 tracing::debug!(peer = %link.peer().name, software = hello.software, "session");
-                let session = accept_session(shared.clone(), peer, send, receive, outbox);
+                let who = (peer, link.peer().name.clone());
+                let session = accept_session(shared.clone(), who, trusts, (send, receive), outbox);
                 sessions.spawn(session);
             }
             Open::Stable(about) => {
@@ -186,38 +195,46 @@ async fn dial_session(
 ) -> SessionError {
     let open = async {
         let (mut send, mut receive) = link.open_bi().await?;
-        frame::write_message(&mut send, &Envelope::from(Open::Session(Hello::ours()))).await?;
+        let open = Envelope::from(Open::Session(Hello::ours()));
+        frame::write_message(&mut send, &open.trusting(shared.trust.mark())).await?;
         match frame::read_message::<_, Envelope<Hello>>(&mut receive).await? {
-            Some(_) => Ok((send, receive)),
+            Some(hello) => Ok(((send, receive), hello.trust())),
             None => Err(SessionError::Ended),
         }
     };
     match open.await {
-        Ok((send, receive)) => exchange(shared, peer, send, receive, outbox).await,
+        Ok((streams, trusts)) => {
+            let who = (peer, link.peer().name.clone());
+            exchange(shared, who, trusts, streams, outbox).await
+        }
         Err(error) => error,
     }
 }
 
 async fn accept_session(
     shared: Arc<Shared>,
-    peer: PeerId,
-    mut send: SendStream,
-    receive: RecvStream,
+    who: (PeerId, NodeId),
+    trusts: Option<TrustMark>,
+    (mut send, receive): (SendStream, RecvStream),
     outbox: mpsc::Receiver<PeerMessage>,
 ) -> SessionError {
-    match frame::write_message(&mut send, &Envelope::from(Hello::ours())).await {
-        Ok(()) => exchange(shared, peer, send, receive, outbox).await,
+    let hello = Envelope::from(Hello::ours()).trusting(shared.trust.mark());
+    match frame::write_message(&mut send, &hello).await {
+        Ok(()) => exchange(shared, who, trusts, (send, receive), outbox).await,
         Err(error) => error.into(),
     }
 }
 
 async fn exchange(
     shared: Arc<Shared>,
-    peer: PeerId,
-    mut send: SendStream,
-    mut receive: RecvStream,
+    (peer, name): (PeerId, NodeId),
+    trusts: Option<TrustMark>,
+    (mut send, mut receive): (SendStream, RecvStream),
     mut outbox: mpsc::Receiver<PeerMessage>,
 ) -> SessionError {
+    if let Some(mark) = trusts {
+        shared.tell(Event::PeerTrusts { peer, mark }).await;
+    }
     let write = async move {
         while let Some(message) = outbox.recv().await {
             if let Err(error) = frame::write_message(&mut send, &Envelope::from(message)).await {
@@ -228,8 +245,17 @@ async fn exchange(
         std::future::pending().await
     };
     let read = async move {
+        let mut taken = Taken::default();
         loop {
             match frame::read_message::<_, Envelope<PeerMessage>>(&mut receive).await {
+                Ok(Some(Envelope {
+                    message: PeerMessage::Trust(signed),
+                    ..
+                })) => {
+                    if let Err(error) = taken.take(&shared, &name, *signed).await {
+                        return error;
+                    }
+                }
                 Ok(Some(Envelope { message, .. })) => {
                     shared.tell(Event::Message { peer, message }).await;
                 }
@@ -251,7 +277,11 @@ impl SessionError {
             Self::Frame(FrameError::Codec(_) | FrameError::TooLong(_)) | Self::Unexpected(_) => {
                 close::PROTOCOL
             }
-            Self::Late => close::PROTOCOL,
+            Self::Late | Self::Trust(_) => close::PROTOCOL,
+            Self::CutOff(refusal) => match refusal.kind() {
+                RefusalKind::Revoked => close::REVOKED,
+                _ => close::OLD_AUTHORITY,
+            },
             Self::Link(_) | Self::Frame(_) | Self::Write(_) | Self::Ended => close::DONE,
         }
     }

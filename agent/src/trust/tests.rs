@@ -20,6 +20,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod authority;
+
 /// 2026-01-02 03:04:05 UTC.
 pub(crate) const NOW: UnixMillis = UnixMillis(1_767_323_045_000);
 /// When what a [`Draft`] says expires unless it says otherwise: an hour later.
@@ -28,6 +30,8 @@ pub(crate) const EXPIRES: UnixMillis = UnixMillis(NOW.0 + 3_600_000);
 /// A host `web1`, and those who deploy to it or would like to.
 pub(crate) struct World {
     directory: TempDir,
+    /// Makes further nodes of the fleet.
+    fleet: CertificateAuthority,
     /// What the host trusts.
     pub(crate) trust: HostTrust,
     /// May release.
@@ -61,8 +65,8 @@ impl World {
             allowed_signers_line(who, namespaces, signer.public_key())
         };
         let lines = [
-            line("deployer", "scap-release:*", &deployer),
-            line("colleague", "scap-release:*", &colleague),
+            line("deployer", "scap-release:*,scap-signers:*", &deployer),
+            line("colleague", "scap-release:*,scap-signers:*", &colleague),
             line("apprentice", "scap-release:staging:*", &apprentice),
         ];
         fs::write(host.join(ALLOWED_SIGNERS_FILE), lines.join("\n")).unwrap();
@@ -70,6 +74,7 @@ impl World {
         Self {
             trust: HostTrust::load(&host, NOW).unwrap(),
             directory,
+            fleet: authority,
             deployer,
             colleague,
             apprentice,
@@ -105,7 +110,12 @@ impl World {
     /// The same for these hosts.
     pub(crate) fn finalize_reaching(&self, draft: &Draft, reach: &Reach) -> Finalize {
         let Order { release, grant, .. } = self.sign(draft);
-        let verified = release.clone().verify(&self.trust.authority(), NOW);
+        let followed = self.trust.following.now();
+        let about = &draft.release;
+        let authority = self
+            .trust
+            .authority(&followed, &about.repo, &about.environment);
+        let verified = release.clone().verify(&authority, NOW);
         let finalization = Finalization::of(&verified.unwrap()).reaching(reach);
         Finalize {
             release,
@@ -260,7 +270,7 @@ fn an_order_that_all_its_parties_signed_is_verified_whole() {
 }
 
 #[test]
-fn a_release_without_signatures_or_with_too_many_is_refused() {
+fn b1_a_release_without_signatures_or_with_too_many_is_refused() {
     let world = World::new();
     let mut order = world.sign(&Draft::new(1));
     let signature = order.release.signatures.remove(0);
@@ -275,7 +285,7 @@ fn a_release_without_signatures_or_with_too_many_is_refused() {
 }
 
 #[test]
-fn an_order_with_any_bit_of_it_flipped_is_refused() {
+fn b1_an_order_with_any_bit_of_it_flipped_is_refused() {
     let world = World::new();
     let (id, plan_bytes) = plan(1);
     let draft = Draft {
@@ -335,7 +345,7 @@ fn a_signature_of_another_release_is_not_one_of_this() {
 }
 
 #[test]
-fn a_release_signed_for_another_environment_or_repo_is_refused() {
+fn b6_a_release_signed_for_another_environment_or_repo_is_refused() {
     let world = World::new();
     for namespace in [
         "scap-release:staging:mw/config",
@@ -355,7 +365,7 @@ fn a_release_signed_for_another_environment_or_repo_is_refused() {
 }
 
 #[test]
-fn a_key_that_may_not_release_here_is_refused_by_name() {
+fn b1_a_key_that_may_not_release_here_is_refused_by_name() {
     let world = World::new();
     let mut order = world.sign(&Draft::new(1));
     let namespace = Draft::new(1).release.namespace();
@@ -483,7 +493,7 @@ fn only_the_plan_that_the_directive_names_is_followed() {
 }
 
 #[test]
-fn two_signatures_are_by_two_keys() {
+fn b8_two_signatures_are_by_two_keys() {
     let world = World::with_host_file("signatures_min = 2\n");
     let mut order = world.sign(&Draft::new(1));
     let namespace = Draft::new(1).release.namespace();
@@ -595,6 +605,8 @@ fn a_file_that_says_who_and_what_to_follow_is_right_or_refused_by_name() {
     let world = World::new();
     for text in [
         "signatures_min = 0",
+        "[[signatures]]\nrepo = \"web/site\"\nmin = 0",
+        "[[signatures]]\nrepo = \"web/*\"\nmin = 2",
         "environment = \"production\"",
         "environments = [\"../production\"]",
         "audiences = \"all\"",

@@ -5,6 +5,7 @@
 mod print;
 
 mod branch;
+mod ca;
 mod config;
 mod control;
 mod deltas;
@@ -18,15 +19,19 @@ mod history;
 mod init;
 mod plan;
 mod progress;
+mod release;
 mod renew;
 mod resume;
+mod revoke;
 mod rollback;
 mod rollout_status;
 mod scap;
 mod screen;
 mod show;
+mod signers;
 mod snapshot;
 mod status;
+mod trusted;
 mod unified;
 mod unlock;
 mod why;
@@ -61,11 +66,17 @@ struct Cli {
 enum Command {
     /// Make the state directory of a new fleet: its private CA, a deployer key, allowed_signers
     Init(init::InitArgs),
-    /// Make one host's identity, offline; copy it to the host
-    Enroll(enroll::EnrollArgs),
+    /// Make one host's identity, offline, to copy it to the host; or have hosts make theirs, over ssh; or list who was enrolled
+    Enroll(Box<enroll::EnrollArgs>),
     /// Renew the certificates of hosts whose last third of life has begun, and of those that expired less than 90 days ago; a
     /// deployment does the former too
     Renew(renew::RenewArgs),
+    /// Cut hosts off from the fleet, at once: their certificates count no more, on any host that hears of it
+    Revoke(Box<revoke::RevokeArgs>),
+    /// Take hosts back that were revoked, with the certificates that they have
+    Unrevoke(revoke::UnrevokeArgs),
+    /// Move the fleet to a new certificate authority, and say where that is
+    Ca(Box<ca::CaArgs>),
     /// Say what is wrong with this deployment host, or will be, and with --fleet with the hosts' certificates and clocks
     Doctor(doctor::DoctorArgs),
     /// Build the snapshot of a commit or a directory, and say what it is
@@ -77,6 +88,10 @@ enum Command {
     /// Deploy a commit or a directory to a fleet, in waves: the canary group first, then the rest, unless it or the scap folder says
     /// otherwise
     Deploy(Box<deploy::DeployArgs>),
+    /// Releases that several must sign: prepare one, have it signed, and deploy it with `deploy --release`
+    Release(Box<release::ReleaseArgs>),
+    /// Who may release: show it, and change it so that hosts follow
+    Signers(Box<signers::SignersArgs>),
     /// Release what an earlier release had: the last finalized one before the latest, or the one named
     Rollback(Box<rollback::RollbackArgs>),
     /// Say what each environment is on, who deploys, and what became of the hosts; and where a deployment that runs here is, what it
@@ -184,13 +199,18 @@ pub fn main() -> ExitCode {
 async fn execute(command: Command) -> Result<u8, CliError> {
     match command {
         Command::Init(args) => init::run(&args),
-        Command::Enroll(args) => enroll::run(&args),
-        Command::Doctor(args) => doctor::run(args).await,
+        Command::Enroll(args) => enroll::run(&args).await,
         Command::Renew(args) => renew::run(args).await,
+        Command::Revoke(args) => revoke::revoke(*args).await,
+        Command::Unrevoke(args) => revoke::unrevoke(args).await,
+        Command::Ca(args) => ca::run(*args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Plan(args) => plan::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Deploy(args) => deploy::run(*args).await,
+        Command::Release(args) => release::run(*args).await,
+        Command::Signers(args) => signers::run(&args),
         Command::Rollback(args) => rollback::run(*args).await,
         Command::Status(args) => status::run(&args).await,
         Command::Why(args) => why::run(&args).await,

@@ -4,13 +4,14 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     io::IsTerminal,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use clap::Args;
 use scap_proto::{
     id::NodeId,
+    identity::Denial,
     limits::PLAN_HOSTS_MAX,
     release::{Plan, TopologyKind},
 };
@@ -23,13 +24,14 @@ use super::{
     progress::some,
 };
 use crate::{
-    fleet::Inventory,
+    fleet::{Inventory, tell::without},
     plan::{
         overview::{Feed, Overview, Site, Source, site_name},
         planner,
         rehearsal::{HOST_DELAY, RATE_MBIT, Rehearsal, SITE_DELAY, SIZE_MAX},
         simulate::{Outcome, Simulation},
     },
+    state::StateDirectory,
 };
 
 /// What headers add on the wire to the bytes of the content, as a share, as measured.
@@ -51,6 +53,9 @@ pub(super) struct PlanArgs {
     /// The fleet file
     #[arg(long, value_name = "FILE")]
     fleet: PathBuf,
+    /// The state directory: hosts that it says are revoked are left out
+    #[arg(long, value_name = "DIR", env = "SCAP_STATE")]
+    state: Option<PathBuf>,
     /// How chunks spread
     #[arg(long, value_enum, default_value_t = Topology::Lanes)]
     topology: Topology,
@@ -69,7 +74,8 @@ pub(super) struct PlanArgs {
 }
 
 pub(super) fn run(args: &PlanArgs) -> Result<u8, CliError> {
-    let inventory = read_inventory(&args.fleet)?;
+    let fleet = read_inventory(&args.fleet)?;
+    let (inventory, revoked) = without_revoked(fleet, args.state.as_deref())?;
     inventory.check_sites().map_err(|error| no_fleet(&error))?;
     let hosts = inventory.hosts.len();
     if hosts > PLAN_HOSTS_MAX {
@@ -83,8 +89,15 @@ pub(super) fn run(args: &PlanArgs) -> Result<u8, CliError> {
     let plan = planner::plan(seed, &inventory, |_| false, kind, args.random_seed);
     let overview = Overview::of(&plan);
     let mut object = overview_json(&plan, &overview);
+    object["revoked"] = json!(revoked.keys().collect::<Vec<_>>());
     if !args.json {
         print_overview(&plan, &overview);
+        for (host, denial) in &revoked {
+            println!(
+                "left out: {host}: revoked: {}",
+                denial.reason.escape_debug()
+            );
+        }
     }
     let mut code = exit::DONE;
     if let Some(size) = args.size {
@@ -103,6 +116,28 @@ pub(super) fn run(args: &PlanArgs) -> Result<u8, CliError> {
         println!("{object}");
     }
     Ok(code)
+}
+
+/// The fleet without the hosts that are revoked, which are told too.
+fn without_revoked(
+    fleet: Inventory,
+    state: Option<&Path>,
+) -> Result<(Inventory, BTreeMap<NodeId, Denial>), CliError> {
+    let Some(state) = state else {
+        return Ok((fleet, BTreeMap::new()));
+    };
+    let revoked = StateDirectory::open(state).and_then(|state| state.revoked());
+    let mut revoked =
+        revoked.map_err(|error| CliError::failed("read the state", &error).hint(error.hint()))?;
+    revoked.retain(|name, _| fleet.hosts.iter().any(|host| host.name == *name));
+    if revoked.is_empty() {
+        return Ok((fleet, revoked));
+    }
+    let names = revoked.keys().cloned().collect();
+    match without(fleet, &names).map_err(|error| no_fleet(&error))? {
+        (Some(fleet), _) => Ok((fleet, revoked)),
+        (None, _) => Err(CliError::usage("all hosts are revoked")),
+    }
 }
 
 /// Runs it to its end, with progress on standard error where that takes long.

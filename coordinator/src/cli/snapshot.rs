@@ -119,6 +119,15 @@ impl Tree {
         }
     }
 
+    /// The object of its commit, where that is signed: for hosts that ask for it.
+    pub(super) fn signed_commit(&self) -> Result<Option<Vec<u8>>, CliError> {
+        let Self::Commit { repo, commit } = self else {
+            return Ok(None);
+        };
+        repo.signed_object(&commit.id)
+            .map_err(|error| CliError::failed("read the commit", &error).hint(error.hint()))
+    }
+
     /// The repository that it is in.
     pub(super) fn repo(&self) -> Option<&Repo> {
         match self {

@@ -39,13 +39,18 @@ pub(super) async fn run(args: &StatusArgs) -> Result<u8, CliError> {
     };
     let present = args.read.present(history.as_ref())?;
     let now = now();
-    let identity = args.read.state.as_deref().and_then(identity_of);
+    let state = args.read.state.as_deref();
+    let identity = state.and_then(identity_of);
+    // What is not a state directory has revoked nobody.
+    let revoked = state.and_then(|state| StateDirectory::open(state).ok()?.revoked().ok());
+    let revoked = revoked.unwrap_or_default();
     if args.read.json {
         let places: Vec<Value> = present.iter().map(|it| place_json(it, now)).collect();
         let tip = history.map(|history| history.tip().to_string());
         println!(
             "{}",
-            json!({"schema": "scap.status/1", "running": running, "state_commit": tip, "places": places, "identity": identity})
+            json!({"schema": "scap.status/1", "running": running, "state_commit": tip, "places": places,
+                   "identity": identity, "revoked": revoked.keys().collect::<Vec<_>>()})
         );
         return Ok(exit::DONE);
     }
@@ -57,6 +62,10 @@ pub(super) async fn run(args: &StatusArgs) -> Result<u8, CliError> {
     }
     for running in &running {
         rollout_status::print(running);
+    }
+    for (host, denial) in &revoked {
+        let reason = denial.reason.escape_debug();
+        println!("revoked {host}: {reason} [revoked]");
     }
     if present.is_empty() && running.is_empty() {
         println!(

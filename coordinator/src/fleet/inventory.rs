@@ -10,12 +10,18 @@ use std::{
 
 use scap_proto::{
     id::NodeId,
-    limits::{EXTENSION_BYTES_MAX, HOST_ADDRESSES_MAX, HOST_RELAYS_MAX, RELAYED_LISTS_MAX},
-    release::{Routes, RoutesError},
+    limits::{
+        EXTENSION_BYTES_MAX, HOST_ADDRESSES_MAX, HOST_RELAYS_MAX, MEMBERSHIP_NAMES_MAX,
+        RELAYED_LISTS_MAX,
+    },
+    release::{Environment, Routes, RoutesError},
 };
 use serde::Deserialize;
 
-use crate::rollout::{PolicyError, Table};
+use crate::{
+    rollout::{PolicyError, Table},
+    ssh::Target,
+};
 
 /// The group whose hosts go first, and whose failure stops a rollout.
 pub const CANARY_GROUP: &str = "canary";
@@ -71,6 +77,10 @@ pub struct Host {
     pub via: BTreeSet<NodeId>,
     /// The rate of its link each way, where the file says it, in Mbit/s.
     pub rate_mbit: Option<f64>,
+    /// Where ssh goes to, to enrol it, where the file says it.
+    pub ssh: Option<Target>,
+    /// The environments that it is enrolled for, at most [`MEMBERSHIP_NAMES_MAX`]; none where the file does not say it.
+    pub environments: Vec<Environment>,
 }
 
 /// Why a fleet file cannot be used.
@@ -120,6 +130,9 @@ pub enum InventoryError {
     /// An empty list of relays, or a long one.
     #[error("host {0}: `via` names 1 to {HOST_RELAYS_MAX} hosts, or is left out")]
     RelayCount(NodeId),
+    /// More environments than a host may be in.
+    #[error("host {0}: at most {MEMBERSHIP_NAMES_MAX} environments are allowed")]
+    EnvironmentCount(NodeId),
     /// A host that could be reached only through itself.
     #[error("host {0} stands behind itself: its `via` leads back to it")]
     RelayCycle(NodeId),
@@ -215,6 +228,9 @@ struct FileHost {
     rack: String,
     via: Option<OneOrMany<NodeId>>,
     rate_mbit: Option<f64>,
+    ssh: Option<Target>,
+    #[serde(default)]
+    environments: Vec<Environment>,
 }
 
 #[derive(Deserialize)]
@@ -389,6 +405,8 @@ impl Host {
             rack,
             via,
             rate_mbit,
+            ssh,
+            environments,
         } = file;
         let via: Option<Vec<NodeId>> = via.map(Vec::from);
         if via
@@ -396,6 +414,9 @@ impl Host {
             .is_some_and(|via| via.is_empty() || via.len() > HOST_RELAYS_MAX)
         {
             return Err(InventoryError::RelayCount(name));
+        }
+        if environments.len() > MEMBERSHIP_NAMES_MAX {
+            return Err(InventoryError::EnvironmentCount(name));
         }
         check_rate(rate_mbit, name.as_str())?;
         check_site(&site, name.as_str())?;
@@ -421,6 +442,8 @@ impl Host {
             rack,
             via: via.into_iter().flatten().collect(),
             rate_mbit,
+            ssh,
+            environments,
         })
     }
 }

@@ -163,6 +163,22 @@ impl Repo {
         }
     }
 
+    /// The object of a commit, where it has a signature: what git hashes for its id, without the header.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub fn signed_object(&self, commit: &GitOid) -> Result<Option<Vec<u8>>, GitError> {
+        let mut command = self.command();
+        command.args(["cat-file", "commit", &commit.to_string()]);
+        let object = command::output(command, "read the commit")?;
+        let mut header = object.split(|byte| *byte == b'\n');
+        let is_signed = header
+            .by_ref()
+            .take_while(|line| !line.is_empty())
+            .any(|line| line.starts_with(b"gpgsig "));
+        Ok(is_signed.then_some(object))
+    }
+
     /// The files of a commit in the order of their paths' bytes, as long as its trees are in order.
     ///
     /// # Errors

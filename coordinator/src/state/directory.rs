@@ -24,11 +24,12 @@ use scap_proto::{
             AllowedSigners, AllowedSignersError, PublicKey, PublicKeyError, SignError, Signer,
             allowed_signers_line,
         },
+        signers_namespace,
     },
 };
 use serde::{Deserialize, Serialize};
 
-use super::{configs, enrolments::EnrolmentRecordError};
+use super::{FleetAuthorityError, configs, enrolments::EnrolmentRecordError, trust::TrustError};
 
 pub(super) const AUTHORITY: &str = "ca";
 pub(super) const COORDINATOR: &str = "coordinator";
@@ -150,6 +151,12 @@ pub enum StateError {
     /// Who may release.
     #[error(transparent)]
     Signers(#[from] AllowedSignersError),
+    /// How many signatures it takes, or the chain of signers files.
+    #[error("whose signatures the fleet takes")]
+    FleetAuthority(#[source] Box<FleetAuthorityError>),
+    /// Whose certificates count.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// A record that is damaged or of another version.
     #[error("record {0} is damaged or of another version")]
     Record(PathBuf),
@@ -173,6 +180,7 @@ impl StateError {
             Self::Held { state, .. } => Some(format!(
                 "wait for it to end, then try again; `scap-coordinator status --state {state}` says how far it is, and `abort` takes its hosts back"
             )),
+            Self::Trust(error) => error.hint(),
             Self::Enrolment(_) => {
                 Some("move it away, and enrol the host again; nothing else needs it".into())
             }
@@ -229,7 +237,8 @@ impl StateDirectory {
         )?;
         let key = path.join(DEPLOYER_KEY);
         let signer = Signer::create(&key, &format!("scap deployer of {fleet}"))?;
-        let line = allowed_signers_line("deployer", "scap-release:*", signer.public_key());
+        let namespaces = format!("scap-release:*,{}", signers_namespace(fleet));
+        let line = allowed_signers_line("deployer", &namespaces, signer.public_key());
         let signers = path.join(ALLOWED_SIGNERS);
         durable::replace_file(&signers, format!("{line}\n").as_bytes()).map_err(|source| {
             StateError::Io {
@@ -257,12 +266,15 @@ impl StateDirectory {
         })
     }
 
-    /// The coordinator's identity.
+    /// The coordinator's identity, which believes what the fleet believes as far as that is known here.
     ///
     /// # Errors
-    /// [`StateError::Identity`].
+    /// [`StateError::Identity`], [`StateError::Trust`].
     pub fn identity(&self) -> Result<Arc<Identity>, StateError> {
-        Ok(Arc::new(Identity::load(&self.path(COORDINATOR))?))
+        self.recover_coordinator()?;
+        let identity = Identity::load(&self.path(COORDINATOR))?;
+        self.keep_trust(identity.trust())?;
+        Ok(Arc::new(identity))
     }
 
     /// The deployer's key: the file of [`Self::init`], or another private key's file, or the key of the ssh-agent whose
@@ -473,6 +485,10 @@ impl StateDirectory {
 
     pub(super) fn locks_path(&self) -> PathBuf {
         self.path(LOCKS)
+    }
+
+    pub(super) fn allowed_signers_path(&self) -> PathBuf {
+        self.path(ALLOWED_SIGNERS)
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {

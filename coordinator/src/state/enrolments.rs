@@ -12,8 +12,7 @@ use scap_proto::{
     extensions::Extensions,
     id::NodeId,
     identity::{
-        CertificateAuthority, Enrolment, Identity, IdentityError, IdentityRequest,
-        PUBLIC_KEY_BYTES, Role, Validity,
+        Enrolment, Identity, IdentityError, IdentityRequest, PUBLIC_KEY_BYTES, Role, Validity,
         install::{self, Staged},
         key_fingerprint,
     },
@@ -23,7 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     StateDirectory, StateError,
-    directory::{ALLOWED_SIGNERS, AUTHORITY, read},
+    directory::{ALLOWED_SIGNERS, read},
+    trust::{TrustError, revoked},
 };
 
 /// A host that is to be enrolled, as its enroller knows it.
@@ -123,21 +123,27 @@ impl StateDirectory {
         public_key: &[u8; PUBLIC_KEY_BYTES],
         now: UnixMillis,
     ) -> Result<Enrolment, StateError> {
-        let authority = CertificateAuthority::load(&self.path(AUTHORITY))?;
-        let signers = read(&self.path(ALLOWED_SIGNERS))?;
+        let own = self.identity_at(now)?;
+        if enrolled.how == How::Renewal {
+            refuse_revoked(&own, &enrolled.host)?;
+        }
+        let authority = self.authority()?;
+        let issued = self.issued_from(Role::Agent, &enrolled.host, now)?;
         let mut host = HostFile::default();
         if !enrolled.environments.is_empty() {
             host.environments.clone_from(&enrolled.environments);
         }
+        self.enrol_with(&mut host)?;
+        let signers = read(&self.path(ALLOWED_SIGNERS))?;
         let membership = Membership {
             host: enrolled.host.clone(),
             environments: host.environments.clone(),
             audiences: host.audiences.clone(),
             extensions: Extensions::default(),
         };
-        let membership = SignedMembership::sign(&membership, self.identity_at(now)?.as_ref());
+        let membership = SignedMembership::sign(&membership, &own);
         let node = authority.node(Role::Agent, enrolled.host.clone());
-        let certificate = authority.issue(&node, public_key, Validity::leaf(now.0))?;
+        let certificate = authority.issue(&node, public_key, Validity::leaf(issued.0))?;
         let validity = certificate
             .leaf_validity()
             .expect("it was just issued as a node's");
@@ -150,10 +156,11 @@ impl StateDirectory {
             enrolled: timestamp(now.0),
             valid_until: timestamp(validity.not_after_unix_ms),
         })?;
+        self.note_enrolled(&enrolled.host, issued)?;
         let host = toml::to_string(&host).expect("a list of names is TOML");
         Ok(Enrolment {
             certificate: certificate.pem,
-            authorities: authority.certificate().pem.clone(),
+            authorities: self.authorities_pem(own.trust())?,
             allowed_signers: Some(signers.into()),
             host: Some(host.into()),
             membership: Some(codec::encode(&membership).into()),
@@ -183,7 +190,9 @@ impl StateDirectory {
             how: How::Offline,
         };
         let enrolment = self.certify(&enrolled, request.public_key(), now)?;
-        Ok(Staged::new(out, &enrolment, None)?.commit()?)
+        let identity = Staged::new(out, &enrolment, None)?.commit()?;
+        self.give_trust(out)?;
+        Ok(identity)
     }
 
     /// What is recorded of a host's latest certificate.
@@ -248,6 +257,14 @@ impl StateDirectory {
 const SCHEMA: &str = "scap.enrolment/1";
 const ENROLMENTS: &str = "enrolments";
 const RECORD: &str = "certificate.toml";
+
+/// Refuses a host that is cut off and was not enrolled again since.
+pub(super) fn refuse_revoked(own: &Identity, host: &NodeId) -> Result<(), StateError> {
+    match revoked(own.trust()).contains_key(host) {
+        true => Err(TrustError::Revoked(host.clone()).into()),
+        false => Ok(()),
+    }
+}
 
 fn timestamp(unix_ms: u64) -> Timestamp {
     let millis = i64::try_from(unix_ms).unwrap_or(i64::MAX);

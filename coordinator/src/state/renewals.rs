@@ -6,18 +6,12 @@ use scap_agent::error_chain;
 use scap_proto::{
     codec::{self, CodecError},
     id::NodeId,
-    identity::{
-        AuthorityError, CertificateAuthority, Identity, Life, PUBLIC_KEY_BYTES, RenewError, Role,
-        Validity,
-    },
+    identity::{AuthorityError, Identity, Life, PUBLIC_KEY_BYTES, RenewError, Role, Validity},
     reason::Reason,
     release::{Renewal, SignedRenewal, UnixMillis},
 };
 
-use super::{
-    Enrolled, How, StateDirectory, StateError,
-    directory::{AUTHORITY, COORDINATOR},
-};
+use super::{Enrolled, How, StateDirectory, StateError, TrustError, enrolments::refuse_revoked};
 
 /// How old the coordinator's own certificate may become while the authority is at hand, in milliseconds: 30 days. Hosts
 /// show memberships that it signed, which are believed no longer than its certificate is valid, and they get the next one after
@@ -39,6 +33,9 @@ pub enum OwnRenewal {
 #[derive(Debug, thiserror::Error)]
 pub enum OwnRenewalError {
     /// The authority is kept elsewhere, or cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// It does not certify that.
     #[error("use the fleet's certificate authority")]
     Authority(#[from] AuthorityError),
     /// What it gave is of no use.
@@ -75,6 +72,7 @@ impl HostRenewalError {
     pub fn code(&self) -> Reason {
         match self {
             Self::NotEnrolled | Self::OtherKey => Reason::NotEnrolled,
+            Self::State(StateError::Trust(TrustError::Revoked(_))) => Reason::Revoked,
             Self::State(_) | Self::Authority(_) | Self::Membership(_) => Reason::Failed,
         }
     }
@@ -118,7 +116,7 @@ impl StateDirectory {
         now: UnixMillis,
         age_ms_max: u64,
     ) -> Result<(Arc<Identity>, OwnRenewal), StateError> {
-        let identity = Identity::load(&self.path(COORDINATOR))?;
+        let identity = self.identity()?;
         let valid = identity.validity();
         let is_new = now.0.saturating_sub(valid.not_before_unix_ms) <= age_ms_max;
         let renewal = match is_new && valid.life(now.0) != Life::Early {
@@ -128,13 +126,14 @@ impl StateDirectory {
                 Err(error) => OwnRenewal::Failed(error),
             },
         };
-        Ok((Arc::new(identity), renewal))
+        Ok((identity, renewal))
     }
 
     fn next_own(&self, identity: &Identity, now: UnixMillis) -> Result<(), OwnRenewalError> {
-        let authority = CertificateAuthority::load(&self.path(AUTHORITY))?;
+        let authority = self.authority()?;
         let (own, key) = (identity.own(), identity.public_key());
-        let certificate = authority.issue(own, key, Validity::leaf(now.0))?;
+        let issued = self.issued_from(own.role, &own.name, now)?;
+        let certificate = authority.issue(own, key, Validity::leaf(issued.0))?;
         identity.renew(&certificate.pem, None, now.0)?;
         Ok(())
     }
@@ -165,9 +164,11 @@ impl StateDirectory {
                 (enrolment.certificate, membership.transpose()?)
             }
             None if matches!(valid.life(now.0), Life::Good | Life::Due) => {
-                let authority = CertificateAuthority::load(&self.path(AUTHORITY))?;
+                refuse_revoked(self.identity()?.as_ref(), host)?;
+                let authority = self.authority()?;
+                let issued = self.issued_from(Role::Agent, host, now)?;
                 let node = authority.node(Role::Agent, host.clone());
-                let certificate = authority.issue(&node, key, Validity::leaf(now.0))?;
+                let certificate = authority.issue(&node, key, Validity::leaf(issued.0))?;
                 (certificate.pem, None)
             }
             None => return Err(HostRenewalError::NotEnrolled),

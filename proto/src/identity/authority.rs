@@ -63,6 +63,18 @@ pub struct Certificate {
 }
 
 impl Certificate {
+    /// The first in a text in PEM.
+    pub fn from_pem(pem: &str) -> Option<Self> {
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+        let pem = pem.to_owned();
+        Some(Self { der, pem })
+    }
+
+    /// Whose key it certifies, where it is a node's.
+    pub fn leaf_key(&self) -> Option<[u8; PUBLIC_KEY_BYTES]> {
+        peer::leaf_key(&self.der)
+    }
+
     /// When it is valid, where it is a node's.
     pub fn leaf_validity(&self) -> Option<Validity> {
         peer::Leaf::parse(&self.der).ok().map(|leaf| leaf.validity)
@@ -163,6 +175,16 @@ impl CertificateAuthority {
     /// Its own certificate, which is what nodes trust.
     pub fn certificate(&self) -> &Certificate {
         &self.certificate
+    }
+
+    /// The public half of its key, by which it is told from others.
+    pub fn public_key(&self) -> &[u8; PUBLIC_KEY_BYTES] {
+        self.key.public()
+    }
+
+    /// Its key, which signs what the fleet believes.
+    pub(super) fn key(&self) -> &SecretKey {
+        &self.key
     }
 
     /// Certifies that `public_key` is that of `node`, which must be of this authority's fleet. The

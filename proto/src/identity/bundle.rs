@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use pem::{EncodeConfig, LineEnding, Pem};
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::{CertifiedKey, SingleCertAndKey},
@@ -145,7 +146,7 @@ impl Identity {
     }
 
     /// Puts a later certificate (in PEM) of this very node and key in the place of the present one, and with it the
-    /// membership where one is given: first in the directory, where after a crash there is all of the old or all of the new,
+    /// membership where one is given, and the authorities that are believed now: first in the directory, where after a crash there is all of the old or all of the new,
     /// then here. Handshakes from now on show it; links that there are stay. Blocks while it writes. Returns when the new one
     /// is valid.
     ///
@@ -185,8 +186,8 @@ impl Identity {
         let resolver = resolver(&certificate, &self.key).map_err(RenewError::Tls)?;
         let enrolment = Enrolment {
             certificate: pem.to_owned(),
-            authorities: file::read_file(&file_in(&self.directory, AUTHORITIES_FILE))
-                .map_err(InstallError::from)?,
+            // While a fleet moves to another authority, the new one issued it, and is not in the file yet.
+            authorities: authorities_pem(&self.trust),
             allowed_signers: None,
             host: None,
             membership,
@@ -249,6 +250,24 @@ impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Identity({})", self.own)
     }
+}
+
+/// The key of the node whose certificate is in a file. Whether it counts is not looked at.
+///
+/// # Errors
+/// [`IdentityError`]: there is no such certificate.
+pub fn certificate_key(path: &Path) -> Result<[u8; PUBLIC_KEY_BYTES], IdentityError> {
+    let certificates = read_certificates(path)?;
+    let [certificate] =
+        <[_; 1]>::try_from(certificates).map_err(|found: Vec<_>| IdentityError::Certificates {
+            path: path.into(),
+            found: found.len(),
+        })?;
+    let leaf = Leaf::parse(&certificate).map_err(|problem| IdentityError::Malformed {
+        path: path.into(),
+        problem,
+    })?;
+    Ok(leaf.public_key)
 }
 
 /// Why an identity cannot be made or used.
@@ -342,7 +361,7 @@ pub enum RenewError {
 }
 
 /// Name of the node's certificate in its directory.
-pub(super) const CERTIFICATE_FILE: &str = "node.crt";
+pub const CERTIFICATE_FILE: &str = "node.crt";
 /// Name of the node's key in its directory.
 pub(super) const KEY_FILE: &str = "node.key";
 /// Name of the trusted authorities in a node's directory.
@@ -383,6 +402,14 @@ pub(super) fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
     certificates.unwrap_or_default()
 }
 
+/// The authorities that are believed, as a node's directory has them.
+fn authorities_pem(trust: &Trust) -> String {
+    let lines = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    let authorities = trust.authorities().into_iter();
+    let texts = authorities.map(|der| pem::encode_config(&Pem::new("CERTIFICATE", der), lines));
+    texts.collect()
+}
+
 fn resolver(
     certificate: &CertificateDer<'static>,
     key: &SecretKey,
@@ -401,6 +428,10 @@ mod tests {
 
     use super::*;
     use crate::identity::{Role, verify};
+    use crate::{
+        identity::{FleetTrust, SignedFleetTrust},
+        release::UnixMillis,
+    };
 
     const NOW: u64 = 1_767_323_045_000;
 
@@ -465,6 +496,37 @@ mod tests {
         let valid = identity.renew(&issued.unwrap().pem, None, NOW).unwrap();
         assert!(valid.not_after_unix_ms < ahead.not_after_unix_ms);
         assert!(identity.check_time(NOW).is_ok());
+    }
+
+    #[test]
+    fn a_certificate_of_the_authority_that_the_fleet_moves_to_is_kept_with_that() {
+        let (old, new) = (authority(), authority());
+        let directory = enrol(&old);
+        let identity = Identity::load(directory.path()).unwrap();
+        let later = NOW + 300 * 24 * 3600 * 1000;
+        let der = |it: &CertificateAuthority| Bytes::copy_from_slice(&it.certificate().der);
+        let both = FleetTrust {
+            fleet: "prod".parse().unwrap(),
+            number: 1,
+            issued: UnixMillis(later),
+            authorities: vec![der(&old), der(&new)],
+            retired: Vec::new(),
+            denials: Vec::new(),
+            extensions: Extensions::default(),
+        };
+        let issued = new
+            .issue(identity.own(), identity.public_key(), Validity::leaf(later))
+            .unwrap();
+        assert!(matches!(
+            identity.renew(&issued.pem, None, later),
+            Err(RenewError::Refused(Refusal::UnknownIssuer { .. }))
+        ));
+        let signed = SignedFleetTrust::sign(&both, &old);
+        identity.trust().offer(signed).unwrap();
+        identity.renew(&issued.pem, None, later).unwrap();
+        let again = Identity::load(directory.path()).unwrap();
+        assert_eq!(again.certificate(), issued.der.as_ref());
+        assert_eq!(again.trust().authorities(), both.authorities);
     }
 
     #[test]

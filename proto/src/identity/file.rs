@@ -106,6 +106,24 @@ pub(crate) fn create_secret_file(path: &Path, text: &str) -> Result<(), FileErro
     create(path, text.as_bytes(), 0o600)
 }
 
+/// Replaces a file, or makes it, readable by its owner alone. After a crash it holds all of the old bytes or all of the new
+/// ones.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    // A predecessor with our process id may have been killed here.
+    let _ = fs::remove_file(&temporary);
+    write(&temporary, bytes, 0o600).and_then(|()| fs::rename(&temporary, path))?;
+    File::open(directory_of(path))?.sync_all()
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// Makes a directory, and those above it, for its owner alone; or takes it as it is.
 pub(crate) fn create_private_directory(path: &Path) -> Result<(), FileError> {
     DirBuilder::new()
@@ -138,10 +156,7 @@ fn read(file: &File, path: &Path) -> Result<Zeroizing<String>, FileError> {
 pub(crate) fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     // A predecessor with our process id may have been killed here.
     let _ = fs::remove_file(&temporary);
     let linked = write(&temporary, bytes, mode).and_then(|()| fs::hard_link(&temporary, path));

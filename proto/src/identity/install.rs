@@ -13,10 +13,10 @@ use std::{
 
 use rustix::fs::FlockOperation;
 
+pub use super::bundle::CERTIFICATE_FILE;
 use super::{
     bundle::{
-        AUTHORITIES_FILE, CERTIFICATE_FILE, Identity, IdentityError, KEY_FILE, certificates,
-        read_certificates,
+        AUTHORITIES_FILE, Identity, IdentityError, KEY_FILE, certificates, read_certificates,
     },
     enrolment::Enrolment,
     file::{self, FileError},

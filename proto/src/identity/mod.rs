@@ -7,6 +7,9 @@
 //! answers for the node in TLS handshakes ([`verifier`]) and signs its reports. [`Refusal`] says
 //! why a peer is not let in.
 //!
+//! Who is in the fleet changes by a numbered [`FleetTrust`], signed by an authority: it says which authorities count from
+//! then on, and who is cut off.
+//!
 //! A host that makes its key itself asks with an [`IdentityRequest`], and what it gets is an [`Enrolment`], which
 //! [`install`] makes its identity.
 //!
@@ -16,10 +19,13 @@ pub mod install;
 pub mod verifier;
 
 mod authority;
+mod believed;
 mod bundle;
 mod enrolment;
 mod file;
 mod fleet;
+mod fleet_trust;
+mod keep;
 mod key;
 mod peer;
 mod refusal;
@@ -32,10 +38,14 @@ pub use self::{
         AUTHORITY_VALIDITY_DAYS, AuthorityError, CLOCK_SKEW_SECS, Certificate,
         CertificateAuthority, LEAF_VALIDITY_DAYS, Validity,
     },
-    bundle::{Identity, IdentityError, RenewError, authority_validities, key_file},
+    bundle::{
+        Identity, IdentityError, RenewError, authority_validities, certificate_key, key_file,
+    },
     enrolment::{Enrolment, EnrolmentError},
     file::FileError,
     fleet::{FleetName, ParseFleetError, Role},
+    fleet_trust::{Denial, Denied, FleetTrust, FleetTrustError, SignedFleetTrust, TrustMark},
+    keep::{KeepError, Kept, Offered},
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey, verify},
     peer::PeerIdentity,
     refusal::{Clocks, HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},

@@ -20,7 +20,7 @@ use super::{
     peer::PeerIdentity,
     renewal::RENEWAL_GRACE_DAYS,
 };
-use crate::id::NodeId;
+use crate::{id::NodeId, reason::Reason};
 
 /// Why we do not let a peer in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +65,28 @@ pub enum Refusal {
         /// Our time, in milliseconds since 1970.
         now_unix_ms: u64,
     },
+    /// An authority certified it that is believed no more: the fleet has moved to another one.
+    #[error(
+        "old authority: {peer} has a certificate of an authority that the fleet has moved away from \
+         (hint: enroll the host again)"
+    )]
+    OldAuthority {
+        /// Who it is.
+        peer: PeerIdentity,
+    },
+    /// Somebody cut it off.
+    #[error(
+        "{peer} is revoked since {}: {} (hint: enroll the host again if it is to be back)",
+        date(*since_unix_ms), reason.escape_debug()
+    )]
+    Revoked {
+        /// Who it is.
+        peer: PeerIdentity,
+        /// Why, as whoever did it said.
+        reason: String,
+        /// Since when, in milliseconds since 1970.
+        since_unix_ms: u64,
+    },
     /// It is a member of another fleet.
     #[error("the peer is {peer}, this node is of fleet {ours}")]
     WrongFleet {
@@ -92,12 +114,23 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Its code, where it has one.
+    pub fn code(&self) -> Option<Reason> {
+        match self {
+            Self::OldAuthority { .. } => Some(Reason::OldAuthority),
+            Self::Revoked { .. } => Some(Reason::Revoked),
+            _ => None,
+        }
+    }
+
     /// Which kind it is; all that the peer is told.
     pub fn kind(&self) -> RefusalKind {
         match self {
             Self::Malformed(_) => RefusalKind::Malformed,
             Self::UnknownIssuer { .. } => RefusalKind::UnknownIssuer,
             Self::Expired { .. } | Self::NotYetValid { .. } => RefusalKind::NotValidNow,
+            Self::OldAuthority { .. } => RefusalKind::OldAuthority,
+            Self::Revoked { .. } => RefusalKind::Revoked,
             Self::WrongFleet { .. } => RefusalKind::WrongFleet,
             Self::WrongRole { .. } => RefusalKind::WrongRole,
             Self::WrongName { .. } => RefusalKind::WrongName,
@@ -128,6 +161,9 @@ impl From<&Refusal> for TlsError {
                 time: unix_time(*now_unix_ms),
                 not_before: unix_time(validity.not_before_unix_ms),
             },
+            // No node has an OCSP response, so this alert is free to say something else.
+            Refusal::OldAuthority { .. } => CertificateError::InvalidOcspResponse,
+            Refusal::Revoked { .. } => CertificateError::Revoked,
             Refusal::WrongFleet { .. } => CertificateError::ApplicationVerificationFailure,
             Refusal::WrongRole { .. } => CertificateError::InvalidPurpose,
             Refusal::WrongName { .. } => CertificateError::NotValidForName,
@@ -146,6 +182,10 @@ pub enum RefusalKind {
     UnknownIssuer,
     /// It has expired, or is not valid yet.
     NotValidNow,
+    /// It is by an authority that is trusted no more.
+    OldAuthority,
+    /// Somebody cut it off.
+    Revoked,
     /// It is of another fleet.
     WrongFleet,
     /// It is of another role.
@@ -159,11 +199,13 @@ pub enum RefusalKind {
 }
 
 impl RefusalKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::NoCertificate,
         Self::Malformed,
         Self::UnknownIssuer,
         Self::NotValidNow,
+        Self::OldAuthority,
+        Self::Revoked,
         Self::WrongFleet,
         Self::WrongRole,
         Self::WrongName,
@@ -178,6 +220,8 @@ impl RefusalKind {
             Self::Malformed => AlertDescription::CertificateUnknown,
             Self::UnknownIssuer => AlertDescription::UnknownCA,
             Self::NotValidNow => AlertDescription::CertificateExpired,
+            Self::OldAuthority => AlertDescription::BadCertificateStatusResponse,
+            Self::Revoked => AlertDescription::CertificateRevoked,
             Self::WrongFleet => AlertDescription::AccessDenied,
             Self::WrongRole => AlertDescription::UnsupportedCertificate,
             Self::WrongName => AlertDescription::BadCertificate,
@@ -284,6 +328,10 @@ impl fmt::Display for HandshakeRefusal {
             (RefusedBy::Us, RefusalKind::NotValidNow) => {
                 "the peer's certificate has expired or is not valid yet"
             }
+            (RefusedBy::Us, RefusalKind::OldAuthority) => {
+                "the peer's certificate is of an authority that the fleet has moved away from"
+            }
+            (RefusedBy::Us, RefusalKind::Revoked) => "the peer is revoked",
             (RefusedBy::Us, RefusalKind::WrongFleet) => "the peer is of another fleet",
             (RefusedBy::Us, RefusalKind::WrongRole) => "the peer's role is not let in here",
             (RefusedBy::Us, RefusalKind::WrongName) => "the peer is not the host that was dialled",
@@ -306,6 +354,14 @@ impl fmt::Display for HandshakeRefusal {
             (RefusedBy::Peer, RefusalKind::NotValidNow) => {
                 "the peer refused us: by its clock our certificate has expired or is not valid yet \
                  (hint: compare the two clocks, then `scap-coordinator renew`)"
+            }
+            (RefusedBy::Peer, RefusalKind::OldAuthority) => {
+                "the peer refused us: our certificate is of an old authority, which the fleet has moved away from \
+                 (hint: enroll this host again)"
+            }
+            (RefusedBy::Peer, RefusalKind::Revoked) => {
+                "the peer refused us: this node is revoked \
+                 (hint: if it is to be back, enroll it again)"
             }
             (RefusedBy::Peer, RefusalKind::WrongFleet) => {
                 "the peer refused us: it is of another fleet"

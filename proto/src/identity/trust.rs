@@ -1,7 +1,12 @@
 //! Whom a node believes: the authorities of its fleet, and what they vouch for.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
+};
 
+use bytes::Bytes;
 use rustls::{
     RootCertStore, SignatureScheme,
     client::verify_server_cert_signed_by_trust_anchor,
@@ -11,17 +16,28 @@ use rustls::{
 };
 
 use super::{
+    believed::Believed,
     fleet::FleetName,
-    key::{self, SIGNATURE_BYTES},
+    fleet_trust::{FleetTrust, TrustMark},
+    keep::Keeping,
+    key::{self, PUBLIC_KEY_BYTES, SIGNATURE_BYTES},
     peer::{Leaf, PeerIdentity},
     refusal::Refusal,
 };
 
-/// The authorities that a node of `fleet` believes. Cheap to clone.
+/// Whom a node of `fleet` believes. Cheap to clone, and all clones are one: what one comes to believe by a fleet trust
+/// ([`Self::offer`]) all do from then on.
 #[derive(Clone)]
 pub struct Trust {
     fleet: FleetName,
-    anchors: Arc<RootCertStore>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    believed: RwLock<Arc<Believed>>,
+    /// Held by who is about to believe something else.
+    keeping: Mutex<Keeping>,
 }
 
 impl Trust {
@@ -31,14 +47,57 @@ impl Trust {
         fleet: FleetName,
         authorities: &[CertificateDer<'static>],
     ) -> Result<Self, usize> {
-        let mut anchors = RootCertStore::empty();
-        for (index, der) in authorities.iter().enumerate() {
-            anchors.add(der.clone()).map_err(|_| index)?;
-        }
+        let believed = Arc::new(Believed::only(authorities)?);
         Ok(Self {
             fleet,
-            anchors: Arc::new(anchors),
+            shared: Arc::new(Shared {
+                believed: RwLock::new(believed),
+                keeping: Mutex::default(),
+            }),
         })
+    }
+
+    pub(super) fn believed(&self) -> Arc<Believed> {
+        let believed = self.shared.believed.read();
+        Arc::clone(&believed.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn replace(&self, next: Believed) {
+        let believed = self.shared.believed.write();
+        *believed.unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+    }
+
+    pub(super) fn keeping(&self) -> MutexGuard<'_, Keeping> {
+        let keeping = self.shared.keeping.lock();
+        keeping.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which fleet trust counts here.
+    pub fn mark(&self) -> TrustMark {
+        self.believed().mark
+    }
+
+    /// What it says; nothing where only the identity's own authorities are believed.
+    pub fn fleet_trust(&self) -> Option<FleetTrust> {
+        self.believed().trust.clone()
+    }
+
+    /// The certificates of the authorities that are believed, in DER.
+    pub fn authorities(&self) -> Vec<Bytes> {
+        let believed = self.believed();
+        let authorities = believed.authorities.iter();
+        let ders = authorities.map(|it| Bytes::copy_from_slice(&it.der));
+        ders.collect()
+    }
+
+    /// The key of the authority that issued a certificate (in DER), among those that are believed.
+    pub fn issuer_of(&self, der: &[u8]) -> Option<[u8; PUBLIC_KEY_BYTES]> {
+        let believed = self.believed();
+        let issuer = believed.authorities.iter().find(|authority| {
+            let mut anchors = RootCertStore::empty();
+            anchors.add(authority.der.clone()).is_ok() && is_issued_by(&anchors, der)
+        });
+        issuer.map(|authority| authority.key)
     }
 
     /// The fleet whose nodes are trusted.
@@ -100,27 +159,34 @@ impl Trust {
 
     /// Whether one of the authorities issued this certificate at all, at whatever time.
     pub(super) fn check_issuer(&self, der: &[u8]) -> Result<Leaf, Refusal> {
+        self.issued(&self.believed(), der)
+    }
+
+    fn issued(&self, believed: &Believed, der: &[u8]) -> Result<Leaf, Refusal> {
         let leaf = Leaf::parse(der).map_err(Refusal::Malformed)?;
-        // Within its own period, so that an unknown issuer is told from a wrong time.
-        let when = Duration::from_millis(leaf.validity.not_before_unix_ms);
-        ParsedCertificate::try_from(&CertificateDer::from(der))
-            .and_then(|parsed| {
-                verify_server_cert_signed_by_trust_anchor(
-                    &parsed,
-                    &self.anchors,
-                    &[],
-                    UnixTime::since_unix_epoch(when),
-                    ed25519(),
-                )
-            })
-            .map_err(|_| Refusal::UnknownIssuer {
-                claimed: leaf.identity.clone(),
-            })?;
-        Ok(leaf)
+        if is_issued_by(&believed.anchors, der) {
+            return Ok(leaf);
+        }
+        let peer = leaf.identity;
+        Err(match is_issued_by(&believed.retired, der) {
+            true => Refusal::OldAuthority { peer },
+            false => Refusal::UnknownIssuer { claimed: peer },
+        })
+    }
+
+    /// Why the holder of a certificate (in DER) is not let in, at whatever time: no authority that is believed issued it, or
+    /// it is revoked.
+    pub fn cut_off(&self, der: &[u8]) -> Option<Refusal> {
+        let believed = self.believed();
+        match self.issued(&believed, der) {
+            Ok(leaf) => revoked(&believed, &leaf).err(),
+            Err(refusal) => Some(refusal),
+        }
     }
 
     pub(super) fn check_leaf(&self, der: &[u8], now_unix_ms: u64) -> Result<Leaf, Refusal> {
-        let leaf = self.check_issuer(der)?;
+        let believed = self.believed();
+        let leaf = self.issued(&believed, der)?;
         let Leaf {
             identity, validity, ..
         } = &leaf;
@@ -144,8 +210,40 @@ impl Trust {
                 ours: self.fleet.clone(),
             });
         }
+        revoked(&believed, &leaf)?;
         Ok(leaf)
     }
+}
+
+fn revoked(believed: &Believed, leaf: &Leaf) -> Result<(), Refusal> {
+    match believed.denial(leaf) {
+        None => Ok(()),
+        Some(denial) => Err(Refusal::Revoked {
+            peer: leaf.identity.clone(),
+            reason: denial.reason.clone(),
+            since_unix_ms: denial.since.0,
+        }),
+    }
+}
+
+/// Whether one of some authorities issued a certificate.
+fn is_issued_by(anchors: &RootCertStore, der: &[u8]) -> bool {
+    let Ok(leaf) = Leaf::parse(der) else {
+        return false;
+    };
+    // Within its own period, so that an unknown issuer is told from a wrong time.
+    let when = Duration::from_millis(leaf.validity.not_before_unix_ms);
+    let der = CertificateDer::from(der);
+    let verified = ParsedCertificate::try_from(&der).and_then(|parsed| {
+        verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            anchors,
+            &[],
+            UnixTime::since_unix_epoch(when),
+            ed25519(),
+        )
+    });
+    verified.is_ok()
 }
 
 impl fmt::Debug for Trust {
@@ -153,7 +251,7 @@ impl fmt::Debug for Trust {
         write!(
             f,
             "Trust({} authorities of {})",
-            self.anchors.len(),
+            self.believed().authorities.len(),
             self.fleet
         )
     }

@@ -4,13 +4,17 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    codec::Extensible,
+    codec::{self, CodecError, Extensible},
     extensions::Extensions,
-    id::ReleaseId,
+    id::{NodeId, ReleaseId},
+    identity::{Identity, Trust},
+    limits::{EXTENSIONS_MAX, SIGNERS_LINKS_MAX},
     release::{
+        origin::Origin,
         release::{Authority, VerifiedRelease},
         signature::{SignError, Signer, SshSignature},
         signed::{AuthorityError, SignedObject, UnixMillis},
+        signers::{SignedSigners, SignersError},
     },
 };
 
@@ -31,8 +35,44 @@ pub struct Grant {
 
 /// Its release names a config snapshot, on which a host acts or refuses the release; no bytes.
 const NEEDS_STAGES: u16 = 1;
+/// Which deployment host it is from, by its own key. Who does not know it asks for none.
+const ORIGIN: u16 = 2;
+/// The first of the links of the chain of signers files, each an extension of its own with an even number: who does not know
+/// them goes on with the file that it has.
+const SIGNERS: u16 = 16;
+const _: () = assert!(SIGNERS_LINKS_MAX + 2 <= EXTENSIONS_MAX);
 
 impl Grant {
+    /// The same, from this coordinator.
+    pub fn from_origin(self, identity: &Identity) -> Self {
+        let bytes = Origin::of(&self).sign(identity);
+        let extensions = self.extensions.with(ORIGIN, bytes);
+        let extensions = extensions.expect("a certificate and two signatures are under a kilobyte");
+        Self { extensions, ..self }
+    }
+
+    /// Which coordinator it is from, whose certificate was valid at `at`.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Origin`] where it does not say so, or says what is not so; [`AuthorityError::Codec`].
+    pub fn origin(&self, trust: &Trust, at: UnixMillis) -> Result<NodeId, AuthorityError> {
+        let bytes = self.extensions.get(ORIGIN).ok_or(AuthorityError::Origin)?;
+        Origin::of(self).verify(bytes, trust, at)
+    }
+
+    /// The same with the last [`SIGNERS_LINKS_MAX`] links of the chain of signers files.
+    ///
+    /// # Errors
+    /// [`SignersError::TooLong`].
+    pub fn with_signers(self, chain: &[SignedSigners]) -> Result<Self, SignersError> {
+        let last = chain.len().saturating_sub(SIGNERS_LINKS_MAX);
+        let mut extensions = self.extensions;
+        for (tag, link) in signers_tags().zip(&chain[last..]) {
+            let with = extensions.with(tag, link.encode()?);
+            extensions = with.expect("there is room for so many, and for each");
+        }
+        Ok(Self { extensions, ..self })
+    }
     /// The grant of a release that hosts must not take without what its config snapshot asks of them. Builds that do not act
     /// on config snapshots refuse it by the extension's number.
     pub fn needing_stages(self) -> Self {
@@ -63,7 +103,23 @@ pub struct SignedGrant {
     pub signature: SshSignature,
 }
 
+/// The extensions that links of the chain of signers files are in, in their order.
+fn signers_tags() -> impl Iterator<Item = u16> {
+    (SIGNERS..).step_by(2).take(SIGNERS_LINKS_MAX)
+}
+
 impl SignedGrant {
+    /// The links of the chain of signers files that it carries, in their order. That the grant is anybody's word need not hold for
+    /// them: each proves itself.
+    ///
+    /// # Errors
+    /// [`CodecError`].
+    pub fn signers(&self) -> Result<Vec<SignedSigners>, CodecError> {
+        let grant = Grant::from_payload(&self.payload)?;
+        let links = signers_tags().filter_map(|tag| grant.extensions.get(tag));
+        links.map(|link| codec::decode(link)).collect()
+    }
+
     /// Signs `grant` in the namespace of its release.
     ///
     /// # Errors

@@ -14,6 +14,8 @@
 //! | [`ConfigQuestion`] | what would these config files change on those hosts | 1–8 deployers, SSHSIG |
 //! | [`Membership`] | that host is in these environments and audiences | the coordinator's key, Ed25519 |
 //! | [`Renewal`] | that host's next certificate is this one | the coordinator's key, Ed25519 |
+//! | [`SignersFile`] | these keys may sign from now on | enough keys of the file before and of the new one, SSHSIG |
+//! | [`Origin`] | that deployment host began to direct the release | the coordinator's key, Ed25519, inside the grant |
 //!
 //! Each is signed and hashed over its bytes as received, and each payload starts with a magic that
 //! names kind and version, so the signature of one kind never passes for another's.
@@ -26,6 +28,7 @@ pub mod host_config;
 pub mod lease;
 pub mod membership;
 pub mod names;
+pub mod origin;
 pub mod plan;
 pub mod reach;
 #[expect(
@@ -39,6 +42,7 @@ pub mod roster;
 pub mod routes;
 pub mod signature;
 pub mod signed;
+pub mod signers;
 pub mod step;
 
 pub use config_question::{ConfigQuestion, SignedConfigQuestion};
@@ -49,12 +53,14 @@ pub use host_config::{HostConfig, HostConfigError};
 pub use lease::{Lease, SignedLease};
 pub use membership::{Membership, SignedMembership};
 pub use names::{Audience, Environment, NameError, RepoPath};
+pub use origin::Origin;
 pub use plan::{Plan, PlanHost, TopologyKind};
 pub use reach::Reach;
 pub use release::{Authority, DeltaRef, Priority, Release, SignedRelease, VerifiedRelease};
 pub use renewal::{Renewal, SignedRenewal};
-pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing};
+pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing, TrustStanding};
 pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
 pub use routes::{Routes, RoutesError};
 pub use signed::{AuthorityError, LeafSigned, UnixMillis};
+pub use signers::{SignedSigners, SignersError, SignersFile, SignersInForce, signers_namespace};
 pub use step::{STEP_NAME_BYTES_MAX, Step};

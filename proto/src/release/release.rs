@@ -10,7 +10,10 @@ use crate::{
     content::{ChunkRef, SnapshotRef, delta},
     extensions::Extensions,
     id::{GitOid, ReleaseId, SnapshotId},
-    limits::{CHUNK_BYTES_MAX, DELTA_PARTS_MAX, DELTAS_MAX, DESCRIPTOR_BYTES_MAX, SIGNATURES_MAX},
+    limits::{
+        CHUNK_BYTES_MAX, DELTA_PARTS_MAX, DELTAS_MAX, DESCRIPTOR_BYTES_MAX, EXTENSION_BYTES_MAX,
+        SIGNATURES_MAX,
+    },
     release::{
         names::{Audience, Environment, RepoPath},
         signature::{AllowedSigners, Quorum, SignError, Signer, SshSignature, VerifiedSigner},
@@ -94,6 +97,13 @@ pub enum Priority {
     Urgent,
 }
 
+/// The first part of the commit's object, where it comes along; parts have even numbers, and who does not know them asks for none.
+const COMMIT_OBJECT: u16 = 4;
+/// Most parts of a commit's object.
+const COMMIT_OBJECT_PARTS_MAX: usize = 4;
+/// Longest commit object that comes along, in bytes: a signature has a kilobyte, and a message seldom more.
+pub const COMMIT_OBJECT_BYTES_MAX: usize = COMMIT_OBJECT_PARTS_MAX * EXTENSION_BYTES_MAX;
+
 /// The priority: one byte, 0 for bulk, 2 for urgent. Who does not know it has all releases take turns.
 const PRIORITY: u16 = 2;
 
@@ -123,6 +133,27 @@ impl Release {
         let extensions = self.extensions.with(PRIORITY, byte);
         let extensions = extensions.expect("a release is made with few extensions");
         Self { extensions, ..self }
+    }
+
+    /// The same, with the object of its commit as git hashes it, without git's header: for hosts that check who signed the commit. One
+    /// longer than [`COMMIT_OBJECT_BYTES_MAX`] is left out.
+    pub fn with_commit_object(self, object: &[u8]) -> Self {
+        if object.len() > COMMIT_OBJECT_BYTES_MAX {
+            return self;
+        }
+        let mut extensions = self.extensions;
+        for (tag, part) in commit_object_tags().zip(object.chunks(EXTENSION_BYTES_MAX)) {
+            let with = extensions.with(tag, Bytes::copy_from_slice(part));
+            extensions = with.expect("a release is made with few extensions");
+        }
+        Self { extensions, ..self }
+    }
+
+    /// The object of its commit, where it came along. Whether it is that is for the reader to see.
+    pub fn commit_object(&self) -> Option<Vec<u8>> {
+        let parts = commit_object_tags().map_while(|tag| self.extensions.get(tag));
+        let parts: Vec<&[u8]> = parts.map(Bytes::as_ref).collect();
+        (!parts.is_empty()).then(|| parts.concat())
     }
 
     /// Its priority; normal where it says none, or none that this version knows.
@@ -160,6 +191,10 @@ impl Release {
         }
         Ok(())
     }
+}
+
+fn commit_object_tags() -> impl Iterator<Item = u16> {
+    (COMMIT_OBJECT..).step_by(2).take(COMMIT_OBJECT_PARTS_MAX)
 }
 
 /// The namespace of all that may be signed only by who may release `repo` for `environment`. The magic of the payload tells kinds apart.

@@ -7,7 +7,7 @@ use crate::{
     codec::Extensible,
     extensions::Extensions,
     id::{NodeId, PlanId, ReleaseId, SnapshotId},
-    identity::{Identity, PeerIdentity, Role, Trust},
+    identity::{Identity, PeerIdentity, Role, Trust, TrustMark},
     limits::REASON_BYTES_MAX,
     reason::Reason,
     release::{
@@ -123,7 +123,48 @@ const REASON: u16 = 10;
 /// What the host is at that ends by itself. Who does not know it has the words alone.
 const STEP: u16 = 12;
 
+/// Which fleet trust the host holds to, and of which authority its certificate is. Who does not know it does not know.
+const TRUST: u16 = 20;
+
+/// What a host says of itself in the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrustStanding {
+    /// The fleet trust that it holds to.
+    pub mark: TrustMark,
+    /// The first bytes of the key of the authority that issued its certificate; zero where it believes none that did.
+    pub issuer: [u8; 8],
+    /// The last instant at which its certificate is valid.
+    pub expires: UnixMillis,
+}
+
 impl Report {
+    /// The same report, of a host that stands so in the fleet.
+    pub fn trusting(self, standing: &TrustStanding) -> Self {
+        let TrustStanding {
+            mark,
+            issuer,
+            expires,
+        } = standing;
+        let bytes = [
+            &mark.to_bytes()[..],
+            &issuer[..],
+            &expires.0.to_le_bytes()[..],
+        ];
+        self.with(TRUST, Bytes::from(bytes.concat()))
+    }
+
+    /// How the host stands in the fleet; none where it does not say.
+    pub fn trust(&self) -> Option<TrustStanding> {
+        let bytes = self.extensions.get(TRUST)?;
+        let rest = bytes.get(TrustMark::BYTES..)?;
+        let (issuer, rest) = rest.split_first_chunk()?;
+        Some(TrustStanding {
+            mark: TrustMark::from_bytes(bytes)?,
+            issuer: *issuer,
+            expires: UnixMillis(u64::from_le_bytes(*rest.first_chunk()?)),
+        })
+    }
+
     /// The same report, of a host that keeps that plan: an order need not bring it.
     pub fn holding(self, plan: PlanId) -> Self {
         self.with(HOLDS_PLAN, Bytes::copy_from_slice(plan.as_bytes()))

@@ -12,6 +12,7 @@ use crate::{
     reason::Reason,
     release::names::{Audience, Environment, RepoPath},
     release::signature::SignatureError,
+    release::signers::SignersError,
 };
 
 /// Milliseconds since the Unix epoch, by the clock of whoever wrote them.
@@ -66,12 +67,16 @@ impl SessionSigned {
     /// # Errors
     /// [`AuthorityError::SessionSignature`] and [`AuthorityError::Codec`].
     pub fn open<T: SignedObject>(&self, session_key: &[u8; 32]) -> Result<T, AuthorityError> {
-        let signature = self.signature.as_ref().try_into();
-        let signature = signature.map_err(|_| AuthorityError::SessionSignature)?;
-        if !identity::verify(session_key, &self.payload, signature) {
-            return Err(AuthorityError::SessionSignature);
+        match self.is_signed_by(session_key) {
+            true => Ok(T::from_payload(&self.payload)?),
+            false => Err(AuthorityError::SessionSignature),
         }
-        Ok(T::from_payload(&self.payload)?)
+    }
+
+    /// Whether the holder of a key signed it.
+    pub fn is_signed_by(&self, key: &[u8; 32]) -> bool {
+        let signature = self.signature.as_ref().try_into();
+        signature.is_ok_and(|signature| identity::verify(key, &self.payload, signature))
     }
 }
 
@@ -189,6 +194,20 @@ pub enum AuthorityError {
     /// The finalization does not name the release it comes with.
     #[error("the finalization names other values than its release")]
     Finalization,
+    /// The signers file that came along is not taken, and by the one that is followed it is not signed.
+    #[error("take the signers file that came along")]
+    SignersFile(#[source] Box<SignersError>),
+    /// Not from a deployment host that proves to be it.
+    #[error("the grant does not prove from which deployment host of this fleet it is")]
+    Origin,
+    /// From a deployment host that this host does not follow.
+    #[error("directed from {found}, and this host follows {followed} alone")]
+    OtherOrigin {
+        /// From where it is.
+        found: NodeId,
+        /// Which this host follows, as text.
+        followed: String,
+    },
     /// A report that its host did not sign.
     #[error("a report for {claimed} that is not signed by it")]
     Report {
@@ -228,6 +247,8 @@ impl AuthorityError {
             | Self::DeadMan
             | Self::Finalization => Reason::RefusedMalformed,
             Self::Expired { .. } => Reason::RefusedExpired,
+            Self::SignersFile(_) => Reason::RefusedSigners,
+            Self::Origin | Self::OtherOrigin { .. } => Reason::RefusedOrigin,
             Self::Environment(_) => Reason::RefusedEnvironment,
             Self::Audience(_) => Reason::RefusedAudience,
         }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     id::NodeId,
-    identity::{PUBLIC_KEY_BYTES, PeerIdentity, Validity, leaf_key, leaf_validity},
+    identity::{PUBLIC_KEY_BYTES, PeerIdentity, Refusal, Trust, Validity, leaf_key, leaf_validity},
 };
 
 /// The sending half of a stream.
@@ -70,9 +70,21 @@ impl Link {
 
     /// The public key of its certificate.
     pub fn peer_key(&self) -> Option<[u8; PUBLIC_KEY_BYTES]> {
+        leaf_key(&self.peer_certificate()?)
+    }
+
+    fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
         let shown = self.connection.peer_identity()?;
         let chain = shown.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-        leaf_key(chain.first()?)
+        chain.first().cloned()
+    }
+
+    /// Why its peer would not be let in any more, by what is believed now: it is revoked, or its authority is. That its time
+    /// is over ends no link.
+    pub fn cut_off(&self, trust: &Trust) -> Option<Refusal> {
+        // A link has a peer, and that a certificate.
+        let certificate = self.peer_certificate()?;
+        trust.cut_off(&certificate)
     }
 
     /// When the certificate that the peer showed is valid.

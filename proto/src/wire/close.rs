@@ -16,6 +16,10 @@ pub const REPLACED: u32 = 5;
 pub const CANCELLED: u32 = 6;
 /// Something failed on this side that is not the other's fault.
 pub const INTERNAL: u32 = 7;
+/// The other side is revoked.
+pub const REVOKED: u32 = 12;
+/// The other side's certificate is of an authority that the fleet has moved away from.
+pub const OLD_AUTHORITY: u32 = 13;
 
 /// The meaning of a code, for people.
 pub fn describe(code: u64) -> &'static str {
@@ -28,6 +32,8 @@ pub fn describe(code: u64) -> &'static str {
         Ok(REPLACED) => "another connection took its place",
         Ok(CANCELLED) => "not wanted any more",
         Ok(INTERNAL) => "the other side had a failure of its own",
+        Ok(REVOKED) => "the other side says that we are revoked",
+        Ok(OLD_AUTHORITY) => "the other side says that our certificate is of an old authority",
         _ => "a reason that this version does not know",
     }
 }

@@ -8,9 +8,12 @@ pub mod peer;
 pub mod renewal;
 pub mod stable;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{codec::Extensible, extensions::Extensions, release::SignedConfigQuestion};
+use crate::{
+    codec::Extensible, extensions::Extensions, identity::TrustMark, release::SignedConfigQuestion,
+};
 
 /// A message and room to grow: what a frame holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +27,24 @@ pub struct Envelope<M> {
 impl<M> Extensible for Envelope<M> {
     fn extensions(&self) -> &Extensions {
         &self.extensions
+    }
+}
+
+/// Beside a [`Hello`]: which fleet trust its sender holds to, a [`TrustMark`]. Who does not know it is told of none.
+const TRUST: u16 = 20;
+
+impl<M> Envelope<M> {
+    /// The same, from who holds to that fleet trust.
+    pub fn trusting(self, mark: TrustMark) -> Self {
+        let bytes = Bytes::copy_from_slice(&mark.to_bytes());
+        let extensions = self.extensions.with(TRUST, bytes);
+        let extensions = extensions.expect("one, of a few bytes");
+        Self { extensions, ..self }
+    }
+
+    /// Which fleet trust its sender holds to; none where it does not say.
+    pub fn trust(&self) -> Option<TrustMark> {
+        TrustMark::from_bytes(self.extensions.get(TRUST)?)
     }
 }
 

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{id::ReleaseId, limits::SNAPSHOT_CHUNKS_MAX};
+use crate::{id::ReleaseId, identity::SignedFleetTrust, limits::SNAPSHOT_CHUNKS_MAX};
 
 /// One message of a session. Variants are only ever added at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub enum PeerMessage {
         /// What I hold.
         held: ChunkSet,
     },
+    /// Whose certificates count: a fleet trust that is newer than what you said to hold to, or one from which that follows.
+    /// Said only to who said which it holds to.
+    Trust(Box<SignedFleetTrust>),
 }
 
 /// Some chunks of a release, by index.

@@ -53,6 +53,11 @@ impl Agent {
         Self::start_listening(scene, name, address, &[], &[])
     }
 
+    /// The same, with more arguments.
+    pub fn start_with_at(scene: &Scene, name: &str, address: &str, more: &[&str]) -> Self {
+        Self::start_listening(scene, name, address, more, &[])
+    }
+
     fn start_listening(
         scene: &Scene,
         name: &str,

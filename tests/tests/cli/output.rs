@@ -58,10 +58,14 @@ fn help_names_every_flag_of_every_command() {
         (
             &["enroll"],
             &[&[
-                "<NAME>",
+                "[NAME]",
                 "--state <DIR>",
                 "--out <DIR>",
                 "--environment <ENV>",
+                "--list",
+                "--ssh <[USER@]HOST>...",
+                "--accept-new",
+                "--start",
             ]],
         ),
         (&["snapshot"], &[&source]),

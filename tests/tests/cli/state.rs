@@ -78,7 +78,7 @@ fn an_identity_is_never_replaced() {
     ended.fails(
         1,
         "enroll",
-        "web1/node.key exists already",
+        "web1/node.crt exists already",
         "another directory",
     );
     assert_eq!(before, Tree::read(&scene.path("web1")));
@@ -100,10 +100,10 @@ fn a_host_name_is_letters_digits_and_little_else() {
         &long,
     ] {
         let ended = scene.scap(&["enroll", "--state", "st", "--out", "made", "--", name]);
-        ended.fails_as_misuse(&["'<NAME>'", "host name"]);
+        ended.fails_as_misuse(&["'[NAME]'", "host name"]);
     }
     let ended = scene.scap(&["enroll", "--state", "st", "--out", "made", "--", "-web1"]);
-    ended.fails_as_misuse(&["'<NAME>'"]);
+    ended.fails_as_misuse(&["'[NAME]'"]);
     assert!(!scene.path("made").exists());
 }
 

@@ -298,6 +298,8 @@ fn arguments(state: &Path, repo: &Path, commit: &str, fleet: &Path) -> DeployArg
         },
         back_to: None,
         go_on: None,
+        prepared: None,
+        given: None,
         fleet: fleet.to_owned(),
         how: HowArgs {
             limit_hosts: None,

@@ -9,12 +9,12 @@ use scap_proto::{
     identity::SecretKey,
     limits::SIGNATURES_MAX,
     release::{
-        Authority, AuthorityError, Grant, Reach, Release, SignedGrant, SignedRelease, UnixMillis,
-        VerifiedGrant, VerifiedRelease, signature::Signer,
+        Authority, AuthorityError, Grant, Reach, SignedGrant, SignedRelease, SignersError,
+        UnixMillis, VerifiedGrant, VerifiedRelease, signature::Signer,
     },
 };
 
-use super::{DeployArgs, GoOn, greet::Greeted};
+use super::{DeployArgs, GoOn, draft::Draft, greet::Greeted};
 use crate::{
     cli::{About, CliError, deltas::Deltas, exit},
     rollout::{EPOCH_JUMP_MAX, Policy, Wave},
@@ -41,6 +41,8 @@ pub(super) struct Said<'a> {
 /// What is released.
 pub(super) struct Content<'a> {
     pub(super) commit: Option<GitOid>,
+    /// The commit's object, where it is signed.
+    pub(super) signed_commit: Option<Vec<u8>>,
     pub(super) snapshot: SnapshotRef,
     /// What hosts are asked.
     pub(super) config: Option<SnapshotRef>,
@@ -75,25 +77,30 @@ pub(super) fn begin(
     let record = state.record(repo, environment).map_err(failed)?;
     let signer = state.signer(args.sign_with.as_deref()).map_err(failed)?;
     let signers = state.allowed_signers().map_err(failed)?;
+    let chain = state
+        .signers_chain()
+        .map_err(|error| failed(error.into()))?;
+    let thresholds = state.thresholds().map_err(|error| failed(error.into()))?;
     let authority = Authority {
         signers: &signers,
-        threshold: NonZeroUsize::MIN,
+        threshold: thresholds.of(repo, environment),
     };
-    let highest = said
-        .greeted
-        .standings
-        .values()
-        .map(|standing| standing.accepted_sequence)
-        .max();
+    // What was recorded may be of when fewer signatures were asked for: its sequence is taken all the same.
+    let of_old = Authority {
+        threshold: NonZeroUsize::MIN,
+        ..authority
+    };
     let recorded = said
         .recorded
-        .and_then(|it| signed_for_us(&it.release, about, &authority, now));
+        .and_then(|it| signed_for_us(&it.release, about, &of_old, now));
     let (recorded, recorded_id) =
         recorded.map_or((0, None), |it| (it.release().sequence, Some(it.id())));
-    let highest = highest.unwrap_or(0).max(recorded);
+    let here = record.as_ref().map_or(0, |record| record.sequence);
+    let highest = said.greeted.believed_sequence(recorded.max(here));
+    let highest = highest.max(recorded);
     // Another one of the same sequence: going on with ours would be a second release with it.
     let is_rival = |of: &Record| recorded >= of.sequence && recorded_id != Some(of.release.id());
-    let before = record.as_ref().map_or(0, |record| record.sequence);
+    let before = here;
     let wanted = Wanted {
         content,
         highest,
@@ -111,6 +118,26 @@ pub(super) fn begin(
         reach,
     };
     let again = match (&args.go_on, &record) {
+        _ if args.given.is_some() => {
+            let given = args.given.as_ref().expect("it is given");
+            let highest = highest.max(before);
+            let refused = |error| given.refused(&error);
+            let release = Wanted { highest, ..wanted }
+                .take_up(&given.signed)
+                .map_err(refused)?;
+            let taken = [
+                record.as_ref().map(|it| (it.sequence, it.release.id())),
+                recorded_id.map(|id| (recorded, id)),
+            ];
+            let (id, sequence) = (release.id(), release.release().sequence);
+            let is_taken = |(by, other): (u64, _)| by == sequence && other != id;
+            if taken.into_iter().flatten().any(is_taken) || said.greeted.took(sequence, id) {
+                return Err(refused(NotTakenUp::Taken(sequence)));
+            }
+            let known = Known::of(&release, &ours, said, &authority, now);
+            known.check_for(content.policy, sequence)?;
+            Some(release)
+        }
         (Some(go_on), _) => {
             let highest = highest.max(before);
             let release = Wanted { highest, ..wanted }.going_on(go_on)?;
@@ -133,13 +160,12 @@ pub(super) fn begin(
             (release, known.epoch + 1, known.is_finalized, known.reach)
         }
         None => {
-            let release = Release {
-                repo: repo.clone(),
-                environment: environment.clone(),
-                audience: Default::default(),
-                sequence: 1 + highest.max(before),
-                snapshot: content.snapshot,
+            check_enough(authority.threshold, about)?;
+            let release = Draft {
+                about,
                 commit: content.commit.clone(),
+                signed_commit: content.signed_commit.as_deref(),
+                snapshot: content.snapshot,
                 config: content.config,
                 deltas: content
                     .deltas
@@ -147,15 +173,15 @@ pub(super) fn begin(
                     .iter()
                     .map(|it| it.reference.clone())
                     .collect(),
+                highest: highest.max(before),
                 previous: match &record {
                     Some(record) if record.sequence >= recorded => Some(record.release.id()),
                     _ => recorded_id,
                 },
-                created: now,
-                expires: UnixMillis(now.0 + RELEASE_MILLIS),
-                extensions: Default::default(),
+                priority: args.priority.of_release(),
+                valid_millis: RELEASE_MILLIS,
             }
-            .with_priority(args.priority.of_release());
+            .release(now)?;
             let signed = SignedRelease::sign(&release, &signer)
                 .map_err(|error| CliError::failed("sign the release", &error))?;
             let release = signed
@@ -176,6 +202,11 @@ pub(super) fn begin(
         Some(_) => grant.needing_stages(),
         None => grant,
     };
+    let identity = state.identity().map_err(failed)?;
+    let grant = grant
+        .from_origin(&identity)
+        .with_signers(&chain.links)
+        .map_err(|error: SignersError| CliError::failed("make the grant", &error))?;
     let grant = SignedGrant::sign(&grant, &release.release().namespace(), &signer)
         .map_err(|error| CliError::failed("sign the grant", &error))?
         .verify(&release, &authority, now)
@@ -199,6 +230,20 @@ pub(super) fn begin(
         is_finalized,
         reach,
     })
+}
+
+/// That one signature is enough: a command signs with one key.
+fn check_enough(threshold: NonZeroUsize, (repo, environment): &About) -> Result<(), CliError> {
+    if threshold == NonZeroUsize::MIN {
+        return Ok(());
+    }
+    let problem = format!(
+        "sign the release: {repo} in {environment} takes the signatures of {threshold} keys, and this has one"
+    );
+    Err(CliError::usage(problem).hint(
+        "`release prepare --out FILE`, have FILE signed (`release sign`, or `ssh-keygen -Y sign` and `release add-signature`), then `deploy --release FILE`"
+            .to_owned(),
+    ))
 }
 
 /// What this machine knows of the latest release.
@@ -310,7 +355,7 @@ pub(super) fn check_soaks(policy: &Policy) -> Result<(), CliError> {
 
 /// The release that the state branch has, if it is one of this repo and environment that an allowed signer signed: who may
 /// write to the branch can else have any sequence skipped.
-fn signed_for_us(
+pub(super) fn signed_for_us(
     recorded: &SignedRelease,
     (repo, environment): &About,
     authority: &Authority<'_>,
@@ -361,7 +406,7 @@ struct Wanted<'a> {
 
 /// Why a release is not taken up.
 #[derive(Debug, thiserror::Error)]
-enum NotTakenUp {
+pub(super) enum NotTakenUp {
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     #[error("this is snapshot {here}, and the release is of {there}")]
@@ -374,6 +419,8 @@ enum NotTakenUp {
     Signer(String),
     #[error("the release has sequence {sequence}, and #{highest} was released since")]
     Later { sequence: u64, highest: u64 },
+    #[error("sequence #{0} was taken by another release since")]
+    Taken(u64),
 }
 
 impl NotTakenUp {
@@ -392,7 +439,7 @@ impl NotTakenUp {
             Self::Signer(_) => {
                 "--sign-with names the key that signed it; `deploy` releases it anew with this one"
             }
-            Self::Later { .. } => "`status` and `history` say which",
+            Self::Later { .. } | Self::Taken(_) => "`status` and `history` say which",
         }
     }
 }

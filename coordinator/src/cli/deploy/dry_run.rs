@@ -33,7 +33,10 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
     let (tree, scap, notes) = find(&args, &fleet)?;
     notes.iter().for_each(|note| eprintln!("{note}"));
     let (repo, environment) = about(&args, &scap)?;
-    let targets = Targets::of(fleet, &scap, &args)?;
+    let revoked = state
+        .revoked()
+        .map_err(|error| CliError::failed("read the state", &error).hint(error.hint()))?;
+    let targets = Targets::of(fleet, &scap, &args, revoked)?;
     let policy = &targets.policy;
     let commit = tree
         .commit()
@@ -69,6 +72,7 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
         seed_bytes: SeedBytes::Between(built.new.encoded_bytes, built.all.encoded_bytes),
         lock,
         away: None,
+        revoked: &targets.revoked,
     };
     let asker = Asker {
         state: &state,

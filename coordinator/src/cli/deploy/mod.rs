@@ -5,6 +5,7 @@ mod begin;
 mod config_diff;
 mod confirm;
 mod dead_man;
+mod draft;
 mod dry_run;
 mod flags;
 mod greet;
@@ -12,6 +13,8 @@ mod how;
 mod name;
 mod on_hosts;
 mod planned;
+mod prepare;
+mod prepared;
 mod recording;
 mod stages;
 mod summary;
@@ -54,6 +57,8 @@ use self::{
 };
 pub(super) use self::{
     flags::{HowArgs, Topology},
+    prepare::{PrepareArgs, run as prepare, verify_content},
+    prepared::Given,
     recording::{Released, alone, past},
     summary::Summary,
 };
@@ -80,7 +85,7 @@ use crate::{
     scap::Scap,
     seed::Seed,
     snapshot::{Built, Earlier},
-    state::{Record, StateDirectory, StateError},
+    state::{Record, StateDirectory, StateError, revoked},
 };
 
 /// How long hosts may take to confirm that the release is the stable one.
@@ -120,6 +125,12 @@ pub(super) struct DeployArgs {
     /// The release that `resume` goes on with
     #[arg(skip)]
     pub(super) go_on: Option<GoOn>,
+    /// Deploy the release that `release prepare` made and others signed, and no other; --repo or --dir is where it is from
+    #[arg(long = "release", value_name = "FILE", conflicts_with_all = ["dry_run", "rev", "name"])]
+    pub(super) prepared: Option<PathBuf>,
+    /// What is in that file
+    #[arg(skip)]
+    pub(super) given: Option<Given>,
     /// Say what would be done; write nothing and contact nobody
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -225,6 +236,7 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
     if args.dry_run {
         return dry_run::run(args).await;
     }
+    let args = prepared::given(args)?;
     let as_json = args.json;
     let (people, requests) = people();
     // From here on an interrupt is taken where it leaves nothing half-done.
@@ -271,8 +283,11 @@ pub(super) async fn deploy(
     // Before anything that takes long: whoever looks sees at once that it has begun, and with what.
     let mut progress = Progress::new(&about, tree.commit(), args.progress);
     notes.iter().for_each(|note| progress.note(note));
-    let targets = Targets::of(fleet, &scap, &args)?;
-    let Targets { inventory, policy } = &targets;
+    let identity = state.identity_at(clock::now()).map_err(state_error)?;
+    let targets = Targets::of(fleet, &scap, &args, revoked(identity.trust()))?;
+    let Targets {
+        inventory, policy, ..
+    } = &targets;
     check_soaks(policy)?;
     // What is gone back to, or gone on with, has been made.
     if args.back_to.is_none() && args.go_on.is_none() {
@@ -281,7 +296,6 @@ pub(super) async fn deploy(
         checked.await.expect("checking does not panic")?;
     }
     let dead_man = dead_man::of(&args, inventory)?;
-    let identity = state.identity_at(clock::now()).map_err(state_error)?;
     identity
         .check_time(clock::now().0)
         .map_err(|error| CliError::failed("check this coordinator's certificate", &error))?;
@@ -364,7 +378,10 @@ pub(super) async fn deploy(
     // One that cannot be read is told where the release is made.
     let last = state.record(&about.0, &about.1).ok().flatten();
     let has = |base: &SnapshotId| store.contains(&base.descriptor_chunk());
-    let bases = deltas::bases(greeted.live(), last.as_ref(), built.snapshot.id, has);
+    let bases = match &args.given {
+        Some(given) => given.bases(),
+        None => deltas::bases(greeted.live(), last.as_ref(), built.snapshot.id, has),
+    };
     let deltas = Deltas::build(store.clone(), built.clone(), bases).await;
     progress.built(&built);
 
@@ -376,6 +393,7 @@ pub(super) async fn deploy(
     stages::keep(&state, &about, config)?;
     let content = Content {
         commit: tree.commit().map(|commit| commit.id.clone()),
+        signed_commit: tree.signed_commit()?,
         snapshot: built.snapshot,
         config,
         deltas: &deltas,
@@ -420,6 +438,7 @@ pub(super) async fn deploy(
         seed_bytes: SeedBytes::expected(&greeted, &built, &deltas, has),
         lock: Some(recording.held()),
         away: Some(&greeted.away),
+        revoked: &targets.revoked,
     };
     progress.plan(planned.json(), &planned.lines());
     confirm(&args, &mut requests).await?;
@@ -587,7 +606,8 @@ fn find(args: &DeployArgs, fleet: &Inventory) -> Result<(Arc<Tree>, Scap, Vec<St
 /// The repo and environment that are deployed to.
 pub(super) fn about(args: &DeployArgs, scap: &Scap) -> Result<About, CliError> {
     let environment = scap.environment.clone().unwrap_or_default();
-    Ok((repo_name(args, scap)?, environment))
+    let name = args.name.as_ref();
+    Ok((repo_name(name, &args.source, scap)?, environment))
 }
 
 /// Removes chunks of releases that nobody goes back to. What cannot be removed now is the next time; while another deployment

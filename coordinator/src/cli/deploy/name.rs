@@ -2,18 +2,21 @@
 
 use scap_proto::release::RepoPath;
 
-use super::DeployArgs;
 use crate::{
-    cli::{CliError, exit},
+    cli::{CliError, SourceArgs, exit},
     scap::Scap,
 };
 
 /// `--name`, else `git_repo` of the scap folder, else the directory's name.
-pub(super) fn repo_name(args: &DeployArgs, scap: &Scap) -> Result<RepoPath, CliError> {
-    if let Some(name) = args.name.as_ref().or(scap.repo.as_ref()) {
+pub(super) fn repo_name(
+    name: Option<&RepoPath>,
+    source: &SourceArgs,
+    scap: &Scap,
+) -> Result<RepoPath, CliError> {
+    if let Some(name) = name.or(scap.repo.as_ref()) {
         return Ok(name.clone());
     }
-    let path = args.source.repo.as_ref().or(args.source.dir.as_ref());
+    let path = source.repo.as_ref().or(source.dir.as_ref());
     let directory = path.and_then(|path| path.canonicalize().ok());
     let directory = directory
         .as_deref()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use scap_proto::{
     id::{NodeId, SnapshotId},
+    identity::Denial,
     release::{
         HostConfig,
         host_config::{HostStage, Moment},
@@ -44,6 +45,8 @@ pub(super) struct Planned<'a> {
     pub(super) lock: Option<String>,
     /// Who cannot be reached now, and why; none where nobody was asked.
     pub(super) away: Option<&'a BTreeMap<NodeId, String>>,
+    /// Who would take part and is revoked, with why.
+    pub(super) revoked: &'a BTreeMap<NodeId, Denial>,
 }
 
 /// What leaves the seed, as far as that is known: each chunk that hosts lack is sent about once.
@@ -144,6 +147,10 @@ impl Planned<'_> {
             Some(lock) => format!("lock  {lock}"),
             None => "lock  nobody's".to_owned(),
         });
+        for (host, denial) in self.revoked {
+            let reason = denial.reason.escape_debug();
+            lines.push(format!("  left out: {host}: revoked: {reason} [revoked]"));
+        }
         for (host, reason) in self.away.into_iter().flatten() {
             lines.push(format!(
                 "  unreachable now: {host}: {}",
@@ -196,6 +203,7 @@ impl Planned<'_> {
             "checks": checks.collect::<Vec<_>>(),
             "lock": self.lock,
             "unreachable": away,
+            "revoked": self.revoked.iter().map(|(host, denial)| (host.to_string(), json!(denial.reason))).collect::<serde_json::Map<_, _>>(),
         })
     }
 

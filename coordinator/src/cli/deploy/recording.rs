@@ -87,6 +87,10 @@ pub(super) fn reason(args: &DeployArgs, tree: &Tree) -> String {
         }
         (None, None, None) => "deploy a directory".to_owned(),
     };
+    let reason = match &args.given {
+        Some(given) => format!("{reason} as #{}", given.release.sequence),
+        None => reason,
+    };
     let message: String = args.message.join(" ").chars().take(MESSAGE_CHARS).collect();
     match message.is_empty() {
         true => reason,

@@ -27,7 +27,9 @@ pub(super) fn pack(
     let back_to = back_to.map(|it| (it.sequence, it.config, &it.commit));
     let go_on = args.go_on.as_ref();
     let go_on = go_on.map(|it| (it.sequence, it.config, &it.commit));
-    let Some((sequence, config, commit)) = go_on.or(back_to) else {
+    let given = args.given.as_ref();
+    let given = given.map(|it| (it.release.sequence, it.release.config, &it.release.commit));
+    let Some((sequence, config, commit)) = go_on.or(back_to).or(given) else {
         return packed(scap, store);
     };
     let Some(config) = config else {
@@ -60,7 +62,8 @@ pub(super) fn steps(config: Option<SnapshotRef>, store: &Store) -> Result<Steps,
     Ok(asked.as_ref().map(Steps::from).unwrap_or_default())
 }
 
-fn packed(scap: &Scap, store: &Store) -> Result<Option<SnapshotRef>, CliError> {
+/// The same by what the folder says, whatever was made before. Blocking.
+pub(super) fn packed(scap: &Scap, store: &Store) -> Result<Option<SnapshotRef>, CliError> {
     let built = scap.pack(store);
     let built = built.map_err(|error| {
         CliError::failed("pack what hosts are asked", &error)

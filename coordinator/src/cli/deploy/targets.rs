@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use scap_proto::id::NodeId;
+use scap_proto::{id::NodeId, identity::Denial};
 
 use super::{DeployArgs, GoOn, no_fleet};
 use crate::{
@@ -22,12 +22,21 @@ pub(super) struct Targets {
     pub(super) inventory: Inventory,
     /// Their waves.
     pub(super) policy: Policy,
+    /// Who would take part and is revoked, with why.
+    pub(super) revoked: BTreeMap<NodeId, Denial>,
 }
 
 impl Targets {
     /// The server groups of `scap` in their order, each a wave; where it names none, what the fleet file says. Of these, none but those
     /// that the flags choose, and with what the flags say over it.
-    pub(super) fn of(fleet: Inventory, scap: &Scap, args: &DeployArgs) -> Result<Self, CliError> {
+    ///
+    /// Hosts in `revoked` take no part. What is deployed is for all others nonetheless: one that is enrolled again may have it.
+    pub(super) fn of(
+        fleet: Inventory,
+        scap: &Scap,
+        args: &DeployArgs,
+        mut revoked: BTreeMap<NodeId, Denial>,
+    ) -> Result<Self, CliError> {
         let fleet = as_folder_says(fleet, scap, &args.fleet)?;
         let selection = args.how.limit_hosts.as_ref();
         let mut policy = match &scap.groups {
@@ -55,10 +64,24 @@ impl Targets {
                 wave.needs_approval = false;
             }
         }
-        if scap.groups.is_none() && selection.is_none() {
+        let taking_part: BTreeSet<NodeId> =
+            policy.waves.iter().flat_map(Wave::hosts).cloned().collect();
+        revoked.retain(|host, _| taking_part.contains(host));
+        if !revoked.is_empty() {
+            let is_limited = policy.is_limited;
+            policy = policy.limited_to(|host| !revoked.contains_key(host));
+            policy.is_limited = is_limited;
+            if policy.waves.is_empty() {
+                return Err(CliError::usage(
+                    "choose who is deployed to: all hosts are revoked",
+                ));
+            }
+        }
+        if scap.groups.is_none() && selection.is_none() && revoked.is_empty() {
             return Ok(Self {
                 inventory: fleet,
                 policy,
+                revoked,
             });
         }
         let places = policy.waves.iter().enumerate();
@@ -68,7 +91,11 @@ impl Targets {
         let inventory = fleet.only(&places).map_err(|error| {
             CliError::failed("choose who is deployed to", &error).code(exit::USAGE)
         })?;
-        Ok(Self { inventory, policy })
+        Ok(Self {
+            inventory,
+            policy,
+            revoked,
+        })
     }
 }
 

@@ -5,6 +5,7 @@ mod kept;
 mod proof;
 mod races;
 mod refusals;
+mod trust;
 mod world;
 
 use std::process::Command;
