@@ -2,6 +2,7 @@
 
 mod clone;
 mod doctor;
+mod enroll;
 mod identity;
 mod limit;
 mod pull;
@@ -64,6 +65,8 @@ enum Command {
     Run(RunArgs),
     /// Say what is wrong with this host, or will be: certificates, keys, directories, disks, buffers
     Doctor(doctor::DoctorArgs),
+    /// Become a member of a fleet: make a key, and have it certified by a token
+    Enroll(enroll::EnrollArgs),
     /// Run the process that alone writes below the deploy root; `run` starts it
     Activator(ActivatorArgs),
     /// Show what this host runs and what it waits for
@@ -186,6 +189,7 @@ fn worker_threads() -> usize {
 async fn execute(command: Command, prefix: &[&str]) -> ExitCode {
     match command {
         Command::Run(args) => run(args, prefix).await,
+        Command::Enroll(args) => enroll::run(args).await,
         Command::Activator(args) => activator(args).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Status(local) => show(&local, &Call::Status, print_status).await,

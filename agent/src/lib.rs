@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+pub mod enroll;
 pub mod enrolment;
 pub mod host;
 pub mod limits;

@@ -15,7 +15,7 @@ use std::{
 use scap_proto::{
     codec::{self, CodecError},
     id::{NodeId, PlanId},
-    identity::{Identity, IdentityError, Life, PUBLIC_KEY_BYTES, Refusal, install::file_in},
+    identity::{Identity, IdentityError, Life, PUBLIC_KEY_BYTES, Refusal, Trust, install::file_in},
     reason::Reason,
     release::{
         Audience, Authority, AuthorityError, ConfigQuestion, Directive, Environment, Finalization,
@@ -57,7 +57,12 @@ pub struct HostTrust {
     thresholds: Thresholds,
     origins: Origins,
     commits: Vec<CommitRule>,
+    /// Where the daemon keeps whose certificates count, for the activator, which hears of it in no other way.
+    daemon_keeps: Option<PathBuf>,
 }
+
+/// What the daemon keeps of whose certificates count, in its data directory.
+pub const FLEET_TRUST_FILE: &str = "trust";
 
 /// `host.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -312,6 +317,7 @@ impl HostTrust {
             thresholds,
             origins,
             commits: file.signed_commits,
+            daemon_keeps: None,
         })
     }
 
@@ -330,7 +336,24 @@ impl HostTrust {
     /// [`TrustError`].
     pub fn of_activator(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
         let [daemon, activator] = records(config);
-        Self::load(&config.identity, now)?.keeping(&activator, &daemon, now)
+        let mut trust = Self::load(&config.identity, now)?.keeping(&activator, &daemon, now)?;
+        trust.daemon_keeps = Some(config.data.join(FLEET_TRUST_FILE));
+        Ok(trust)
+    }
+
+    /// Whose certificates count now: what the daemon took since is believed as far as it proves itself.
+    fn certificates(&self) -> &Trust {
+        let trust = self.identity.trust();
+        if let Some(path) = &self.daemon_keeps
+            && let Err(error) = trust.learn_from(path)
+        {
+            let error = crate::error_chain(&error);
+            tracing::warn!(
+                error,
+                "whose certificates count is not known from the daemon"
+            );
+        }
+        trust
     }
 
     /// Goes on with the signers files that were taken since the host was enrolled, and keeps what is taken in `own`; `other` is where
@@ -378,7 +401,7 @@ impl HostTrust {
     /// [`OrderError`].
     pub fn verify_order(&self, order: Order, now: UnixMillis) -> Result<VerifiedOrder, OrderError> {
         let (release, grant) = self.verify_grant(order.release, order.grant, now)?;
-        self.origins.check(&grant, self.identity.trust(), now)?;
+        self.origins.check(&grant, self.certificates(), now)?;
         let directive = order.directive.verify(&grant)?;
         let plan = match (directive.plan, order.plan) {
             (Some(id), Some(bytes)) => Some(Plan::decode(id, &bytes)?),
@@ -406,8 +429,8 @@ impl HostTrust {
         // What is stable stays so, also once the certificate of whoever made it so is over. It may be a later one than the
         // release: of who went on with that, or collected its signatures first.
         let made = release.release().created;
-        let directed = UnixMillis(now.0.min(grant.grant().expires.0));
-        let trust = self.identity.trust();
+        let directed = now.min(grant.grant().expires);
+        let trust = self.certificates();
         self.origins
             .check(&grant, trust, made)
             .or_else(|_| self.origins.check(&grant, trust, directed))?;

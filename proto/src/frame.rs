@@ -15,8 +15,8 @@ pub enum FrameError {
     /// The stream failed.
     #[error("the stream failed")]
     Io(#[from] std::io::Error),
-    /// The frame is longer than [`FRAME_BYTES_MAX`]. Nothing was allocated for it.
-    #[error("a frame of {0} bytes, at most {FRAME_BYTES_MAX} are allowed")]
+    /// The frame is longer than [`FRAME_BYTES_MAX`], or than is taken from its sender. Nothing was allocated for it.
+    #[error("a frame of {0} bytes, which is more than is allowed here")]
     TooLong(u64),
     /// The frame's bytes are not the message that belongs here.
     #[error("decode a frame")]
@@ -30,6 +30,14 @@ pub enum FrameError {
 /// # Errors
 /// [`FrameError::Io`] and [`FrameError::TooLong`].
 pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<Bytes>, FrameError> {
+    read_short(stream, FRAME_BYTES_MAX).await
+}
+
+/// As [`read`], of a sender from whom no more than `bytes_max` is taken, which is at most [`FRAME_BYTES_MAX`].
+async fn read_short<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    bytes_max: u32,
+) -> Result<Option<Bytes>, FrameError> {
     let mut prefix = [0; 4];
     let first = stream.read(&mut prefix).await?;
     if first == 0 {
@@ -37,7 +45,7 @@ pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<Bytes>,
     }
     stream.read_exact(&mut prefix[first..]).await?;
     let length = u32::from_le_bytes(prefix);
-    if length > FRAME_BYTES_MAX {
+    if length > bytes_max.min(FRAME_BYTES_MAX) {
         return Err(FrameError::TooLong(length.into()));
     }
     let mut bytes = vec![0; length as usize];
@@ -55,6 +63,24 @@ where
     M: DeserializeOwned + Extensible,
 {
     match read(stream).await? {
+        Some(bytes) => Ok(Some(codec::decode_message(&bytes)?)),
+        None => Ok(None),
+    }
+}
+
+/// As [`read_message`], of a sender from whom no frame longer than `bytes_max` is taken.
+///
+/// # Errors
+/// As [`read_message`].
+pub async fn read_short_message<R, M>(
+    stream: &mut R,
+    bytes_max: u32,
+) -> Result<Option<M>, FrameError>
+where
+    R: AsyncRead + Unpin,
+    M: DeserializeOwned + Extensible,
+{
+    match read_short(stream, bytes_max).await? {
         Some(bytes) => Ok(Some(codec::decode_message(&bytes)?)),
         None => Ok(None),
     }
@@ -106,6 +132,18 @@ mod tests {
                 "{cut:?}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn from_some_only_short_frames_are_taken() {
+        let mut frame: &[u8] = &[2, 0, 0, 0, 7, 7];
+        let read = read_short(&mut frame, 2).await.unwrap().unwrap();
+        assert_eq!(read.as_ref(), [7, 7]);
+        let mut frame: &[u8] = &[3, 0, 0, 0];
+        assert!(matches!(
+            read_short(&mut frame, 2).await,
+            Err(FrameError::TooLong(3))
+        ));
     }
 
     #[tokio::test]

@@ -12,6 +12,9 @@
 //! chunk, or which releases are stable. After it a session or control stream carries [`frame`]s until it is closed; a chunk stream
 //! carries a reply header and the chunk's encoded bytes; the last a frame for each release.
 //!
+//! # Enrolment
+//! A host that has no identity yet, and a token, is none of these: see [`enroll`].
+//!
 //! # Versions
 //! The ALPN names the major version of the protocol. Each content and signed object starts with a
 //! magic that names its own version, and ends with [`extensions::Extensions`]: an unknown even tag
@@ -22,6 +25,7 @@
 
 pub mod codec;
 pub mod content;
+pub mod enroll;
 pub mod extensions;
 pub mod frame;
 pub mod id;

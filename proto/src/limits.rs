@@ -106,6 +106,11 @@ pub const MEMBERSHIP_NAMES_MAX: usize = 64;
 pub const ENROLMENT_BYTES_MAX: usize = 768 * 1024;
 const _: () = assert!(ENROLMENT_BYTES_MAX < FRAME_BYTES_MAX as usize);
 
+/// Most extensions of an enrolment that say whose certificates count: room for several hundred hosts that are revoked, and for
+/// two other things.
+pub const ENROLMENT_TRUST_PARTS_MAX: usize = 14;
+const _: () = assert!(ENROLMENT_TRUST_PARTS_MAX + 2 <= EXTENSIONS_MAX);
+
 /// Most stable releases in one answer: as many as the asker can then open on a link.
 pub const STABLE_ANSWERS_MAX: usize = OPEN_RELEASES_PER_PEER_MAX;
 

@@ -236,6 +236,25 @@ reasons! {
     BadRequest = "bad-request",
     /// Its agent did not do what it was told.
     AgentFailed = "agent-failed",
+    // Why a host was not enrolled with a token.
+    /// Nobody handed the token out.
+    TokenUnknown = "token-unknown",
+    /// A host was enrolled with it.
+    TokenUsed = "token-used",
+    /// Its time is over.
+    TokenExpired = "token-expired",
+    /// It was taken back.
+    TokenRevoked = "token-revoked",
+    /// It is for another host.
+    TokenOtherHost = "token-other-host",
+    /// The coordinator does not take the host's token, and does not say why.
+    TokenRefused = "token-refused",
+    /// Who is there is no coordinator of the token's fleet, or knows nothing of the fleet.
+    EnrollStranger = "enroll-stranger",
+    /// Too many claims that were not good.
+    EnrollLimited = "enroll-limited",
+    /// A claim that was not made, or not heard to its end.
+    EnrollBroken = "enroll-broken",
     // Why a node is not let in.
     /// Somebody cut it off.
     Revoked = "revoked",

@@ -22,6 +22,8 @@ const GOLDEN: &str = "
     certificate-expired clock-skew not-enrolled
     budget-exceeded aborted was-going-back taken-over interrupted hosts-lost none-live
     host-key-unknown host-key-changed ssh-refused ssh-failed ssh-timeout ssh-output bad-request agent-failed
+    token-unknown token-used token-expired token-revoked token-other-host token-refused enroll-stranger enroll-limited
+    enroll-broken
     revoked old-authority trust-lost
 ";
 

@@ -188,7 +188,7 @@ fn is_crate_root(file: &Path) -> bool {
     match (name, parent(1)) {
         ("lib.rs" | "main.rs", Some("src")) | ("build.rs", _) => true,
         ("main.rs", _) => matches!(parent(2), Some("tests" | "benches" | "examples" | "bin")),
-        (_, Some("bin" | "benches" | "examples")) => true,
+        (_, Some("bin" | "benches" | "examples" | "fuzz_targets")) => true,
         // Not the tests of the crate that is itself called `tests`: those are in `tests/tests`.
         (_, Some("tests")) => file
             .ancestors()

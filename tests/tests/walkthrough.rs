@@ -90,7 +90,7 @@ fn the_units_start_commands_that_the_agent_has() {
             commands += 1;
         }
     }
-    assert_eq!(commands, 3);
+    assert_eq!(commands, 4);
 }
 
 #[test]

@@ -138,7 +138,14 @@ fn install_answer(place: &PlaceArgs, must_come: bool) -> Result<(), IdentityErro
         };
     }
     let answer = Enrolment::decode(&answer)?;
-    let identity = enrolment::install(&place.identity, &answer, None, clock::now())?;
+    let installed = enrolment::install(&place.identity, &answer, None, clock::now())?;
+    if !installed.kept.is_empty() {
+        println!(
+            "kept of this host's own host.toml: {}",
+            installed.kept.join(", ")
+        );
+    }
+    let identity = installed.identity;
     println!(
         "installed the identity of {} in {}, valid until {}",
         identity.own(),

@@ -6,19 +6,16 @@ use std::{
 };
 
 use scap_proto::{
-    identity::{Identity, KeepError},
+    identity::{Identity, KeepError, install},
     reason::Reason,
     release::{TrustStanding, UnixMillis},
 };
 
 use super::{Daemon, RepoKey, control::ControlId};
-use crate::{api::TrustView, relay::resolve};
-
-/// What a host keeps of it in its data directory.
-const FILE: &str = "trust";
+use crate::{api::TrustView, relay::resolve, trust::FLEET_TRUST_FILE};
 
 /// What it gets of it with its identity, when it is enrolled.
-pub const ENROLLED_FILE: &str = "trust";
+pub const ENROLLED_FILE: &str = install::TRUST_FILE;
 
 /// Longest that a peer's address is looked up.
 const RESOLVE_TIME_MAX: Duration = Duration::from_secs(5);
@@ -38,7 +35,7 @@ pub(super) fn keep(identity: &Identity, from: &Path, data: &Path) -> Result<(), 
         let path = path.to_owned();
         move |source| TrustKeptError { path, source }
     };
-    let path = data.join(FILE);
+    let path = data.join(FLEET_TRUST_FILE);
     trust.keep_in(&path).map_err(failed(&path))?;
     let enrolled = from.join(ENROLLED_FILE);
     trust.learn_from(&enrolled).map_err(failed(&enrolled))?;

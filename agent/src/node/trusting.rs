@@ -153,7 +153,7 @@ fn is_for(theirs: TrustMark, ours: TrustMark) -> bool {
 /// What leads from `theirs` to ours.
 fn handed_over(trust: &Trust, theirs: TrustMark) -> Vec<SignedFleetTrust> {
     let number = match trust.mark().number == theirs.number {
-        true => theirs.number - 1,
+        true => theirs.number.saturating_sub(1),
         false => theirs.number,
     };
     trust.chain_after(number)

@@ -31,6 +31,12 @@ pub struct ThresholdRule {
 }
 
 impl ThresholdRule {
+    /// Whether it is about all that the other is about.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let repo = self.repo.is_none() || self.repo == other.repo;
+        repo && (self.environment.is_none() || self.environment == other.environment)
+    }
+
     fn is_about(&self, repo: &RepoPath, environment: &Environment) -> bool {
         self.repo.as_ref().is_none_or(|it| it == repo)
             && self.environment.as_ref().is_none_or(|it| it == environment)

@@ -31,6 +31,7 @@ mod show;
 mod signers;
 mod snapshot;
 mod status;
+mod token;
 mod trusted;
 mod unified;
 mod unlock;
@@ -66,11 +67,13 @@ struct Cli {
 enum Command {
     /// Make the state directory of a new fleet: its private CA, a deployer key, allowed_signers
     Init(init::InitArgs),
-    /// Make one host's identity, offline, to copy it to the host; or have hosts make theirs, over ssh; or list who was enrolled
+    /// Make one host's identity, offline, to copy it to the host; or have hosts make theirs, over ssh or by tokens; or list who was enrolled
     Enroll(Box<enroll::EnrollArgs>),
     /// Renew the certificates of hosts whose last third of life has begun, and of those that expired less than 90 days ago; a
     /// deployment does the former too
     Renew(renew::RenewArgs),
+    /// Make, list and take back the tokens by which hosts enrol themselves
+    Token(token::TokenArgs),
     /// Cut hosts off from the fleet, at once: their certificates count no more, on any host that hears of it
     Revoke(Box<revoke::RevokeArgs>),
     /// Take hosts back that were revoked, with the certificates that they have
@@ -201,6 +204,7 @@ async fn execute(command: Command) -> Result<u8, CliError> {
         Command::Init(args) => init::run(&args),
         Command::Enroll(args) => enroll::run(&args).await,
         Command::Renew(args) => renew::run(args).await,
+        Command::Token(args) => token::run(args),
         Command::Revoke(args) => revoke::revoke(*args).await,
         Command::Unrevoke(args) => revoke::unrevoke(args).await,
         Command::Ca(args) => ca::run(*args).await,

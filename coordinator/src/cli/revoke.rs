@@ -8,11 +8,16 @@ use scap_proto::{
     id::NodeId,
     identity::{Denial, Denied, FleetTrust, Role, certificate_key},
     limits::DENIAL_REASON_BYTES_MAX,
+    release::UnixMillis,
 };
 
 use super::{
     CliError, exit,
     trusted::{Outcome, TellArgs, Teller, date, is_in_fleet, state_error},
+};
+use crate::{
+    enroll::{TokenError, TokenRecord, TokenState},
+    state::StateDirectory,
 };
 
 #[derive(Debug, Args)]
@@ -76,14 +81,15 @@ pub(super) async fn revoke(args: RevokeArgs) -> Result<u8, CliError> {
     let coordinators = args
         .coordinator
         .then(|| (coordinator.role, coordinator.name.clone()));
-    let mut denied: Vec<Denied> = hosts
-        .chain(coordinators)
-        .map(|(role, name)| Denied::Node {
+    let mut denied = Vec::new();
+    for (role, name) in hosts.chain(coordinators) {
+        let issued_until = issued_by(&teller, role, &name, now)?;
+        denied.push(Denied::Node {
             role,
             name,
-            issued_until: now,
-        })
-        .collect();
+            issued_until,
+        });
+    }
     for path in &args.certificate {
         denied.push(Denied::Key(certificate_key(path).map_err(|error| {
             CliError::failed("read the certificate", &error).code(exit::USAGE)
@@ -91,7 +97,9 @@ pub(super) async fn revoke(args: RevokeArgs) -> Result<u8, CliError> {
     }
     let change = |trust: &mut FleetTrust| {
         for who in &denied {
-            trust.denials.retain(|denial| !is_same(&denial.who, who));
+            // What was stolen before it was enrolled again stays so.
+            let stays = |it: &Denial| it.is_enrolled_again || !is_same(&it.who, who);
+            trust.denials.retain(stays);
             trust.denials.push(Denial {
                 who: who.clone(),
                 reason: args.reason.clone(),
@@ -109,6 +117,9 @@ pub(super) async fn revoke(args: RevokeArgs) -> Result<u8, CliError> {
         let renewed = teller.state.renew_coordinator(now);
         renewed.map_err(|e| state_error(&e))?;
         teller = Teller::open(&args.tell)?;
+    }
+    for host in &args.hosts {
+        take_tokens_back(&teller.state, host)?;
     }
     let outcome = match args.coordinator {
         true => teller.tell().await?,
@@ -134,10 +145,8 @@ pub(super) async fn unrevoke(args: UnrevokeArgs) -> Result<u8, CliError> {
     let trust = teller.identity.trust();
     let known = trust.fleet_trust().map(|it| it.denials).unwrap_or_default();
     for host in &args.hosts {
-        if !known
-            .iter()
-            .any(|denial| crate::state::is_of_host(denial, host))
-        {
+        let is_revoked = |it: &Denial| !it.is_enrolled_again && crate::state::is_of_host(it, host);
+        if !known.iter().any(is_revoked) {
             return Err(CliError::usage(format!("{host} is not revoked"))
                 .hint("`scap-coordinator revoke --list` says who is".to_owned()));
         }
@@ -149,7 +158,9 @@ pub(super) async fn unrevoke(args: UnrevokeArgs) -> Result<u8, CliError> {
                     .iter()
                     .any(|host| crate::state::is_of_host(denial, host))
             };
-            trust.denials.retain(|denial| !is_meant(denial));
+            // An earlier thief's certificate is not meant.
+            let stays = |denial: &Denial| denial.is_enrolled_again || !is_meant(denial);
+            trust.denials.retain(stays);
         })
         .await?;
     let names: Vec<&str> = args.hosts.iter().map(NodeId::as_str).collect();
@@ -159,6 +170,52 @@ pub(super) async fn unrevoke(args: UnrevokeArgs) -> Result<u8, CliError> {
         names.join(", ")
     );
     Ok(say(&teller, &line, outcome.as_ref()))
+}
+
+/// Until when whatever was issued to a node must have been issued: now, or later where this clock is behind the one by which it was enrolled or
+/// revoked before.
+fn issued_by(
+    teller: &Teller<'_>,
+    role: Role,
+    name: &NodeId,
+    now: UnixMillis,
+) -> Result<UnixMillis, CliError> {
+    let before = teller.state.denied_until(role, name);
+    let before = before.map_err(|e| state_error(&e))?;
+    let record = match role {
+        Role::Agent => teller.state.enrolment(name).map_err(|e| state_error(&e))?,
+        _ => None,
+    };
+    let enrolled = record.map(|it| it.enrolled.as_millisecond());
+    let enrolled = enrolled
+        .and_then(|it| u64::try_from(it).ok())
+        .map(UnixMillis);
+    let latest = before.max(enrolled).unwrap_or(now);
+    if now < latest {
+        eprintln!(
+            "the clock of this machine is behind: {name} was enrolled or revoked after what it shows"
+        );
+    }
+    Ok(latest.max(now))
+}
+
+/// The host's tokens that nobody used are not waited for any more. That none from before brings it back is checked when one is shown.
+fn take_tokens_back(state: &StateDirectory, host: &NodeId) -> Result<(), CliError> {
+    let failed = |error: TokenError| CliError::failed("take the host's tokens back", &error);
+    let (tokens, now) = (state.tokens(), clock::now());
+    let is_pending = |it: &TokenRecord| it.host == *host && it.state(now) == TokenState::Pending;
+    for record in tokens
+        .list()
+        .map_err(failed)?
+        .iter()
+        .filter(|it| is_pending(it))
+    {
+        tokens
+            .revoke(&record.id().to_string(), now)
+            .map_err(failed)?;
+        eprintln!("token {} of {host} is revoked too", record.id());
+    }
+    Ok(())
 }
 
 /// Whether the later takes the place of the earlier.

@@ -21,7 +21,7 @@ use super::{CliError, StateArgs, deploy::no_fleet, deploy::read_inventory, snaps
 use crate::{
     fleet::tell::{Told, tell, without},
     seed::Seed,
-    state::{StateDirectory, StateError, revoked},
+    state::{StateDirectory, StateError, TrustError, revoked},
 };
 
 /// How often a change is signed again upon what somebody else signed meanwhile.
@@ -79,12 +79,16 @@ impl<'a> Teller<'a> {
     ) -> Result<Option<Outcome>, CliError> {
         let trust = self.identity.trust();
         let mut outcome = None;
-        for _ in 0..ROUNDS_MAX {
-            let signed = self.state.sign_trust(trust, clock::now(), &change);
-            let signed = signed.map_err(|e| state_error(&e))?;
-            outcome = self.tell().await?;
-            if trust.mark().number == signed.number && trust.conflict().is_none() {
-                return Ok(outcome);
+        for round in 1..=ROUNDS_MAX {
+            match self.state.sign_trust(trust, clock::now(), &change) {
+                Ok(signed) => {
+                    outcome = self.tell().await?;
+                    if trust.mark().number == signed.number && trust.conflict().is_none() {
+                        return Ok(outcome);
+                    }
+                }
+                Err(StateError::Trust(TrustError::Overtaken { .. })) if round < ROUNDS_MAX => {}
+                Err(error) => return Err(state_error(&error)),
             }
             eprintln!("another fleet trust was signed elsewhere; this change is signed upon it");
         }

@@ -13,6 +13,7 @@ use scap_proto::{
     id::NodeId,
     identity::{Identity, Life, Validity},
     reason::{Because, Reason},
+    release::report::bounded_reason,
     transport::{BindError, DialError, Endpoint, Link, LinkSettings},
     wire::{
         Envelope, close,
@@ -148,8 +149,10 @@ async fn on(renewer: &Renewer, link: &Link, host: &NodeId) -> Result<Renewed, Be
     })??;
     match answer.map(|answer| answer.message) {
         Some(RenewalAnswer::Installed { until_unix_ms }) => Ok(Renewed::Until(until_unix_ms)),
-        Some(RenewalAnswer::Refused(reason)) => Err(Reason::Refused.because(reason)),
-        Some(RenewalAnswer::Failed(reason)) => Err(Reason::Failed.because(reason)),
+        Some(RenewalAnswer::Refused(reason)) => {
+            Err(Reason::Refused.because(bounded_reason(reason)))
+        }
+        Some(RenewalAnswer::Failed(reason)) => Err(Reason::Failed.because(bounded_reason(reason))),
         None => Err(Reason::Failed.because("it ended the link without an answer")),
     }
 }

@@ -52,7 +52,7 @@ pub enum ScapError {
         problem: String,
     },
     /// A file or directory cannot be read.
-    #[error("read {}", .path.display())]
+    #[error("read {}", .path.display().to_string().escape_debug())]
     Read {
         /// Which.
         path: PathBuf,

@@ -313,7 +313,7 @@ fn find(
     if is_plain && let Some(bytes) = outside(&path)? {
         return Ok((name(path.to_string_lossy()), bytes.into()));
     }
-    looked.push(path.display().to_string());
+    looked.push(shown(&path.to_string_lossy()));
     let problem = format!(
         "no host list `{}`: looked for {}",
         shown(list),

@@ -13,7 +13,10 @@ use super::{
     files::{Collector, FILE_BYTES_MAX, Files},
     settings::name,
 };
-use crate::git::{GitError, Mode, Repo, TreeEntry};
+use crate::{
+    git::{GitError, Mode, Repo, TreeEntry},
+    snapshot::{HeldFile, HeldFiles},
+};
 
 /// The folder's name in a repo.
 const FOLDER: &str = "scap";
@@ -138,6 +141,27 @@ impl Found {
                 problem: "has neither scap.cfg nor scap.toml",
             }),
         }
+    }
+
+    /// The folder that these files are, by their paths in it, as if they were at `place`.
+    ///
+    /// # Errors
+    /// [`ScapError::TooLarge`] and [`ScapError::Unclear`], as of any other folder; a path that is not UTF-8.
+    pub fn held(place: Place, files: &HeldFiles) -> Result<Self, ScapError> {
+        let mut collector = Collector::default();
+        for (
+            path,
+            HeldFile {
+                bytes,
+                is_executable,
+            },
+        ) in files
+        {
+            let path = path_of(path.as_bytes())?;
+            collector.admit(&path, bytes.len() as u64)?;
+            collector.add_file(&path, bytes.to_vec(), *is_executable);
+        }
+        Self::checked(place, collector.finish())
     }
 
     /// That there is none.

@@ -437,6 +437,11 @@ fn what_is_wrong_is_told_with_file_and_line() {
         ),
         (
             "scap.cfg",
+            "[global]\ndsh_targets: a\u{1b}[31m\n",
+            r"looked for scap/a\u{1b}[31m, /etc/dsh/group/a\u{1b}[31m",
+        ),
+        (
+            "scap.cfg",
             "[global]\ndsh_targets: ../../x\n",
             "scap/scap.cfg:2: no host list",
         ),

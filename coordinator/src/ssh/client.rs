@@ -3,7 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::{self, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -86,6 +86,12 @@ pub enum SshError {
     /// Its key was revoked.
     #[error("its host key was revoked: {0}")]
     Revoked(String),
+    /// Whether a key is known for it cannot be told, since a file that may have one is not found from here.
+    #[error("whether its host key is known cannot be told: ssh looks into {0}")]
+    Unclear(String),
+    /// Its key was taken, and could not be written down: each time another one would be.
+    #[error("its host key was not kept: {0}")]
+    Unkept(String),
     /// It does not let us in.
     #[error("{0}")]
     Refused(String),
@@ -101,7 +107,7 @@ impl SshError {
             Self::Spawn(_) | Self::Pipe(..) | Self::Failed(_) => Reason::SshFailed,
             Self::Timeout(_) => Reason::SshTimeout,
             Self::Output(_) => Reason::SshOutput,
-            Self::Unknown(_) => Reason::HostKeyUnknown,
+            Self::Unknown(_) | Self::Unclear(_) | Self::Unkept(_) => Reason::HostKeyUnknown,
             Self::Changed { .. } | Self::Revoked(_) => Reason::HostKeyChanged,
             Self::Refused(_) => Reason::SshRefused,
         }
@@ -114,6 +120,11 @@ impl SshError {
             Self::Unknown(_) => Some(
                 "compare that with what the host's console says; then --accept-new takes it".into(),
             ),
+            Self::Unclear(_) => Some(
+                "name the whole path in UserKnownHostsFile or GlobalKnownHostsFile, or leave out --accept-new"
+                    .into(),
+            ),
+            Self::Unkept(_) => Some("make that file one that you can write to".into()),
             Self::Changed { remedy, .. } => remedy
                 .as_ref()
                 .map(|remedy| format!("find out why; if the host was installed anew: {remedy}")),
@@ -139,10 +150,12 @@ impl Ssh {
     ) -> Result<Said, E> {
         let deadline = Instant::now() + self.timeout;
         let known = tokio::time::timeout_at(deadline, self.known(target)).await;
-        let known = known.map_err(|_| SshError::Timeout(self.timeout))??;
-        let mut running = Running::start(self, target, command, known)?;
+        let looked = known.map_err(|_| SshError::Timeout(self.timeout))??;
+        let mut running = Running::start(self, target, command, looked)?;
         running.read(deadline, self.timeout, Some(until)).await?;
         if running.stdout.text().contains(until) {
+            // All that ssh says of the host's key it said before.
+            running.refuse_unkept()?;
             let bytes = answer(&running.stdout.text(), &running.log.log())?;
             running.to_write = bytes;
         }
@@ -152,38 +165,66 @@ impl Ssh {
     }
 
     /// Where a key of the host is known, whichever kind it is of.
-    async fn known(&self, target: &Target) -> Result<Option<Known>, SshError> {
-        let mut asks = Command::new("ssh");
-        asks.arg("-G");
-        self.give_options(&mut asks, target, "yes");
-        asks.arg("--").arg(&target.host);
-        let told = known::output(&mut asks).await.map_err(SshError::Spawn)?;
+    async fn known(&self, target: &Target) -> Result<Looked, SshError> {
+        let mut has_command = true;
+        let mut told = self.settings(target, has_command).await?;
+        if !told.status.success() && lacks_known_hosts_command(&told.stderr) {
+            has_command = false;
+            told = self.settings(target, has_command).await?;
+        }
         let Some(places) = Places::parse(&String::from_utf8_lossy(&told.stdout)) else {
             let said = String::from_utf8_lossy(&told.stderr);
             let last = last_line(&said).unwrap_or("ssh does not say how it would reach it");
             return Err(SshError::Failed(last.escape_debug().to_string()));
         };
+        let places = places.expanded().await;
+        let unclear = places.unclear().map(str::to_owned);
         let find = places.find().await;
-        find.map_err(|error| SshError::Pipe("look for a known key for", error))
+        let known = find.map_err(|error| SshError::Pipe("look for a known key for", error))?;
+        match (&known, unclear) {
+            (None, Some(word)) if self.accept_new => {
+                Err(SshError::Unclear(word.escape_debug().to_string()))
+            }
+            _ => Ok(Looked { known, has_command }),
+        }
     }
 
-    /// `checking` is as ssh's StrictHostKeyChecking.
-    fn command(&self, target: &Target, log: &Path, command: &str, checking: &str) -> Command {
+    /// What `ssh -G` prints.
+    async fn settings(
+        &self,
+        target: &Target,
+        has_command: bool,
+    ) -> Result<process::Output, SshError> {
+        let mut asks = Command::new("ssh");
+        asks.arg("-G");
+        self.give_options(&mut asks, target, "yes", has_command);
+        asks.arg("--").arg(&target.host);
+        known::output(&mut asks).await.map_err(SshError::Spawn)
+    }
+
+    /// A command on the host, after what was found of its key.
+    fn command(&self, target: &Target, log: &Path, command: &str, looked: &Looked) -> Command {
+        let checking = match self.accept_new && looked.known.is_none() {
+            true => "accept-new",
+            false => "yes",
+        };
         let mut ssh = Command::new("ssh");
         ssh.arg("-T").arg("-E").arg(log);
-        self.give_options(&mut ssh, target, checking);
+        self.give_options(&mut ssh, target, checking, looked.has_command);
         ssh.arg("--").arg(&target.host).arg(command);
         ssh
     }
 
-    fn give_options(&self, ssh: &mut Command, target: &Target, checking: &str) {
+    /// `checking` is as ssh's StrictHostKeyChecking; `has_command` whether this ssh knows KnownHostsCommand.
+    fn give_options(&self, ssh: &mut Command, target: &Target, checking: &str, has_command: bool) {
         if let Some(config) = &self.config {
             ssh.arg("-F").arg(config);
         }
         let checking = format!("StrictHostKeyChecking={checking}");
         let user = target.user.as_ref().map(|user| format!("User={user}"));
         let batch = self.batch.then(|| "BatchMode=yes".to_owned());
-        let said = [Some(checking), user, batch];
+        let command = has_command.then(|| NO_COMMAND.to_owned());
+        let said = [Some(checking), user, batch, command];
         let said = said.iter().flatten().map(String::as_str);
         // The first that is said of an option holds: no config weakens ours.
         let ours = OPTIONS.iter().copied().chain(said);
@@ -194,23 +235,46 @@ impl Ssh {
 }
 
 /// What holds of every connection, whatever ssh's config says.
-const OPTIONS: [&str; 11] = [
+const OPTIONS: [&str; 13] = [
     // Says which key the host shows.
     "LogLevel=DEBUG1",
     // A connection that is shared with others was checked by them, if at all.
     "ControlMaster=no",
     "ControlPath=none",
     "NoHostAuthenticationForLocalhost=no",
+    // Keys are known by files alone: an answer of DNS would stand in for them, of a changed key too.
+    "VerifyHostKeyDNS=no",
     // What is learned of host keys is what was shown.
     "UpdateHostKeys=no",
     // A stranger gets nothing of ours.
     "ForwardAgent=no",
+    "GSSAPIDelegateCredentials=no",
     "ForwardX11=no",
     "ClearAllForwardings=yes",
     "PermitLocalCommand=no",
     "ConnectTimeout=15",
     "EscapeChar=none",
 ];
+
+/// Keys are known by files alone, in the words of an ssh that could ask a command for them too (OpenSSH 8.5 and later).
+const NO_COMMAND: &str = "KnownHostsCommand=none";
+
+/// Whether ssh says that it does not know the option: then no config turns it on either.
+fn lacks_known_hosts_command(stderr: &[u8]) -> bool {
+    let said = String::from_utf8_lossy(stderr).to_lowercase();
+    said.lines().any(|line| {
+        line.starts_with("command-line")
+            && line.contains(": bad configuration option: knownhostscommand")
+    })
+}
+
+/// What was found out before a connection.
+struct Looked {
+    /// Where a key of the host is known.
+    known: Option<Known>,
+    /// Whether this ssh could ask a command for keys.
+    has_command: bool,
+}
 
 /// One output, as far as it was read.
 struct Output {
@@ -278,16 +342,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(
-        ssh: &Ssh,
-        target: &Target,
-        command: &str,
-        known: Option<Known>,
-    ) -> Result<Self, SshError> {
-        let checking = match ssh.accept_new && known.is_none() {
-            true => "accept-new",
-            false => "yes",
-        };
+    fn start(ssh: &Ssh, target: &Target, command: &str, looked: Looked) -> Result<Self, SshError> {
         let pipe = |doing| move |error| SshError::Pipe(doing, error);
         let folder = tempfile::Builder::new()
             .prefix("scap-ssh-")
@@ -302,7 +357,7 @@ impl Running {
             .open_receiver(&path)
             .map_err(pipe("open a pipe for"))?;
         let mut child = ssh
-            .command(target, &path, command, checking)
+            .command(target, &path, command, &looked)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -320,7 +375,7 @@ impl Running {
             log: Output::new("ssh's own log"),
             log_pipe,
             status: None,
-            known,
+            known: looked.known,
             _folder: folder,
         })
     }
@@ -380,12 +435,25 @@ impl Running {
         ended
     }
 
-    fn said(mut self) -> Result<Said, SshError> {
-        // What it wrote last, before it ended.
+    /// Reads what ssh wrote of itself until now.
+    fn read_log(&mut self) -> Result<SshLog, SshError> {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = self.log_pipe.try_read(&mut buffer) {
             self.log.add(&Ok(length), &buffer)?;
         }
+        Ok(self.log.log())
+    }
+
+    /// Goes no further where the host's key was taken and not written down.
+    fn refuse_unkept(&mut self) -> Result<(), SshError> {
+        match self.read_log()?.unkept {
+            Some(line) => Err(SshError::Unkept(line.escape_debug().to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn said(mut self) -> Result<Said, SshError> {
+        self.refuse_unkept()?;
         let log = self.log.log();
         let status = self.status.ok_or(SshError::Pipe(
             "wait for",
@@ -472,25 +540,57 @@ mod tests {
 
     #[test]
     fn c12_the_host_comes_after_two_dashes_and_our_options_before_those_of_others() {
+        let weaker = [
+            "StrictHostKeyChecking=no",
+            "VerifyHostKeyDNS=yes",
+            "KnownHostsCommand=/bin/keys",
+            "GSSAPIDelegateCredentials=yes",
+        ];
         let ssh = Ssh {
             config: Some("ssh_config".into()),
-            options: vec!["StrictHostKeyChecking=no".into()],
+            options: weaker.map(str::to_owned).to_vec(),
             accept_new: false,
             batch: true,
             timeout: Duration::from_secs(1),
         };
         let target = "root@web1".parse().unwrap();
-        let command = ssh.command(&target, Path::new("log"), "scap-agent", "yes");
+        let looked = Looked {
+            known: None,
+            has_command: true,
+        };
+        let command = ssh.command(&target, Path::new("log"), "scap-agent", &looked);
         let arguments = command.as_std().get_args();
         let arguments: Vec<_> = arguments.map(|it| it.to_str().unwrap()).collect();
         let place = |wanted: &str| arguments.iter().position(|it| *it == wanted).unwrap();
-        assert!(place("StrictHostKeyChecking=yes") < place("StrictHostKeyChecking=no"));
+        let ours = [
+            "StrictHostKeyChecking=yes",
+            "VerifyHostKeyDNS=no",
+            "KnownHostsCommand=none",
+            "GSSAPIDelegateCredentials=no",
+        ];
+        for (ours, weaker) in ours.into_iter().zip(weaker) {
+            assert!(place(ours) < place(weaker), "{arguments:?}");
+        }
         assert_eq!(
             &arguments[arguments.len() - 3..],
             ["--", "web1", "scap-agent"]
         );
         assert!(place("User=root") < place("--"));
         assert_eq!(arguments[place("-F") + 1], "ssh_config");
+    }
+
+    #[test]
+    fn an_ssh_that_has_no_command_for_keys_is_not_told_of_it() {
+        let old = b"command-line: line 0: Bad configuration option: knownhostscommand\r\n";
+        assert!(lacks_known_hosts_command(old));
+        // Where a config says it, or another is bad, ssh refuses as before.
+        for other in [
+            "config: line 3: Bad configuration option: knownhostscommand",
+            "command-line: line 0: Bad configuration option: nonsense",
+            "",
+        ] {
+            assert!(!lacks_known_hosts_command(other.as_bytes()), "{other}");
+        }
     }
 
     #[test]

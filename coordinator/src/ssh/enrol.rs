@@ -17,7 +17,7 @@ use super::{
     log::{HostKey, SshLog},
     target::Target,
 };
-use crate::state::{Enrolled, How, StateDirectory, StateError};
+use crate::state::{Enrolled, How, StateDirectory, StateError, TrustError, revoked};
 
 /// The agent on a host, and how it is run there.
 #[derive(Debug, Clone)]
@@ -64,6 +64,8 @@ pub struct SshEnrolment {
     pub on_host: OnHost,
     /// Start the agent's unit, and have it start with the host.
     pub start: bool,
+    /// Lift the revocation of hosts that are revoked; else they are refused.
+    pub readmit: bool,
 }
 
 /// What a host has now.
@@ -79,6 +81,8 @@ pub struct Done {
     pub environments: Vec<Environment>,
     /// Until when its certificate is valid.
     pub valid_until: Timestamp,
+    /// Whether it was revoked until now.
+    pub is_readmitted: bool,
     /// Its ssh key.
     pub host_key: Option<HostKey>,
 }
@@ -88,7 +92,7 @@ pub struct Done {
 pub enum Outcome {
     /// It has a new certificate.
     Enrolled,
-    /// It had a good one, of this fleet, for this name and these environments.
+    /// It had the one that we gave it last, for this name and these environments, and that is good.
     AlreadyEnrolled,
 }
 
@@ -144,7 +148,7 @@ impl EnrolError {
         match self {
             Self::Ssh(error) => error.code(),
             Self::Request(_) | Self::NoRequest => Reason::BadRequest,
-            Self::State(_) => Reason::IoError,
+            Self::State(error) => error.code(),
             Self::Other(_) | Self::Agent { .. } => Reason::AgentFailed,
             Self::Start { .. } => Reason::ServiceFailed,
         }
@@ -181,12 +185,14 @@ struct Decision {
     key_before: Option<String>,
     environments: Vec<Environment>,
     valid_until: Timestamp,
+    is_readmitted: bool,
     host_key: Option<HostKey>,
     answer: Vec<u8>,
 }
 
 impl SshEnrolment {
-    /// Enrols `host`, which is in `environments` and is reached as `target`. A host that is enrolled already is left as it is.
+    /// Enrols `host`, which is in `environments` and is reached as `target`. A host is left as it is where it shows the latest
+    /// certificate that we gave it, by the authority that issues now, and more than a third of its life is left.
     ///
     /// Dropped, or where it fails, the host has what it had, or its new identity.
     ///
@@ -238,6 +244,7 @@ impl SshEnrolment {
             key_before: decided.key_before,
             environments: decided.environments,
             valid_until: decided.valid_until,
+            is_readmitted: decided.is_readmitted,
             host_key: decided.host_key,
         })
     }
@@ -270,9 +277,10 @@ impl SshEnrolment {
         let record = self.state.enrolment(host)?;
         let present = Certificate::from_pem(before).filter(|it| it.leaf_key() == Some(key));
         if let Some(present) = present {
-            self.check_own(host, &present)?;
+            let is_good = self.check_own(host, &present)?;
             if let Some(record) = &record
-                && record.public_key == key
+                && is_good
+                && record.is_of(&present.der)
                 && record.environments == environments
             {
                 return Ok(Decision {
@@ -281,6 +289,7 @@ impl SshEnrolment {
                     key_before: None,
                     environments,
                     valid_until: record.valid_until,
+                    is_readmitted: false,
                     host_key: None,
                     answer: Vec::new(),
                 });
@@ -290,8 +299,9 @@ impl SshEnrolment {
             host: host.clone(),
             environments: environments.clone(),
             how: How::Ssh,
+            readmit: self.readmit,
         };
-        let answer = self.state.certify(&enrolled, &key, clock::now())?;
+        let certified = self.state.certify(&enrolled, &key, clock::now())?;
         let given = self.state.enrolment(host)?.ok_or(EnrolError::NoRequest)?;
         let before = record.filter(|record| record.public_key != key);
         Ok(Decision {
@@ -300,21 +310,38 @@ impl SshEnrolment {
             key_before: before.map(|record| record.fingerprint()),
             environments,
             valid_until: given.valid_until,
+            is_readmitted: certified.is_readmitted,
             host_key: None,
-            answer: answer.encode(),
+            answer: certified.enrolment.encode(),
         })
     }
 
-    /// Refuses a host that is somebody else already.
-    fn check_own(&self, host: &NodeId, present: &Certificate) -> Result<(), EnrolError> {
+    /// Refuses a host that is somebody else already, or has a key that is revoked. Says whether what it has is good for long
+    /// enough, and of the authority that issues now.
+    fn check_own(&self, host: &NodeId, present: &Certificate) -> Result<bool, EnrolError> {
         let identity = self.state.identity()?;
-        match identity.trust().check(&present.der, clock::now().0) {
-            Ok(peer) if peer.role == Role::Agent && peer.name == *host => Ok(()),
-            Ok(peer) => Err(EnrolError::Other(peer.to_string())),
-            Err(Refusal::UnknownIssuer { claimed }) => Err(EnrolError::Other(claimed.to_string())),
-            // By our clock. A new one is what it needs.
-            Err(_) => Ok(()),
+        let (trust, now) = (identity.trust(), clock::now().0);
+        // First, whatever our clock says of it.
+        if let Some(Refusal::Revoked { .. }) = trust.cut_off(&present.der) {
+            return Err(StateError::from(TrustError::KeyRevoked(host.clone())).into());
         }
+        match trust.check(&present.der, now) {
+            Ok(peer) if peer.role == Role::Agent && peer.name == *host => {}
+            Ok(peer) => return Err(EnrolError::Other(peer.to_string())),
+            Err(Refusal::UnknownIssuer { claimed }) => {
+                return Err(EnrolError::Other(claimed.to_string()));
+            }
+            // By our clock, or of an authority that is believed no more. A new one is what it needs.
+            Err(_) => return Ok(false),
+        }
+        let authority = self.state.authority()?;
+        let is_of_now = trust.issuer_of(&present.der) == Some(*authority.public_key());
+        let is_young = present.leaf_validity().is_some_and(|validity| {
+            let until = validity.not_after_unix_ms;
+            let life = until.saturating_sub(validity.not_before_unix_ms);
+            until.saturating_sub(now) > life / 3
+        });
+        Ok(is_of_now && is_young && !revoked(trust).contains_key(host))
     }
 }
 
@@ -345,8 +372,189 @@ fn quoted(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::{fs, time::Duration};
+
+    use scap_proto::{
+        identity::{Denial, Denied, Enrolment, SecretKey},
+        release::UnixMillis,
+    };
+    use tempfile::TempDir;
+
     use super::*;
+
+    const DAY: u64 = 24 * 3600 * 1000;
+
+    /// A coordinator, and what one host has.
+    struct World {
+        folder: TempDir,
+        enrolment: SshEnrolment,
+        key: SecretKey,
+        certificate: String,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("st");
+            // No certificate begins before its authority's.
+            let made = UnixMillis(clock::now().0 - 300 * DAY);
+            StateDirectory::init(&path, &"prod".parse().unwrap(), made).unwrap();
+            let enrolment = SshEnrolment {
+                state: StateDirectory::open(&path).unwrap(),
+                ssh: Ssh {
+                    config: None,
+                    options: Vec::new(),
+                    accept_new: false,
+                    batch: true,
+                    timeout: Duration::from_secs(1),
+                },
+                on_host: OnHost {
+                    agent: "scap-agent".into(),
+                    identity: None,
+                    user: None,
+                    sudo: false,
+                },
+                start: false,
+                readmit: false,
+            };
+            Self {
+                folder,
+                enrolment,
+                key: SecretKey::generate(),
+                certificate: String::new(),
+            }
+        }
+
+        /// What is decided of what the host prints; it installs what it is given.
+        fn enrol(&mut self, environment: &str) -> Result<Outcome, EnrolError> {
+            let decision = self.decide(environment)?;
+            if decision.outcome == Outcome::Enrolled {
+                let given = Enrolment::decode(&decision.answer).unwrap();
+                self.certificate = given.certificate;
+            }
+            Ok(decision.outcome)
+        }
+
+        fn decide(&self, environment: &str) -> Result<Decision, EnrolError> {
+            let request = IdentityRequest::create(&self.key);
+            let printed = format!("{}{request}", self.certificate);
+            let environments = [environment.parse().unwrap()];
+            self.enrolment.decide(&host(), &environments, &printed)
+        }
+
+        fn certify(&mut self, now: UnixMillis) {
+            let enrolled = Enrolled {
+                host: host(),
+                environments: vec!["production".parse().unwrap()],
+                how: How::Ssh,
+                readmit: false,
+            };
+            let state = &self.enrolment.state;
+            let given = state.certify(&enrolled, self.key.public(), now).unwrap();
+            self.certificate = given.enrolment.certificate;
+        }
+
+        fn revoke(&self) {
+            let (state, now) = (&self.enrolment.state, clock::now());
+            let identity = state.identity().unwrap();
+            let denial = Denial {
+                who: Denied::Node {
+                    role: Role::Agent,
+                    name: host(),
+                    issued_until: now,
+                },
+                reason: "stolen".into(),
+                since: now,
+                is_enrolled_again: false,
+            };
+            let signed = state.sign_trust(identity.trust(), now, |trust| {
+                trust.denials.push(denial.clone());
+            });
+            signed.unwrap();
+        }
+    }
+
+    fn host() -> NodeId {
+        "web1".parse().unwrap()
+    }
+
+    const ENROLLED: Outcome = Outcome::Enrolled;
+    const ALREADY: Outcome = Outcome::AlreadyEnrolled;
+
+    #[test]
+    fn a_host_is_enrolled_already_only_with_the_latest_certificate_that_it_was_given() {
+        let mut world = World::new();
+        assert_eq!(world.enrol("staging").unwrap(), ENROLLED);
+        assert_eq!(world.enrol("staging").unwrap(), ALREADY);
+        // Recorded, and never installed.
+        assert_eq!(world.decide("production").unwrap().outcome, ENROLLED);
+        assert_eq!(world.enrol("production").unwrap(), ENROLLED);
+        assert_eq!(world.enrol("production").unwrap(), ALREADY);
+        // Of a build that did not record which it gave.
+        let record = "st/enrolments/web1/certificate.toml";
+        let record = world.folder.path().join(record);
+        let text = fs::read_to_string(&record).unwrap();
+        let lines = text.lines().filter(|it| !it.starts_with("certificate ="));
+        fs::write(&record, lines.collect::<Vec<_>>().join("\n")).unwrap();
+        assert_eq!(world.enrol("production").unwrap(), ENROLLED);
+        assert_eq!(world.enrol("production").unwrap(), ALREADY);
+    }
+
+    #[test]
+    fn a_certificate_that_is_old_or_of_an_authority_before_is_no_good_one() {
+        let mut world = World::new();
+        let ago = |days: u64| UnixMillis(clock::now().0 - days * DAY);
+        world.certify(ago(240));
+        assert_eq!(world.enrol("production").unwrap(), ALREADY);
+        for days in [250, 290] {
+            world.certify(ago(days));
+            assert_eq!(world.enrol("production").unwrap(), ENROLLED, "{days} days");
+        }
+        let (state, now) = (world.enrolment.state.clone(), clock::now());
+        let identity = || state.identity().unwrap();
+        state.begin_rotation(identity().trust(), now).unwrap();
+        assert_eq!(world.enrol("production").unwrap(), ALREADY);
+        state.switch_authority(&identity(), now).unwrap();
+        let old = world.certificate.clone();
+        assert_eq!(world.enrol("production").unwrap(), ENROLLED);
+        assert_eq!(world.enrol("production").unwrap(), ALREADY);
+        state.finish_rotation(identity().trust(), now).unwrap();
+        assert_eq!(world.enrol("production").unwrap(), ALREADY);
+        world.certificate = old;
+        assert_eq!(world.enrol("production").unwrap(), ENROLLED);
+    }
+
+    #[test]
+    fn a_revoked_host_is_back_with_a_new_key_where_somebody_says_so() {
+        let mut world = World::new();
+        world.enrol("production").unwrap();
+        world.revoke();
+        world.enrolment.readmit = true;
+        let assert_key_refused = |world: &mut World| {
+            let error = world.enrol("production").unwrap_err();
+            assert_eq!(error.code(), Reason::Revoked, "{error}");
+            let hint = error.hint().unwrap();
+            assert!(hint.contains("makes a new key"), "{hint}");
+        };
+        assert_key_refused(&mut world);
+        // By what it shows, where nothing is recorded here.
+        fs::remove_dir_all(world.folder.path().join("st/enrolments")).unwrap();
+        assert_key_refused(&mut world);
+
+        world.key = SecretKey::generate();
+        world.certificate.clear();
+        world.enrolment.readmit = false;
+        let error = world.enrol("production").unwrap_err();
+        assert_eq!(error.code(), Reason::Revoked, "{error}");
+        assert!(error.hint().unwrap().contains("--readmit"));
+        world.enrolment.readmit = true;
+        let decision = world.decide("production").unwrap();
+        assert!(decision.is_readmitted);
+        let decision = world.decide("production").unwrap();
+        assert!(!decision.is_readmitted);
+    }
 
     #[test]
     fn what_is_run_on_a_host_is_one_word_each_for_its_shell() {

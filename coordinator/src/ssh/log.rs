@@ -36,6 +36,8 @@ pub struct SshLog {
     pub host_key: Option<HostKey>,
     /// Why it went no further.
     pub verdict: Option<Verdict>,
+    /// That the host's key was taken and could not be written down, in ssh's words.
+    pub unkept: Option<String>,
     /// The last line for people.
     pub last: Option<String>,
 }
@@ -61,6 +63,9 @@ impl SshLog {
                 key.is_new = true;
                 continue;
             }
+            if line.starts_with(UNKEPT) {
+                log.unkept = Some(line.to_owned());
+            }
             if let Some(found) = offending(line) {
                 file = Some(found);
             }
@@ -75,6 +80,9 @@ impl SshLog {
         log
     }
 }
+
+/// How ssh says that it goes on with a new key that it could not write down.
+const UNKEPT: &str = "Failed to add the host to the list of known hosts";
 
 fn verdict(line: &str) -> Option<Verdict> {
     const STRICT: &str = " and you have requested strict checking.";
@@ -140,6 +148,10 @@ mod tests {
             "Warning: Permanently added '[127.0.0.1]:2222' (ED25519) to the list of known hosts.";
         let accepted = parse(&[&shown, line]);
         assert!(accepted.host_key.is_some_and(|key| key.is_new));
+        let line = "Failed to add the host to the list of known hosts (/root/.ssh/known_hosts).";
+        let unkept = parse(&[&shown, line, "Authenticated to web1 using \"publickey\"."]);
+        assert_eq!(unkept.unkept.as_deref(), Some(line));
+        assert!(unkept.host_key.is_some_and(|key| !key.is_new));
         let changed = parse(&[
             &shown,
             "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @",

@@ -14,10 +14,11 @@ use scap_proto::{
     content::SnapshotRef,
     id::{ChunkId, NodeId},
     identity::{
-        self, CertificateAuthority, FleetName, Identity, IdentityError, KeyError, Role, SecretKey,
-        Validity, install::InstallError,
+        self, AuthorityPin, CertificateAuthority, FleetName, Identity, IdentityError, KeyError,
+        Role, SecretKey, Validity, install::InstallError,
     },
     limits::DELTAS_MAX,
+    reason::Reason,
     release::{
         Environment, RepoPath, SignedGrant, SignedRelease, UnixMillis,
         signature::{
@@ -30,6 +31,7 @@ use scap_proto::{
 use serde::{Deserialize, Serialize};
 
 use super::{FleetAuthorityError, configs, enrolments::EnrolmentRecordError, trust::TrustError};
+use crate::enroll::Tokens;
 
 pub(super) const AUTHORITY: &str = "ca";
 pub(super) const COORDINATOR: &str = "coordinator";
@@ -42,6 +44,7 @@ const LOCKS: &str = "locks";
 const TIPS: &str = "tips";
 const STATE_REPO: &str = "state.git";
 const CONTROL: &str = "control";
+const TOKENS: &str = "tokens";
 
 /// The first bytes of each record: kind and version. A record of another version is refused by name.
 const MAGIC: &[u8] = b"scap-coordinator-record/1\n";
@@ -163,6 +166,14 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// Its code.
+    pub fn code(&self) -> Reason {
+        match self {
+            Self::Trust(error) => error.code().unwrap_or(Reason::IoError),
+            _ => Reason::IoError,
+        }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -275,6 +286,21 @@ impl StateDirectory {
         let identity = Identity::load(&self.path(COORDINATOR))?;
         self.keep_trust(identity.trust())?;
         Ok(Arc::new(identity))
+    }
+
+    /// The fleet, and the fingerprint of the authority that certifies its hosts.
+    ///
+    /// # Errors
+    /// [`StateError::Authority`].
+    pub fn authority_pin(&self) -> Result<(FleetName, AuthorityPin), StateError> {
+        let authority = self.authority()?;
+        let pin = AuthorityPin::of(&authority.certificate().der);
+        Ok((authority.fleet().clone(), pin))
+    }
+
+    /// The tokens by which hosts enrol themselves.
+    pub fn tokens(&self) -> Tokens {
+        Tokens::new(self.path(TOKENS))
     }
 
     /// The deployer's key: the file of [`Self::init`], or another private key's file, or the key of the ssh-agent whose

@@ -35,6 +35,17 @@ pub struct Enrolled {
     pub environments: Vec<Environment>,
     /// By which way.
     pub how: How,
+    /// Whether its revocation is lifted, where it is revoked; else it is refused then.
+    pub readmit: bool,
+}
+
+/// What a host is given.
+#[derive(Debug)]
+pub struct Certified {
+    /// All that makes a key its identity.
+    pub enrolment: Enrolment,
+    /// Whether it was revoked until now.
+    pub is_readmitted: bool,
 }
 
 /// By which way a host got its certificate.
@@ -83,16 +94,61 @@ pub struct EnrolmentRecord {
     pub environments: Vec<Environment>,
     /// By which way it got its certificate.
     pub how: How,
-    /// When.
+    /// When, as its certificate says.
     pub enrolled: Timestamp,
     /// Until when the certificate is valid.
     pub valid_until: Timestamp,
+    /// The BLAKE3 of the certificate (in DER), in hex. Builds before this one do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    certificate: Option<String>,
+    /// The keys that it had before, the latest last: one that was stolen stays known when the host has another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<EarlierKey>,
+}
+
+/// A key that a host had before its present one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct EarlierKey {
+    #[serde(with = "in_hex")]
+    public_key: [u8; PUBLIC_KEY_BYTES],
+    /// When it was certified last.
+    enrolled: Timestamp,
 }
 
 impl EnrolmentRecord {
     /// Its key as people compare it.
     pub fn fingerprint(&self) -> String {
         key_fingerprint(&self.public_key)
+    }
+
+    /// Whether the certificate (in DER) is the one that it is about.
+    pub fn is_of(&self, certificate: &[u8]) -> bool {
+        self.certificate
+            .as_deref()
+            .is_some_and(|hash| hash == certificate_hash(certificate))
+    }
+
+    /// Whether the host had this key when it was revoked: certified last at or before `until`.
+    fn had_by(&self, key: &[u8; PUBLIC_KEY_BYTES], until: UnixMillis) -> bool {
+        // Certificates say whole seconds.
+        let until = i64::try_from(until.0 / 1000).unwrap_or(i64::MAX);
+        let present = (&self.public_key, self.enrolled);
+        let earlier = self.earlier.iter().map(|it| (&it.public_key, it.enrolled));
+        earlier
+            .chain([present])
+            .any(|(had, enrolled)| had == key && enrolled.as_second() <= until)
+    }
+
+    /// The keys before the one that takes the place of this.
+    fn earlier_than(self, next: &[u8; PUBLIC_KEY_BYTES]) -> Vec<EarlierKey> {
+        let mut earlier = self.earlier;
+        earlier.push(EarlierKey {
+            public_key: self.public_key,
+            enrolled: self.enrolled,
+        });
+        earlier.retain(|it| it.public_key != *next);
+        let too_many = earlier.len().saturating_sub(EARLIER_KEYS_MAX);
+        earlier.split_off(too_many)
     }
 }
 
@@ -115,18 +171,22 @@ pub enum EnrolmentRecordError {
 impl StateDirectory {
     /// Certifies that `public_key` is that of `enrolled`, and says all that makes it that host's identity. It is recorded first.
     ///
+    /// A key that the host had when it was revoked is never certified again, whoever asks.
+    ///
     /// # Errors
-    /// [`StateError`].
+    /// [`StateError`]; [`StateError::Trust`] where what is believed is against it, or is lost.
     pub fn certify(
         &self,
         enrolled: &Enrolled,
         public_key: &[u8; PUBLIC_KEY_BYTES],
         now: UnixMillis,
-    ) -> Result<Enrolment, StateError> {
+    ) -> Result<Certified, StateError> {
+        self.refuse_cut_off_key(&enrolled.host, public_key)?;
         let own = self.identity_at(now)?;
-        if enrolled.how == How::Renewal {
-            refuse_revoked(&own, &enrolled.host)?;
+        if !enrolled.readmit {
+            refuse_revoked(&own, &enrolled.host, enrolled.how)?;
         }
+        let before = self.enrolment(&enrolled.host)?;
         let authority = self.authority()?;
         let issued = self.issued_from(Role::Agent, &enrolled.host, now)?;
         let mut host = HostFile::default();
@@ -153,23 +213,82 @@ impl StateDirectory {
             public_key: *public_key,
             environments: host.environments.clone(),
             how: enrolled.how,
-            enrolled: timestamp(now.0),
+            enrolled: timestamp(issued.0),
             valid_until: timestamp(validity.not_after_unix_ms),
+            certificate: Some(certificate_hash(&certificate.der)),
+            earlier: before.map_or_else(Vec::new, |before| before.earlier_than(public_key)),
         })?;
-        self.note_enrolled(&enrolled.host, issued)?;
+        let is_readmitted = self.note_enrolled(&enrolled.host, issued)?;
         let host = toml::to_string(&host).expect("a list of names is TOML");
-        Ok(Enrolment {
+        let enrolment = Enrolment {
             certificate: certificate.pem,
             authorities: self.authorities_pem(own.trust())?,
             allowed_signers: Some(signers.into()),
             host: Some(host.into()),
             membership: Some(codec::encode(&membership).into()),
             extensions: Extensions::default(),
+        };
+        Ok(Certified {
+            enrolment: self.with_trust(enrolment)?,
+            is_readmitted,
         })
     }
 
+    /// With whose certificates count, so that the host begins with what the others know. Where that is too much for an enrolment,
+    /// the host learns it from the first that it meets, as any that was away.
+    fn with_trust(&self, enrolment: Enrolment) -> Result<Enrolment, StateError> {
+        let Some(kept) = self.kept_trust()? else {
+            return Ok(enrolment);
+        };
+        let with_trust = enrolment.clone().with_trust(&kept);
+        Ok(with_trust.unwrap_or_else(|error| {
+            let reason = scap_agent::error_chain(&error);
+            tracing::warn!(
+                reason,
+                "who is revoked does not fit an enrolment, and is learnt from other hosts"
+            );
+            enrolment
+        }))
+    }
+
+    /// Refuses a key that is not certified for a host any more.
+    ///
+    /// # Errors
+    /// [`TrustError::KeyRevoked`], and as [`Self::is_key_cut_off`].
+    pub(super) fn refuse_cut_off_key(
+        &self,
+        host: &NodeId,
+        key: &[u8; PUBLIC_KEY_BYTES],
+    ) -> Result<(), StateError> {
+        match self.is_key_cut_off(host, key)? {
+            true => Err(TrustError::KeyRevoked(host.clone()).into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a key is not certified for a host any more: it is denied itself, or the host had it when it was revoked, as far as
+    /// is recorded here.
+    ///
+    /// # Errors
+    /// As [`Self::denied_until`], and [`StateError::Enrolment`].
+    pub fn is_key_cut_off(
+        &self,
+        host: &NodeId,
+        key: &[u8; PUBLIC_KEY_BYTES],
+    ) -> Result<bool, StateError> {
+        if self.is_key_denied(key)? {
+            return Ok(true);
+        }
+        let Some(until) = self.denied_until(Role::Agent, host)? else {
+            return Ok(false);
+        };
+        let record = self.enrolment(host)?;
+        Ok(record.is_some_and(|record| record.had_by(key, until)))
+    }
+
     /// Makes the identity directory of one agent: its key and certificate, whom it trusts, and which
-    /// environments it is in. A crash leaves a directory without a certificate; the same again goes on from there.
+    /// environments it is in. A crash leaves a directory without a certificate; the same again goes on from there. A
+    /// revocation of the host is lifted.
     ///
     /// # Errors
     /// [`StateError`]; an identity that exists is never replaced.
@@ -180,6 +299,21 @@ impl StateDirectory {
         environments: &[Environment],
         now: UnixMillis,
     ) -> Result<Identity, StateError> {
+        let enrolled = self.enroll_or_readmit(name, out, environments, now);
+        enrolled.map(|(identity, _)| identity)
+    }
+
+    /// As [`Self::enroll`], and says whether the host was revoked until now.
+    ///
+    /// # Errors
+    /// As [`Self::enroll`].
+    pub fn enroll_or_readmit(
+        &self,
+        name: &NodeId,
+        out: &Path,
+        environments: &[Environment],
+        now: UnixMillis,
+    ) -> Result<(Identity, bool), StateError> {
         install::refuse_present(out).map_err(IdentityError::from)?;
         let request = install::request(out)?;
         let request =
@@ -188,11 +322,12 @@ impl StateDirectory {
             host: name.clone(),
             environments: environments.to_vec(),
             how: How::Offline,
+            readmit: true,
         };
-        let enrolment = self.certify(&enrolled, request.public_key(), now)?;
-        let identity = Staged::new(out, &enrolment, None)?.commit()?;
+        let certified = self.certify(&enrolled, request.public_key(), now)?;
+        let identity = Staged::new(out, &certified.enrolment, None)?.commit()?;
         self.give_trust(out)?;
-        Ok(identity)
+        Ok((identity, certified.is_readmitted))
     }
 
     /// What is recorded of a host's latest certificate.
@@ -257,13 +392,24 @@ impl StateDirectory {
 const SCHEMA: &str = "scap.enrolment/1";
 const ENROLMENTS: &str = "enrolments";
 const RECORD: &str = "certificate.toml";
+/// Most earlier keys that are recorded of a host: one made anew each month has as many in ten years.
+const EARLIER_KEYS_MAX: usize = 128;
+
+fn certificate_hash(der: &[u8]) -> String {
+    blake3::hash(der).to_hex().to_string()
+}
 
 /// Refuses a host that is cut off and was not enrolled again since.
-pub(super) fn refuse_revoked(own: &Identity, host: &NodeId) -> Result<(), StateError> {
-    match revoked(own.trust()).contains_key(host) {
-        true => Err(TrustError::Revoked(host.clone()).into()),
-        false => Ok(()),
+pub(super) fn refuse_revoked(own: &Identity, host: &NodeId, how: How) -> Result<(), StateError> {
+    if !revoked(own.trust()).contains_key(host) {
+        return Ok(());
     }
+    let host = host.clone();
+    Err(match how {
+        How::Renewal => TrustError::Revoked(host),
+        How::Offline | How::Ssh | How::Token => TrustError::NotReadmitted(host),
+    }
+    .into())
 }
 
 fn timestamp(unix_ms: u64) -> Timestamp {
@@ -364,6 +510,7 @@ mod tests {
             host: host.clone(),
             environments: Vec::new(),
             how: How::Ssh,
+            readmit: false,
         };
         let key = SecretKey::generate();
         state.certify(&enrolled, key.public(), NOW).unwrap();

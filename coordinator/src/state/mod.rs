@@ -29,7 +29,7 @@ pub use self::{
     authority::{FleetAuthorityError, SignersChain},
     branch::{Base, Branch, BranchError, Change, MAY_MAX, Updated, Upstream},
     directory::{Made, Record, SNAPSHOTS_KEPT, StateDirectory, StateError},
-    enrolments::{Enrolled, EnrolmentRecord, EnrolmentRecordError, How},
+    enrolments::{Certified, Enrolled, EnrolmentRecord, EnrolmentRecordError, How},
     failpoint::Failpoint,
     folder::{Folder, Place, SignedObjects, Which},
     history::{FindError, History, Past, Present, PresentAt, Recorded, before_latest, find},

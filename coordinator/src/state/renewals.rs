@@ -11,7 +11,7 @@ use scap_proto::{
     release::{Renewal, SignedRenewal, UnixMillis},
 };
 
-use super::{Enrolled, How, StateDirectory, StateError, TrustError, enrolments::refuse_revoked};
+use super::{Enrolled, How, StateDirectory, StateError, enrolments::refuse_revoked};
 
 /// How old the coordinator's own certificate may become while the authority is at hand, in milliseconds: 30 days. Hosts
 /// show memberships that it signed, which are believed no longer than its certificate is valid, and they get the next one after
@@ -72,7 +72,7 @@ impl HostRenewalError {
     pub fn code(&self) -> Reason {
         match self {
             Self::NotEnrolled | Self::OtherKey => Reason::NotEnrolled,
-            Self::State(StateError::Trust(TrustError::Revoked(_))) => Reason::Revoked,
+            Self::State(StateError::Trust(error)) => error.code().unwrap_or(Reason::Failed),
             Self::State(_) | Self::Authority(_) | Self::Membership(_) => Reason::Failed,
         }
     }
@@ -158,13 +158,15 @@ impl StateDirectory {
                     host: host.clone(),
                     environments: record.environments,
                     how: How::Renewal,
+                    readmit: false,
                 };
-                let enrolment = self.certify(&enrolled, key, now)?;
+                let enrolment = self.certify(&enrolled, key, now)?.enrolment;
                 let membership = enrolment.membership.as_deref().map(codec::decode);
                 (enrolment.certificate, membership.transpose()?)
             }
             None if matches!(valid.life(now.0), Life::Good | Life::Due) => {
-                refuse_revoked(self.identity()?.as_ref(), host)?;
+                self.refuse_cut_off_key(host, key)?;
+                refuse_revoked(self.identity()?.as_ref(), host, How::Renewal)?;
                 let authority = self.authority()?;
                 let issued = self.issued_from(Role::Agent, host, now)?;
                 let node = authority.node(Role::Agent, host.clone());

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
@@ -12,24 +12,28 @@ use scap_proto::{
     extensions::Extensions,
     id::NodeId,
     identity::{
-        CertificateAuthority, Denial, Denied, FleetTrust, Identity, KeepError, Kept, Role,
-        SignedFleetTrust, Trust, Validity,
+        CertificateAuthority, Denial, Denied, Enrolment, FleetTrust, Identity, KeepError, Kept,
+        PUBLIC_KEY_BYTES, Role, SignedFleetTrust, Trust, Validity, install::Staged, lock_file,
     },
     limits::AUTHORITIES_MAX,
+    reason::Reason,
     release::UnixMillis,
 };
 
-use super::{StateDirectory, StateError, directory::AUTHORITY};
+use super::{
+    StateDirectory, StateError,
+    directory::{AUTHORITY, COORDINATOR},
+};
 
 const TRUST: &str = "trust";
+/// Held while a fleet trust is made and signed.
+const TRUST_LOCK: &str = "trust.signing";
 const NEXT_AUTHORITY: &str = "ca-next";
 const OLD_AUTHORITY: &str = "ca-old";
 const RETIRED_AUTHORITIES: &str = "ca-retired";
-const COORDINATOR: &str = "coordinator";
 const NEXT_COORDINATOR: &str = "coordinator-next";
 const OLD_COORDINATOR: &str = "coordinator-old";
-/// Names of the files of an identity.
-const CERTIFICATE_FILE: &str = "node.crt";
+/// Name of the trusted authorities in a node's directory.
 const AUTHORITIES_FILE: &str = "ca.crt";
 /// Mode of a file that all may read.
 const PUBLIC: u32 = 0o644;
@@ -55,6 +59,18 @@ pub enum TrustError {
     /// A host that is revoked does not get another certificate but by being enrolled again.
     #[error("{0} is revoked, and its certificate is not renewed")]
     Revoked(NodeId),
+    /// A host that is revoked is not brought back by the way, where many are enrolled.
+    #[error("{0} is revoked")]
+    NotReadmitted(NodeId),
+    /// Whoever took the host has this key too.
+    #[error("the key of {0} is revoked, and is not certified again")]
+    KeyRevoked(NodeId),
+    /// Another one was believed while ours was signed.
+    #[error("another fleet trust than ours was signed at the same time, #{number}")]
+    Overtaken {
+        /// The number of ours.
+        number: u64,
+    },
     /// A step of a rotation whose step before was not done.
     #[error("{0}")]
     Step(&'static str),
@@ -69,7 +85,25 @@ impl TrustError {
             ),
             Self::Step(_) => Some("`scap-coordinator ca status` says where the rotation is".into()),
             Self::Revoked(_) => Some("enrol it again if it is to be back".into()),
+            Self::NotReadmitted(_) => Some(
+                "if it is mended and has a new key, --readmit enrols it again; `unrevoke`, if it was a mistake".into(),
+            ),
+            Self::KeyRevoked(_) => Some(
+                "move its identity directory away there, so that it makes a new key; or `unrevoke`, if it was a mistake".into(),
+            ),
+            Self::Overtaken { .. } => Some("the same again".into()),
             Self::Keep(_) | Self::Conflict { .. } => None,
+        }
+    }
+
+    /// Its code, where there is one.
+    pub fn code(&self) -> Option<Reason> {
+        match self {
+            Self::Lost { .. } => Some(Reason::TrustLost),
+            Self::Revoked(_) | Self::NotReadmitted(_) | Self::KeyRevoked(_) => {
+                Some(Reason::Revoked)
+            }
+            _ => None,
         }
     }
 }
@@ -118,19 +152,23 @@ impl StateDirectory {
     }
 
     /// Signs what `change` makes of the fleet trust, with the next number, and believes it. Where somebody signed another one
-    /// at the same time, who is cut off by either is.
+    /// at the same time, who is cut off by either is. It waits for another process of this state directory that does the same.
     ///
     /// # Errors
-    /// [`StateError::Authority`], [`StateError::Trust`].
+    /// [`StateError::Authority`], [`StateError::Trust`], [`StateError::Io`]; [`TrustError::Overtaken`] where another one came to be
+    /// believed meanwhile.
     pub fn sign_trust(
         &self,
         trust: &Trust,
         now: UnixMillis,
         change: impl Fn(&mut FleetTrust),
     ) -> Result<FleetTrust, StateError> {
-        if let Some(number) = trust.lost() {
-            return Err(TrustError::Lost { number }.into());
-        }
+        let _lock = self.lock_trust()?;
+        // What another process signed is changed, and not signed away.
+        trust
+            .learn_from(&self.path(TRUST))
+            .map_err(TrustError::from)?;
+        refuse_lost(trust)?;
         let authority = self.authority()?;
         let mut next = trust.fleet_trust().unwrap_or_else(|| FleetTrust {
             fleet: trust.fleet().clone(),
@@ -156,8 +194,18 @@ impl StateDirectory {
         next.check()
             .map_err(|e| TrustError::from(KeepError::from(e)))?;
         let signed = SignedFleetTrust::sign(&next, &authority);
-        trust.offer(signed).map_err(TrustError::from)?;
-        Ok(next)
+        trust.offer(signed.clone()).map_err(TrustError::from)?;
+        let number = next.number;
+        match trust.mark() == signed.mark(number) {
+            true => Ok(next),
+            false => Err(TrustError::Overtaken { number }.into()),
+        }
+    }
+
+    /// Waits until nobody else changes the fleet trust, for as long as a few syncs take. The kernel gives the lock back when we die.
+    fn lock_trust(&self) -> Result<File, StateError> {
+        let path = self.path(TRUST_LOCK);
+        lock_file(&path).map_err(io("lock", path.clone()))
     }
 
     /// The authority that issues now.
@@ -184,38 +232,77 @@ impl StateDirectory {
         name: &NodeId,
         now: UnixMillis,
     ) -> Result<UnixMillis, StateError> {
-        let trust = self.identity()?.trust().fleet_trust();
-        let denials = trust.map(|it| it.denials).unwrap_or_default();
+        let until = self.denied_until(role, name)?;
+        // Certificates say whole seconds.
+        let least = until.map_or(0, |until| (until.0 / 1000 + 1) * 1000);
+        Ok(UnixMillis(now.0.max(least)))
+    }
+
+    /// Until when nothing that a node was given counts, where it was revoked, also if it was enrolled again since.
+    ///
+    /// # Errors
+    /// [`StateError::Identity`]; [`StateError::Trust`], also where it is lost who is revoked.
+    pub fn denied_until(
+        &self,
+        role: Role,
+        name: &NodeId,
+    ) -> Result<Option<UnixMillis>, StateError> {
+        let denials = self.denials()?;
         let until = denials.iter().filter_map(|denial| match &denial.who {
             Denied::Node {
                 role: of,
                 name: denied,
                 issued_until,
-            } if *of == role && denied == name => Some(issued_until.0),
+            } if *of == role && denied == name => Some(*issued_until),
             _ => None,
         });
-        // Certificates say whole seconds.
-        let least = until.max().map_or(0, |until| (until / 1000 + 1) * 1000);
-        Ok(UnixMillis(now.0.max(least)))
+        Ok(until.max())
+    }
+
+    /// Whether a key is denied, whosever it is.
+    ///
+    /// # Errors
+    /// As [`Self::denied_until`].
+    pub(super) fn is_key_denied(&self, key: &[u8; PUBLIC_KEY_BYTES]) -> Result<bool, StateError> {
+        let denials = self.denials()?;
+        Ok(denials
+            .iter()
+            .any(|denial| matches!(&denial.who, Denied::Key(denied) if denied == key)))
+    }
+
+    fn denials(&self) -> Result<Vec<Denial>, StateError> {
+        let identity = self.identity()?;
+        refuse_lost(identity.trust())?;
+        let trust = identity.trust().fleet_trust();
+        Ok(trust.map(|it| it.denials).unwrap_or_default())
     }
 
     /// Notes that a host which is revoked was enrolled again: its new certificate counts, those before still do not, and it
-    /// takes part in deployments. Every way of enrolling a host calls it.
+    /// takes part in deployments. Every way of enrolling a host calls it, with the time that its certificate says: a revocation
+    /// that came after that stays. Says whether it was revoked.
     ///
     /// # Errors
     /// As [`Self::sign_trust`].
-    pub fn note_enrolled(&self, name: &NodeId, now: UnixMillis) -> Result<(), StateError> {
+    pub fn note_enrolled(&self, name: &NodeId, issued: UnixMillis) -> Result<bool, StateError> {
         let identity = self.identity()?;
         let trust = identity.trust();
-        if !revoked(trust).contains_key(name) {
-            return Ok(());
+        let is_lifted = |denial: &Denial| {
+            let until = match &denial.who {
+                Denied::Node { issued_until, .. } if is_of_host(denial, name) => issued_until,
+                _ => return false,
+            };
+            // Certificates say whole seconds.
+            until.0 / 1000 < issued.0 / 1000
+        };
+        if !revoked(trust).get(name).is_some_and(is_lifted) {
+            return Ok(false);
         }
-        self.sign_trust(trust, now, |next| {
+        self.sign_trust(trust, issued, |next| {
             for denial in &mut next.denials {
-                denial.is_enrolled_again |= is_of_host(denial, name);
+                denial.is_enrolled_again |= is_lifted(denial);
             }
         })?;
-        Ok(())
+        Ok(true)
     }
 
     /// Writes into a new identity's directory what makes it believe what the fleet believes now, from its start on.
@@ -223,9 +310,17 @@ impl StateDirectory {
     /// # Errors
     /// [`StateError::Io`].
     pub fn give_trust(&self, out: &Path) -> Result<(), StateError> {
+        match self.kept_trust()? {
+            Some(kept) => write_public(&out.join(scap_agent::daemon::ENROLLED_FILE), &kept),
+            None => Ok(()),
+        }
+    }
+
+    /// What is believed, as it is kept.
+    pub(super) fn kept_trust(&self) -> Result<Option<Vec<u8>>, StateError> {
         match fs::read(self.path(TRUST)) {
-            Ok(kept) => write_public(&out.join(scap_agent::daemon::ENROLLED_FILE), &kept),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Ok(kept) => Ok(Some(kept)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(io("read", self.path(TRUST))(source)),
         }
     }
@@ -278,29 +373,45 @@ impl StateDirectory {
         Ok(())
     }
 
-    /// From now on the next authority issues, first this coordinator's own certificate. It is the same when it is done again.
+    /// From now on the next authority issues, first this coordinator's own certificate. It is the same when it is done again, and
+    /// a crash leaves the coordinator's identity of before, or the new one.
     ///
     /// # Errors
-    /// [`StateError::Authority`], [`StateError::Io`], [`StateError::Trust`].
+    /// [`StateError::Authority`], [`StateError::Io`], [`StateError::Trust`], [`StateError::Install`].
     pub fn switch_authority(&self, identity: &Identity, now: UnixMillis) -> Result<(), StateError> {
         match self.rotation() {
             Rotation::None => {
                 return Err(TrustError::Step("there is no new authority to switch to").into());
             }
             Rotation::Begun => {
+                let next = CertificateAuthority::load(&self.path(NEXT_AUTHORITY))?;
+                let next = &next.certificate().der;
+                let believed = identity.trust().authorities();
+                if !believed.iter().any(|it| it[..] == next[..]) {
+                    return Err(TrustError::Step(
+                        "the new authority is not believed yet: --begin again",
+                    )
+                    .into());
+                }
                 rename(&self.path(AUTHORITY), &self.path(OLD_AUTHORITY))?;
                 rename(&self.path(NEXT_AUTHORITY), &self.path(AUTHORITY))?;
             }
             Rotation::Switched => {}
         }
         let authority = self.authority()?;
-        let own = self.path(COORDINATOR);
-        // First whom it believes: a certificate of nobody that it believes would be no identity.
-        let bundle = self.authorities_pem(identity.trust())?;
-        write_public(&own.join(AUTHORITIES_FILE), bundle.as_bytes())?;
-        let key = identity.public_key();
-        let issued = authority.issue(identity.own(), key, Validity::leaf(now.0))?;
-        write_public(&own.join(CERTIFICATE_FILE), issued.pem.as_bytes())
+        let own = identity.own();
+        let issued = self.issued_from(own.role, &own.name, now)?;
+        let certificate = authority.issue(own, identity.public_key(), Validity::leaf(issued.0))?;
+        let enrolment = Enrolment {
+            certificate: certificate.pem,
+            authorities: self.authorities_pem(identity.trust())?,
+            allowed_signers: None,
+            host: None,
+            membership: None,
+            extensions: Extensions::default(),
+        };
+        Staged::new(&self.path(COORDINATOR), &enrolment, None)?.commit()?;
+        Ok(())
     }
 
     /// Gives this coordinator a new key and a certificate that counts though those before do not. A crash leaves the old or
@@ -359,6 +470,14 @@ impl StateDirectory {
         let retired = retired.join(next.number.to_string());
         rename(&self.path(OLD_AUTHORITY), &retired)?;
         Ok(retired)
+    }
+}
+
+/// Without what is lost nobody knows who is revoked.
+fn refuse_lost(trust: &Trust) -> Result<(), TrustError> {
+    match trust.lost() {
+        Some(number) => Err(TrustError::Lost { number }),
+        None => Ok(()),
     }
 }
 

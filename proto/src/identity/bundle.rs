@@ -20,6 +20,7 @@ use super::{
     install::{InstallError, Staged, file_in},
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey},
     peer::{AuthorityCertificate, Leaf, PeerIdentity},
+    pin::{AUTHORITIES_SHOWN_MAX, AuthorityPin},
     refusal::Refusal,
     renewal::Life,
     trust::{Trust, provider},
@@ -37,7 +38,7 @@ pub struct Identity {
     trust: Trust,
     directory: PathBuf,
     shown: RwLock<Shown>,
-    /// Held by who renews it certificate.
+    /// Held by who renews its certificate.
     renewing: Mutex<()>,
 }
 
@@ -233,6 +234,37 @@ impl Identity {
     /// Signs with the node's key.
     pub fn sign(&self, message: &[u8]) -> [u8; SIGNATURE_BYTES] {
         self.key.sign(message)
+    }
+
+    /// The fingerprints of the authorities that it trusts.
+    pub fn authority_pins(&self) -> Vec<AuthorityPin> {
+        let authorities = self.trust.authorities();
+        authorities
+            .iter()
+            .map(|der| AuthorityPin::of(der))
+            .collect()
+    }
+
+    /// Whether the authority with this fingerprint is among those that it trusts, and issued its certificate.
+    pub(super) fn is_issued_by(&self, pin: AuthorityPin) -> bool {
+        let authorities = self.trust.authorities().into_iter();
+        let pinned = authorities.filter(|der| AuthorityPin::of(der) == pin);
+        let pinned: Vec<_> = pinned.map(|der| der.to_vec().into()).collect();
+        let trust = Trust::new(self.own.fleet.clone(), &pinned);
+        trust.is_ok_and(|trust| trust.check_issuer(&self.certificate()).is_ok())
+    }
+
+    /// What rustls shows to who has no authority's certificate but a fingerprint: ours, and those that we trust.
+    pub(crate) fn resolver_with_authorities(&self) -> Arc<SingleCertAndKey> {
+        let authorities = self.trust.authorities().into_iter();
+        let chain =
+            std::iter::once(self.certificate()).chain(authorities.take(AUTHORITIES_SHOWN_MAX));
+        let chain = chain.map(|der| der.to_vec().into()).collect();
+        let key = PrivateKeyDer::Pkcs8(self.key.to_pkcs8());
+        let certified = CertifiedKey::from_der(chain, key, &provider());
+        let certified =
+            certified.expect("the same key and certificate were taken when it was loaded");
+        Arc::new(SingleCertAndKey::from(certified))
     }
 
     /// What rustls shows and signs handshakes with.

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::{self, CodecError, Extensible},
-    extensions::Extensions,
-    limits::ENROLMENT_BYTES_MAX,
+    extensions::{ExtensionError, Extensions},
+    limits::{ENROLMENT_BYTES_MAX, ENROLMENT_TRUST_PARTS_MAX, EXTENSION_BYTES_MAX},
 };
 
 /// What makes a key the identity of a node. There is no secret in it, and it is of no use without the key.
@@ -27,6 +27,29 @@ pub struct Enrolment {
 }
 
 impl Enrolment {
+    /// The same with whose certificates count, as a node keeps it in a file ([`Trust::keep_in`](super::Trust::keep_in)): its host
+    /// then believes that from its start on. Builds that do not know it ignore it, and learn it from whoever they meet.
+    ///
+    /// # Errors
+    /// [`ExtensionError::TooMany`]: it takes more than [`ENROLMENT_TRUST_PARTS_MAX`].
+    pub fn with_trust(mut self, kept: &[u8]) -> Result<Self, ExtensionError> {
+        let parts = kept.chunks(EXTENSION_BYTES_MAX);
+        if parts.len() > ENROLMENT_TRUST_PARTS_MAX {
+            return Err(ExtensionError::TooMany(parts.len()));
+        }
+        for (tag, part) in trust_tags().zip(parts) {
+            self.extensions = self.extensions.with(tag, Bytes::copy_from_slice(part))?;
+        }
+        Ok(self)
+    }
+
+    /// What [`Self::with_trust`] put in; nothing in it is checked.
+    pub fn trust(&self) -> Option<Bytes> {
+        let parts = trust_tags().map_while(|tag| self.extensions.get(tag));
+        let parts: Vec<&[u8]> = parts.map(AsRef::as_ref).collect();
+        (!parts.is_empty()).then(|| parts.concat().into())
+    }
+
     /// As it is sent.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.as_bytes().to_vec();
@@ -63,6 +86,11 @@ pub enum EnrolmentError {
     /// Something else.
     #[error("read the enrolment")]
     Codec(#[from] CodecError),
+}
+
+/// 2, 4 … 28: its parts in order.
+fn trust_tags() -> impl Iterator<Item = u16> {
+    (1..).map(|part| part * 2).take(ENROLMENT_TRUST_PARTS_MAX)
 }
 
 /// The first bytes: kind and version.

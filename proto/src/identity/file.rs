@@ -27,7 +27,7 @@ pub enum FileError {
     },
     /// It holds a secret and others than its owner may read or change it.
     #[error(
-        "{} has mode {mode:03o}, and it holds a private key (hint: chmod 600 {})",
+        "{} has mode {mode:03o}, and it holds a secret (hint: chmod 600 {})",
         path.display(), path.display()
     )]
     Exposed {
@@ -122,6 +122,22 @@ fn directory_of(path: &Path) -> &Path {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
+}
+
+/// Waits until no other process holds the lock of a file, which is made where it is absent. It is held for as long as the file is
+/// open; the kernel gives it back when we die.
+///
+/// # Errors
+/// What opening or locking it gave.
+pub fn lock_file(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    let file = options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
+    file.lock()?;
+    Ok(file)
 }
 
 /// Makes a directory, and those above it, for its owner alone; or takes it as it is.

@@ -179,7 +179,7 @@ impl SignedFleetTrust {
     }
 
     /// Which one it is, as it says of itself.
-    pub(super) fn mark(&self, number: u64) -> TrustMark {
+    pub fn mark(&self, number: u64) -> TrustMark {
         let hash = blake3::hash(&self.0.payload);
         let digest = hash.as_bytes().first_chunk().expect("a hash has 32 bytes");
         TrustMark {

@@ -20,8 +20,10 @@ use super::{
     },
     enrolment::Enrolment,
     file::{self, FileError},
+    fleet::FleetName,
     key::{KeyError, SecretKey},
     peer::{Leaf, PeerIdentity},
+    pin::AuthorityPin,
     request::{IdentityRequest, key_fingerprint},
 };
 
@@ -29,6 +31,9 @@ use super::{
 pub const HOST_FILE: &str = "host.toml";
 /// The file in which a coordinator says what a host is in, beside its certificate.
 pub const MEMBERSHIP_FILE: &str = "membership";
+/// The file that says whose certificates counted when the host was enrolled, as [`Trust::learn_from`](super::Trust::learn_from)
+/// reads it.
+pub const TRUST_FILE: &str = "trust";
 /// The file that says who may release, in OpenSSH's format.
 pub const ALLOWED_SIGNERS_FILE: &str = "allowed_signers";
 
@@ -76,13 +81,33 @@ pub fn file_in(directory: &Path, name: &str) -> PathBuf {
     }
 }
 
+/// Of whom what comes must be, where that is known before: what a host's token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// The fleet.
+    pub fleet: FleetName,
+    /// The authority that issues in it.
+    pub pin: AuthorityPin,
+}
+
 /// What comes to be a host's identity, written beside the present one and checked. Dropped, it comes to nothing.
 #[derive(Debug)]
 pub struct Staged {
     directory: PathBuf,
     identity: Identity,
     /// One installation at a time; the kernel unlocks it when we die.
-    _lock: File,
+    _lock: Locked,
+}
+
+/// A directory that nobody else installs into. It is unlocked when this goes, and not only when the last descriptor does: a child that
+/// another thread has just forked has one more, until it runs its program.
+#[derive(Debug)]
+struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
 }
 
 impl Staged {
@@ -138,6 +163,24 @@ impl Staged {
         &self.identity
     }
 
+    /// Whether it is of the expected fleet, and was issued by the expected authority, which is among those that it trusts.
+    ///
+    /// # Errors
+    /// [`InstallError::OtherFleet`], [`InstallError::OtherAuthority`].
+    pub fn check(&self, expected: &Expected) -> Result<(), InstallError> {
+        let own = self.identity.own();
+        if own.fleet != expected.fleet {
+            return Err(InstallError::OtherFleet {
+                expected: expected.fleet.clone(),
+                came: own.clone(),
+            });
+        }
+        match self.identity.is_issued_by(expected.pin) {
+            true => Ok(()),
+            false => Err(InstallError::OtherAuthority { pin: expected.pin }),
+        }
+    }
+
     /// Has it hold. A crash leaves the identity of before, or this one.
     ///
     /// # Errors
@@ -190,6 +233,22 @@ pub enum InstallError {
         /// Whose came.
         certified: PeerIdentity,
     },
+    /// It is of another fleet than was expected.
+    #[error(
+        "what came is the identity of {came}, and this host was to become one of fleet {expected}"
+    )]
+    OtherFleet {
+        /// The fleet that was expected.
+        expected: FleetName,
+        /// Who it would have become.
+        came: PeerIdentity,
+    },
+    /// It is of another authority than was expected.
+    #[error("what came was not issued by the authority {pin}, which this host was to believe")]
+    OtherAuthority {
+        /// The authority that was expected.
+        pin: AuthorityPin,
+    },
     /// The certificate is none.
     #[error("the certificate that came is not usable: {0}")]
     Malformed(&'static str),
@@ -219,12 +278,13 @@ const STAGED: &str = ".staged";
 /// Where it is once it holds, until its files have moved to their places.
 const INCOMING: &str = ".incoming";
 /// All files of an identity.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     KEY_FILE,
     AUTHORITIES_FILE,
     ALLOWED_SIGNERS_FILE,
     HOST_FILE,
     MEMBERSHIP_FILE,
+    TRUST_FILE,
     CERTIFICATE_FILE,
 ];
 /// Modes of files, as [`Identity::create`] and offline enrolment give them.
@@ -243,10 +303,10 @@ fn check_directory(path: &Path) -> Result<(), InstallError> {
     }
 }
 
-fn lock(directory: &Path) -> Result<File, InstallError> {
+fn lock(directory: &Path) -> Result<Locked, InstallError> {
     let file = File::open(directory).map_err(|source| io_error("open", directory, source))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Locked(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(InstallError::Busy(directory.to_owned())),
         Err(error) => Err(io_error("lock", directory, error.into())),
     }
@@ -312,6 +372,10 @@ fn write(
         if let Some(bytes) = kept {
             file::create(&staged.join(name), &bytes, PRIVATE)?;
         }
+    }
+    // Where none came, what is there stays: it is not looked at here.
+    if let Some(trust) = enrolment.trust() {
+        file::create(&staged.join(TRUST_FILE), &trust, PUBLIC)?;
     }
     sync(staged)
 }
@@ -505,6 +569,20 @@ mod tests {
     }
 
     #[test]
+    fn whose_certificates_count_comes_with_an_identity_and_stays_where_none_comes() {
+        let world = World::new();
+        let first = world.answer(b"one").with_trust(b"kept").unwrap();
+        world.install(&first).unwrap();
+        assert_eq!(world.read(TRUST_FILE), "kept");
+        world.install(&world.answer(b"two")).unwrap();
+        assert_eq!(world.read(TRUST_FILE), "kept");
+        let third = world.answer(b"three").with_trust(b"later").unwrap();
+        world.install(&third).unwrap();
+        assert_eq!(world.read(TRUST_FILE), "later");
+        assert_eq!(world.names().len(), 6);
+    }
+
+    #[test]
     fn an_installation_that_is_cut_short_anywhere_leaves_the_old_identity_or_the_new_one() {
         let (old, new) = (SecretKey::generate(), SecretKey::generate());
         for moved in 0..=FILES.len() {
@@ -536,6 +614,21 @@ mod tests {
             assert_eq!(world.read("allowed_signers"), "third");
             assert_eq!(world.names().len(), 5);
         }
+    }
+
+    #[test]
+    fn an_installation_that_is_over_keeps_nobody_out_though_a_child_has_its_descriptor() {
+        let world = World::new();
+        let key = SecretKey::generate();
+        key.create_file(&world.path().join(KEY_FILE)).unwrap();
+        let came = world.certify("web1", key.public(), b"one");
+        let staged = Staged::new(world.path(), &came, None).unwrap();
+        let forked = staged._lock.0.try_clone().unwrap();
+        let busy = Staged::new(world.path(), &came, None);
+        assert!(matches!(busy, Err(InstallError::Busy(_))), "{busy:?}");
+        drop(staged);
+        Staged::new(world.path(), &came, None).unwrap();
+        drop(forked);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! authorities of its own identity to those of now, after any restart and without anybody's word.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -107,7 +108,9 @@ impl Trust {
     /// # Errors
     /// [`KeepError::Io`].
     pub fn learn_from(&self, path: &Path) -> Result<(), KeepError> {
-        self.follow_file(&mut self.keeping(), path)
+        let mut keeping = self.keeping();
+        let _lock = lock(&keeping)?;
+        self.follow_file(&mut keeping, path)
     }
 
     /// Believes a fleet trust from now on, if an authority that is believed signed it and it is newer than what is: durably,
@@ -125,6 +128,7 @@ impl Trust {
             return Ok(offered);
         }
         // Another process of the same directory may have gone on meanwhile.
+        let _lock = lock(&keeping)?;
         let before = self.mark();
         if let Some(path) = keeping.path.clone() {
             self.follow_file(&mut keeping, &path)?;
@@ -240,6 +244,21 @@ fn read_number(path: &Path) -> Result<u64, KeepError> {
     let text = read(&number_path(path))?;
     let number = |text: Vec<u8>| String::from_utf8(text).ok()?.trim().parse().ok();
     Ok(text.map_or(0, |text| number(text).unwrap_or(1)))
+}
+
+/// Waits until no other process changes the same file, for as long as a few syncs take; where it is kept in none, nobody else
+/// does. The kernel gives the lock back when we die.
+fn lock(keeping: &Keeping) -> Result<Option<File>, KeepError> {
+    let Some(kept) = &keeping.path else {
+        return Ok(None);
+    };
+    let path = kept.with_extension("lock");
+    let locked = file::lock_file(&path).map_err(|source| KeepError::Io {
+        doing: "lock",
+        path: path.clone(),
+        source,
+    });
+    locked.map(Some)
 }
 
 fn number_path(path: &Path) -> PathBuf {

@@ -28,6 +28,7 @@ mod fleet_trust;
 mod keep;
 mod key;
 mod peer;
+mod pin;
 mod refusal;
 mod renewal;
 mod request;
@@ -42,12 +43,13 @@ pub use self::{
         Identity, IdentityError, RenewError, authority_validities, certificate_key, key_file,
     },
     enrolment::{Enrolment, EnrolmentError},
-    file::FileError,
+    file::{FileError, lock_file},
     fleet::{FleetName, ParseFleetError, Role},
     fleet_trust::{Denial, Denied, FleetTrust, FleetTrustError, SignedFleetTrust, TrustMark},
     keep::{KeepError, Kept, Offered},
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey, verify},
     peer::PeerIdentity,
+    pin::{AuthorityPin, ParsePinError},
     refusal::{Clocks, HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},
     renewal::{Life, RENEWAL_GRACE_DAYS, RENEWAL_GRACE_MS},
     request::{IdentityRequest, REQUEST_BYTES_MAX, RequestError, key_fingerprint},
@@ -56,5 +58,6 @@ pub use self::{
 pub(crate) use self::{
     file::{create_file, create_secret_file, read_file, read_secret_file},
     peer::{leaf_key, leaf_validity},
+    pin::{AnyNewcomer, newcomer_resolver},
     trust::provider,
 };

@@ -9,13 +9,18 @@ use std::{
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error as TlsError, PeerIncompatible, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature},
+    crypto::{aws_lc_rs, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
 use super::{
-    fleet::Role, peer::PeerIdentity, refusal::Refusal, renewal::RENEWAL_GRACE_MS, trust::Trust,
+    fleet::{FleetName, Role},
+    peer::PeerIdentity,
+    pin::AuthorityPin,
+    refusal::Refusal,
+    renewal::RENEWAL_GRACE_MS,
+    trust::Trust,
 };
 use crate::id::NodeId;
 
@@ -84,19 +89,33 @@ impl Expect {
 /// It is for one handshake: resumption must be off, or a peer comes in unchecked.
 #[derive(Debug)]
 pub struct Verifier {
-    trust: Trust,
-    expect: Expect,
-    algorithms: WebPkiSupportedAlgorithms,
+    whom: Whom,
     verdict: OnceLock<Result<PeerIdentity, Refusal>>,
+}
+
+/// Who is let in.
+#[derive(Debug)]
+enum Whom {
+    /// Who is certified by an authority that we believe, and is expected.
+    Expected { trust: Trust, expect: Expect },
+    /// A coordinator of the fleet, by an authority of which we know the fingerprint alone.
+    Pinned { fleet: FleetName, pin: AuthorityPin },
 }
 
 impl Verifier {
     /// For one handshake.
     pub fn new(trust: Trust, expect: Expect) -> Arc<Self> {
+        Self::of(Whom::Expected { trust, expect })
+    }
+
+    /// For one handshake with a coordinator, which shows beside its certificate that of the pinned authority.
+    pub(crate) fn pinned(fleet: FleetName, pin: AuthorityPin) -> Arc<Self> {
+        Self::of(Whom::Pinned { fleet, pin })
+    }
+
+    fn of(whom: Whom) -> Arc<Self> {
         Arc::new(Self {
-            trust,
-            expect,
-            algorithms: aws_lc_rs::default_provider().signature_verification_algorithms,
+            whom,
             verdict: OnceLock::new(),
         })
     }
@@ -106,32 +125,39 @@ impl Verifier {
         self.verdict.get()
     }
 
-    fn check(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), TlsError> {
+    fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        shown: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), TlsError> {
         let now_unix_ms = Duration::from_secs(now.as_secs()).as_millis();
         let now_unix_ms = u64::try_from(now_unix_ms).unwrap_or(u64::MAX);
         self.verdict
-            .get_or_init(|| {
-                self.trust
-                    .check_expired(leaf, now_unix_ms, self.expect.expired_ms_max)
-                    .and_then(|peer| self.expect.check(peer))
+            .get_or_init(|| match &self.whom {
+                Whom::Expected { trust, expect } => trust
+                    .check_expired(leaf, now_unix_ms, expect.expired_ms_max)
+                    .and_then(|peer| expect.check(peer)),
+                Whom::Pinned { fleet, pin } => pin.judge(fleet, leaf, shown, now_unix_ms),
             })
             .as_ref()
             .map(|_| ())
             .map_err(TlsError::from)
     }
+}
 
-    fn check_key(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(message, leaf, signature, &self.algorithms)
-    }
+/// Whether the peer has the key of the certificate that it shows.
+pub(super) fn check_key(
+    message: &[u8],
+    leaf: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, TlsError> {
+    let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
+    verify_tls13_signature(message, leaf, signature, &algorithms)
 }
 
 /// TLS 1.2 is not offered, so nothing can be signed in it.
-fn no_tls12() -> Result<HandshakeSignatureValid, TlsError> {
+pub(super) fn no_tls12() -> Result<HandshakeSignatureValid, TlsError> {
     Err(PeerIncompatible::Tls12NotOfferedOrEnabled.into())
 }
 
@@ -139,12 +165,12 @@ impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
+        shown: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        self.check(leaf, now)
+        self.check(leaf, shown, now)
             .map(|()| ServerCertVerified::assertion())
     }
 
@@ -163,7 +189,7 @@ impl ServerCertVerifier for Verifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.check_key(message, leaf, signature)
+        check_key(message, leaf, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -181,10 +207,10 @@ impl ClientCertVerifier for Verifier {
     fn verify_client_cert(
         &self,
         leaf: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
+        shown: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, TlsError> {
-        self.check(leaf, now)
+        self.check(leaf, shown, now)
             .map(|()| ClientCertVerified::assertion())
     }
 
@@ -203,7 +229,7 @@ impl ClientCertVerifier for Verifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.check_key(message, leaf, signature)
+        check_key(message, leaf, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -196,7 +196,10 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-fn open_socket(address: SocketAddr, bytes: usize) -> io::Result<(UdpSocket, SocketBuffers)> {
+pub(super) fn open_socket(
+    address: SocketAddr,
+    bytes: usize,
+) -> io::Result<(UdpSocket, SocketBuffers)> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,

@@ -17,6 +17,8 @@
 //! a time, and unidirectional ones for what it pushes, at most [`PUSHES_MAX`]. There are no datagrams.
 //! [`LinkSettings`] bounds what a peer can make us hold, [`RateCaps`] what passes in a second.
 
+pub mod enroll;
+
 mod accept;
 mod dial;
 mod endpoint;

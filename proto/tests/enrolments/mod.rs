@@ -5,7 +5,7 @@ use proptest::{collection::vec, prelude::*};
 use scap_proto::{
     extensions::Extensions,
     identity::{Enrolment, EnrolmentError, IdentityRequest},
-    limits::ENROLMENT_BYTES_MAX,
+    limits::{ENROLMENT_BYTES_MAX, ENROLMENT_TRUST_PARTS_MAX, EXTENSION_BYTES_MAX},
 };
 
 use crate::objects::golden;
@@ -36,6 +36,30 @@ fn an_enrolment_is_these_bytes() {
     let bytes = enrolment().encode();
     assert_eq!(bytes, golden(ENROLMENT));
     assert_eq!(Enrolment::decode(&bytes).unwrap(), enrolment());
+}
+
+const TRUST: &str = "
+    02                                      # two extensions
+    02 fb0010 AA                            # the first part of whose certificates count, 4096 bytes
+    04 01 bb                                # the rest
+";
+
+#[test]
+fn whose_certificates_count_is_in_extensions_of_an_enrolment_in_parts() {
+    let kept = [vec![0xaa; 4096], vec![0xbb]].concat();
+    let with_trust = enrolment().with_trust(&kept).unwrap();
+    let bytes = with_trust.encode();
+    let trust = golden(&TRUST.replace("AA", &"aa".repeat(4096)));
+    let before = golden(ENROLMENT);
+    assert_eq!(bytes, [&before[..before.len() - 1], &trust].concat());
+    let read = Enrolment::decode(&bytes).unwrap();
+    assert_eq!(read.trust().unwrap(), kept);
+    assert_eq!(enrolment().trust(), None);
+    let most = vec![0; ENROLMENT_TRUST_PARTS_MAX * EXTENSION_BYTES_MAX];
+    let most = enrolment().with_trust(&most).unwrap();
+    assert!(Enrolment::decode(&most.encode()).is_ok());
+    let more = vec![0; ENROLMENT_TRUST_PARTS_MAX * EXTENSION_BYTES_MAX + 1];
+    assert!(enrolment().with_trust(&more).is_err());
 }
 
 #[test]

@@ -150,6 +150,34 @@ fn what_the_fleet_file_says_of_environments_goes_into_the_identity_and_a_change_
 }
 
 #[test]
+fn e6_a_revoked_host_is_back_with_a_new_key_where_that_is_said() {
+    let Some(world) = World::new(&[("web1", "")], true) else {
+        return;
+    };
+    world.enroll(&["web1"], &[]).exits(0);
+    let revoke = ["revoke", "web1", "--state", "st"];
+    world.scene.scap(&revoke).exits(5);
+    let identity = world.scene.path("web1/identity");
+    // Whoever took it has that key.
+    for more in [&[][..], &["--readmit"]] {
+        let refused = world.enroll(&["web1"], more).exits(1);
+        let cause = "failed web1: the key of web1 is revoked, and is not certified again [revoked]";
+        refused.prints(&[cause, "hint: move its identity directory away there"]);
+    }
+    std::fs::rename(&identity, world.scene.path("taken")).unwrap();
+    let refused = world.enroll(&["web1"], &[]).exits(1);
+    refused.prints(&["failed web1: web1 is revoked [revoked]", "--readmit"]);
+    let back = world.enroll(&["web1"], &["--readmit", "--json"]).exits(0);
+    let back = back.json("scap.enroll/1")["hosts"][0].clone();
+    assert_eq!(back["readmitted"], true, "{back:#}");
+    // It knows from its start on who is revoked.
+    let kept = std::fs::read(world.scene.path("st/trust")).unwrap();
+    assert_eq!(std::fs::read(identity.join("trust")).unwrap(), kept);
+    let again = world.enroll(&["web1"], &[]).exits(0);
+    again.prints(&["already enrolled web1"]);
+}
+
+#[test]
 fn e8_an_unknown_host_key_is_refused_until_it_is_accepted() {
     let Some(world) = World::new(&[("web1", "")], false) else {
         return;
@@ -160,9 +188,19 @@ fn e8_an_unknown_host_key_is_refused_until_it_is_accepted() {
         format!("failed web1: its host key is not known: ssh-ed25519 {shown} [host-key-unknown]");
     refused.prints(&[&cause, "hint: compare", "--accept-new", "ok 0  failed 1"]);
     // Options that ssh is given besides do not change that.
-    let weak = ["--ssh-option", "StrictHostKeyChecking=no"];
-    let refused = world.enroll(&["web1"], &weak).exits(1);
-    refused.prints(&["[host-key-unknown]"]);
+    let keys = format!("#!/bin/sh\necho '{}'\n", world.one().known().trim());
+    script(&world.scene, "keys", &keys);
+    let keys = world.scene.path("keys");
+    let keys = format!("KnownHostsCommand={}", keys.display());
+    for weak in ["StrictHostKeyChecking=no", &keys] {
+        let refused = world.enroll(&["web1"], &["--ssh-option", weak]).exits(1);
+        refused.prints(&["[host-key-unknown]"]);
+    }
+    // Nor is it taken where it cannot be told to be new.
+    let unclear = "GlobalKnownHostsFile=~root/known_hosts";
+    let unclear = ["--accept-new", "--ssh-option", unclear];
+    let refused = world.enroll(&["web1"], &unclear).exits(1);
+    refused.prints(&["ssh looks into ~root/known_hosts [host-key-unknown]"]);
     assert!(!world.scene.path("web1").exists(), "it was asked");
 
     let accepted = world.enroll(&["web1"], &["--accept-new"]).exits(0);
@@ -173,6 +211,22 @@ fn e8_an_unknown_host_key_is_refused_until_it_is_accepted() {
         .enroll(&["web1"], &[])
         .exits(0)
         .prints(&["already enrolled web1"]);
+}
+
+#[test]
+fn e8_a_host_key_that_cannot_be_kept_is_not_accepted() {
+    let Some(world) = World::new(&[("web1", "")], false) else {
+        return;
+    };
+    let nowhere = world.scene.path("nowhere/known_hosts");
+    let nowhere = format!("UserKnownHostsFile={}", nowhere.display());
+    let more = ["--accept-new", "--ssh-option", &nowhere];
+    let refused = world.enroll(&["web1"], &more).exits(1);
+    refused.prints(&[
+        "its host key was not kept: Failed to add",
+        "[host-key-unknown]",
+    ]);
+    assert!(!world.has_identity("web1"));
 }
 
 #[test]

@@ -45,5 +45,6 @@ mod state;
 mod state_branch;
 mod supervised;
 mod terminal;
+mod tokens;
 mod undo;
 mod why;

@@ -53,7 +53,7 @@ fn help_names_every_flag_of_every_command() {
     ];
     let config = ["--repo <PATH>", "--dir <PATH>", "--rev <REV>", "--json"];
     let control = ["--state <DIR>", "--name <REPO>", "--environment <ENV>"];
-    let commands: [(&[&str], &[&[&str]]); 19] = [
+    let commands: [(&[&str], &[&[&str]]); 23] = [
         (&["init"], &[&["--state <DIR>", "--fleet <NAME>"]]),
         (
             &["enroll"],
@@ -66,6 +66,34 @@ fn help_names_every_flag_of_every_command() {
                 "--ssh <[USER@]HOST>...",
                 "--accept-new",
                 "--start",
+                "--token [<HOST>...]",
+                "--fleet <FILE>",
+                "--listen <ADDR:PORT>",
+                "--for <TIME>",
+                "--json",
+            ]],
+        ),
+        (
+            &["token", "create"],
+            &[&[
+                "<HOST>",
+                "--state <DIR>",
+                "--environment <ENV>",
+                "--expires <TIME>",
+                "--json",
+            ]],
+        ),
+        (&["token", "list"], &[&["--state <DIR>", "--json"]]),
+        (&["token", "revoke"], &[&["<WHICH>", "--state <DIR>"]]),
+        (
+            &["agent", "enroll"],
+            &[&[
+                "--token-file <FILE>",
+                "--config <FILE>",
+                "--identity <DIR>",
+                "--listen <ADDR:PORT>",
+                "--coordinator <HOST:PORT>",
+                "--timeout <SECS>",
             ]],
         ),
         (&["snapshot"], &[&source]),

@@ -256,7 +256,7 @@ fn e3_i1_clocks_that_are_400_days_apart_are_named_as_skew_by_both_sides() {
 }
 
 #[test]
-fn e4_certificates_that_are_renewed_while_a_transfer_runs_drop_no_link_and_lose_no_chunk() {
+fn e4_leaf_rotates_during_a_transfer_that_drops_no_link_and_fails_no_chunk() {
     let mut fleet = Fleet::start(&["web1", "web2"]);
     let (repo, _) = fleet.scene.repo();
     write_incompressible(&repo.dir().join("data.bin"), 6 * 1024 * 1024, 1);

@@ -385,3 +385,38 @@ fn t8_a_stolen_coordinators_certificate_directs_nobody_and_the_one_that_revoked_
     fleet.deploy_repo();
     fleet.assert_all_run(&repo, &commit);
 }
+
+#[test]
+fn an_earlier_theft_stays_revoked_when_a_later_one_turns_out_to_be_none() {
+    let scene = Scene::new();
+    enroll(&scene, "web1", &[]);
+    let without_fleet = |command: &str| {
+        let args = [command, "web1", "--state", "st"];
+        scene.scap(&args)
+    };
+    // Nobody can be told: no fleet file is named.
+    without_fleet("revoke").exits(5);
+    let again = ["enroll", "web1", "--state", "st", "--out", "again"];
+    scene.scap(&again).exits(0);
+    let record = scene.path("st/enrolments/web1/certificate.toml");
+    let text = std::fs::read_to_string(&record).unwrap();
+    let mut kept: toml::Table = toml::from_str(&text).unwrap();
+    kept.insert("enrolled".to_owned(), "2400-01-01T00:00:00Z".into());
+    std::fs::write(&record, kept.to_string()).unwrap();
+    let told = without_fleet("revoke").exits(5).stderr;
+    assert!(
+        told.contains("the clock of this machine is behind"),
+        "{told}"
+    );
+    let listed = || {
+        let list = ["revoke", "--list", "--state", "st"];
+        scene.scap(&list).exits(0).stdout
+    };
+    assert_eq!(listed().lines().count(), 2, "{}", listed());
+    without_fleet("unrevoke").exits(5);
+    let left = listed();
+    assert_eq!(left.lines().count(), 1, "{left}");
+    assert!(left.contains("enrolled again since"), "{left}");
+    let none = without_fleet("unrevoke").exits(2).stderr;
+    assert!(none.contains("web1 is not revoked"), "{none}");
+}

@@ -12,7 +12,7 @@ use scap_proto::{id::NodeId, release::Environment};
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use super::{EnrollArgs, list::joined};
+use super::{EnrollArgs, list::joined, readmitted};
 use crate::{
     cli::{CliError, exit},
     fleet::Inventory,
@@ -26,9 +26,6 @@ pub(super) struct SshArgs {
     /// Enrol these hosts of the fleet file over ssh: each makes its key, and is certified as what the fleet file says that it is
     #[arg(long = "ssh", id = "hosts", value_name = "[USER@]HOST", num_args = 1.., conflicts_with = "name", requires = "fleet")]
     hosts: Vec<Target>,
-    /// The fleet file
-    #[arg(long, value_name = "FILE", requires = "hosts")]
-    fleet: Option<PathBuf>,
     /// Take the ssh keys of hosts that have none known, and remember them; changed ones are refused all the same
     #[arg(long, requires = "hosts")]
     accept_new: bool,
@@ -52,6 +49,9 @@ pub(super) struct SshArgs {
     /// Start the agent's unit once its host is enrolled, and have it start with the host
     #[arg(long, requires = "hosts")]
     start: bool,
+    /// Enrol hosts again that are revoked, and lift that: those that are mended, and have a new key
+    #[arg(long, requires = "hosts")]
+    readmit: bool,
     /// Have ssh read this config file in place of yours
     #[arg(long, value_name = "FILE", requires = "hosts")]
     ssh_config: Option<PathBuf>,
@@ -99,6 +99,7 @@ pub(super) async fn run(state: &StateDirectory, args: &EnrollArgs) -> Result<u8,
             sudo: ssh.sudo,
         },
         start: ssh.start,
+        readmit: ssh.readmit,
     });
     let at_a_time = Arc::new(Semaphore::new(ssh.at_a_time.into()));
     let mut hosts = JoinSet::new();
@@ -141,7 +142,7 @@ pub(super) async fn run(state: &StateDirectory, args: &EnrollArgs) -> Result<u8,
 /// All of them, before anybody is asked anything.
 fn find(args: &EnrollArgs) -> Result<Vec<Wanted>, CliError> {
     let ssh = &args.ssh;
-    let file = ssh.fleet.as_deref().expect("--ssh requires it");
+    let file = args.fleet.as_deref().expect("--ssh requires it");
     let usage = |error: &(dyn std::error::Error + 'static)| {
         CliError::failed("find the hosts to enrol", error).code(exit::USAGE)
     };
@@ -196,8 +197,9 @@ fn print(ended: &Ended) {
             let before = before.map_or_else(String::new, |key| format!(", in place of {key}"));
             let (key, environments) = (&done.key, joined(&done.environments));
             println!(
-                "{word} {host}  key {key}{before}  {environments}  valid until {:.10}",
-                done.valid_until.to_string()
+                "{word} {host}  key {key}{before}  {environments}  valid until {:.10}{}",
+                done.valid_until.to_string(),
+                readmitted(done.is_readmitted)
             );
         }
         Err(failed) => {
@@ -226,6 +228,7 @@ fn ended_json(ended: &Ended) -> Value {
             "key_before": done.key_before,
             "environments": done.environments,
             "valid_until": done.valid_until,
+            "readmitted": done.is_readmitted,
         }),
         Err(failed) => json!({
             "host": host,

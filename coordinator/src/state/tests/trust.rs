@@ -1,12 +1,18 @@
 //! The fleet trust as the authority's holder changes it.
 
+use std::os::unix::fs::PermissionsExt;
+
 use scap_proto::id::NodeId;
-use scap_proto::identity::{CertificateAuthority, Denial, Denied, FleetTrust, Role, Trust};
+use scap_proto::identity::{
+    CertificateAuthority, Denial, Denied, FleetTrust, Role, SecretKey, Trust, Validity,
+};
 use scap_proto::reason::Reason;
 use scap_proto::release::UnixMillis;
 use tempfile::TempDir;
 
-use crate::state::{Rotation, StateDirectory, StateError, TrustError, revoked};
+use crate::state::{
+    Certified, Enrolled, How, Rotation, StateDirectory, StateError, TrustError, revoked,
+};
 
 const NOW: UnixMillis = UnixMillis(1_767_323_045_678);
 
@@ -80,6 +86,144 @@ fn who_is_revoked_is_until_it_is_enrolled_again_whose_new_certificate_alone_coun
     assert_eq!(own.trust().mark(), trust.mark());
 }
 
+fn certify(
+    state: &StateDirectory,
+    how: How,
+    readmit: bool,
+    key: &SecretKey,
+) -> Result<Certified, StateError> {
+    let enrolled = Enrolled {
+        host: name("web1"),
+        environments: Vec::new(),
+        how,
+        readmit,
+    };
+    state.certify(&enrolled, key.public(), NOW)
+}
+
+fn refused_by(result: Result<Certified, StateError>) -> TrustError {
+    match result {
+        Err(StateError::Trust(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_key_that_a_host_had_when_it_was_revoked_is_never_certified_again() {
+    let (folder, state) = init();
+    let [stolen, new, denied] = [(); 3].map(|()| SecretKey::generate());
+    let first = certify(&state, How::Ssh, false, &stolen).unwrap();
+    assert!(!first.is_readmitted && first.enrolment.trust().is_none());
+    let identity = state.identity().unwrap();
+    let deny_key = |trust: &mut FleetTrust| {
+        trust.denials.push(Denial {
+            who: Denied::Key(*denied.public()),
+            reason: String::new(),
+            since: NOW,
+            is_enrolled_again: false,
+        });
+    };
+    let web1 = deny("web1");
+    let sign = |change: &dyn Fn(&mut FleetTrust)| state.sign_trust(identity.trust(), NOW, change);
+    sign(&|trust| {
+        web1(trust);
+        deny_key(trust);
+    })
+    .unwrap();
+    let all = [How::Offline, How::Ssh, How::Token, How::Renewal];
+    let assert_key_refused = |key: &SecretKey| {
+        for how in all {
+            let error = refused_by(certify(&state, how, true, key));
+            assert!(matches!(error, TrustError::KeyRevoked(_)), "{how}: {error}");
+        }
+    };
+    assert_key_refused(&stolen);
+    assert_key_refused(&denied);
+    // Nor where nothing is recorded of its host.
+    let valid = Validity::leaf(NOW.0);
+    let refused = state.renew_host(&name("web9"), denied.public(), valid, NOW);
+    assert_eq!(refused.unwrap_err().code(), Reason::Revoked);
+    assert_eq!(state.revoked().unwrap().len(), 1);
+
+    // With another key it is back where somebody says so.
+    let error = refused_by(certify(&state, How::Ssh, false, &new));
+    assert!(matches!(error, TrustError::NotReadmitted(_)), "{error}");
+    let error = refused_by(certify(&state, How::Renewal, false, &new));
+    assert!(matches!(error, TrustError::Revoked(_)), "{error}");
+    assert_eq!(state.revoked().unwrap().len(), 1);
+    let back = certify(&state, How::Ssh, true, &new).unwrap();
+    assert!(back.is_readmitted && state.revoked().unwrap().is_empty());
+    let again = certify(&state, How::Ssh, false, &new).unwrap();
+    assert!(!again.is_readmitted);
+    // Also now that the host has another key.
+    assert_key_refused(&stolen);
+    // The host begins with what counts.
+    let kept = std::fs::read(folder.path().join("st/trust")).unwrap();
+    assert_eq!(again.enrolment.trust().unwrap(), kept);
+
+    // It was a mistake.
+    sign(&|trust| trust.denials.clear()).unwrap();
+    certify(&state, How::Ssh, false, &stolen).unwrap();
+}
+
+#[test]
+fn an_enrolment_that_was_cut_short_before_its_revocation_was_lifted_is_done_again() {
+    let (folder, state) = init();
+    let [stolen, new] = [(); 2].map(|()| SecretKey::generate());
+    certify(&state, How::Token, true, &stolen).unwrap();
+    let identity = state.identity().unwrap();
+    state
+        .sign_trust(identity.trust(), NOW, deny("web1"))
+        .unwrap();
+    let at = |name: &str| folder.path().join("st").join(name);
+    let before = ["trust", "trust.number"].map(|name| (name, std::fs::read(at(name)).unwrap()));
+    assert!(
+        certify(&state, How::Token, true, &new)
+            .unwrap()
+            .is_readmitted
+    );
+    for (name, bytes) in before {
+        std::fs::write(at(name), bytes).unwrap();
+    }
+    assert_eq!(state.revoked().unwrap().len(), 1);
+    assert!(
+        certify(&state, How::Token, true, &new)
+            .unwrap()
+            .is_readmitted
+    );
+}
+
+#[test]
+fn a_revocation_that_comes_after_a_certificate_is_not_lifted_by_it() {
+    let (_folder, state) = init();
+    let identity = state.identity().unwrap();
+    state
+        .sign_trust(identity.trust(), NOW, deny("web1"))
+        .unwrap();
+    let later = UnixMillis(NOW.0 + 1000);
+    assert!(!state.note_enrolled(&name("web1"), NOW).unwrap());
+    assert_eq!(state.revoked().unwrap().len(), 1);
+    assert!(state.note_enrolled(&name("web1"), later).unwrap());
+    assert!(state.revoked().unwrap().is_empty());
+}
+
+#[test]
+fn several_that_sign_at_a_time_sign_upon_each_other() {
+    let (_folder, state) = init();
+    let hosts: Vec<String> = (0..8).map(|number| format!("web{number}")).collect();
+    // All of them believe what was before.
+    let identities: Vec<_> = hosts.iter().map(|_| state.identity().unwrap()).collect();
+    std::thread::scope(|scope| {
+        for (host, identity) in hosts.iter().zip(&identities) {
+            let (deny, state) = (deny(host), &state);
+            scope.spawn(move || state.sign_trust(identity.trust(), NOW, deny).unwrap());
+        }
+    });
+    let identity = state.identity().unwrap();
+    assert_eq!(identity.trust().mark().number, 8);
+    assert_eq!(names(identity.trust()), hosts);
+}
+
 #[test]
 fn two_that_sign_without_each_other_are_brought_together_by_the_next() {
     let (folder, state) = init();
@@ -116,6 +260,15 @@ fn nothing_is_signed_upon_what_is_lost() {
         refused,
         Err(StateError::Trust(TrustError::Lost { number: 1 }))
     ));
+    // Nor is anybody certified: it is not known who is revoked.
+    let error = refused_by(certify(&state, How::Token, true, &SecretKey::generate()));
+    assert!(matches!(error, TrustError::Lost { number: 1 }), "{error}");
+    let until = state.denied_until(Role::Agent, &name("web1"));
+    assert!(matches!(
+        until,
+        Err(StateError::Trust(TrustError::Lost { number: 1 }))
+    ));
+    assert_eq!(state.enrolment(&name("web1")).unwrap(), None);
 }
 
 #[test]
@@ -166,6 +319,52 @@ fn a_move_to_a_new_authority_goes_on_wherever_it_was_cut_short() {
     // And a second time.
     state.begin_rotation(&trust(), NOW).unwrap();
     assert_eq!(trust().authorities().len(), 2);
+}
+
+#[test]
+fn a_switch_that_is_cut_short_leaves_the_coordinator_its_old_certificate_or_the_new_one_whole() {
+    let (folder, state) = init();
+    let own = folder.path().join("st/coordinator");
+    let identity = state.identity().unwrap();
+    let old = identity.certificate();
+    state.begin_rotation(identity.trust(), NOW).unwrap();
+    // The authorities have changed places, and the identity cannot be written.
+    let held = std::fs::File::open(&own).unwrap();
+    held.lock().unwrap();
+    let cut = state.switch_authority(&identity, NOW);
+    assert!(matches!(cut, Err(StateError::Install(_))), "{cut:?}");
+    assert_eq!(state.rotation(), Rotation::Switched);
+    assert_eq!(state.identity().unwrap().certificate(), old);
+    held.unlock().unwrap();
+
+    const FILES: [&str; 3] = ["node.key", "ca.crt", "node.crt"];
+    let read = |name: &str| std::fs::read(own.join(name)).unwrap();
+    let before = FILES.map(read);
+    state.switch_authority(&identity, NOW).unwrap();
+    let after = FILES.map(read);
+    let new = state.identity().unwrap().certificate();
+    assert_ne!(new, old);
+    // The new one holds, and some of its files are at their places.
+    for moved in 0..=FILES.len() {
+        let incoming = own.join(".incoming");
+        std::fs::create_dir(&incoming).unwrap();
+        for (index, name) in FILES.into_iter().enumerate() {
+            let is_moved = index < moved;
+            let old_place = if is_moved { &after } else { &before };
+            std::fs::write(own.join(name), &old_place[index]).unwrap();
+            if !is_moved {
+                std::fs::write(incoming.join(name), &after[index]).unwrap();
+                let mode = std::fs::Permissions::from_mode(0o600);
+                std::fs::set_permissions(incoming.join(name), mode).unwrap();
+            }
+        }
+        assert_eq!(state.identity().unwrap().certificate(), new, "{moved}");
+        state.switch_authority(&identity, NOW).unwrap();
+        assert!(!incoming.exists());
+        let issuer = state.identity().unwrap();
+        let issuer = issuer.trust().issuer_of(&issuer.certificate());
+        assert_eq!(issuer, Some(*state.authority().unwrap().public_key()));
+    }
 }
 
 #[test]

@@ -286,6 +286,31 @@ fn what_cannot_be_kept_does_not_count() {
 }
 
 #[test]
+fn several_processes_of_one_directory_that_hear_at_a_time_keep_the_latest() {
+    let fleet = authority();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trust");
+    for round in 1..=8 {
+        let numbers: Vec<u64> = (1..=4).map(|number| round * 4 + number).collect();
+        let all = numbers.iter().map(|number| {
+            let trust = trusting(&[&fleet]);
+            trust.keep_in(&path).unwrap();
+            (trust, signed(&fleet_trust(*number, &[&fleet]), &fleet))
+        });
+        let all: Vec<_> = all.collect();
+        std::thread::scope(|scope| {
+            for (trust, signed) in all {
+                scope.spawn(move || trust.offer(signed).unwrap());
+            }
+        });
+        let again = trusting(&[&fleet]);
+        again.keep_in(&path).unwrap();
+        assert_eq!(again.mark().number, numbers[3]);
+        assert_eq!(again.lost(), None);
+    }
+}
+
+#[test]
 fn two_processes_of_one_directory_never_take_each_other_back() {
     let fleet = authority();
     let folder = tempfile::tempdir().unwrap();
