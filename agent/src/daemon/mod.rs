@@ -3,7 +3,6 @@
 
 mod activator;
 mod amnesia;
-mod answering;
 mod catching;
 mod config_question;
 mod control;
@@ -21,6 +20,8 @@ mod saved;
 mod soaking;
 mod stable;
 mod trusting;
+mod verifying;
+mod watching;
 
 use std::{
     collections::BTreeMap,
