@@ -20,6 +20,7 @@ mod lock;
 pub mod node;
 pub mod notation;
 pub mod relay;
+mod socket;
 pub mod store;
 pub mod swarm;
 pub mod topology;

@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_that_lie_are_refused() {
+    fn c2_c5_pages_that_lie_are_refused() {
         let directory = |p: &str| Record::EmptyDirectory { path: path(p) };
         let link = |p: &str| Record::Symlink {
             path: path(p),
@@ -456,6 +456,10 @@ mod tests {
         assert!(matches!(
             read_records(vec![], vec![directory("a"), directory("a")]),
             Err(EntriesError::Order(_))
+        ));
+        assert!(matches!(
+            read_records(vec![], vec![link("a/.gitmodules")]),
+            Err(EntriesError::Path(_))
         ));
         // Byte order puts `a-b` and `a.txt` between `a` and `a/passwd`.
         assert!(matches!(
