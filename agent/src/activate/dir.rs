@@ -412,6 +412,26 @@ mod tests {
                 assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
             }
         }
-        assert_eq!(root.names().unwrap(), [Box::from(*b"in")]);
+        assert_eq!(root.names().unwrap(), [Box::<[u8]>::from(&b"in"[..])]);
+    }
+
+    #[test]
+    fn c5_nothing_is_made_over_what_is_there() {
+        // As `readme` is over `README` where the file system folds case, which none here does.
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("readme"), "first").unwrap();
+        let root = Dir::open(folder.path()).unwrap();
+        let other = root.create(b"other", 0o644).map(drop);
+        other.unwrap();
+        for refused in [
+            root.create(b"readme", 0o644).map(drop),
+            root.symlink(b"target", b"readme"),
+            root.link(b"other", &root, b"readme"),
+            root.make_dir(b"readme", 0o755).map(drop),
+        ] {
+            refused.unwrap_err();
+        }
+        let kept = fs::read(folder.path().join("readme")).unwrap();
+        assert_eq!(kept, b"first");
     }
 }

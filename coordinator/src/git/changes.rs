@@ -275,33 +275,36 @@ pub(super) struct RawItem<'a> {
     pub(super) id: &'a [u8],
 }
 
-/// What stands in a tree: `<octal mode> <name>\0<id>` for each name. `None`, again and again, where it goes on otherwise.
+/// What stands in a tree. `None`, again and again, where it goes on otherwise.
 pub(super) fn raw_items(
     mut tree: &[u8],
     id_bytes: usize,
 ) -> impl Iterator<Item = Option<RawItem<'_>>> {
     std::iter::from_fn(move || {
-        let next = || {
-            let space = tree.iter().position(|byte| *byte == b' ')?;
-            let (mode, rest) = (&tree[..space], &tree[space + 1..]);
-            let end = rest.iter().position(|byte| *byte == 0)?;
-            let (name, rest) = (&rest[..end], &rest[end + 1..]);
-            let (id, rest) = rest.split_at_checked(id_bytes)?;
-            // Without a sign, which Rust would read and git does not.
-            if !mode.iter().all(|digit| (b'0'..=b'7').contains(digit)) {
-                return None;
-            }
-            let mode = u32::from_str_radix(std::str::from_utf8(mode).ok()?, 8).ok()?;
-            Some((RawItem { mode, name, id }, rest))
-        };
         if tree.is_empty() {
             return None;
         }
-        Some(next().map(|(item, rest)| {
+        let first = first_item(tree, id_bytes);
+        Some(first.map(|(item, rest)| {
             tree = rest;
             item
         }))
     })
+}
+
+/// `<octal mode> <name>\0<id>`, and what comes after it.
+fn first_item(tree: &[u8], id_bytes: usize) -> Option<(RawItem<'_>, &[u8])> {
+    let space = tree.iter().position(|byte| *byte == b' ')?;
+    let (mode, rest) = (&tree[..space], &tree[space + 1..]);
+    let end = rest.iter().position(|byte| *byte == 0)?;
+    let (name, rest) = (&rest[..end], &rest[end + 1..]);
+    let (id, rest) = rest.split_at_checked(id_bytes)?;
+    // Without a sign, which Rust would read and git does not.
+    if !mode.iter().all(|digit| (b'0'..=b'7').contains(digit)) {
+        return None;
+    }
+    let mode = u32::from_str_radix(std::str::from_utf8(mode).ok()?, 8).ok()?;
+    Some((RawItem { mode, name, id }, rest))
 }
 
 #[cfg(test)]

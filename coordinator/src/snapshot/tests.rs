@@ -13,9 +13,7 @@ use std::{
 };
 
 use scap_proto::{
-    content::{
-        ChunkRef, EntriesReader, Entry, Node, RelPath, chunker::LARGE_FILE_BYTES, path::PathProblem,
-    },
+    content::{ChunkRef, EntriesReader, Entry, Node, RelPath, chunker::LARGE_FILE_BYTES},
     id::ContentHash,
 };
 use tempfile::TempDir;

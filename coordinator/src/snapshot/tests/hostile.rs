@@ -1,5 +1,7 @@
 //! Trees and directories that somebody made on purpose: refused by name, or carried as data.
 
+use scap_proto::content::path::PathProblem;
+
 use super::*;
 
 const NOWHERE: &str = "0123456789012345678901234567890123456789";
@@ -194,9 +196,9 @@ fn c11_a_tree_ten_thousand_folders_deep_is_refused_and_nobody_runs_out_of_stack(
         "commit refs/heads/deep\ncommitter x <x> 0 +0000\ndata 0\nM 100644 inline {path}f\ndata 1\nx\n"
     );
     test.git_with(&["fast-import", "--quiet"], stream.as_bytes());
-    let commit = test.git(&["rev-parse", "deep"]).parse().unwrap();
-    let error = std::thread::scope(|scope| {
-        let small = std::thread::Builder::new().stack_size(512 * 1024);
+    let commit: GitOid = test.git(&["rev-parse", "deep"]).parse().unwrap();
+    let error = thread::scope(|scope| {
+        let small = thread::Builder::new().stack_size(512 * 1024);
         let refused = small.spawn_scoped(scope, || refusal_of_commit(&test, &commit));
         refused.unwrap().join().unwrap()
     });
@@ -232,6 +234,9 @@ fn c11_a_directory_as_deep_as_a_path_can_be_is_read_and_a_deeper_one_is_refused(
         matches!(&error, SnapshotError::Path(path) if path.problem == PathProblem::TooLong),
         "{error:?}"
     );
+    // Rust's own way takes a descriptor for each level.
+    let removed = Command::new("rm").arg("-r").arg(plain.path()).status();
+    assert!(removed.unwrap().success());
 }
 
 /// Somebody puts a link in the place of a folder while a directory is read.
@@ -255,7 +260,7 @@ fn c3_a_link_put_in_the_place_of_a_folder_leads_nobody_out_of_a_directory() {
     symlink(outside.path(), aside.path().join("link")).unwrap();
     let is_over = AtomicBool::new(false);
     let mut whole = 0;
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
                 let (a, link) = (tree.join("a"), aside.path().join("link"));
