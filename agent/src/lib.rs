@@ -22,6 +22,7 @@ mod logs;
 pub mod node;
 pub mod notation;
 pub mod relay;
+mod socket;
 pub mod store;
 pub mod swarm;
 pub mod topology;

@@ -13,7 +13,7 @@ const GOLDEN: &str = "
     too-few-peers for-others led gone-back equivocation stale
     outside-plan outside-audience no-membership state-lost
     check-failed check-timeout template-error service-failed port-silent disk-full read-only unsafe-path path-taken busy
-    io-error missing-chunk bad-content bad-config bad-plan record-damaged not-prepared not-live activator-lost
+    io-error missing-chunk bad-content forbidden-name bad-config bad-plan record-damaged not-prepared not-live activator-lost
     went-back-by-itself live-no-more failed
     refused-signature refused-malformed refused-expired refused-environment refused-audience refused-target
     refused-sequence refused-epoch refused-equivocation refused-finalized refused-lapsed refused-floor refused-gone-back

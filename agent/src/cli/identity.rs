@@ -21,6 +21,7 @@ use scap_proto::{
         key_fingerprint,
     },
     limits::ENROLMENT_BYTES_MAX,
+    place::{self, PlaceError},
 };
 
 use super::{exit, fail};
@@ -72,6 +73,8 @@ enum IdentityError {
     Read(#[source] io::Error),
     #[error("print the request")]
     Print(#[source] io::Error),
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     #[error(transparent)]
     Request(#[from] InstallError),
     #[error(transparent)]
@@ -190,6 +193,8 @@ fn act_as_owner(place: &PlaceArgs) -> Result<(), IdentityError> {
 /// Makes the directory, which is not there, for a user of this host.
 fn make_for(user: &str, path: &Path) -> Result<(u32, u32), IdentityError> {
     let owner = (id_of(user, "-u")?, id_of(user, "-g")?);
+    // What is made and given away below is what is meant: nobody else can put anything in its place.
+    place::check_above(path)?;
     let parent = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());

@@ -31,6 +31,7 @@ use std::{
 
 use scap_proto::{
     id::ReleaseId,
+    place,
     reason::{Because, Reason},
     release::{Environment, Plan, RepoPath, TreeId, plan::PlanError},
     wire::control::{ControlMessage, Finalize, Order},
@@ -100,10 +101,8 @@ pub async fn run(
             path: config.identity.clone(),
             source,
         })?;
-    std::fs::create_dir_all(&config.data).map_err(|source| DaemonError::Data {
-        path: config.data.clone(),
-        source,
-    })?;
+    place::check(&config.identity)?;
+    place::make(&config.data)?;
     let (store, recovery) = Store::open(
         config.data.join(crate::store::DIRECTORY_NAME),
         StoreConfig::default(),
