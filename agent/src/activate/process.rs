@@ -6,7 +6,6 @@
 //! One request and one answer a connection, each a frame of [`scap_proto::frame`]. Before the answer may come what it is at.
 
 use std::{
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, TryLockError},
 };
@@ -290,7 +289,7 @@ pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    crate::socket::make_private(path)?;
     Ok(listener)
 }
 

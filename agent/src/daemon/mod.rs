@@ -13,6 +13,7 @@ mod kept;
 mod limits;
 mod pull;
 mod relaying;
+mod renewing;
 mod repo;
 mod reporting;
 mod saved;
@@ -30,6 +31,7 @@ use std::{
 
 use scap_proto::{
     id::ReleaseId,
+    place,
     reason::{Because, Reason},
     release::{Environment, Plan, RepoPath, TreeId, plan::PlanError},
     wire::control::{ControlMessage, Finalize, Order},
@@ -49,13 +51,16 @@ use self::{
     freshness::Freshness,
     limits::Limiter,
     relaying::Relaying,
+    renewing::Renewing,
     repo::Next,
     saved::{Saved, SavedState},
 };
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, AuthorityView, PeerView, RepoView, StatusView},
+    api::{
+        self, ApiError, ApiRequest, AuthorityView, IdentityView, PeerView, RepoView, StatusView,
+    },
     clock,
     config::Config,
     limits::Limits,
@@ -96,10 +101,8 @@ pub async fn run(
             path: config.identity.clone(),
             source,
         })?;
-    std::fs::create_dir_all(&config.data).map_err(|source| DaemonError::Data {
-        path: config.data.clone(),
-        source,
-    })?;
+    place::check(&config.identity)?;
+    place::make(&config.data)?;
     let (store, recovery) = Store::open(
         config.data.join(crate::store::DIRECTORY_NAME),
         StoreConfig::default(),
@@ -149,6 +152,7 @@ pub async fn run(
         cleaning: JoinSet::new(),
         config_turn: Arc::new(Semaphore::new(1)),
         limiter,
+        renewing: Renewing::default(),
     };
     daemon.notice_loss(starts == 1);
     let result = daemon
@@ -227,6 +231,7 @@ struct Daemon {
     freshness: Freshness,
     /// What waits while it is not known where others are.
     amnesia: Option<Amnesia>,
+    renewing: Renewing,
 }
 
 impl Daemon {
@@ -254,6 +259,7 @@ impl Daemon {
                     Incoming::Control(stream) => self.control_opened(stream),
                     Incoming::Question(question) => self.question(question).await,
                     Incoming::Config(asked) => self.config_asked(asked),
+                    Incoming::Renewal(asked) => self.renewal_asked(asked),
                 },
                 Some(asked) = self.catching.asks.join_next() => {
                     self.heard(asked.expect("asking a peer does not panic")).await;
@@ -280,6 +286,7 @@ impl Daemon {
                     self.limiter.sample(Instant::now(), self.node.traffic());
                     self.watch_for_lapses().await;
                     self.check_what_soaks();
+                    self.warn_of_the_end();
                     self.report_progress().await;
                     self.catch_up().await;
                 }
@@ -323,7 +330,8 @@ impl Daemon {
             | ControlMessage::Order(_)
             | ControlMessage::Finalize(_)
             | ControlMessage::FinalizeAt { .. }
-            | ControlMessage::Lease(_) => {
+            | ControlMessage::Lease(_)
+            | ControlMessage::Renewal(_) => {
                 let is_new = self.pass_down(id, message.clone());
                 // Each who asks gets an answer.
                 if !is_new && !matches!(message, ControlMessage::Ask { .. }) {
@@ -358,6 +366,7 @@ impl Daemon {
                 }
             }
             ControlMessage::Lease(lease) => self.lease(&lease).await,
+            ControlMessage::Renewal(renewal) => self.renewal(*renewal),
             ControlMessage::Roster(_) | ControlMessage::Relay { .. } => {}
             // These go up; who sends one down is of another mind than we.
             ControlMessage::Report(_)
@@ -750,6 +759,7 @@ impl Daemon {
         StatusView {
             schema: "scap.agent-status/1",
             name: self.trust.addressee.host.clone(),
+            identity: IdentityView::new(&self.trust.identity, clock::now()),
             address: self.node.address(),
             deploy_root: self.config.deploy_root.clone(),
             releases,
