@@ -32,6 +32,7 @@ mod pin;
 mod refusal;
 mod request;
 mod trust;
+mod vouched;
 
 pub use self::{
     authority::{
@@ -50,6 +51,7 @@ pub use self::{
     refusal::{HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},
     request::{IdentityRequest, REQUEST_BYTES_MAX, RequestError, key_fingerprint},
     trust::{LeafSignatureError, Trust},
+    vouched::{LIFTS_MAX, VOUCHED_GRANTS_MAX, VouchedSigners},
 };
 pub(crate) use self::{
     file::{create_file, create_secret_file, read_file, read_secret_file},
