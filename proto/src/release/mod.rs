@@ -59,5 +59,7 @@ pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing, TrustSt
 pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
 pub use routes::{Routes, RoutesError};
 pub use signed::{AuthorityError, LeafSigned, UnixMillis};
-pub use signers::{SignedSigners, SignersError, SignersFile, SignersInForce, signers_namespace};
+pub use signers::{
+    FollowBy, SignedSigners, SignersError, SignersFile, SignersInForce, signers_namespace,
+};
 pub use step::{STEP_NAME_BYTES_MAX, Step};
