@@ -388,10 +388,13 @@ impl Daemon {
             {
                 return self.report_lack_of_plan(&key, &order).await;
             }
-            Err(error) => {
-                let reason = error.code().because(crate::error_chain(&error));
-                return self.refuse(&key, release, reason).await;
-            }
+            Err(error) => match self.verify_way_back(&key, &order) {
+                Some(verified) => verified,
+                None => {
+                    let reason = error.code().because(crate::error_chain(&error));
+                    return self.refuse(&key, release, reason).await;
+                }
+            },
         };
         let acceptance = self
             .repos
