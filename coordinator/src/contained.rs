@@ -37,7 +37,7 @@ mod tests {
         // As of a blocking task, whose panic is passed on by whoever waits for it.
         let nested = async {
             let done = tokio::task::spawn_blocking(|| panic!("a bug")).await;
-            done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         };
         assert_eq!(contained::<()>(nested).await, Err(Panicked));
         let (kept, gone) = tokio::sync::oneshot::channel::<()>();

@@ -111,12 +111,13 @@ pub(super) async fn run(state: &StateDirectory, args: &EnrollArgs) -> Result<u8,
             let (host, environments) = (wanted.host.clone(), wanted.environments.clone());
             let target = wanted.target.clone();
             let enrol = async move { enrolment.enrol(&host, &environments, &target).await };
-            let result = contained(enrol).await.unwrap_or_else(|panicked| {
-                Err(Failed {
+            let result = match contained(enrol).await {
+                Ok(result) => result,
+                Err(panicked) => Err(Failed {
                     error: panicked.into(),
                     host_key: None,
-                })
-            });
+                }),
+            };
             Ended { wanted, result }
         });
     }
