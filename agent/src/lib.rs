@@ -17,6 +17,7 @@ pub mod enrolment;
 pub mod host;
 pub mod limits;
 mod lock;
+mod logs;
 pub mod node;
 pub mod notation;
 pub mod relay;
