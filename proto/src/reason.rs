@@ -229,6 +229,13 @@ reasons! {
     DialsTooOften = "dials-too-often",
     /// It sent what is no message, or none that belongs there.
     BrokeProtocol = "broke-protocol",
+    // Why a certificate is not renewed, or a link not made for one.
+    /// A certificate is over.
+    CertificateExpired = "certificate-expired",
+    /// Two clocks are too far apart.
+    ClockSkew = "clock-skew",
+    /// The coordinator has no record that the host was enrolled with this key.
+    NotEnrolled = "not-enrolled",
     // Why a rollout ended, or goes back.
     /// More hosts failed than may be lost.
     BudgetExceeded = "budget-exceeded",

@@ -21,6 +21,7 @@ const GOLDEN: &str = "
     refused
     stalled unreachable no-report unconfirmed skipped
     wrong-bytes slow-peer broken-promises broken-streams reads-nothing asks-too-much dials-too-often broke-protocol
+    certificate-expired clock-skew not-enrolled
     budget-exceeded external-check-failed aborted was-going-back taken-over interrupted hosts-lost none-live
     host-key-unknown host-key-changed ssh-refused ssh-failed ssh-timeout ssh-output bad-request agent-failed
     token-unknown token-used token-expired token-revoked token-other-host token-refused enroll-stranger enroll-limited

@@ -29,8 +29,8 @@ use crate::{activate::process::listen as listen_on, catchup::engine::Scope, limi
 pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullView, PulledView};
 pub use trust::{RevokedView, TrustView};
 pub use view::{
-    AuthorityView, BytesView, GcView, LimitView, LimitsView, PeerView, RepoView, ShunView,
-    StatusView, VerifyView,
+    AuthorityView, BytesView, GcView, IdentityView, LimitView, LimitsView, PeerView, RepoView,
+    ShunView, StatusView, VerifyView,
 };
 pub use watch::{DeniedView, FreshnessView, SawView, WatchView};
 

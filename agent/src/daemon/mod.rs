@@ -14,13 +14,13 @@ mod kept;
 mod limits;
 mod pull;
 mod relaying;
+mod renewing;
 mod repo;
 mod reporting;
 mod saved;
 mod soaking;
 mod stable;
 mod trusting;
-mod verifying;
 
 use std::{
     collections::BTreeMap,
@@ -49,13 +49,16 @@ use self::{
     freshness::Freshness,
     limits::Limiter,
     relaying::Relaying,
+    renewing::Renewing,
     repo::Next,
     saved::{Saved, SavedState},
 };
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, AuthorityView, PeerView, RepoView, StatusView},
+    api::{
+        self, ApiError, ApiRequest, AuthorityView, IdentityView, PeerView, RepoView, StatusView,
+    },
     clock,
     config::Config,
     limits::Limits,
@@ -149,6 +152,7 @@ pub async fn run(
         cleaning: JoinSet::new(),
         config_turn: Arc::new(Semaphore::new(1)),
         limiter,
+        renewing: Renewing::default(),
     };
     daemon.notice_loss(starts == 1);
     let result = daemon
@@ -227,6 +231,7 @@ struct Daemon {
     freshness: Freshness,
     /// What waits while it is not known where others are.
     amnesia: Option<Amnesia>,
+    renewing: Renewing,
 }
 
 impl Daemon {
@@ -254,6 +259,7 @@ impl Daemon {
                     Incoming::Control(stream) => self.control_opened(stream),
                     Incoming::Question(question) => self.question(question).await,
                     Incoming::Config(asked) => self.config_asked(asked),
+                    Incoming::Renewal(asked) => self.renewal_asked(asked),
                 },
                 Some(asked) = self.catching.asks.join_next() => {
                     self.heard(asked.expect("asking a peer does not panic")).await;
@@ -280,6 +286,7 @@ impl Daemon {
                     self.limiter.sample(Instant::now(), self.node.traffic());
                     self.watch_for_lapses().await;
                     self.check_what_soaks();
+                    self.warn_of_the_end();
                     self.report_progress().await;
                     self.catch_up().await;
                 }
@@ -323,7 +330,8 @@ impl Daemon {
             | ControlMessage::Order(_)
             | ControlMessage::Finalize(_)
             | ControlMessage::FinalizeAt { .. }
-            | ControlMessage::Lease(_) => {
+            | ControlMessage::Lease(_)
+            | ControlMessage::Renewal(_) => {
                 let is_new = self.pass_down(id, message.clone());
                 // Each who asks gets an answer.
                 if !is_new && !matches!(message, ControlMessage::Ask { .. }) {
@@ -358,6 +366,7 @@ impl Daemon {
                 }
             }
             ControlMessage::Lease(lease) => self.lease(&lease).await,
+            ControlMessage::Renewal(renewal) => self.renewal(*renewal),
             ControlMessage::Roster(_) | ControlMessage::Relay { .. } => {}
             // These go up; who sends one down is of another mind than we.
             ControlMessage::Report(_)
@@ -392,10 +401,7 @@ impl Daemon {
             }
             Err(error) => match self.verify_way_back(&key, &order) {
                 Some(verified) => verified,
-                None => {
-                    let reason = error.code().because(crate::error_chain(&error));
-                    return self.refuse(id, &key, release, reason).await;
-                }
+                None => return self.refuse(id, &key, release, error.because()).await,
             },
         };
         let acceptance = self
@@ -753,6 +759,7 @@ impl Daemon {
         StatusView {
             schema: "scap.agent-status/1",
             name: self.trust.addressee.host.clone(),
+            identity: IdentityView::new(&self.trust.identity, clock::now()),
             address: self.node.address(),
             deploy_root: self.config.deploy_root.clone(),
             releases,

@@ -231,7 +231,7 @@ async fn dial_session(
         let (mut send, mut receive) = link.open_bi().await?;
         let open = Envelope::from(Open::Session(Hello::ours()));
         let open = open.trusting(shared.trust.mark());
-        let open = open.showing(shared.membership.as_ref());
+        let open = open.showing(shared.membership.get().as_ref());
         frame::write_message(&mut send, &open).await?;
         match frame::read_message::<_, Envelope<Hello>>(&mut receive).await? {
             Some(hello) => {
@@ -264,7 +264,7 @@ async fn accept_session(
     outbox: mpsc::Receiver<PeerMessage>,
 ) -> SessionError {
     let hello = Envelope::from(Hello::ours()).trusting(shared.trust.mark());
-    let hello = hello.showing(shared.membership.as_ref());
+    let hello = hello.showing(shared.membership.get().as_ref());
     match frame::write_message(&mut send, &hello).await {
         Ok(()) => exchange(shared, who, trusts, (send, receive), outbox).await,
         Err(error) => error.into(),

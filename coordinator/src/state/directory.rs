@@ -34,7 +34,7 @@ use super::{FleetAuthorityError, configs, enrolments::EnrolmentRecordError, trus
 use crate::enroll::Tokens;
 
 pub(super) const AUTHORITY: &str = "ca";
-const COORDINATOR: &str = "coordinator";
+pub(super) const COORDINATOR: &str = "coordinator";
 const DEPLOYER_KEY: &str = "deployer_key";
 pub(super) const ALLOWED_SIGNERS: &str = "allowed_signers";
 const STORE: &str = "store";

@@ -22,7 +22,7 @@ pub fn stable_of(scene: &Scene, agent: &Agent, asker: &str, is_member: bool) -> 
     let question = StableQuestion {
         repo: None,
         environment: None,
-        membership: trust.membership.clone().filter(|_| is_member),
+        membership: trust.membership.get().filter(|_| is_member),
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {

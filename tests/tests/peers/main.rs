@@ -11,6 +11,7 @@ mod few_files;
 mod floods;
 mod goodput;
 mod leeches;
+mod little_memory;
 mod nodes;
 mod oversized;
 mod priorities;
