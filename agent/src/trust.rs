@@ -14,9 +14,9 @@ use std::{
 
 use scap_proto::{
     codec::{self, CodecError},
-    id::{NodeId, PlanId},
+    id::{NodeId, PlanId, ReleaseId},
     identity::{Identity, IdentityError, Life, PUBLIC_KEY_BYTES, Refusal, Trust, install::file_in},
-    reason::Reason,
+    reason::{Because, Reason},
     release::{
         Audience, Authority, AuthorityError, ConfigQuestion, Directive, Environment, Finalization,
         Plan, Reach, RepoPath, SignedConfigQuestion, SignedGrant, SignedMembership, SignedRelease,
@@ -164,6 +164,23 @@ pub struct VerifiedOrder {
     pub plan: Option<Plan>,
 }
 
+/// A grant by which a release was directed here, each of which was verified then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowedGrant {
+    /// The release.
+    pub release: ReleaseId,
+    /// [Which](SignedGrant::hash) grant.
+    pub grant: [u8; 32],
+}
+
+impl FollowedGrant {
+    /// That of an order that was verified.
+    pub fn of(release: ReleaseId, grant: &SignedGrant) -> Self {
+        let grant = grant.hash();
+        Self { release, grant }
+    }
+}
+
 /// A finalization whose every signature was checked.
 #[derive(Debug, Clone)]
 pub struct VerifiedFinalization {
@@ -255,6 +272,11 @@ impl OrderError {
             Self::Authority(error) => error.code(),
             Self::Plan(_) | Self::NoPlan(_) => Reason::RefusedPlan,
         }
+    }
+
+    /// Why, for who ordered it.
+    pub fn because(&self) -> Because {
+        self.code().because(crate::error_chain(self))
     }
 }
 
@@ -417,6 +439,31 @@ impl HostTrust {
         })
     }
 
+    /// An order that has no authority here any more and takes this host back, or has lapsed: of the grant that was verified when it was
+    /// followed, who may release and direct by now is no question. To go back is authority that the release carried then, and a fleet
+    /// whose keys change during a rollout must be able to undo it. None where it is of another grant.
+    pub fn verify_way_back(
+        &self,
+        order: Order,
+        followed: Option<&FollowedGrant>,
+    ) -> Option<VerifiedOrder> {
+        let followed = followed?;
+        let release = order.release.verified_before(&followed.release)?;
+        let grant = order.grant.verified_before(&followed.grant)?;
+        let directive = order.directive.verify(&grant).ok()?;
+        if directive.release != release.id() {
+            return None;
+        }
+        tracing::warn!(release = %release.id().short(), "the way back is by a grant that was followed, and would not be any more");
+        Some(VerifiedOrder {
+            release,
+            grant,
+            directive,
+            // None is needed to go back.
+            plan: None,
+        })
+    }
+
     /// Checks every signature of a finalization.
     ///
     /// # Errors
@@ -432,9 +479,17 @@ impl HostTrust {
         let made = release.release().created;
         let directed = now.min(grant.grant().expires);
         let trust = self.certificates();
-        self.origins
-            .check(&grant, trust, made)
-            .or_else(|_| self.origins.check(&grant, trust, directed))?;
+        let checked = self.origins.check(&grant, trust, made);
+        let checked = checked.or_else(|_| self.origins.check(&grant, trust, directed));
+        // Nor once that certificate counts no more: where the fleet's authority knows the grant of before. Whoever got hold of the
+        // certificate's key, or of the old authority's, makes others.
+        let vouching = trust.fleet_trust();
+        let is_vouched = || vouching.is_some_and(|it| it.vouches_for_grant(&grant.signed().hash()));
+        if let Err(error) = checked
+            && !is_vouched()
+        {
+            return Err(error);
+        }
         let finalization = finalize.finalization.verify(&release, &grant)?;
         Ok(VerifiedFinalization {
             release,
@@ -473,7 +528,9 @@ impl HostTrust {
         now: UnixMillis,
     ) -> Result<(VerifiedRelease, VerifiedGrant), AuthorityError> {
         let chain = grant.signers().map_err(SignersError::from);
-        let taken = chain.and_then(|chain| self.following.take(&chain, now));
+        let vouched = self.certificates().fleet_trust();
+        let vouched = vouched.and_then(|trust| trust.signers());
+        let taken = chain.and_then(|chain| self.following.take(&chain, now, vouched));
         let (followed, untaken) = match taken {
             Ok(followed) => (followed, None),
             Err(error) => (self.following.now(), Some(error)),

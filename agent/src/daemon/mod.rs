@@ -399,10 +399,10 @@ impl Daemon {
             {
                 return self.report_lack_of_plan(&key, &order).await;
             }
-            Err(error) => {
-                let reason = error.code().because(crate::error_chain(&error));
-                return self.refuse(id, &key, release, reason).await;
-            }
+            Err(error) => match self.verify_way_back(&key, &order) {
+                Some(verified) => verified,
+                None => return self.refuse(id, &key, release, error.because()).await,
+            },
         };
         let acceptance = self
             .repos

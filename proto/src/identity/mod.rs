@@ -33,6 +33,7 @@ mod refusal;
 mod renewal;
 mod request;
 mod trust;
+mod vouched;
 
 pub use self::{
     authority::{
@@ -54,6 +55,7 @@ pub use self::{
     renewal::{Life, RENEWAL_GRACE_DAYS, RENEWAL_GRACE_MS},
     request::{IdentityRequest, REQUEST_BYTES_MAX, RequestError, key_fingerprint},
     trust::{LeafSignatureError, Trust},
+    vouched::{LIFTS_MAX, VOUCHED_GRANTS_MAX, VouchedSigners},
 };
 pub(crate) use self::{
     file::{create_file, create_secret_file, read_file, read_secret_file},
