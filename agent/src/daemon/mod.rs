@@ -53,6 +53,8 @@ use crate::{
     api::{self, ApiError, ApiRequest, AuthorityView, PeerView, RepoView, StatusView},
     clock,
     config::Config,
+    confine::Confinement,
+    keeper::Keeper,
     limits::Limits,
     node::{ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
     store::{Store, StoreConfig},
@@ -75,14 +77,15 @@ const CONTROLS_OF_PEER_MAX: usize = 64;
 /// Most peers remembered for having been dropped, for the status.
 const DROPPED_PEERS_MAX: usize = 64;
 
-/// Runs the daemon until `cancel`. `activator` is the command that starts the activator's process; what comes from `limits`
-/// counts instead of [`Config::limits`] from then on.
+/// Runs the daemon until `cancel`. `keeper` starts the activator, where no other unit does; `confinement` is what became of
+/// confining this process; what comes from `limits` counts instead of [`Config::limits`] from then on.
 ///
 /// # Errors
 /// [`DaemonError`].
 pub async fn run(
     config: Config,
-    activator: Vec<std::ffi::OsString>,
+    keeper: Option<Keeper>,
+    confinement: Confinement,
     limits: mpsc::Receiver<Limits>,
     cancel: CancellationToken,
 ) -> Result<(), DaemonError> {
@@ -112,9 +115,7 @@ pub async fn run(
         limiter.caps(clock::now()),
     )?;
     let (api, api_requests) = api::listen(&config.data).map_err(DaemonError::Api)?;
-    let activator = ActivatorHandle::start(&config, activator, cancel.child_token())
-        .await
-        .map_err(DaemonError::Activator)?;
+    let activator = ActivatorHandle::start(&config.activator_socket, keeper);
     tracing::info!(
         name = %trust.addressee.host, address = %node.address(), chunks = recovery.durable_chunks + recovery.verified_chunks,
         rehashed = recovery.verified_chunks, "agent ready"
@@ -141,6 +142,7 @@ pub async fn run(
         cleaning: JoinSet::new(),
         config_turn: Arc::new(Semaphore::new(1)),
         limiter,
+        confinement,
     };
     let result = daemon
         .run(
@@ -215,6 +217,7 @@ struct Daemon {
     config_turn: Arc<Semaphore>,
     limiter: Limiter,
     catching: Catching,
+    confinement: Confinement,
 }
 
 impl Daemon {
@@ -238,6 +241,7 @@ impl Daemon {
                     Some(event) => self.node_event(event).await,
                     None => break Err(DaemonError::NodeEnded),
                 },
+                () = self.activator.lost() => break Err(DaemonError::KeeperEnded),
                 Some(incoming) = inboxes.control_streams.recv() => match incoming {
                     Incoming::Control(stream) => self.control_opened(stream),
                     Incoming::Question(question) => self.question(question).await,
@@ -761,6 +765,7 @@ impl Daemon {
             catch_up: self.catch_up_view(),
             trust: self.trust_view(),
             authority: AuthorityView::of(&self.trust),
+            confinement: self.confinement.into(),
         }
     }
 

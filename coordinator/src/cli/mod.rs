@@ -168,6 +168,8 @@ pub fn main() -> ExitCode {
             .collect();
         return scap_agent::cli::main(arguments, &[AGENT_COMMAND]);
     }
+    scap_agent::cli::keep_memory_private();
+    scap_agent::cli::keep_core_off_disk();
     scap_agent::cli::log_to("warn", || screen::Log);
     screen::keep_panics_above();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
