@@ -186,7 +186,10 @@ mod tests {
         let text = "confinement = 'required'\nactivator-socket = '/run/scap-activator/socket'";
         let said = read(text).unwrap().complete();
         assert_eq!(said.confinement, Mode::Required);
-        assert_eq!(said.activator_socket, Path::new("/run/scap-activator/socket"));
+        assert_eq!(
+            said.activator_socket,
+            Path::new("/run/scap-activator/socket")
+        );
         assert!(read("confinement = 'yes'").is_err());
     }
 

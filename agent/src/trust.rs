@@ -16,8 +16,7 @@ use scap_proto::{
     codec::{self, CodecError},
     id::{NodeId, PlanId},
     identity::{
-        Identity, IdentityError, PUBLIC_KEY_BYTES, PublicIdentity, Refusal, Trust,
-        install::file_in,
+        Identity, IdentityError, PUBLIC_KEY_BYTES, PublicIdentity, Refusal, Trust, install::file_in,
     },
     reason::Reason,
     release::{

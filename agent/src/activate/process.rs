@@ -27,11 +27,7 @@ use scap_proto::{
     },
 };
 use serde::{Deserialize, Serialize};
-use tokio::{
-    net::UnixStream,
-    sync::watch,
-    task::JoinSet,
-};
+use tokio::{net::UnixStream, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use super::client::{ActivatorClient, ClientError};

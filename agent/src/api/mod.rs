@@ -33,8 +33,8 @@ use crate::{
 pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullView, PulledView};
 pub use trust::{RevokedView, TrustView};
 pub use view::{
-    AuthorityView, BytesView, ConfinementView, GcView, LimitView, LimitsView, PeerView, RepoView, StatusView,
-    VerifyView,
+    AuthorityView, BytesView, ConfinementView, GcView, LimitView, LimitsView, PeerView, RepoView,
+    StatusView, VerifyView,
 };
 
 /// The socket's name in the data directory.
@@ -297,4 +297,17 @@ pub async fn call<T: DeserializeOwned>(data: &Path, call: &Call) -> Result<T, Ca
         return Err(CallError::Refused(text));
     }
     Ok(serde_json::from_str(&answer)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_methods_names_each_that_a_request_may_have() {
+        let error = serde_json::from_str::<Call>(r#"{"method":"no-such"}"#).unwrap_err();
+        let named = Call::METHODS.map(|name| format!("`{name}`")).join(", ");
+        assert!(error.to_string().contains(&named), "{error}");
+    }
 }

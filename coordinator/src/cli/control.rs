@@ -102,20 +102,17 @@ pub(super) enum Ask {
     Why { host: NodeId },
 }
 
-impl Ask {
-    /// The names of all, as a line has them in `command`.
-    #[cfg(test)]
-    const COMMANDS: [&str; 8] = [
-        "pause",
-        "resume",
-        "promote",
-        "abort",
-        "retry-failed",
-        "skip",
-        "status",
-        "why",
-    ];
-}
+/// The names of all that a deployment may be asked for, as a line has them in `command`.
+pub const COMMANDS: [&str; 8] = [
+    "pause",
+    "resume",
+    "promote",
+    "abort",
+    "retry-failed",
+    "skip",
+    "status",
+    "why",
+];
 
 /// What a deployment says of itself, once it may be asked.
 #[derive(Debug, Clone)]
@@ -622,5 +619,12 @@ mod tests {
             meant(&ControlArgs { name, ..args }).unwrap(),
             Some(place("two"))
         );
+    }
+
+    #[test]
+    fn the_table_of_commands_names_each_that_a_line_may_have() {
+        let error = serde_json::from_str::<Ask>(r#"{"command":"no-such"}"#).unwrap_err();
+        let named = COMMANDS.map(|name| format!("`{name}`")).join(", ");
+        assert!(error.to_string().contains(&named), "{error}");
     }
 }

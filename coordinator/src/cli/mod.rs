@@ -41,7 +41,10 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use scap_proto::release::{Environment, RepoPath};
 
-pub use self::error::{CliError, exit};
+pub use self::{
+    control::COMMANDS as CONTROL_COMMANDS,
+    error::{CliError, exit},
+};
 
 /// The hidden sub-command under which this program is the agent.
 const AGENT_COMMAND: &str = "agent";
