@@ -8,6 +8,7 @@ mod memory;
 mod pull;
 mod run;
 mod trust;
+mod watch;
 
 pub use self::memory::{keep_core_off_disk, keep_memory_private};
 
@@ -23,7 +24,7 @@ use clap::{Args, Parser, Subcommand};
 use scap_proto::release::RepoPath;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::{
     activate::{
@@ -363,6 +364,7 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
     limit::print_in_use(&status["limits"], out);
     pull::print_status(&status["catch_up"], out);
     trust::print_status(&status["trust"], out);
+    watch::print_status(status, out);
     for peer in status["dropped_peers"]
         .as_array()
         .map(Vec::as_slice)
@@ -370,9 +372,35 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
     {
         let _ = writeln!(
             out,
-            "dropped peer {}: {}",
+            "dropped peer {}: {}{}",
             text(peer, "name"),
-            text(peer, "reason")
+            text(peer, "reason"),
+            bracketed(peer, "code")
+        );
+    }
+    for shun in status["shunned"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+    {
+        let _ = writeln!(
+            out,
+            "shunned {} for {} s{} [{}]",
+            text(shun, "name"),
+            text(shun, "seconds_left"),
+            if shun["barred"] == true {
+                ": no link is taken from it"
+            } else {
+                ": it is asked nothing"
+            },
+            text(shun, "code"),
+        );
+    }
+    if status["first_packets_dropped"].as_u64() > Some(0) {
+        let _ = writeln!(
+            out,
+            "flood  {} first packets of handshakes dropped unread since the start",
+            text(status, "first_packets_dropped")
         );
     }
     exit::DONE
@@ -434,7 +462,7 @@ fn fail(doing: &str, error: &(dyn std::error::Error + 'static), hint: Option<&st
 /// # Panics
 /// The second time in a process.
 pub fn log_to_stderr(default: &str) {
-    log_to(default, std::io::stderr);
+    log_through(default, crate::logs::Bounded::new(std::io::stderr));
 }
 
 /// The same, where `writer` makes what writes to standard error.
@@ -442,6 +470,13 @@ pub fn log_to_stderr(default: &str) {
 /// # Panics
 /// The second time in a process.
 pub fn log_to<W: Write + 'static>(default: &str, writer: impl Fn() -> W + Send + Sync + 'static) {
+    log_through(default, writer);
+}
+
+fn log_through<M>(default: &str, writer: M)
+where
+    M: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

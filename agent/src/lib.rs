@@ -20,6 +20,7 @@ pub mod keeper;
 pub mod limits;
 pub mod local;
 mod lock;
+mod logs;
 pub mod node;
 pub mod notation;
 pub mod relay;

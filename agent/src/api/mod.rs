@@ -5,6 +5,7 @@
 mod pull;
 mod trust;
 mod view;
+mod watch;
 
 use std::{
     io,
@@ -34,8 +35,9 @@ pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullV
 pub use trust::{RevokedView, TrustView};
 pub use view::{
     AuthorityView, BytesView, ConfinementView, GcView, LimitView, LimitsView, PeerView, RepoView,
-    StatusView, VerifyView,
+    ShunView, StatusView, VerifyView,
 };
+pub use watch::{DeniedView, FreshnessView, SawView, WatchView};
 
 /// The socket's name in the data directory.
 pub const SOCKET_NAME: &str = "agent.sock";

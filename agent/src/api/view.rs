@@ -10,13 +10,13 @@ use scap_proto::{
 };
 use serde::Serialize;
 
-use super::{CatchUpView, TrustView};
+use super::{CatchUpView, TrustView, WatchView};
 use crate::{
     clock::Moment,
     confine::{Confinement, Level, Mode},
     daemon::Repo,
     limits::Source,
-    node::TransferStatus,
+    node::{Shun, TransferStatus},
     trust::{HostTrust, Origins},
 };
 
@@ -43,10 +43,17 @@ pub struct StatusView {
     pub store_bytes: Option<u64>,
     /// Peers that are asked no more since the start, the latest last.
     pub dropped_peers: Vec<PeerView>,
+    /// Peers that it has no dealings with for now, by name.
+    pub shunned: Vec<ShunView>,
+    /// First packets of handshakes that were dropped unread since the start, because their source sent too many.
+    pub first_packets_dropped: u64,
     /// How much of the network it may use, and does.
     pub limits: LimitsView,
     /// What catching up with peers is at.
     pub catch_up: CatchUpView,
+    /// What it saw of attacks.
+    #[serde(flatten)]
+    pub watch: WatchView,
     /// Whose certificates count here.
     pub trust: TrustView,
     /// Whose releases it takes.
@@ -138,6 +145,32 @@ pub struct PeerView {
     pub name: NodeId,
     /// Why.
     pub reason: String,
+    /// The code of that.
+    pub code: Reason,
+}
+
+/// A peer that the host has no dealings with for a while.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShunView {
+    /// Which.
+    pub name: NodeId,
+    /// The code of why.
+    pub code: Reason,
+    /// For how much longer.
+    pub seconds_left: u64,
+    /// Whether no link is taken from it either.
+    pub barred: bool,
+}
+
+impl From<Shun> for ShunView {
+    fn from(shun: Shun) -> Self {
+        Self {
+            name: shun.peer,
+            code: shun.code,
+            seconds_left: shun.left.as_secs(),
+            barred: shun.is_barred,
+        }
+    }
 }
 
 /// One repo and environment.

@@ -68,7 +68,7 @@ impl Daemon {
             .collect();
         for (id, key) in asked {
             if let Some(report) = self.report(&key).await {
-                self.send(Some(id), report);
+                self.send(Some(id), &key, report);
             }
         }
         let us = &self.trust.addressee.host;

@@ -33,6 +33,7 @@ mod token;
 mod trusted;
 mod unified;
 mod unlock;
+mod watch;
 mod why;
 mod worded;
 

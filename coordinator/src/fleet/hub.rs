@@ -312,3 +312,94 @@ impl Listener {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::path::Path;
+
+    use scap_proto::{
+        identity::{CertificateAuthority, Role, Validity},
+        release::{LeafSigned, Outcome, Stage},
+    };
+
+    use super::*;
+
+    fn report(host: &str, counter: u64, outcome: Outcome) -> Report {
+        Report {
+            host: host.parse().unwrap(),
+            repo: "web/site".parse().unwrap(),
+            environment: Environment::default(),
+            release: Some(ReleaseId::of(b"release")),
+            counter,
+            stage: Stage::Promote,
+            directive: (1, 2),
+            outcome,
+            bytes: Default::default(),
+            fetch_millis: 0,
+            prepare_millis: 0,
+            promote_millis: 0,
+            standing: Default::default(),
+            extensions: Default::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn b13_what_a_relay_makes_changes_or_says_again_is_nobodys_report() {
+        let now = clock::now();
+        let folder = tempfile::tempdir().unwrap();
+        let authority = CertificateAuthority::create(&"prod".parse().unwrap(), now.0).unwrap();
+        let enrol = |role, name: &str| {
+            let node = authority.node(role, name.parse().unwrap());
+            let folder = folder.path().join(name);
+            Identity::create(&folder, &authority, &node, Validity::leaf(now.0)).unwrap()
+        };
+        let coordinator = enrol(Role::Coordinator, "deploy1");
+        let [web1, relay] = ["web1", "relay1"].map(|name| enrol(Role::Agent, name));
+        let fleet = "[[host]]\nname = 'web1'\naddress = 'a:1'\n\
+                     [[host]]\nname = 'relay1'\naddress = 'b:1'\n";
+        let inventory = Inventory::parse(fleet, Path::new("fleet.toml")).unwrap();
+        let (out, mut events) = mpsc::channel(EVENTS_MAX);
+        let mut listener = Listener {
+            names: ["relay1", "web1"].map(|name| name.parse().unwrap()).into(),
+            trust: coordinator.trust().clone(),
+            about: ("web/site".parse().unwrap(), Environment::default()),
+            ways: Ways::new(&inventory),
+            seen: HashSet::new(),
+            out,
+        };
+
+        let failed = || Outcome::Failed {
+            reason: "ill".into(),
+        };
+        let said = SignedReport::sign(&report("web1", 7, failed()), &web1);
+        // Its relay says in its place that all is well: with its own key, with its signature, with its certificate.
+        let well = report("web1", 8, Outcome::Done);
+        let forged = SignedReport::sign(&well, &relay);
+        let changed = SignedReport(LeafSigned {
+            payload: forged.0.payload.clone(),
+            ..said.0.clone()
+        });
+        let dressed = SignedReport(LeafSigned {
+            certificate: said.0.certificate.clone(),
+            ..forged.0.clone()
+        });
+        for made_up in [&forged, &changed, &dressed] {
+            listener.report(made_up).await;
+        }
+        assert!(events.try_recv().is_err());
+        // What it says once and again is heard once, and as it was said.
+        for _ in 0..3 {
+            listener.report(&said).await;
+        }
+        let HubEvent::Report(heard) = events.try_recv().unwrap() else {
+            panic!("a report is expected");
+        };
+        assert_eq!(*heard, report("web1", 7, failed()));
+        assert!(events.try_recv().is_err());
+        // Of what it cannot make up at all it is the author itself.
+        let own = SignedReport::sign(&report("relay1", 1, Outcome::Done), &relay);
+        listener.report(&own).await;
+        assert!(matches!(events.try_recv(), Ok(HubEvent::Report(_))));
+    }
+}

@@ -5,6 +5,7 @@ mod authority;
 mod branch;
 mod carry;
 mod configs;
+mod counters;
 mod directory;
 mod enrolments;
 mod failpoint;

@@ -38,6 +38,7 @@ pub mod release;
 pub mod report;
 pub mod roster;
 pub mod routes;
+pub mod sighting;
 pub mod signature;
 pub mod signed;
 pub mod signers;
@@ -55,9 +56,12 @@ pub use origin::Origin;
 pub use plan::{Plan, PlanHost, TopologyKind};
 pub use reach::Reach;
 pub use release::{Authority, DeltaRef, Priority, Release, SignedRelease, VerifiedRelease};
-pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing, TrustStanding};
+pub use report::{
+    BytesBySource, Outcome, Report, ShunnedPeer, SignedReport, Standing, TrustStanding,
+};
 pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
 pub use routes::{Routes, RoutesError};
+pub use sighting::{SIGHTINGS_MAX, Sighting};
 pub use signed::{AuthorityError, LeafSigned, UnixMillis};
 pub use signers::{SignedSigners, SignersError, SignersFile, SignersInForce, signers_namespace};
 pub use step::{STEP_NAME_BYTES_MAX, Step};

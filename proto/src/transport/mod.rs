@@ -18,20 +18,23 @@ pub mod enroll;
 mod accept;
 mod dial;
 mod endpoint;
+mod first_packets;
 mod handshake;
 mod link;
 mod pace;
 mod route;
 mod settings;
 mod tls;
+mod unproved;
 
 #[cfg(test)]
 mod tests;
 
 pub use self::{
-    accept::{AcceptError, Incoming},
+    accept::{AcceptError, HANDSHAKES_PER_SOURCE_MAX, Incoming},
     dial::DialError,
     endpoint::{BindError, Endpoint, SocketBuffers},
+    first_packets::{FIRST_PACKETS_BURST, FIRST_PACKETS_PER_SEC_MAX},
     handshake::{HANDSHAKE_SECS_MAX, HandshakeError},
     link::{Link, LinkError, LinkStats, MESSAGES_PRIORITY, RecvStream, SendStream},
     pace::{Content, Rate, RateCaps, RateError, Traffic},

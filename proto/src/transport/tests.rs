@@ -21,6 +21,8 @@ use crate::{
     },
 };
 
+mod hostile;
+
 const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
 
 fn now_unix_ms() -> u64 {

@@ -5,6 +5,7 @@ pub mod close;
 pub mod config;
 pub mod control;
 pub mod peer;
+pub mod shown;
 pub mod stable;
 
 use bytes::Bytes;

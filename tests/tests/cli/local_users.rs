@@ -21,7 +21,7 @@ const STRANGER: u32 = 65_003;
 /// What a user hears who writes a line to a socket: in a thread, whose user is another than that of the process.
 pub fn heard_by(user: u32, groups: &[u32], socket: &Path, line: &str) -> io::Result<String> {
     std::thread::scope(|scope| {
-        let asking = scope.spawn(|| {
+        let asking = scope.spawn(|| -> io::Result<String> {
             let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
             set_thread_groups(&groups)?;
             set_thread_gid(Gid::from_raw(user))?;
@@ -76,7 +76,7 @@ fn e11_every_local_socket_denies_by_default_and_nothing_listens_on_tcp() {
     let activator = fleet.agents[0].activator().pid;
     send_signal(activator, Signal::STOP);
     let mut deploy = fleet.start_deploy(&["--repo", "repo"]);
-    deploy.wait_until_it_says("wave rest: fetch on 1 host");
+    deploy.wait_until_it_says("wave rest: fetch");
     let control = scene.path("st/control");
     let control: Vec<PathBuf> = fs::read_dir(control)
         .unwrap()

@@ -133,6 +133,7 @@ impl Child {
         let open = async {
             let (mut send, mut receive) = link.open_bi().await?;
             let open = Envelope::from(Open::Control(Hello::ours()));
+            let open = open.showing(self.node.membership());
             frame::write_message(&mut send, &open).await?;
             match frame::read_message::<_, Envelope<Hello>>(&mut receive).await? {
                 Some(_) => Ok((send, receive)),

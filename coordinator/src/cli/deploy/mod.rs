@@ -30,7 +30,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use scap_agent::{
     clock,
-    node::{self, Job, Sources},
+    node::{self, Job, Readers, Sources},
     store::Store,
 };
 use scap_proto::{
@@ -72,6 +72,7 @@ use super::{
     scap::ScapArgs,
     screen::{Sheet, Shown},
     snapshot::{Tree, last_released, locked, open_store},
+    watch,
     worded::Worded,
 };
 use crate::{
@@ -451,6 +452,7 @@ pub(super) async fn deploy(
     let release = session.release.id();
     seed.serve(Job {
         release,
+        readers: Readers::of(session.release.release()),
         snapshot: built.snapshot,
         plan: Arc::new(plan),
         sources: Sources::Plan,
@@ -491,6 +493,8 @@ pub(super) async fn deploy(
         is_stall_exact: stall.is_some(),
         steps,
         steps_back: steps.on_the_way_back(),
+        external_check: inventory.rollout.external_check(),
+        counters: state.counters(),
         finalize_max: FINALIZE_MAX,
     };
     let hold = args.how.hold.map(Duration::from_secs);
@@ -531,6 +535,7 @@ pub(super) async fn deploy(
     )
     .await;
     let rolled_in = rolling.elapsed();
+    watch::keep_counters(&state, &ended.engine);
     if let Ok(control) = control {
         control.close().await;
     }
@@ -538,6 +543,10 @@ pub(super) async fn deploy(
     let written = recording.end(&session, &ended).await;
     finished.map_err(state_error)?;
     let seed_bytes = seed.node().sent_bytes();
+    let denied = seed.node().denials();
+    watch::denied_lines(&denied)
+        .iter()
+        .for_each(|line| progress.note(line));
     // Before the links, so that nothing dials again what is being closed.
     drop(hub);
     seed.shutdown().await;
@@ -554,6 +563,7 @@ pub(super) async fn deploy(
     summary.json["deltas"] = deltas.json();
     summary.json["dead_man_seconds"] = dead_man.map(|it| it.as_secs()).into();
     summary.json["message"] = args.message.join(" ").into();
+    summary.json["denied"] = watch::denied_json(&denied);
     summary.json["state"] = written.json;
     summary.code = match summary.code {
         exit::DONE => written.code,
