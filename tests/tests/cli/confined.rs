@@ -137,6 +137,13 @@ impl TwoUsers {
             give(path, DAEMON, DAEMON);
             open(path, 0o750);
         }
+        // All of the identity but its key is the group's to read.
+        for entry in fs::read_dir(scene.path("web1/identity")).unwrap() {
+            let name = entry.unwrap().file_name();
+            if name != "node.key" {
+                open(&format!("web1/identity/{}", name.display()), 0o640);
+            }
+        }
         give("web1/srv", ACTIVATOR, ACTIVATOR);
         give("web1/run", ACTIVATOR, ACTIVATOR);
         chown(scene.path("noted"), Some(ACTIVATOR), None).unwrap();
