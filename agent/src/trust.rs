@@ -15,7 +15,10 @@ use std::{
 use scap_proto::{
     codec::{self, CodecError},
     id::{NodeId, PlanId, ReleaseId},
-    identity::{Identity, IdentityError, Life, PUBLIC_KEY_BYTES, Refusal, Trust, install::file_in},
+    identity::{
+        Identity, IdentityError, Life, PUBLIC_KEY_BYTES, PublicIdentity, Refusal, Trust, Validity,
+        install::file_in,
+    },
     reason::{Because, Reason},
     release::{
         Audience, Authority, AuthorityError, ConfigQuestion, Directive, Environment, Finalization,
@@ -47,9 +50,9 @@ pub use self::renewal::NotRenewed;
 
 /// A host's identity, and whom and what it follows.
 #[derive(Debug)]
-pub struct HostTrust {
+pub struct HostTrust<I = Arc<Identity>> {
     /// Who it is.
-    pub identity: Arc<Identity>,
+    pub identity: I,
     /// Whom orders must be addressed to.
     pub addressee: Addressee,
     /// What a coordinator says that this host is in; hosts of earlier enrolments have none. A renewal may change it.
@@ -60,6 +63,27 @@ pub struct HostTrust {
     commits: Vec<CommitRule>,
     /// Where the daemon keeps whose certificates count, for the activator, which hears of it in no other way.
     daemon_keeps: Option<PathBuf>,
+}
+
+/// The same as a process has it that never speaks for its host, and has no key: the activator.
+pub type ActivatorTrust = HostTrust<PublicIdentity>;
+
+/// An identity, with its key or without.
+pub trait Verifies {
+    /// Whom it trusts.
+    fn trusted(&self) -> &Trust;
+}
+
+impl Verifies for Arc<Identity> {
+    fn trusted(&self) -> &Trust {
+        self.trust()
+    }
+}
+
+impl Verifies for PublicIdentity {
+    fn trusted(&self) -> &Trust {
+        self.trust()
+    }
 }
 
 /// What the daemon keeps of whose certificates count, in its data directory.
@@ -287,11 +311,40 @@ impl HostTrust {
     /// [`TrustError`].
     pub fn load(directory: &Path, now: UnixMillis) -> Result<Self, TrustError> {
         let identity = Arc::new(Identity::load(directory)?);
-        match identity.check_time(now.0) {
-            // It can still be renewed; until then its peers refuse it.
-            Err(Refusal::Expired { .. }) if identity.validity().life(now.0) == Life::Expired => {}
-            checked => checked?,
-        }
+        check_life(identity.check_time(now.0), identity.validity(), now)?;
+        let host = identity.own().name.clone();
+        Self::with(identity, host, directory)
+    }
+
+    /// The same as the daemon of a host has it: with the signers files that it took since.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn of_daemon(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
+        let [daemon, activator] = records(config);
+        Self::load(&config.identity, now)?.keeping(&daemon, &activator, now)
+    }
+}
+
+impl ActivatorTrust {
+    /// The same as the activator of a host has it, who does not read the host's key.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn of_activator(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
+        let [daemon, activator] = records(config);
+        let identity = PublicIdentity::load(&config.identity)?;
+        check_life(identity.check_time(now.0), identity.validity(), now)?;
+        let host = identity.own().name.clone();
+        let trust = Self::with(identity, host, &config.identity)?;
+        let mut trust = trust.keeping(&activator, &daemon, now)?;
+        trust.daemon_keeps = Some(config.data.join(FLEET_TRUST_FILE));
+        Ok(trust)
+    }
+}
+
+impl<I: Verifies> HostTrust<I> {
+    fn with(identity: I, host: NodeId, directory: &Path) -> Result<Self, TrustError> {
         let signers_path = file_in(directory, ALLOWED_SIGNERS_FILE);
         AllowedSigners::load(&signers_path)?;
         let signers = read(&signers_path)?;
@@ -326,12 +379,12 @@ impl HostTrust {
         let floors = file.floors.into_iter();
         let floors = floors.map(|it| ((it.repo, it.environment), it.sequence));
         let addressee = Addressee {
-            host: identity.own().name.clone(),
+            host,
             environments: file.environments,
             audiences: file.audiences,
             floors: floors.collect(),
         };
-        let fleet = identity.trust().fleet().clone();
+        let fleet = identity.trusted().fleet().clone();
         Ok(Self {
             following: Following::new(enrolled, fleet, thresholds.of_signers()),
             identity,
@@ -344,29 +397,9 @@ impl HostTrust {
         })
     }
 
-    /// The same as the daemon of a host has it: with the signers files that it took since.
-    ///
-    /// # Errors
-    /// [`TrustError`].
-    pub fn of_daemon(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
-        let [daemon, activator] = records(config);
-        Self::load(&config.identity, now)?.keeping(&daemon, &activator, now)
-    }
-
-    /// The same as the activator of a host has it.
-    ///
-    /// # Errors
-    /// [`TrustError`].
-    pub fn of_activator(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
-        let [daemon, activator] = records(config);
-        let mut trust = Self::load(&config.identity, now)?.keeping(&activator, &daemon, now)?;
-        trust.daemon_keeps = Some(config.data.join(FLEET_TRUST_FILE));
-        Ok(trust)
-    }
-
     /// Whose certificates count now: what the daemon took since is believed as far as it proves itself.
     fn certificates(&self) -> &Trust {
-        let trust = self.identity.trust();
+        let trust = self.identity.trusted();
         if let Some(path) = &self.daemon_keeps
             && let Err(error) = trust.learn_from(path)
         {
@@ -568,11 +601,28 @@ impl HostTrust {
 }
 
 /// Where daemon and activator keep which signers files they took.
+/// A certificate that is over can still be renewed for a while; until then its host's peers refuse it.
+fn check_life(
+    checked: Result<(), Refusal>,
+    validity: Validity,
+    now: UnixMillis,
+) -> Result<(), Refusal> {
+    match checked {
+        Err(Refusal::Expired { .. }) if validity.life(now.0) == Life::Expired => Ok(()),
+        checked => checked,
+    }
+}
+
 fn records(config: &Config) -> [PathBuf; 2] {
     [
         config.data.join(following::DAEMON_FILE),
-        config.deploy_root.join(following::ACTIVATOR_FILE),
+        activators_record(&config.deploy_root),
     ]
+}
+
+/// Where the activator does: the one file below the deploy root that the daemon reads.
+pub(crate) fn activators_record(deploy_root: &Path) -> PathBuf {
+    deploy_root.join(following::ACTIVATOR_FILE)
 }
 
 /// The membership as `enroll` wrote it: whether it holds is for those to say to whom it is shown.

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     acceptance::{Acceptance, Addressee, Decision, Refusal},
     clock,
-    trust::{FollowedGrant, HostTrust, OrderError, VerifiedFinalization, VerifiedOrder},
+    trust::{FollowedGrant, HostTrust, OrderError, VerifiedFinalization, VerifiedOrder, Verifies},
 };
 
 /// The record's name in the repo's own folder.
@@ -45,7 +45,7 @@ impl Record for FollowedGrant {
 /// # Errors
 /// [`OrderError`].
 pub(super) fn verified(
-    trust: &HostTrust,
+    trust: &HostTrust<impl Verifies>,
     deploy_root: &Path,
     order: Order,
     has_lapsed: bool,

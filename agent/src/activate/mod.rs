@@ -33,6 +33,7 @@ mod authorise;
 mod background;
 mod build;
 mod chunks;
+mod client;
 mod commit;
 mod compare;
 mod config_diff;

@@ -63,6 +63,8 @@ use crate::{
     },
     clock,
     config::Config,
+    confine::Confinement,
+    keeper::Keeper,
     limits::Limits,
     node::{Incoming, Job, Node, NodeEvent, Readers, Sources, Tasks},
     store::{Store, StoreConfig},
@@ -85,14 +87,15 @@ const MESSAGES_MAX: usize = 32;
 /// Most peers remembered for having been dropped, for the status.
 const DROPPED_PEERS_MAX: usize = 64;
 
-/// Runs the daemon until `cancel`. `activator` is the command that starts the activator's process; what comes from `limits`
-/// counts instead of [`Config::limits`] from then on.
+/// Runs the daemon until `cancel`. `keeper` starts the activator, where no other unit does; `confinement` is what became of
+/// confining this process; what comes from `limits` counts instead of [`Config::limits`] from then on.
 ///
 /// # Errors
 /// [`DaemonError`].
 pub async fn run(
     config: Config,
-    activator: Vec<std::ffi::OsString>,
+    keeper: Option<Keeper>,
+    confinement: Confinement,
     limits: mpsc::Receiver<Limits>,
     cancel: CancellationToken,
 ) -> Result<(), DaemonError> {
@@ -121,9 +124,7 @@ pub async fn run(
         limiter.caps(clock::now()),
     )?;
     let (api, api_requests) = api::listen(&config.data).map_err(DaemonError::Api)?;
-    let activator = ActivatorHandle::start(&config, activator, cancel.child_token())
-        .await
-        .map_err(DaemonError::Activator)?;
+    let activator = ActivatorHandle::start(&config.activator_socket, keeper);
     tracing::info!(
         name = %trust.addressee.host, address = %node.address(), chunks = recovery.durable_chunks + recovery.verified_chunks,
         rehashed = recovery.verified_chunks, "agent ready"
@@ -153,6 +154,7 @@ pub async fn run(
         config_turn: Arc::new(Semaphore::new(1)),
         limiter,
         renewing: Renewing::default(),
+        confinement,
     };
     daemon.notice_loss(starts == 1);
     let result = daemon
@@ -228,6 +230,7 @@ struct Daemon {
     config_turn: Arc<Semaphore>,
     limiter: Limiter,
     catching: Catching,
+    confinement: Confinement,
     freshness: Freshness,
     /// What waits while it is not known where others are.
     amnesia: Option<Amnesia>,
@@ -255,6 +258,7 @@ impl Daemon {
                     Some(event) => self.node_event(event).await,
                     None => break Err(DaemonError::NodeEnded),
                 },
+                () = self.activator.lost() => break Err(DaemonError::KeeperEnded),
                 Some(incoming) = inboxes.control_streams.recv() => match incoming {
                     Incoming::Control(stream) => self.control_opened(stream),
                     Incoming::Question(question) => self.question(question).await,
@@ -775,6 +779,7 @@ impl Daemon {
             watch: self.watch_view(),
             trust: self.trust_view(),
             authority: AuthorityView::of(&self.trust),
+            confinement: self.confinement.into(),
         }
     }
 
