@@ -1,6 +1,7 @@
 //! The agent's command line, which the coordinator can run too, under a sub-command of its own.
 
 mod clone;
+mod doctor;
 mod enroll;
 mod identity;
 mod limit;
@@ -66,6 +67,8 @@ struct Cli {
 enum Command {
     /// Run the daemon
     Run(RunArgs),
+    /// Say what is wrong with this host, or will be: certificates, keys, directories, disks, buffers
+    Doctor(doctor::DoctorArgs),
     /// Become a member of a fleet: make a key, and have it certified by a token
     Enroll(enroll::EnrollArgs),
     /// Run the process that alone writes below the deploy root; `run` starts it
@@ -211,6 +214,7 @@ async fn execute(command: Command) -> ExitCode {
         }
         Command::Enroll(args) => enroll::run(args).await,
         Command::Activator(args) => activator(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Status(local) => show(&local, &Call::Status, print_status).await,
         Command::Verify { repo, local } => {
             show(&local, &Call::Verify { repo }, print_differences).await
@@ -309,6 +313,15 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
         text(status, "name"),
         text(status, "address")
     );
+    let identity = &status["identity"];
+    if identity["state"] != "good" {
+        let days = identity["valid_seconds_left"].as_u64().unwrap_or_default() / (24 * 3600);
+        let (state, until) = (text(identity, "state"), text(identity, "valid_until"));
+        let _ = writeln!(
+            out,
+            "certificate  {state}: until {until}, {days} days left; `scap-agent doctor` says what to do"
+        );
+    }
     let releases = status["releases"]
         .as_array()
         .map(Vec::as_slice)

@@ -3,22 +3,17 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
-use rustix::fs::Gid;
 use scap_proto::reason::{Because, Reason};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::socket;
+
 /// Most users whose refusal is told in the log, each once: a host has few, and none fills the log.
 const REFUSED_TOLD_MAX: usize = 64;
-
-/// Only its owner may connect.
-const OWNER: u32 = 0o600;
-/// And its group; who of that is let in, the listener decides.
-const OWNER_AND_GROUP: u32 = 0o660;
 
 /// Who may ask at a socket: root, the user of this process, and whoever is named. All others are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,34 +54,29 @@ impl LocalListener {
     /// # Errors
     /// As `unlink`, `bind` and `chmod`: most often its path is longer than a Unix socket's may be, 107 bytes.
     pub fn bind(path: &Path, users: Users) -> io::Result<Self> {
-        Self::bind_with(path, users, OWNER)
-    }
-
-    /// The same for a process of another user: the socket is that of `group` too, of which this process must be.
-    ///
-    /// # Errors
-    /// As [`Self::bind`]; and where this process is not of that group.
-    pub fn bind_for_group(path: &Path, users: Users, group: u32) -> io::Result<Self> {
-        let listener = Self::bind_with(path, users, OWNER)?;
-        rustix::fs::chown(path, None, Some(Gid::from_raw(group)))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(OWNER_AND_GROUP))?;
-        Ok(listener)
-    }
-
-    fn bind_with(path: &Path, users: Users, mode: u32) -> io::Result<Self> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let listener = UnixListener::bind(path)?;
         // Until then whoever connects is still asked who it is.
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        socket::make_private(path)?;
         Ok(Self {
             listener,
             path: path.to_owned(),
             users,
             told: Mutex::default(),
         })
+    }
+
+    /// The same for a process of another user: the socket, of mode 0660, is that of `group` too, of which this process must be.
+    ///
+    /// # Errors
+    /// As [`Self::bind`]; and where this process is not of that group.
+    pub fn bind_for_group(path: &Path, users: Users, group: u32) -> io::Result<Self> {
+        let listener = Self::bind(path, users)?;
+        socket::give_to_group(path, group)?;
+        Ok(listener)
     }
 
     /// The next connection of a user who may ask. Another is sent what `refusal` makes of the reason, and closed, with nothing read
@@ -122,6 +112,8 @@ impl LocalListener {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use tokio::io::AsyncReadExt;
 
     use super::*;
@@ -145,7 +137,7 @@ mod tests {
         // Nobody: neither we nor root, one of which runs this.
         let none = LocalListener::bind(&path, Users(BTreeSet::new())).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, OWNER);
+        assert_eq!(mode & 0o777, 0o600);
         let refuse = |why: &Because| why.code.as_str().as_bytes().to_vec();
         let ask = async {
             let mut stream = UnixStream::connect(&path).await.unwrap();

@@ -1,6 +1,8 @@
 //! The coordinator: turns commits into snapshots, signs releases, seeds them and rolls them out.
 
+mod beneath;
 pub mod cli;
+pub mod contained;
 pub mod enroll;
 pub mod fleet;
 pub mod git;

@@ -32,6 +32,7 @@ pub mod frame;
 pub mod id;
 pub mod identity;
 pub mod limits;
+pub mod place;
 pub mod reason;
 pub mod release;
 pub mod transport;

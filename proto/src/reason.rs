@@ -130,7 +130,7 @@ reasons! {
     DiskFull = "disk-full",
     /// The deploy root's file system is read-only.
     ReadOnly = "read-only",
-    /// The deploy root is not there, or others can change it.
+    /// A directory that must be ours is not there, or others can change it.
     UnsafePath = "unsafe-path",
     /// Something that is not ours stands where something of ours goes.
     PathTaken = "path-taken",
@@ -142,6 +142,8 @@ reasons! {
     MissingChunk = "missing-chunk",
     /// The release's content is not what it says to be.
     BadContent = "bad-content",
+    /// A path that would be unsafe, or impossible, to make on a host.
+    ForbiddenName = "forbidden-name",
     /// What the release asks of hosts cannot be read.
     BadConfig = "bad-config",
     /// The plan of the release is missing, or cannot be read.
@@ -229,6 +231,13 @@ reasons! {
     DialsTooOften = "dials-too-often",
     /// It sent what is no message, or none that belongs there.
     BrokeProtocol = "broke-protocol",
+    // Why a certificate is not renewed, or a link not made for one.
+    /// A certificate is over.
+    CertificateExpired = "certificate-expired",
+    /// Two clocks are too far apart.
+    ClockSkew = "clock-skew",
+    /// The coordinator has no record that the host was enrolled with this key.
+    NotEnrolled = "not-enrolled",
     // Why a rollout ended, or goes back.
     /// More hosts failed than may be lost.
     BudgetExceeded = "budget-exceeded",

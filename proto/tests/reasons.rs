@@ -13,7 +13,7 @@ const GOLDEN: &str = "
     too-few-peers for-others led gone-back equivocation stale
     outside-plan outside-audience no-membership state-lost
     check-failed check-timeout template-error service-failed port-silent disk-full read-only unsafe-path path-taken busy
-    io-error missing-chunk bad-content bad-config bad-plan record-damaged not-prepared not-live activator-lost
+    io-error missing-chunk bad-content forbidden-name bad-config bad-plan record-damaged not-prepared not-live activator-lost
     went-back-by-itself live-no-more failed
     refused-signature refused-malformed refused-expired refused-environment refused-audience refused-target
     refused-sequence refused-epoch refused-equivocation refused-finalized refused-lapsed refused-floor refused-gone-back
@@ -21,6 +21,7 @@ const GOLDEN: &str = "
     refused
     stalled unreachable no-report unconfirmed skipped
     wrong-bytes slow-peer broken-promises broken-streams reads-nothing asks-too-much dials-too-often broke-protocol
+    certificate-expired clock-skew not-enrolled
     budget-exceeded external-check-failed aborted was-going-back taken-over interrupted hosts-lost none-live
     host-key-unknown host-key-changed ssh-refused ssh-failed ssh-timeout ssh-output bad-request agent-failed
     token-unknown token-used token-expired token-revoked token-other-host token-refused enroll-stranger enroll-limited

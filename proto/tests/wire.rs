@@ -4,6 +4,7 @@
 mod config_questions;
 mod enrolments;
 mod objects;
+mod renewals;
 
 use std::fmt::Debug;
 
@@ -701,6 +702,7 @@ proptest! {
         check_bytes::<Open>(&bytes);
         check_bytes::<PeerMessage>(&bytes);
         check_bytes::<ControlMessage>(&bytes);
+        check_bytes::<scap_proto::wire::renewal::RenewalRequest>(&bytes);
         let _ = read::<ControlMessage>(&bytes);
         let _ = read::<ControlMessage>(&framed(&bytes));
     }

@@ -34,8 +34,8 @@ use crate::{
 pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullView, PulledView};
 pub use trust::{RevokedView, TrustView};
 pub use view::{
-    AuthorityView, BytesView, ConfinementView, GcView, LimitView, LimitsView, PeerView, RepoView,
-    ShunView, StatusView, VerifyView,
+    AuthorityView, BytesView, ConfinementView, GcView, IdentityView, LimitView, LimitsView,
+    PeerView, RepoView, ShunView, StatusView, VerifyView,
 };
 pub use watch::{DeniedView, FreshnessView, SawView, WatchView};
 

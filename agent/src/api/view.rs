@@ -2,17 +2,19 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
+use jiff::Timestamp;
 use scap_proto::{
     content::SnapshotRef,
     id::{NodeId, ReleaseId, SnapshotId},
+    identity::{Identity, Life},
     reason::Reason,
-    release::{BytesBySource, Environment, Outcome, Release, RepoPath, Stage},
+    release::{BytesBySource, Environment, Outcome, Release, RepoPath, Stage, UnixMillis},
 };
 use serde::Serialize;
 
 use super::{CatchUpView, TrustView, WatchView};
 use crate::{
-    clock::Moment,
+    clock::{self, Moment},
     confine::{Confinement, Level, Mode},
     daemon::Repo,
     limits::Source,
@@ -27,6 +29,8 @@ pub struct StatusView {
     pub schema: &'static str,
     /// This host.
     pub name: NodeId,
+    /// Its certificate.
+    pub identity: IdentityView,
     /// Where it listens.
     pub address: SocketAddr,
     /// Where its repos go live.
@@ -108,6 +112,38 @@ impl AuthorityView {
                 Origins::Any { .. } => None,
             },
             directed_from: origins.to_string(),
+        }
+    }
+}
+
+/// Until when a host is who it is.
+#[derive(Debug, Clone, Serialize)]
+pub struct IdentityView {
+    /// From when its certificate is valid.
+    pub valid_from: Timestamp,
+    /// Until when.
+    pub valid_until: Timestamp,
+    /// How much is left, in seconds; 0 once it has expired.
+    pub valid_seconds_left: u64,
+    /// `good`; `due` for renewal; `expired`, and only to be renewed; `over`, and not even that; `early`, where a clock is wrong.
+    pub state: &'static str,
+}
+
+impl IdentityView {
+    /// Of an identity now.
+    pub fn new(identity: &Identity, now: UnixMillis) -> Self {
+        let validity = identity.validity();
+        Self {
+            valid_from: clock::timestamp(validity.not_before_unix_ms),
+            valid_until: clock::timestamp(validity.not_after_unix_ms),
+            valid_seconds_left: validity.left_ms(now.0) / 1000,
+            state: match validity.life(now.0) {
+                Life::Early => "early",
+                Life::Good => "good",
+                Life::Due => "due",
+                Life::Expired => "expired",
+                Life::Over => "over",
+            },
         }
     }
 }

@@ -5,11 +5,11 @@
 
 use std::{
     ffi::OsString,
-    fs::DirBuilder,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
+
+use scap_proto::place;
 
 use super::{
     PartialConfig, RunArgs, cancel_on_end_of_stdin, cancel_on_signal, exit, fail, ignore_signals,
@@ -58,13 +58,8 @@ fn prepare(args: RunArgs, prefix: &[&str]) -> Result<Confined, ExitCode> {
     };
     keep_core_off_disk();
     // The kernel holds the process to directories that are there.
-    let mut folder = DirBuilder::new();
-    folder.recursive(true).mode(0o755);
-    if let Err(source) = folder.create(&config.data) {
-        let path = config.data.clone();
-        let error = DaemonError::Data { path, source };
-        return Err(fail("run the agent", &error, None));
-    }
+    place::make(&config.data)
+        .map_err(|error| fail("run the agent", &DaemonError::from(error), None))?;
     let rules = Rules::of_daemon(&config, args.config.as_deref());
     let confinement = confine(config.confinement, &rules)?;
     Ok(Confined {
@@ -81,9 +76,6 @@ fn confine(mode: Mode, rules: &Rules) -> Result<Confinement, ExitCode> {
         let hint = match &error {
             ConfineError::Required(_) => {
                 "confinement = \"best-effort\" in the agent's file runs it with what this kernel has"
-            }
-            ConfineError::Path { .. } => {
-                "`scap-coordinator enroll` makes a host's identity; --identity names it"
             }
             ConfineError::Landlock(_) => {
                 "confinement = \"off\" in the agent's file runs it without"

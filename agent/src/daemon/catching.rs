@@ -234,7 +234,7 @@ impl Daemon {
         let question = StableQuestion {
             repo: scope.repo,
             environment: scope.environment,
-            membership: self.trust.membership.clone(),
+            membership: self.trust.membership.get(),
         };
         let (node, trust) = (self.node.clone(), self.trust.clone());
         self.catching.asks.spawn(async move {

@@ -3,7 +3,6 @@
 
 mod activator;
 mod amnesia;
-mod answering;
 mod catching;
 mod config_question;
 mod control;
@@ -14,13 +13,16 @@ mod kept;
 mod limits;
 mod pull;
 mod relaying;
+mod renewing;
 mod repo;
 mod reporting;
 mod saved;
 mod soaking;
 mod stable;
+mod status;
 mod trusting;
 mod verifying;
+mod watching;
 
 use std::{
     collections::BTreeMap,
@@ -30,6 +32,7 @@ use std::{
 
 use scap_proto::{
     id::ReleaseId,
+    place,
     reason::{Because, Reason},
     release::{Environment, Plan, RepoPath, TreeId, plan::PlanError},
     wire::control::{ControlMessage, Finalize, Order},
@@ -49,13 +52,14 @@ use self::{
     freshness::Freshness,
     limits::Limiter,
     relaying::Relaying,
+    renewing::Renewing,
     repo::Next,
     saved::{Saved, SavedState},
 };
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, AuthorityView, PeerView, RepoView, StatusView},
+    api::{self, ApiError, ApiRequest, PeerView},
     clock,
     config::Config,
     confine::Confinement,
@@ -99,10 +103,8 @@ pub async fn run(
             path: config.identity.clone(),
             source,
         })?;
-    std::fs::create_dir_all(&config.data).map_err(|source| DaemonError::Data {
-        path: config.data.clone(),
-        source,
-    })?;
+    place::check(&config.identity)?;
+    place::make(&config.data)?;
     let (store, recovery) = Store::open(
         config.data.join(crate::store::DIRECTORY_NAME),
         StoreConfig::default(),
@@ -151,6 +153,7 @@ pub async fn run(
         config_turn: Arc::new(Semaphore::new(1)),
         limiter,
         confinement,
+        renewing: Renewing::default(),
     };
     daemon.notice_loss(starts == 1);
     let result = daemon
@@ -230,6 +233,7 @@ struct Daemon {
     freshness: Freshness,
     /// What waits while it is not known where others are.
     amnesia: Option<Amnesia>,
+    renewing: Renewing,
 }
 
 impl Daemon {
@@ -258,6 +262,7 @@ impl Daemon {
                     Incoming::Control(stream) => self.control_opened(stream),
                     Incoming::Question(question) => self.question(question).await,
                     Incoming::Config(asked) => self.config_asked(asked),
+                    Incoming::Renewal(asked) => self.renewal_asked(asked),
                 },
                 Some(asked) = self.catching.asks.join_next() => {
                     self.heard(asked.expect("asking a peer does not panic")).await;
@@ -284,6 +289,7 @@ impl Daemon {
                     self.limiter.sample(Instant::now(), self.node.traffic());
                     self.watch_for_lapses().await;
                     self.check_what_soaks();
+                    self.warn_of_the_end();
                     self.report_progress().await;
                     self.catch_up().await;
                 }
@@ -327,7 +333,8 @@ impl Daemon {
             | ControlMessage::Order(_)
             | ControlMessage::Finalize(_)
             | ControlMessage::FinalizeAt { .. }
-            | ControlMessage::Lease(_) => {
+            | ControlMessage::Lease(_)
+            | ControlMessage::Renewal(_) => {
                 let is_new = self.pass_down(id, message.clone());
                 // Each who asks gets an answer.
                 if !is_new && !matches!(message, ControlMessage::Ask { .. }) {
@@ -362,6 +369,7 @@ impl Daemon {
                 }
             }
             ControlMessage::Lease(lease) => self.lease(&lease).await,
+            ControlMessage::Renewal(renewal) => self.renewal(*renewal),
             ControlMessage::Roster(_) | ControlMessage::Relay { .. } => {}
             // These go up; who sends one down is of another mind than we.
             ControlMessage::Report(_)
@@ -394,10 +402,10 @@ impl Daemon {
             {
                 return self.report_lack_of_plan(&key, &order).await;
             }
-            Err(error) => {
-                let reason = error.code().because(crate::error_chain(&error));
-                return self.refuse(id, &key, release, reason).await;
-            }
+            Err(error) => match self.verify_way_back(&key, &order) {
+                Some(verified) => verified,
+                None => return self.refuse(id, &key, release, error.because()).await,
+            },
         };
         let acceptance = self
             .repos
@@ -733,43 +741,6 @@ impl Daemon {
                     let _ = reply.send(result.map_err(|e| ApiError(crate::error_chain(&e))));
                 });
             }
-        }
-    }
-
-    async fn status(&mut self) -> StatusView {
-        let mut releases = Vec::new();
-        for key in self.repos.keys().cloned().collect::<Vec<_>>() {
-            let progress = self.progress(&key).await;
-            let repo = &self.repos[&key];
-            let about = repo.saved.accepted_release();
-            let about = about.and_then(|release| release.read_unverified().ok());
-            releases.push(RepoView::new(repo, about.as_ref(), progress));
-        }
-        let waiting = releases.iter().find(|release| release.waiting.is_some());
-        let (waiting, waiting_code) = match waiting {
-            Some(release) => (release.waiting.clone(), release.code),
-            None => (None, None),
-        };
-        let usage = self.node.store().usage().ok();
-        StatusView {
-            schema: "scap.agent-status/1",
-            name: self.trust.addressee.host.clone(),
-            address: self.node.address(),
-            deploy_root: self.config.deploy_root.clone(),
-            releases,
-            waiting,
-            waiting_code,
-            store_chunks: usage.as_ref().map(|usage| usage.chunks),
-            store_bytes: usage.as_ref().map(|usage| usage.encoded_bytes),
-            dropped_peers: self.dropped.clone(),
-            shunned: self.node.shunned().into_iter().map(Into::into).collect(),
-            first_packets_dropped: self.node.first_packets_dropped(),
-            limits: self.limiter.view(clock::now()),
-            catch_up: self.catch_up_view(),
-            watch: self.watch_view(),
-            trust: self.trust_view(),
-            authority: AuthorityView::of(&self.trust),
-            confinement: self.confinement.into(),
         }
     }
 

@@ -219,6 +219,6 @@ impl Daemon {
                 audiences.map(of).collect()
             }
         };
-        (readers, self.trust.membership.is_none(), clock::now())
+        (readers, self.trust.membership.get().is_none(), clock::now())
     }
 }

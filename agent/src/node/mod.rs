@@ -27,8 +27,10 @@ mod messages;
 mod readers;
 mod recent;
 mod redial;
+mod renewal;
 mod serve;
 mod session;
+mod showing;
 mod shunned;
 mod sightings;
 mod status;
@@ -69,7 +71,9 @@ pub use self::{
     event::{Job, Sources},
     keep::collect,
     readers::Readers,
+    renewal::RenewalAsked,
     session::ControlStream,
+    showing::OwnMembership,
     shunned::Shun,
 };
 
@@ -118,6 +122,8 @@ pub enum Incoming {
     Question(Question),
     /// What would config files change?
     Config(ConfigAsked),
+    /// Our next certificate.
+    Renewal(RenewalAsked),
 }
 
 /// What happened on a node.
@@ -182,7 +188,7 @@ pub(crate) struct Shared {
     name: NodeId,
     identity: Arc<Identity>,
     /// What it shows of itself to those that it has links to.
-    membership: Option<SignedMembership>,
+    membership: OwnMembership,
     denials: Mutex<Denials>,
     asks: Mutex<Asks>,
     sightings: Mutex<Sightings>,
@@ -214,7 +220,13 @@ impl Node {
         control: Option<mpsc::Sender<Incoming>>,
         caps: RateCaps,
     ) -> Result<(Self, Tasks), StartError> {
-        Self::start_showing((identity, None), listen, store, control, caps)
+        Self::start_showing(
+            (identity, OwnMembership::default()),
+            listen,
+            store,
+            control,
+            caps,
+        )
     }
 
     /// The same as a node that shows its membership to those that it has links to.
@@ -225,7 +237,7 @@ impl Node {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start_showing(
-        (identity, membership): (Arc<Identity>, Option<SignedMembership>),
+        (identity, membership): (Arc<Identity>, OwnMembership),
         listen: Option<SocketAddr>,
         store: Store,
         control: Option<mpsc::Sender<Incoming>>,
@@ -361,8 +373,8 @@ impl Node {
     }
 
     /// What it shows of itself.
-    pub fn membership(&self) -> Option<&SignedMembership> {
-        self.shared.membership.as_ref()
+    pub fn membership(&self) -> Option<SignedMembership> {
+        self.shared.membership.get()
     }
 
     /// Notes that a peer asked for what it may not have.
@@ -451,13 +463,16 @@ fn rng_seed() -> u64 {
 
 /// Accepts links until `cancel`.
 async fn accept(shared: Arc<Shared>, cancel: CancellationToken) {
-    let mut handshakes = JoinSet::new();
+    let mut handshakes: JoinSet<Option<Link>> = JoinSet::new();
     let mut questions = JoinSet::new();
     loop {
         let incoming = tokio::select! {
             () = cancel.cancelled() => return,
             Some(done) = handshakes.join_next(), if !handshakes.is_empty() => {
                 match done.ok().flatten() {
+                    Some(link) if questions.len() < QUESTIONS_MAX && link.is_renewal() => {
+                        questions.spawn(renewal::run(link, shared.clone()));
+                    }
                     Some(link) if questions.len() < QUESTIONS_MAX => {
                         questions.spawn(config_question::run(link, shared.clone()));
                     }
@@ -477,7 +492,7 @@ async fn accept(shared: Arc<Shared>, cancel: CancellationToken) {
                 Ok(link) => {
                     let PeerIdentity { role, name, .. } = link.peer();
                     tracing::debug!(%from, %role, %name, "accepted");
-                    if link.is_question() {
+                    if link.is_question() || link.is_renewal() {
                         return Some(link);
                     }
                     shared

@@ -59,6 +59,8 @@ pub(crate) enum SessionError {
     Unexpected(&'static str),
     #[error("the peer is not believed")]
     Trust(#[source] FleetTrustError),
+    #[error("the peer hands over fleet trusts again and again")]
+    TrustAgain,
     #[error(transparent)]
     CutOff(Refusal),
     #[error("the peer did not open its session within {} s", OPEN_TIME_MAX.as_secs())]
@@ -229,7 +231,7 @@ async fn dial_session(
         let (mut send, mut receive) = link.open_bi().await?;
         let open = Envelope::from(Open::Session(Hello::ours()));
         let open = open.trusting(shared.trust.mark());
-        let open = open.showing(shared.membership.as_ref());
+        let open = open.showing(shared.membership.get().as_ref());
         frame::write_message(&mut send, &open).await?;
         match frame::read_message::<_, Envelope<Hello>>(&mut receive).await? {
             Some(hello) => {
@@ -262,7 +264,7 @@ async fn accept_session(
     outbox: mpsc::Receiver<PeerMessage>,
 ) -> SessionError {
     let hello = Envelope::from(Hello::ours()).trusting(shared.trust.mark());
-    let hello = hello.showing(shared.membership.as_ref());
+    let hello = hello.showing(shared.membership.get().as_ref());
     match frame::write_message(&mut send, &hello).await {
         Ok(()) => exchange(shared, who, trusts, (send, receive), outbox).await,
         Err(error) => error.into(),
@@ -337,7 +339,7 @@ impl SessionError {
             Self::Frame(FrameError::Codec(_) | FrameError::TooLong(_)) | Self::Unexpected(_) => {
                 close::PROTOCOL
             }
-            Self::Late | Self::Trust(_) => close::PROTOCOL,
+            Self::Late | Self::Trust(_) | Self::TrustAgain => close::PROTOCOL,
             Self::CutOff(refusal) => match refusal.kind() {
                 RefusalKind::Revoked => close::REVOKED,
                 _ => close::OLD_AUTHORITY,

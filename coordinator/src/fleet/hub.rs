@@ -26,7 +26,11 @@ use scap_proto::{
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{Host, Inventory, ways::Ways};
+use super::{
+    Host, Inventory,
+    renewals::{Certificates, Renewals, Renewer},
+    ways::Ways,
+};
 
 /// Into how many branches the fleet is split, and so to how many hosts we have links while all are reached.
 pub const LINKS: usize = 4;
@@ -77,13 +81,15 @@ pub struct Hub {
 
 impl Hub {
     /// Begins to reach all hosts, of which there is at least one, and asks each where it stands with a repo. Those in
-    /// `first` are to have a link to us, as far as there are so many links.
+    /// `first` are to have a link to us, as far as there are so many links. Their certificates are renewed, where somebody is
+    /// given that can.
     pub async fn start(
         node: &Node,
         identity: &Arc<Identity>,
         inventory: &Inventory,
         first: &[NodeId],
         about: &(RepoPath, Environment),
+        renewing: Option<(Renewer, Certificates)>,
     ) -> Self {
         let (parts, hosts) = arrange(&inventory.hosts, first);
         let id = TreeId(RandomState::new().hash_one(std::process::id()));
@@ -144,6 +150,9 @@ impl Hub {
             about: about.clone(),
             ways: Ways::new(inventory),
             seen: HashSet::new(),
+            renewals: renewing.map(|(renewer, certificates)| {
+                Renewals::start(renewer, certificates, tree.teller())
+            }),
             out,
         };
         let mut listening = JoinSet::new();
@@ -256,6 +265,7 @@ struct Listener {
     ways: Ways,
     /// Reports that came lately: those of hosts behind several relays come on several ways.
     seen: HashSet<blake3::Hash>,
+    renewals: Option<Renewals>,
     out: mpsc::Sender<HubEvent>,
 }
 
@@ -298,7 +308,11 @@ impl Listener {
         if !self.seen.insert(hash) {
             return;
         }
-        match report.verify(&self.trust, clock::now()) {
+        let verified = report.verify(&self.trust, clock::now());
+        if let (Ok(of), Some(renewals)) = (&verified, &self.renewals) {
+            renewals.saw(&of.host, &report.0);
+        }
+        match verified {
             // Of other repos another rollout is told at the same time.
             Ok(report) if (&report.repo, &report.environment) != (&self.about.0, &self.about.1) => {
             }
@@ -367,6 +381,7 @@ mod tests {
             ways: Ways::new(&inventory),
             seen: HashSet::new(),
             out,
+            renewals: None,
         };
 
         let failed = || Outcome::Failed {

@@ -8,6 +8,10 @@
 //! on either side. Nothing is resumed and nothing is sent early: a peer is checked on each
 //! connection, and no message can be replayed.
 //!
+//! # What is agreed
+//! [`ALPN`] is for the links that nodes keep with each other; [`QUESTION_ALPN`] and [`RENEWAL_ALPN`] are for links on which
+//! one thing is done. Only who dials with the last lets in a certificate that has expired.
+//!
 //! # The link
 //! After that both sides are equal: either opens bidirectional streams, at most [`STREAMS_MAX`] at
 //! a time, and unidirectional ones for what it pushes, at most [`PUSHES_MAX`]. There are no datagrams.
@@ -39,5 +43,5 @@ pub use self::{
     link::{Link, LinkError, LinkStats, MESSAGES_PRIORITY, RecvStream, SendStream},
     pace::{Content, Rate, RateCaps, RateError, Traffic},
     settings::{IDLE_SECS_MAX, KEEP_ALIVE_SECS, LinkSettings, PUSHES_MAX, STREAMS_MAX},
-    tls::{ALPN, QUESTION_ALPN},
+    tls::{ALPN, QUESTION_ALPN, RENEWAL_ALPN},
 };

@@ -11,7 +11,7 @@ use crate::{
     limits::{BATCH_MAX, BRANCHES_MAX},
     release::{
         Branch, Environment, RepoPath, SignedDirective, SignedFinalization, SignedGrant,
-        SignedLease, SignedRelease, SignedReport, SignedRoster, Targets, TreeId,
+        SignedLease, SignedRelease, SignedRenewal, SignedReport, SignedRoster, Targets, TreeId,
     },
 };
 
@@ -57,6 +57,8 @@ pub enum ControlMessage {
     },
     /// Down, to the relay that it names: feed a host.
     Lease(Box<SignedLease>),
+    /// Down, to the host that it names: your next certificate. Only for who says in its [`super::Hello`] that it takes them.
+    Renewal(Box<SignedRenewal>),
 }
 
 /// Whether a host of a control tree is reached.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod alone;
 mod asker;
 mod catching_up;
 mod deltas;
@@ -11,6 +12,7 @@ mod few_files;
 mod floods;
 mod goodput;
 mod leeches;
+mod little_memory;
 mod nodes;
 mod oversized;
 mod priorities;

@@ -75,11 +75,11 @@ fn a12_a_host_of_another_group_gets_the_same_as_for_what_is_not_there() {
     let unknown = ReleaseId::of(b"nobody has it");
     scene.enrol_in(EVIL, &["staging"]);
     let trust = scene.trust(EVIL);
-    let shown = trust.membership.as_ref();
+    let shown = trust.membership.get();
     let all = [release, unknown, Release::config_id(release)];
 
     // Whatever it shows, and says.
-    for shown in [shown, None] {
+    for shown in [shown.as_ref(), None] {
         let mut evil = Asker::dial(trust.identity.clone(), agent);
         evil.open(shown, &all);
         wait_until_denied(agent, EVIL, Reason::OutsidePlan.as_str());
@@ -111,7 +111,7 @@ fn a12_a_host_of_another_group_gets_the_same_as_for_what_is_not_there() {
         ask("nothing", "production"),
         ask("site", "staging"),
     ];
-    let heard = evil.control(shown, asks, |heard| !heard.is_empty());
+    let heard = evil.control(shown.as_ref(), asks, |heard| !heard.is_empty());
     let [ControlMessage::Report(report)] = heard.as_slice() else {
         panic!("{heard:?}");
     };
@@ -144,7 +144,7 @@ fn a12_a_host_of_another_group_gets_the_same_as_for_what_is_not_there() {
 
     // Orders that nobody signed use up as many of the host's numbers, whether the repo is here or not.
     let counters = evil.control(
-        trust.membership.as_ref(),
+        trust.membership.get().as_ref(),
         vec![
             ask("site", "staging"),
             forged("site"),
@@ -168,7 +168,7 @@ fn a12_a_host_of_another_group_gets_the_same_as_for_what_is_not_there() {
     // Who may have it gets it, in the same way.
     let host2 = scene.trust("host2");
     let mut honest = Asker::dial(host2.identity.clone(), agent);
-    honest.open(host2.membership.as_ref(), &all);
+    honest.open(host2.membership.get().as_ref(), &all);
     wait_until("it is served", WAIT_MAX, || {
         let answer = honest.first_chunk(0);
         let is_chunk = answer.len() > ReplyHeader::NotHeld.encode().len();

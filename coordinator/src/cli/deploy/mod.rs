@@ -56,6 +56,7 @@ use self::{
     targets::Targets,
 };
 pub(super) use self::{
+    begin::{check_enough, threshold},
     flags::{HowArgs, Topology},
     prepare::{PrepareArgs, run as prepare, verify_content},
     prepared::Given,
@@ -80,6 +81,7 @@ use crate::{
         Inventory, InventoryError,
         hub::{Hub, resolve_all},
         places::Places,
+        renewals::{Certificates, Renewer, Which},
     },
     rollout::{self, Desk, Request, Session},
     scap::Scap,
@@ -283,7 +285,7 @@ pub(super) async fn deploy(
     // Before anything that takes long: whoever looks sees at once that it has begun, and with what.
     let mut progress = Progress::new(&about, tree.commit(), args.progress);
     notes.iter().for_each(|note| progress.note(note));
-    let identity = state.identity().map_err(state_error)?;
+    let identity = state.identity_at(clock::now()).map_err(state_error)?;
     let targets = Targets::of(fleet, &scap, &args, revoked(identity.trust()))?;
     let Targets {
         inventory, policy, ..
@@ -312,13 +314,22 @@ pub(super) async fn deploy(
     let seed = Seed::start(identity.clone(), store.clone(), caps)
         .map_err(|error| CliError::failed("start the seed", &error))?;
     let first = fed_by_us(&identity.own().name, inventory, policy, topology, &about);
-    let mut hub = Hub::start(seed.node(), &identity, inventory, &first, &about).await;
+    let renewer = Renewer {
+        state: state.clone(),
+        which: Which::Due,
+    };
+    let renewing = Some((renewer, Certificates::default()));
+    let mut hub = Hub::start(seed.node(), &identity, inventory, &first, &about, renewing).await;
     // Hosts are dialled, and the lock is taken, while the snapshot is built.
     // Where nobody takes it any more, it is given back at once.
     let (locker, locking) = {
         let (args, state, about, tree) = (args.clone(), state.clone(), about.clone(), tree.clone());
         let (give, taken) = oneshot::channel();
-        let lock = move || drop(give.send(Recording::start(&args, &state, &about, &tree, began)));
+        let trust = identity.trust().clone();
+        let lock = move || {
+            let state = (&state, &trust);
+            drop(give.send(Recording::start(&args, state, &about, &tree, began)));
+        };
         let locking = async { taken.await.expect("taking the lock does not panic") };
         (tokio::task::spawn_blocking(lock), locking)
     };
