@@ -7,7 +7,6 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use rustix::fs::Gid;
 use scap_proto::reason::{Because, Reason};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -55,31 +54,29 @@ impl LocalListener {
     /// # Errors
     /// As `unlink`, `bind` and `chmod`: most often its path is longer than a Unix socket's may be, 107 bytes.
     pub fn bind(path: &Path, users: Users) -> io::Result<Self> {
-        Self::bind_with(path, users, None)
-    }
-
-    /// The same for a process of another user: the socket is that of `group` too, of which this process must be.
-    ///
-    /// # Errors
-    /// As [`Self::bind`]; and where this process is not of that group.
-    pub fn bind_for_group(path: &Path, users: Users, group: u32) -> io::Result<Self> {
-        Self::bind_with(path, users, Some(Gid::from_raw(group)))
-    }
-
-    fn bind_with(path: &Path, users: Users, group: Option<Gid>) -> io::Result<Self> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let listener = UnixListener::bind(path)?;
         // Until then whoever connects is still asked who it is.
-        socket::make_private(path, group)?;
+        socket::make_private(path)?;
         Ok(Self {
             listener,
             path: path.to_owned(),
             users,
             told: Mutex::default(),
         })
+    }
+
+    /// The same for a process of another user: the socket, of mode 0660, is that of `group` too, of which this process must be.
+    ///
+    /// # Errors
+    /// As [`Self::bind`]; and where this process is not of that group.
+    pub fn bind_for_group(path: &Path, users: Users, group: u32) -> io::Result<Self> {
+        let listener = Self::bind(path, users)?;
+        socket::give_to_group(path, group)?;
+        Ok(listener)
     }
 
     /// The next connection of a user who may ask. Another is sent what `refusal` makes of the reason, and closed, with nothing read

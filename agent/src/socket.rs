@@ -1,4 +1,4 @@
-//! Who may connect to a Unix socket, by its mode.
+//! Unix sockets that only their owner may connect to, or a group too.
 
 use std::{
     io,
@@ -6,16 +6,33 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags};
 
-/// Takes a socket that was just bound away from everybody but its owner, and `group` where there is one.
+/// Takes a socket that was just bound away from everybody but its owner.
 ///
 /// Whoever else may write to its directory could have put something in its place by now, which a change by name would reach
 /// through a link: so it is looked at first, and changed through the descriptor by which it was looked at.
 ///
 /// # Errors
-/// Where something else is there, or this process is not of the group.
-pub(crate) fn make_private(path: &Path, group: Option<Gid>) -> io::Result<()> {
+/// Where something else is there.
+pub(crate) fn make_private(path: &Path) -> io::Result<()> {
+    let (_socket, through) = open_ours(path)?;
+    Ok(rustix::fs::chmod(through, Mode::RUSR | Mode::WUSR)?)
+}
+
+/// The same, but for a group to which it is given, and of which we must be.
+///
+/// # Errors
+/// Where something else is there, and as `chown`.
+pub(crate) fn give_to_group(path: &Path, group: u32) -> io::Result<()> {
+    let (_socket, through) = open_ours(path)?;
+    rustix::fs::chown(&through, None, Some(Gid::from_raw(group)))?;
+    let owner = Mode::RUSR | Mode::WUSR;
+    Ok(rustix::fs::chmod(through, owner | Mode::RGRP | Mode::WGRP)?)
+}
+
+/// The socket at a path, if it is ours, and a name by which it is this very one.
+fn open_ours(path: &Path) -> io::Result<(OwnedFd, String)> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let socket: OwnedFd = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&socket)?;
@@ -24,14 +41,9 @@ pub(crate) fn make_private(path: &Path, group: Option<Gid>) -> io::Result<()> {
         let text = "something else was put in the place of the socket";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
-    let mut mode = Mode::RUSR | Mode::WUSR;
-    if let Some(group) = group {
-        rustix::fs::chownat(&socket, "", None, Some(group), AtFlags::EMPTY_PATH)?;
-        mode |= Mode::RGRP | Mode::WGRP;
-    }
     // A descriptor of this kind has no other way: `fchmod` refuses it.
     let through = format!("/proc/self/fd/{}", socket.as_raw_fd());
-    Ok(rustix::fs::chmod(through, mode)?)
+    Ok((socket, through))
 }
 
 #[cfg(test)]
@@ -53,7 +65,7 @@ mod tests {
         let path = folder.path().join("agent.sock");
         let _listener = UnixListener::bind(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
-        make_private(&path, None).unwrap();
+        make_private(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
 
         let theirs = folder.path().join("theirs");
@@ -61,7 +73,7 @@ mod tests {
         fs::set_permissions(&theirs, fs::Permissions::from_mode(0o644)).unwrap();
         fs::remove_file(&path).unwrap();
         symlink(&theirs, &path).unwrap();
-        let error = make_private(&path, None).unwrap_err();
+        let error = make_private(&path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(fs::metadata(&theirs).unwrap().mode() & 0o7777, 0o644);
     }

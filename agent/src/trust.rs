@@ -600,6 +600,18 @@ impl<I: Verifies> HostTrust<I> {
     }
 }
 
+/// Whether a certificate is valid now, or has expired and can still be renewed: until then its peers refuse it.
+fn check_life(
+    checked: Result<(), Refusal>,
+    validity: Validity,
+    now: UnixMillis,
+) -> Result<(), Refusal> {
+    match checked {
+        Err(Refusal::Expired { .. }) if validity.life(now.0) == Life::Expired => Ok(()),
+        checked => checked,
+    }
+}
+
 /// Where daemon and activator keep which signers files they took.
 /// A certificate that is over can still be renewed for a while; until then its host's peers refuse it.
 fn check_life(

@@ -58,9 +58,8 @@ fn prepare(args: RunArgs, prefix: &[&str]) -> Result<Confined, ExitCode> {
     };
     keep_core_off_disk();
     // The kernel holds the process to directories that are there.
-    if let Err(error) = place::make(&config.data) {
-        return Err(fail("run the agent", &DaemonError::from(error), None));
-    }
+    place::make(&config.data)
+        .map_err(|error| fail("run the agent", &DaemonError::from(error), None))?;
     let rules = Rules::of_daemon(&config, args.config.as_deref());
     let confinement = confine(config.confinement, &rules)?;
     Ok(Confined {
@@ -77,9 +76,6 @@ fn confine(mode: Mode, rules: &Rules) -> Result<Confinement, ExitCode> {
         let hint = match &error {
             ConfineError::Required(_) => {
                 "confinement = \"best-effort\" in the agent's file runs it with what this kernel has"
-            }
-            ConfineError::Path { .. } => {
-                "`scap-coordinator enroll` makes a host's identity; --identity names it"
             }
             ConfineError::Landlock(_) => {
                 "confinement = \"off\" in the agent's file runs it without"

@@ -65,14 +65,6 @@ pub enum ConfineError {
     /// It must be, and is not in all respects.
     #[error("the configuration requires it, and the agent is {0}")]
     Required(Confinement),
-    /// A directory to which it is to be held is not there.
-    #[error("open {path}")]
-    Path {
-        /// Which.
-        path: std::path::PathBuf,
-        /// Why.
-        source: Box<landlock::PathFdError>,
-    },
     /// The kernel refused.
     #[error("ask the kernel to confine this process")]
     Landlock(#[from] landlock::RulesetError),

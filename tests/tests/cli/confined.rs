@@ -273,7 +273,9 @@ fn checks_and_services_are_of_the_activators_user_and_the_daemon_writes_no_tree(
     deploy(0);
     assert_eq!(fs::read_to_string(&live).unwrap(), "# Another\n");
     let said = host.daemon.said();
-    assert!(!said.contains("WARN") && !said.contains("ERROR"), "{said}");
+    for wrong in ["ERROR", "Permission denied", "not known from the daemon"] {
+        assert!(!said.contains(wrong), "{said}");
+    }
 }
 
 #[test]

@@ -109,6 +109,14 @@ fn cores_are_left(scene: &Scene) -> bool {
     sleep.end().dumped_core()
 }
 
+/// Takes from a process the limit of its cores, so that what is left to keep it from leaving one is what it says itself.
+fn unlimit_cores(pid: u32) {
+    let mut prlimit = Command::new("prlimit");
+    prlimit.args(["--core=unlimited:unlimited", "--pid", &pid.to_string()]);
+    // Without root there is the limit too.
+    let _ = prlimit.status();
+}
+
 #[test]
 fn e10_no_secret_is_in_arguments_environments_logs_data_or_cores() {
     let mut fleet = Fleet::start(&["web1", "web2"]);
@@ -173,12 +181,14 @@ fn e10_no_secret_is_in_arguments_environments_logs_data_or_cores() {
 
     // A deployment and a daemon that crash leave no core.
     let leaves_cores = cores_are_left(scene);
+    unlimit_cores(deploy.pid());
     deploy.signal(Signal::ABORT);
     let ended = deploy.end();
     assert!(ended.was_killed_by(Signal::ABORT) && !ended.dumped_core());
     send_signal(activator, Signal::CONT);
     fleet.deploy_repo();
-    let agent = fleet.agents.remove(1);
+    let mut agent = fleet.agents.remove(1);
+    unlimit_cores(agent.running().pid());
     send_signal(agent.activator().pid, Signal::SEGV);
     let ended = agent.crash();
     assert!(ended.was_killed_by(Signal::ABORT) && !ended.dumped_core());
