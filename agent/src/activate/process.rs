@@ -5,6 +5,8 @@
 //!
 //! One request and one answer a connection, each a frame of [`scap_proto::frame`]. Before the answer may come what it is at.
 
+mod ahead;
+
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -49,6 +51,8 @@ use crate::{
     trust::HostTrust,
 };
 
+pub use ahead::{News, WrittenAhead};
+
 /// The socket's name in the data directory.
 pub const SOCKET_NAME: &str = "activator.sock";
 
@@ -78,6 +82,8 @@ pub enum Request {
     Recheck(Recheck),
     /// What would config files change? Who asks it was compared with whom it is signed for.
     Config(Box<SignedConfigQuestion>),
+    /// Write what this order is about while its chunks come. [`News`] follow on the connection, whose end ends it.
+    Ahead(Box<Order>),
 }
 
 /// Of what time the checks of a live release are to be run again.
@@ -132,6 +138,8 @@ pub enum Answer {
     Config(Box<ConfigAnswer>),
     /// No answer yet: what began last is over.
     StepOver,
+    /// What was written ahead.
+    Ahead(WrittenAhead),
 }
 
 /// What following an order took.
@@ -298,10 +306,14 @@ async fn serve(activator: Arc<Activator>, mut stream: UnixStream) -> Result<(), 
     let Some(request) = frame::read_message::<_, Envelope<Request>>(&mut stream).await? else {
         return Ok(());
     };
+    let request = match request.message {
+        Request::Ahead(order) => return ahead::serve(activator, *order, stream).await,
+        request => request,
+    };
     // Only the latest counts.
     let (begun, mut begins) = watch::channel(None);
     let answer = move || {
-        activator.answer(request.message, &|step| {
+        activator.answer(request, &|step| {
             begun.send_replace(step);
         })
     };
@@ -329,6 +341,7 @@ impl Activator {
             Request::Finalize(finalize) => self.finalize(*finalize, begins),
             Request::Stable(request) => self.stable(*request, begins),
             Request::Recheck(recheck) => self.recheck(&recheck, begins),
+            Request::Ahead(_) => unreachable!("it has a connection of its own kind"),
             Request::Config(question) => {
                 Ok(Answer::Config(Box::new(self.config_changes(&question))))
             }
@@ -737,6 +750,17 @@ impl ActivatorClient {
         }
     }
 
+    /// Asks; what comes and goes after that is on the connection.
+    pub(crate) async fn begin(&self, request: Request) -> Result<UnixStream, ClientError> {
+        let connected = UnixStream::connect(&self.socket).await;
+        let mut stream = connected.map_err(|source| ClientError::Connect {
+            path: self.socket.clone(),
+            source,
+        })?;
+        frame::write_message(&mut stream, &Envelope::from(request)).await?;
+        Ok(stream)
+    }
+
     /// Asks, and waits for the answer as long as it takes.
     ///
     /// # Errors
@@ -754,14 +778,7 @@ impl ActivatorClient {
         request: Request,
         begins: impl Fn(Option<Step>),
     ) -> Result<Answer, ClientError> {
-        let mut stream =
-            UnixStream::connect(&self.socket)
-                .await
-                .map_err(|source| ClientError::Connect {
-                    path: self.socket.clone(),
-                    source,
-                })?;
-        frame::write_message(&mut stream, &Envelope::from(request)).await?;
+        let mut stream = self.begin(request).await?;
         loop {
             match frame::read_message::<_, Envelope<Answer>>(&mut stream).await? {
                 Some(Envelope {

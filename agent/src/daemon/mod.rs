@@ -2,6 +2,7 @@
 //! and reports.
 
 mod activator;
+mod ahead;
 mod catching;
 mod config_question;
 mod control;
@@ -40,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     activator::ActivatorHandle,
+    ahead::Ahead,
     catching::Catching,
     control::{Above, ControlId, FromControl},
     limits::Limiter,
@@ -141,6 +143,7 @@ pub async fn run(
         cleaning: JoinSet::new(),
         config_turn: Arc::new(Semaphore::new(1)),
         limiter,
+        ahead: BTreeMap::new(),
     };
     let result = daemon
         .run(
@@ -215,6 +218,7 @@ struct Daemon {
     config_turn: Arc<Semaphore>,
     limiter: Limiter,
     catching: Catching,
+    ahead: BTreeMap<RepoKey, Ahead>,
 }
 
 impl Daemon {
@@ -513,6 +517,7 @@ impl Daemon {
                             self.end_beside(key, job.release).await;
                             self.repo(key).fleet_size = job.plan.hosts.len();
                             self.node.attach(job).await;
+                            self.begin_ahead(key);
                         }
                         Err((release, reason)) => self.repo(key).fetch_failed(release, reason),
                     }
@@ -584,10 +589,14 @@ impl Daemon {
         if about == About::Order {
             self.repo(key).steps = Some(begins);
         }
+        let ahead = match about {
+            About::Order => self.take_ahead(key, &request),
+            About::Finalization | About::Recheck => None,
+        };
         let (key, activator) = (key.clone(), self.activator.clone());
         self.activations.spawn(async move {
             let begins = |step| drop(begun.send_replace(step));
-            let answer = activator.ask_hearing(request, begins).await;
+            let answer = ahead::then(ahead, activator.ask_hearing(request, begins)).await;
             Activation {
                 key,
                 release,
@@ -688,6 +697,7 @@ impl Daemon {
             NodeEvent::Failed { release, reason } => {
                 tracing::error!(release = %release.short(), code = %reason.code, %reason, "not fetched");
                 for key in self.keys_of(release) {
+                    self.ahead.remove(&key);
                     self.repo(&key).fetch_failed(release, reason.clone());
                     self.report_now(&key).await;
                 }
