@@ -15,7 +15,7 @@ use std::{
 use scap_proto::{
     codec::{self, CodecError},
     id::{NodeId, PlanId},
-    identity::{Identity, IdentityError, PUBLIC_KEY_BYTES, Refusal, Trust, install::file_in},
+    identity::{Identity, IdentityError, Life, PUBLIC_KEY_BYTES, Refusal, Trust, install::file_in},
     reason::Reason,
     release::{
         Audience, Authority, AuthorityError, ConfigQuestion, Directive, Environment, Finalization,
@@ -39,7 +39,11 @@ pub use self::{
     origins::{NoOrigin, Origins},
     threshold::{ThresholdRule, Thresholds, TooMany},
 };
-use crate::{acceptance::Addressee, config::Config};
+use crate::{acceptance::Addressee, config::Config, node::OwnMembership};
+
+mod renewal;
+
+pub use self::renewal::NotRenewed;
 
 /// A host's identity, and whom and what it follows.
 #[derive(Debug)]
@@ -48,8 +52,8 @@ pub struct HostTrust {
     pub identity: Arc<Identity>,
     /// Whom orders must be addressed to.
     pub addressee: Addressee,
-    /// What the coordinator that enrolled it says that it is in; hosts of earlier enrolments have none.
-    pub membership: Option<SignedMembership>,
+    /// What a coordinator says that this host is in; hosts of earlier enrolments have none. A renewal may change it.
+    pub membership: OwnMembership,
     following: Following,
     thresholds: Thresholds,
     origins: Origins,
@@ -225,7 +229,7 @@ pub enum TrustError {
         /// What is wrong with it.
         source: NoOrigin,
     },
-    /// The certificate is not valid now, by this clock.
+    /// The certificate is not valid now by this clock, nor to be renewed.
     #[error("check this host's certificate")]
     Time(#[from] Refusal),
 }
@@ -255,13 +259,17 @@ impl OrderError {
 }
 
 impl HostTrust {
-    /// Reads an identity directory. Without `host.toml` the host is in `production`, audience `all`.
+    /// Reads an identity directory, also one whose certificate has expired and can still be renewed. Without `host.toml` the host is in `production`, audience `all`.
     ///
     /// # Errors
     /// [`TrustError`].
     pub fn load(directory: &Path, now: UnixMillis) -> Result<Self, TrustError> {
         let identity = Arc::new(Identity::load(directory)?);
-        identity.check_time(now.0)?;
+        match identity.check_time(now.0) {
+            // It can still be renewed; until then its peers refuse it.
+            Err(Refusal::Expired { .. }) if identity.validity().life(now.0) == Life::Expired => {}
+            checked => checked?,
+        }
         let signers_path = file_in(directory, ALLOWED_SIGNERS_FILE);
         AllowedSigners::load(&signers_path)?;
         let signers = read(&signers_path)?;
@@ -306,7 +314,7 @@ impl HostTrust {
             following: Following::new(enrolled, fleet, thresholds.of_signers()),
             identity,
             addressee,
-            membership: load_membership(directory)?,
+            membership: OwnMembership::new(load_membership(directory)?),
             thresholds,
             origins,
             commits: file.signed_commits,
@@ -419,7 +427,8 @@ impl HostTrust {
         now: UnixMillis,
     ) -> Result<VerifiedFinalization, AuthorityError> {
         let (release, grant) = self.verify_grant(finalize.release, finalize.grant, now)?;
-        // What is stable stays so, also once the certificate of whoever made it so is over; and that may be of after the release was made.
+        // What is stable stays so, also once the certificate of whoever made it so is over. It may be a later one than the
+        // release: of who went on with that, or collected its signatures first.
         let made = release.release().created;
         let directed = now.min(grant.grant().expires);
         let trust = self.certificates();

@@ -1,5 +1,6 @@
 //! The coordinator: turns commits into snapshots, signs releases, seeds them and rolls them out.
 
+mod beneath;
 pub mod cli;
 pub mod enroll;
 pub mod fleet;

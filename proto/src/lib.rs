@@ -23,6 +23,7 @@
 //! # Failure
 //! Streams are reset and connections closed with the codes in [`wire::close`].
 
+mod bounded;
 pub mod codec;
 pub mod content;
 pub mod enroll;
@@ -31,6 +32,7 @@ pub mod frame;
 pub mod id;
 pub mod identity;
 pub mod limits;
+pub mod place;
 pub mod reason;
 pub mod release;
 pub mod transport;

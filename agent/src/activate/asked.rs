@@ -160,7 +160,9 @@ impl Deployment {
     pub(super) fn host_config(&self, config: &SnapshotRef) -> Result<HostConfig, ActivateError> {
         let path = self.config_path(config).join(HostConfig::FILE);
         let doing = || format!("read what the release asks, {}", path.display());
-        let file = std::fs::File::open(&path).doing(doing)?;
+        let folder = [CONFIGS, b"/", config.id.to_string().as_bytes()].concat();
+        let folder = self.own.dir_at(&folder).doing(doing)?;
+        let file = folder.file(HostConfig::FILE.as_bytes()).doing(doing)?;
         let mut bytes = Vec::new();
         file.take(HOST_CONFIG_BYTES_MAX as u64 + 1)
             .read_to_end(&mut bytes)

@@ -11,6 +11,7 @@ use rustix::fs::{Stat, StatVfsMountFlags};
 use scap_proto::{
     content::FileContent,
     id::{ContentHash, ReleaseId},
+    place,
     release::RepoPath,
 };
 
@@ -71,6 +72,7 @@ impl Deployment {
     /// Where the deploy root is missing or read-only, a directory can be changed by others, another
     /// process is at work, or the disk fails. What is live stays live.
     pub fn open(deploy_root: &Path, repo: &RepoPath) -> Result<Self, ActivateError> {
+        place::check_above(deploy_root)?;
         let root = open_root(deploy_root)?;
         if is_read_only(&root, deploy_root)? {
             return Err(ActivateError::ReadOnly(deploy_root.to_owned()));
@@ -429,7 +431,7 @@ impl Judge for Reader<'_> {
 pub(super) const PRIVATE_MODE: u32 = 0o700;
 
 /// Who must not be able to put anything into a directory. A deploy root, and a folder in it, may be its
-/// group's; where the trees are may not.
+/// group's, unless root is at work: its group could have root run what it put there. Where the trees are may not.
 const OTHERS: u32 = 0o002;
 const GROUP_AND_OTHERS: u32 = 0o022;
 
@@ -465,6 +467,8 @@ fn check_ours(dir: &Dir, refused: u32, path: impl Fn() -> String) -> Result<(), 
         .doing(|| format!("read the status of `{}`", path()))?;
     let is_owned = [0, rustix::process::geteuid().as_raw()].contains(&stat.st_uid);
     let mode = permissions(&stat);
+    let is_roots = rustix::process::geteuid().is_root() && stat.st_gid != 0;
+    let refused = if is_roots { GROUP_AND_OTHERS } else { refused };
     if is_owned && mode & refused == 0 {
         return Ok(());
     }

@@ -1,4 +1,8 @@
 //! Directories that stay open: everything is named relative to one, and no link is ever followed.
+//!
+//! Whoever else may write to a tree (the release's owner, a check, a service) can put a link in the place of anything at any
+//! time. So the kernel is told with each name that what it resolves to must be beneath the directory, and reached through no
+//! link at all (`openat2`, Linux 5.6): nothing is checked first and used afterwards.
 
 use std::{
     fs::File,
@@ -7,14 +11,23 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW,
+use rustix::{
+    fs::{
+        AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec,
+        Timestamps, UTIME_NOW,
+    },
+    io::Errno,
 };
 
 /// The mode of every directory of a release.
 pub(super) const DIRECTORY_MODE: u32 = 0o755;
 
-/// An open directory. Names are single components: neither empty, nor `.`, `..` or with a `/`.
+/// How what is opened is found: beneath a directory, and through no link, those of `/proc` included.
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+
+/// An open directory. Names are single components: others are refused.
 #[derive(Debug)]
 pub(super) struct Dir(OwnedFd);
 
@@ -27,27 +40,35 @@ impl Dir {
 
     /// Opens the directory `name`. A link in its place is an error.
     pub(super) fn dir(&self, name: &[u8]) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(Self(rustix::fs::openat(
-            &self.0,
-            name,
-            flags,
-            Mode::empty(),
-        )?))
+        self.dir_beneath(single(name)?)
     }
 
-    /// Opens the directory at a path of several components, or of none.
+    /// Opens the directory at a path of several components, or of none. A link in the place of one is an error.
     pub(super) fn dir_at(&self, path: &[u8]) -> io::Result<Self> {
-        let mut dir = Self(self.0.try_clone()?);
-        for name in components(path) {
-            dir = dir.dir(name)?;
+        match path {
+            b"" => Ok(Self(self.0.try_clone()?)),
+            path => self.dir_beneath(path),
         }
-        Ok(dir)
+    }
+
+    fn dir_beneath(&self, path: &[u8]) -> io::Result<Self> {
+        match self.open_beneath(path, OFlags::RDONLY | OFlags::DIRECTORY, 0) {
+            Ok(dir) => Ok(Self(dir)),
+            // A link is no directory.
+            Err(Errno::LOOP) => Err(Errno::NOTDIR.into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens what is at a path, which is neither a link nor behind one, unless it is the link itself that is asked for.
+    fn open_beneath(&self, path: &[u8], flags: OFlags, mode: u32) -> rustix::io::Result<OwnedFd> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat2(&self.0, path, flags, Mode::from_raw_mode(mode), BENEATH)
     }
 
     /// Opens the directory `name`, and makes it with exactly `mode` where nothing is there.
     pub(super) fn make_dir(&self, name: &[u8], mode: u32) -> io::Result<Self> {
-        match rustix::fs::mkdirat(&self.0, name, Mode::from_raw_mode(mode)) {
+        match rustix::fs::mkdirat(&self.0, single(name)?, Mode::from_raw_mode(mode)) {
             Ok(()) => {
                 let dir = self.dir(name)?;
                 // The umask takes bits away, a parent's set-group-id bit adds one.
@@ -56,7 +77,7 @@ impl Dir {
                 }
                 Ok(dir)
             }
-            Err(error) if error == rustix::io::Errno::EXIST => self.dir(name),
+            Err(Errno::EXIST) => self.dir(name),
             Err(error) => Err(error.into()),
         }
     }
@@ -73,17 +94,16 @@ impl Dir {
 
     /// What is at `name`, where anything is.
     pub(super) fn stat(&self, name: &[u8]) -> io::Result<Option<Stat>> {
-        match rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {
+        match rustix::fs::statat(&self.0, single(name)?, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
-            Err(error) if error == rustix::io::Errno::NOENT => Ok(None),
+            Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
     /// The target of the link at `name`, or `None` where there is no link.
     pub(super) fn link_target(&self, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        use rustix::io::Errno;
-        match rustix::fs::readlinkat(&self.0, name, Vec::new()) {
+        match rustix::fs::readlinkat(&self.0, single(name)?, Vec::new()) {
             Ok(target) => Ok(Some(target.into_bytes())),
             Err(Errno::NOENT | Errno::INVAL) => Ok(None),
             Err(error) => Err(error.into()),
@@ -92,56 +112,52 @@ impl Dir {
 
     /// Opens the file at `name` for reading. Whatever else is there is an error or reads as nothing.
     pub(super) fn file(&self, name: &[u8]) -> io::Result<File> {
-        let flags =
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.0, name, flags, Mode::empty())?;
-        Ok(fd.into())
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        Ok(self.open_beneath(single(name)?, flags, 0)?.into())
     }
 
     /// Opens the file at `name` for its status alone; it stays the same file when the name goes.
     pub(super) fn handle(&self, name: &[u8]) -> io::Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.0, name, flags, Mode::empty())?)
+        Ok(self.open_beneath(single(name)?, OFlags::PATH, 0)?)
     }
 
     /// Makes a file where nothing is.
     pub(super) fn create(&self, name: &[u8], mode: u32) -> io::Result<File> {
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.0, name, flags, Mode::from_raw_mode(mode))?;
-        Ok(fd.into())
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        Ok(self.open_beneath(single(name)?, flags, mode)?.into())
     }
 
     /// Opens a file for writing to it alone, and makes it where nothing is.
     pub(super) fn open_or_create(&self, name: &[u8], mode: u32) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.0, name, flags, Mode::from_raw_mode(mode))?;
-        Ok(fd.into())
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        Ok(self.open_beneath(single(name)?, flags, mode)?.into())
     }
 
     /// Gives the file at `name` another name, in `to`, where nothing is.
     pub(super) fn link(&self, name: &[u8], to: &Self, to_name: &[u8]) -> io::Result<()> {
         Ok(rustix::fs::linkat(
             &self.0,
-            name,
+            single(name)?,
             &to.0,
-            to_name,
+            single(to_name)?,
             AtFlags::empty(),
         )?)
     }
 
     /// Makes a symbolic link where nothing is.
     pub(super) fn symlink(&self, target: &[u8], name: &[u8]) -> io::Result<()> {
-        Ok(rustix::fs::symlinkat(target, &self.0, name)?)
+        Ok(rustix::fs::symlinkat(target, &self.0, single(name)?)?)
     }
 
     /// Moves what is at `name`; a file or link in the new place is replaced.
     pub(super) fn rename(&self, name: &[u8], to: &Self, to_name: &[u8]) -> io::Result<()> {
+        let (name, to_name) = (single(name)?, single(to_name)?);
         Ok(rustix::fs::renameat(&self.0, name, &to.0, to_name)?)
     }
 
     /// Swaps what is at two names of this directory, at one instant.
     pub(super) fn exchange(&self, name: &[u8], other: &[u8]) -> io::Result<()> {
+        let (name, other) = (single(name)?, single(other)?);
         let flags = RenameFlags::EXCHANGE;
         Ok(rustix::fs::renameat_with(
             &self.0, name, &self.0, other, flags,
@@ -159,8 +175,8 @@ impl Dir {
     }
 
     fn remove(&self, name: &[u8], flags: AtFlags) -> io::Result<()> {
-        match rustix::fs::unlinkat(&self.0, name, flags) {
-            Err(error) if error != rustix::io::Errno::NOENT => Err(error.into()),
+        match rustix::fs::unlinkat(&self.0, single(name)?, flags) {
+            Err(error) if error != Errno::NOENT => Err(error.into()),
             _ => Ok(()),
         }
     }
@@ -303,7 +319,119 @@ pub(super) fn modified_nanos(stat: &Stat) -> i128 {
     i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec)
 }
 
+/// A name that leads to nothing but what is in its directory.
+fn single(name: &[u8]) -> io::Result<&[u8]> {
+    match name {
+        b"" | b"." | b".." => Err(Errno::INVAL.into()),
+        name if name.contains(&b'/') => Err(Errno::INVAL.into()),
+        name => Ok(name),
+    }
+}
+
 fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/')
         .filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn c2_no_path_leads_out_of_a_directory_or_through_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        fs::create_dir_all(root.join("in/side")).unwrap();
+        fs::create_dir(folder.path().join("out")).unwrap();
+        symlink("/etc", root.join("etc")).unwrap();
+        symlink("in", root.join("link")).unwrap();
+        symlink("../out", root.join("out")).unwrap();
+        symlink("/proc/self/cwd", root.join("magic")).unwrap();
+        symlink("nothing", root.join("dangling")).unwrap();
+        let root = Dir::open(&root).unwrap();
+        assert!(root.dir_at(b"in/side").is_ok());
+        for path in [
+            "etc",
+            "link",
+            "link/side",
+            "out",
+            "magic",
+            "etc/ssl",
+            "in/../..",
+        ] {
+            let error = root.dir_at(path.as_bytes()).unwrap_err();
+            let kind = error.raw_os_error().map(Errno::from_raw_os_error);
+            assert!(
+                matches!(kind, Some(Errno::NOTDIR | Errno::XDEV)),
+                "{path}: {error}"
+            );
+        }
+        for name in ["etc", "link", "dangling"] {
+            assert!(root.file(name.as_bytes()).is_err(), "{name}");
+            assert!(root.create(name.as_bytes(), 0o600).is_err(), "{name}");
+            assert!(root.open_or_create(name.as_bytes(), 0o600).is_err());
+            // What is there is the link itself.
+            assert!(root.link_target(name.as_bytes()).unwrap().is_some());
+            let handle = root.handle(name.as_bytes()).unwrap();
+            assert_eq!(
+                kind(&rustix::fs::fstat(&handle).unwrap()),
+                FileType::Symlink
+            );
+        }
+        assert!(!folder.path().join("root/nothing").exists());
+    }
+
+    #[test]
+    fn c1_a_name_that_is_a_path_is_refused_by_each_call() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("root/in")).unwrap();
+        fs::write(folder.path().join("root/in/file"), "").unwrap();
+        let root = Dir::open(&folder.path().join("root")).unwrap();
+        for name in [&b""[..], b".", b"..", b"in/file", b"../new", b"/etc"] {
+            let refused = [
+                root.dir(name).map(drop),
+                root.make_dir(name, 0o700).map(drop),
+                root.stat(name).map(drop),
+                root.link_target(name).map(drop),
+                root.file(name).map(drop),
+                root.handle(name).map(drop),
+                root.create(name, 0o600).map(drop),
+                root.open_or_create(name, 0o600).map(drop),
+                root.link(name, &root, b"new"),
+                root.symlink(b"in", name),
+                root.rename(b"in", &root, name),
+                root.exchange(b"in", name),
+                root.unlink(name),
+                root.remove_dir(name),
+            ];
+            for refused in refused {
+                let error = refused.unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
+            }
+        }
+        assert_eq!(root.names().unwrap(), [Box::<[u8]>::from(&b"in"[..])]);
+    }
+
+    #[test]
+    fn c5_nothing_is_made_over_what_is_there() {
+        // As `readme` is over `README` where the file system folds case, which none here does.
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("readme"), "first").unwrap();
+        let root = Dir::open(folder.path()).unwrap();
+        let other = root.create(b"other", 0o644).map(drop);
+        other.unwrap();
+        for refused in [
+            root.create(b"readme", 0o644).map(drop),
+            root.symlink(b"target", b"readme"),
+            root.link(b"other", &root, b"readme"),
+            root.make_dir(b"readme", 0o755).map(drop),
+        ] {
+            refused.unwrap_err();
+        }
+        let kept = fs::read(folder.path().join("readme")).unwrap();
+        assert_eq!(kept, b"first");
+    }
 }

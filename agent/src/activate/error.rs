@@ -5,6 +5,7 @@ use std::{io, path::PathBuf};
 use scap_proto::{
     content::{EntriesError, RelPath, descriptor::DescriptorError},
     id::{ChunkId, ReleaseId},
+    place::PlaceError,
     reason::{Because, Reason},
     release::{HostConfigError, RepoPath},
 };
@@ -26,6 +27,9 @@ pub enum ActivateError {
         /// What was found.
         source: io::Error,
     },
+    /// Others could put another directory in the place of the deploy root.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// Others than the agent's user and root can put things into a directory that must be ours.
     #[error(
         "`{path}` can be changed by others (owner {uid}, mode {mode:04o}): chown it to the agent's user, and `chmod go-w` it"
@@ -192,6 +196,8 @@ impl ActivateError {
     pub fn code(&self) -> Reason {
         match self {
             Self::DeployRoot { .. } | Self::Unsafe { .. } => Reason::UnsafePath,
+            Self::Place(error) => error.code(),
+            Self::Entries(EntriesError::Path(_)) => Reason::ForbiddenName,
             Self::ReadOnly(_) => Reason::ReadOnly,
             Self::Busy(_) | Self::Changing(_) => Reason::Busy,
             Self::NoSpace { .. } | Self::NoInodes { .. } => Reason::DiskFull,

@@ -12,9 +12,12 @@ use std::{
 };
 
 use rustix::fs::FileType;
-use scap_proto::release::{
-    HostConfig,
-    host_config::{Destination, HostPath},
+use scap_proto::{
+    place,
+    release::{
+        HostConfig,
+        host_config::{Destination, HostPath},
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -248,9 +251,16 @@ pub(super) enum There {
 }
 
 impl Place {
+    /// # Errors
+    /// Where the folder is not there, or another user could lead root astray on the way to it.
     pub(super) fn of(destination: &HostPath) -> Result<Self, ActivateError> {
         let path = destination.to_path();
         let folder = path.parent().unwrap_or(Path::new("/"));
+        // The folder may be a service's: what is done there is done in the folder that was opened. But no service has root open
+        // another one.
+        if rustix::process::geteuid().is_root() {
+            place::check_above(folder)?;
+        }
         let name = path.file_name().expect("a host path has a last component");
         let dir = Dir::open(folder);
         Ok(Self {

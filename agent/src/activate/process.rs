@@ -8,7 +8,6 @@
 mod ahead;
 
 use std::{
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, TryLockError},
 };
@@ -298,7 +297,7 @@ pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    crate::socket::make_private(path)?;
     Ok(listener)
 }
 

@@ -21,6 +21,7 @@ use scap_proto::{
         key_fingerprint,
     },
     limits::ENROLMENT_BYTES_MAX,
+    place::{self, PlaceError},
 };
 
 use super::{exit, fail};
@@ -73,6 +74,8 @@ enum IdentityError {
     #[error("print the request")]
     Print(#[source] io::Error),
     #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error(transparent)]
     Request(#[from] InstallError),
     #[error(transparent)]
     Enrolment(#[from] EnrolmentError),
@@ -104,9 +107,10 @@ fn request(place: &PlaceArgs, with_certificate: bool) -> Result<(), IdentityErro
     act_as_owner(place)?;
     let directory = &place.identity;
     let text = install::request(directory)?;
+    let now = clock::now();
     let mut out = io::stdout().lock();
     if with_certificate
-        && HostTrust::load(directory, clock::now()).is_ok()
+        && HostTrust::load(directory, now).is_ok_and(|it| it.identity.check_time(now.0).is_ok())
         && let Ok(certificate) = fs::read(file_in(directory, CERTIFICATE_FILE))
     {
         out.write_all(&certificate).map_err(IdentityError::Print)?;
@@ -189,6 +193,8 @@ fn act_as_owner(place: &PlaceArgs) -> Result<(), IdentityError> {
 /// Makes the directory, which is not there, for a user of this host.
 fn make_for(user: &str, path: &Path) -> Result<(u32, u32), IdentityError> {
     let owner = (id_of(user, "-u")?, id_of(user, "-g")?);
+    // What is made and given away below is what is meant: nobody else can put anything in its place.
+    place::check_above(path)?;
     let parent = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use scap_proto::place::PlaceError;
+
 use super::{SavedError, TrustKeptError};
 use crate::{node::StartError, store::StoreError, trust::TrustError};
 
@@ -16,14 +18,9 @@ pub enum DaemonError {
         /// Why.
         source: TrustError,
     },
-    /// The data directory cannot be made.
-    #[error("make the data directory {path}")]
-    Data {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The data directory or the identity directory is not there, or not ours alone.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// The chunk store.
     #[error("open the chunk store")]
     Store(#[from] StoreError),

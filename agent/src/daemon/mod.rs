@@ -3,15 +3,18 @@
 
 mod activator;
 mod ahead;
+mod amnesia;
 mod catching;
 mod config_question;
 mod control;
 mod dead_man;
 mod error;
+mod freshness;
 mod kept;
 mod limits;
 mod pull;
 mod relaying;
+mod renewing;
 mod repo;
 mod reporting;
 mod saved;
@@ -19,6 +22,7 @@ mod soaking;
 mod stable;
 mod trusting;
 mod verifying;
+mod watching;
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +32,7 @@ use std::{
 
 use scap_proto::{
     id::ReleaseId,
+    place,
     reason::{Because, Reason},
     release::{Environment, Plan, RepoPath, TreeId, plan::PlanError},
     wire::control::{ControlMessage, Finalize, Order},
@@ -42,21 +47,26 @@ use tokio_util::sync::CancellationToken;
 use self::{
     activator::ActivatorHandle,
     ahead::Ahead,
+    amnesia::Amnesia,
     catching::Catching,
     control::{Above, ControlId, FromControl},
+    freshness::Freshness,
     limits::Limiter,
     relaying::Relaying,
+    renewing::Renewing,
     repo::Next,
     saved::{Saved, SavedState},
 };
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, AuthorityView, PeerView, RepoView, StatusView},
+    api::{
+        self, ApiError, ApiRequest, AuthorityView, IdentityView, PeerView, RepoView, StatusView,
+    },
     clock,
     config::Config,
     limits::Limits,
-    node::{ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
+    node::{Incoming, Job, Node, NodeEvent, Readers, Sources, Tasks},
     store::{Store, StoreConfig},
     trust::{HostTrust, OrderError},
 };
@@ -71,8 +81,8 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 /// Most control messages that wait: a coordinator sends few, and waits when it is full.
 const CONTROL_MAX: usize = 256;
 
-/// Most control streams of one node: a coordinator has one for each deployment under way, and a host that relays for it too.
-const CONTROLS_OF_PEER_MAX: usize = 64;
+/// Most messages of all that are above us that wait, each at most a frame: 32 MiB, whoever sends them.
+const MESSAGES_MAX: usize = 32;
 
 /// Most peers remembered for having been dropped, for the status.
 const DROPPED_PEERS_MAX: usize = 64;
@@ -93,21 +103,20 @@ pub async fn run(
             path: config.identity.clone(),
             source,
         })?;
-    std::fs::create_dir_all(&config.data).map_err(|source| DaemonError::Data {
-        path: config.data.clone(),
-        source,
-    })?;
+    place::check(&config.identity)?;
+    place::make(&config.data)?;
     let (store, recovery) = Store::open(
         config.data.join(crate::store::DIRECTORY_NAME),
         StoreConfig::default(),
     )?;
     let (state, saved) = SavedState::open(&config.data)?;
     trusting::keep(&trust.identity, &config.identity, &config.data)?;
-    let counter = u64::from(state.count_start()?) << 32;
+    let starts = state.count_start()?;
+    let counter = u64::from(starts) << 32;
     let (controls, control_streams) = mpsc::channel(CONTROL_MAX);
     let limiter = Limiter::new(config.limits.clone());
-    let (node, tasks) = Node::start(
-        trust.identity.clone(),
+    let (node, tasks) = Node::start_showing(
+        (trust.identity.clone(), trust.membership.clone()),
         Some(config.listen),
         store,
         Some(controls),
@@ -121,11 +130,13 @@ pub async fn run(
         name = %trust.addressee.host, address = %node.address(), chunks = recovery.durable_chunks + recovery.verified_chunks,
         rehashed = recovery.verified_chunks, "agent ready"
     );
-    let (control_out, control_messages) = mpsc::channel(CONTROL_MAX);
+    let (control_out, control_messages) = mpsc::channel(MESSAGES_MAX);
     let (relayed_out, relayed) = mpsc::channel(CONTROL_MAX);
     let trust = Arc::new(trust);
-    let daemon = Daemon {
+    let mut daemon = Daemon {
         catching: Catching::new(&config.catch_up, &trust),
+        freshness: Freshness::open(&state, &config.catch_up),
+        amnesia: None,
         relaying: Relaying::new(node.clone(), relayed_out),
         config,
         trust,
@@ -144,7 +155,9 @@ pub async fn run(
         config_turn: Arc::new(Semaphore::new(1)),
         limiter,
         ahead: BTreeMap::new(),
+        renewing: Renewing::default(),
     };
+    daemon.notice_loss(starts == 1);
     let result = daemon
         .run(
             saved,
@@ -219,6 +232,10 @@ struct Daemon {
     limiter: Limiter,
     catching: Catching,
     ahead: BTreeMap<RepoKey, Ahead>,
+    freshness: Freshness,
+    /// What waits while it is not known where others are.
+    amnesia: Option<Amnesia>,
+    renewing: Renewing,
 }
 
 impl Daemon {
@@ -246,6 +263,7 @@ impl Daemon {
                     Incoming::Control(stream) => self.control_opened(stream),
                     Incoming::Question(question) => self.question(question).await,
                     Incoming::Config(asked) => self.config_asked(asked),
+                    Incoming::Renewal(asked) => self.renewal_asked(asked),
                 },
                 Some(asked) = self.catching.asks.join_next() => {
                     self.heard(asked.expect("asking a peer does not panic")).await;
@@ -256,7 +274,7 @@ impl Daemon {
                     self.activated(done.expect("asking the activator does not panic")).await;
                 }
                 Some(id) = self.control_tasks.join_next() => {
-                    self.control_closed(id.expect("a control stream does not panic"));
+                    self.control_closed(id.expect("what may panic is contained"));
                 }
                 Some(request) = inboxes.api_requests.recv() => self.api_request(request).await,
                 Some(_) = self.cleaning.join_next() => {}
@@ -272,6 +290,7 @@ impl Daemon {
                     self.limiter.sample(Instant::now(), self.node.traffic());
                     self.watch_for_lapses().await;
                     self.check_what_soaks();
+                    self.warn_of_the_end();
                     self.report_progress().await;
                     self.catch_up().await;
                 }
@@ -300,27 +319,12 @@ impl Daemon {
                 tracing::warn!(repo = %key.0, ?other, "the activator does not say what is live");
             }
         }
+        self.notice_setback(&repo);
         self.repos.insert(key.clone(), repo);
         self.pursue(&key).await;
     }
 
     // Orders.
-
-    fn control_opened(&mut self, stream: ControlStream) {
-        let id = ControlId(self.next_control);
-        self.next_control += 1;
-        let from = stream.link.peer().name.clone();
-        let of_peer = self.controls.values().filter(|above| above.from == from);
-        if of_peer.count() >= CONTROLS_OF_PEER_MAX {
-            return tracing::warn!(%from, "too many control streams; one more not taken");
-        }
-        tracing::info!(%from, "control stream opened");
-        let (outbox, messages) = mpsc::channel(CONTROL_MAX);
-        self.controls.insert(id, Above::new(from, outbox));
-        let out = self.control_out.clone();
-        self.control_tasks
-            .spawn(control::run(id, stream, messages, out));
-    }
 
     async fn control_message(&mut self, FromControl { id, message }: FromControl) {
         match message {
@@ -330,7 +334,8 @@ impl Daemon {
             | ControlMessage::Order(_)
             | ControlMessage::Finalize(_)
             | ControlMessage::FinalizeAt { .. }
-            | ControlMessage::Lease(_) => {
+            | ControlMessage::Lease(_)
+            | ControlMessage::Renewal(_) => {
                 let is_new = self.pass_down(id, message.clone());
                 // Each who asks gets an answer.
                 if !is_new && !matches!(message, ControlMessage::Ask { .. }) {
@@ -344,9 +349,11 @@ impl Daemon {
         match message {
             ControlMessage::Ask { repo, environment } => {
                 let key = (repo, environment);
-                self.controls.entry(id).and_modify(|it| it.was_asked(&key));
-                if let Some(report) = self.report(&key).await {
-                    self.send(Some(id), report);
+                if self.admits(id, &key) {
+                    self.controls.entry(id).and_modify(|it| it.was_asked(&key));
+                    if let Some(report) = self.report(&key).await {
+                        self.send(Some(id), &key, report);
+                    }
                 }
             }
             ControlMessage::Order(order) => {
@@ -363,6 +370,7 @@ impl Daemon {
                 }
             }
             ControlMessage::Lease(lease) => self.lease(&lease).await,
+            ControlMessage::Renewal(renewal) => self.renewal(*renewal),
             ControlMessage::Roster(_) | ControlMessage::Relay { .. } => {}
             // These go up; who sends one down is of another mind than we.
             ControlMessage::Report(_)
@@ -377,6 +385,9 @@ impl Daemon {
         let Ok(claimed) = order.release.read_unverified() else {
             return tracing::warn!("an order whose release cannot be read");
         };
+        if self.waits(id, &order) {
+            return;
+        }
         let key = (claimed.repo, claimed.environment);
         let release = order.release.id();
         let now = clock::now();
@@ -394,7 +405,7 @@ impl Daemon {
             }
             Err(error) => {
                 let reason = error.code().because(crate::error_chain(&error));
-                return self.refuse(&key, release, reason).await;
+                return self.refuse(id, &key, release, reason).await;
             }
         };
         let acceptance = self
@@ -419,7 +430,7 @@ impl Daemon {
             Ok(Decision::Follow(acceptance)) => {
                 let ordered = match self.note_order(&key, &verified.directive) {
                     Ok(ordered) => ordered,
-                    Err(reason) => return self.refuse(&key, release, reason).await,
+                    Err(reason) => return self.refuse(id, &key, release, reason).await,
                 };
                 let repo = self.repo(&key);
                 let is_same = repo.accepted().map(|a| a.release) == Some(verified.release.id());
@@ -440,7 +451,7 @@ impl Daemon {
                 };
                 if let Err(error) = self.state.save(&saved) {
                     let reason = Reason::RefusedState.because(crate::error_chain(&error));
-                    return self.refuse(&key, release, reason).await;
+                    return self.refuse(id, &key, release, reason).await;
                 }
                 tracing::info!(
                     repo = %key.0, release = %verified.release.id().short(),
@@ -449,6 +460,7 @@ impl Daemon {
                     plan = if is_without_plan { "kept" } else { "came" },
                     "order accepted"
                 );
+                self.freshness.heard();
                 let repo = self.repo(&key);
                 repo.ordered = ordered;
                 repo.follow(saved);
@@ -456,17 +468,8 @@ impl Daemon {
                 self.report_now(&key).await;
             }
             Err(refusal) => {
-                self.refuse(&key, release, refusal.because()).await;
+                self.refuse(id, &key, release, refusal.because()).await;
             }
-        }
-    }
-
-    /// Says so, once, and then where we stand: whoever sent it, it changes nothing of what we follow.
-    async fn refuse(&mut self, key: &RepoKey, release: ReleaseId, reason: Because) {
-        tracing::warn!(repo = %key.0, environment = %key.1, code = %reason.code, %reason, "order refused");
-        self.report_refusal(key, release, reason).await;
-        if self.repos.contains_key(key) {
-            self.report_now(key).await;
         }
     }
 
@@ -500,6 +503,7 @@ impl Daemon {
                 return tracing::error!(error = crate::error_chain(&error), "not finalized");
             }
             self.repo(&key).saved = saved;
+            self.freshness.heard();
         }
         self.hand_to_activator(&key, Request::Finalize(Box::new(finalize)));
     }
@@ -566,6 +570,7 @@ impl Daemon {
         let plan = plan.map_err(|e| failed(Reason::BadPlan, crate::error_chain(&e)))?;
         Ok(Job {
             release,
+            readers: Readers::of(&about),
             snapshot: about.snapshot,
             plan: Arc::new(plan),
             sources: Sources::Plan,
@@ -706,7 +711,12 @@ impl Daemon {
                 if self.dropped.len() == DROPPED_PEERS_MAX {
                     self.dropped.remove(0);
                 }
-                self.dropped.push(PeerView { name: peer, reason });
+                let (code, reason) = (reason.code, reason.text);
+                self.dropped.push(PeerView {
+                    name: peer,
+                    reason,
+                    code,
+                });
             }
             NodeEvent::TrustChanged => self.trust_changed().await,
         }
@@ -759,6 +769,7 @@ impl Daemon {
         StatusView {
             schema: "scap.agent-status/1",
             name: self.trust.addressee.host.clone(),
+            identity: IdentityView::new(&self.trust.identity, clock::now()),
             address: self.node.address(),
             deploy_root: self.config.deploy_root.clone(),
             releases,
@@ -767,8 +778,11 @@ impl Daemon {
             store_chunks: usage.as_ref().map(|usage| usage.chunks),
             store_bytes: usage.as_ref().map(|usage| usage.encoded_bytes),
             dropped_peers: self.dropped.clone(),
+            shunned: self.node.shunned().into_iter().map(Into::into).collect(),
+            first_packets_dropped: self.node.first_packets_dropped(),
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
+            watch: self.watch_view(),
             trust: self.trust_view(),
             authority: AuthorityView::of(&self.trust),
         }

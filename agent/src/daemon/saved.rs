@@ -6,6 +6,7 @@ use bytes::Bytes;
 use scap_proto::{
     codec::{self, CodecError},
     id::PlanId,
+    place::{self, PlaceError},
     release::{Environment, RepoPath, SignedRelease, Stage},
     wire::control::{Finalize, Order},
 };
@@ -125,6 +126,9 @@ pub enum SavedError {
         /// Why.
         source: CodecError,
     },
+    /// The folder is not ours alone.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
 }
 
 /// The folder of saved state.
@@ -144,7 +148,7 @@ impl SavedState {
                 source,
             }
         };
-        std::fs::create_dir_all(&directory).map_err(failed("make"))?;
+        place::make(&directory)?;
         let mut all = Vec::new();
         for entry in std::fs::read_dir(&directory).map_err(failed("list"))? {
             let path = entry.map_err(failed("list"))?.path();
@@ -169,6 +173,11 @@ impl SavedState {
         let repo = repo.as_str().replace('/', "+");
         self.directory
             .join(format!("{repo}@{environment}.{extension}"))
+    }
+
+    /// Where a file of another name is.
+    pub(super) fn file_named(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
     }
 
     /// Replaces the file of one repo and environment. A crash leaves the old or the new one.

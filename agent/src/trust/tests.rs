@@ -644,7 +644,7 @@ fn a_floor_is_of_one_repo_and_environment_and_a_membership_is_one_or_none() {
         None
     );
     assert!(
-        world.trust.membership.is_none(),
+        world.trust.membership.get().is_none(),
         "enrolled by an earlier build"
     );
     fs::write(world.host().join(MEMBERSHIP_FILE), b"not one").unwrap();
@@ -658,12 +658,20 @@ fn a_floor_is_of_one_repo_and_environment_and_a_membership_is_one_or_none() {
 }
 
 #[test]
-fn a_host_whose_certificate_is_over_follows_nobody() {
+fn e3_a_host_starts_with_a_certificate_that_can_be_renewed_and_not_with_one_of_another_time() {
     let world = World::new();
-    let end = world.trust.identity.validity().not_after_unix_ms;
-    assert!(HostTrust::load(&world.host(), UnixMillis(end)).is_ok());
+    let valid = world.trust.identity.validity();
+    let end = valid.not_after_unix_ms;
+    let grace = scap_proto::identity::RENEWAL_GRACE_MS;
+    for now in [end, end + 1, end + grace] {
+        assert!(HostTrust::load(&world.host(), UnixMillis(now)).is_ok());
+    }
     assert!(matches!(
-        HostTrust::load(&world.host(), UnixMillis(end + 1)),
+        HostTrust::load(&world.host(), UnixMillis(end + grace + 1)),
         Err(TrustError::Time(Refusal::Expired { .. }))
+    ));
+    assert!(matches!(
+        HostTrust::load(&world.host(), UnixMillis(valid.not_before_unix_ms - 1)),
+        Err(TrustError::Time(Refusal::NotYetValid { .. }))
     ));
 }

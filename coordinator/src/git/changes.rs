@@ -7,7 +7,7 @@ use std::{
 
 use scap_proto::{id::GitOid, limits::PATH_BYTES_MAX};
 
-use super::{Blobs, GitError, Mode, Repo, TreeEntry};
+use super::{Blobs, GitError, Mode, Repo, TreeEntry, modes::of_mode};
 
 /// Most paths and directories that may differ. They are held at once, in some 200 bytes each; where more differ,
 /// listing all files as a stream costs little more than the comparison.
@@ -248,25 +248,15 @@ pub(super) struct Item {
     pub(super) id: GitOid,
 }
 
-/// Reads a tree: `<octal mode> <name>\0<id>` for each name. `None` where git would not have written it so.
-pub(super) fn parse(mut tree: &[u8], id_bytes: usize) -> Option<Vec<Item>> {
+/// Reads a tree. `None` where git would not have written it so.
+pub(super) fn parse(tree: &[u8], id_bytes: usize) -> Option<Vec<Item>> {
     let mut items: Vec<Item> = Vec::new();
-    while !tree.is_empty() {
-        let space = tree.iter().position(|byte| *byte == b' ')?;
-        let (mode, rest) = (&tree[..space], &tree[space + 1..]);
-        let end = rest.iter().position(|byte| *byte == 0)?;
-        let (name, rest) = (&rest[..end], &rest[end + 1..]);
-        let (id, rest) = rest.split_at_checked(id_bytes)?;
-        tree = rest;
+    for item in raw_items(tree, id_bytes) {
+        let RawItem { mode, name, id } = item?;
         if name.is_empty() || name.contains(&b'/') {
             return None;
         }
-        // Without a sign, which Rust would read and git does not.
-        if !mode.iter().all(|digit| (b'0'..=b'7').contains(digit)) {
-            return None;
-        }
-        let mode = u32::from_str_radix(std::str::from_utf8(mode).ok()?, 8).ok()?;
-        let mode = mode_of(mode);
+        let mode = of_mode(mode).ok()?;
         let slash: &[u8] = if mode.is_none() { b"/" } else { b"" };
         let key = [name, slash].concat();
         if items.last().is_some_and(|last| last.key >= key) {
@@ -278,15 +268,43 @@ pub(super) fn parse(mut tree: &[u8], id_bytes: usize) -> Option<Vec<Item>> {
     Some(items)
 }
 
-/// What git takes a mode for; `None` for a directory.
-fn mode_of(mode: u32) -> Option<Mode> {
-    match mode & 0o170_000 {
-        0o040_000 => None,
-        0o100_000 if mode & 0o100 != 0 => Some(Mode::Executable),
-        0o100_000 => Some(Mode::File),
-        0o120_000 => Some(Mode::Symlink),
-        _ => Some(Mode::Gitlink),
+/// One name in a tree, as it stands there.
+pub(super) struct RawItem<'a> {
+    pub(super) mode: u32,
+    pub(super) name: &'a [u8],
+    pub(super) id: &'a [u8],
+}
+
+/// What stands in a tree. `None`, again and again, where it goes on otherwise.
+pub(super) fn raw_items(
+    mut tree: &[u8],
+    id_bytes: usize,
+) -> impl Iterator<Item = Option<RawItem<'_>>> {
+    std::iter::from_fn(move || {
+        if tree.is_empty() {
+            return None;
+        }
+        let first = first_item(tree, id_bytes);
+        Some(first.map(|(item, rest)| {
+            tree = rest;
+            item
+        }))
+    })
+}
+
+/// `<octal mode> <name>\0<id>`, and what comes after it.
+fn first_item(tree: &[u8], id_bytes: usize) -> Option<(RawItem<'_>, &[u8])> {
+    let space = tree.iter().position(|byte| *byte == b' ')?;
+    let (mode, rest) = (&tree[..space], &tree[space + 1..]);
+    let end = rest.iter().position(|byte| *byte == 0)?;
+    let (name, rest) = (&rest[..end], &rest[end + 1..]);
+    let (id, rest) = rest.split_at_checked(id_bytes)?;
+    // Without a sign, which Rust would read and git does not.
+    if !mode.iter().all(|digit| (b'0'..=b'7').contains(digit)) {
+        return None;
     }
+    let mode = u32::from_str_radix(std::str::from_utf8(mode).ok()?, 8).ok()?;
+    Some((RawItem { mode, name, id }, rest))
 }
 
 #[cfg(test)]
@@ -294,9 +312,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mode_that_git_does_not_read_makes_it_no_tree() {
+    fn c4_a_mode_that_git_does_not_read_or_write_makes_it_no_tree() {
         let tree = |mode: &str| [mode.as_bytes(), b" a\0", &[7; 20]].concat();
-        assert!(parse(&tree("100644"), 20).is_some());
+        for mode in ["100644", "100664", "100755", "120000", "160000", "40000"] {
+            assert!(parse(&tree(mode), 20).is_some(), "{mode:?}");
+        }
+        for mode in ["104755", "100666", "60000", "140000", "0", "77777777777"] {
+            assert!(parse(&tree(mode), 20).is_none(), "{mode:?}");
+        }
         for mode in ["+100644", "-100644", "100648", "10064x", ""] {
             assert!(parse(&tree(mode), 20).is_none(), "{mode:?}");
         }

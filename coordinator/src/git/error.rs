@@ -61,6 +61,16 @@ pub enum GitError {
     /// A commit or a tree that is not as git writes it.
     #[error("object {0} is not as git writes it")]
     Malformed(GitOid),
+    /// A mode that git does not write: a set-user-id bit, say.
+    #[error("`{name}` in tree {tree} has mode {mode:06o}, which is none of git's")]
+    Mode {
+        /// The tree.
+        tree: GitOid,
+        /// The name in it, escaped.
+        name: String,
+        /// The mode.
+        mode: u32,
+    },
     /// A remote that is not configured.
     #[error("the repository has no remote `{}`", .0.escape_debug())]
     NoRemote(String),
@@ -119,7 +129,7 @@ impl GitError {
                 "the clone is partial or damaged: see `git fsck`, and fetch it with `git fetch --refetch`"
                     .into()
             }
-            Self::OtherKind { .. } | Self::Malformed(_) => {
+            Self::OtherKind { .. } | Self::Malformed(_) | Self::Mode { .. } => {
                 "the repository is damaged: see `git fsck`".into()
             }
             Self::Run { source, .. } if source.kind() == io::ErrorKind::NotFound => {

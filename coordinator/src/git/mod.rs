@@ -6,6 +6,7 @@ mod blobs;
 mod changes;
 mod command;
 mod error;
+mod modes;
 mod objects;
 mod refs;
 mod remote;

@@ -305,7 +305,7 @@ fn misread(doing: &'static str, answer: &str) -> GitError {
     }
 }
 
-fn git(error: ChangesError) -> GitError {
+pub(super) fn git(error: ChangesError) -> GitError {
     match error {
         ChangesError::Git(error) => error,
         ChangesError::Malformed(id) => GitError::Malformed(id),

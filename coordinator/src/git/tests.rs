@@ -378,7 +378,7 @@ fn missing_and_damaged_objects_are_named() {
 }
 
 #[test]
-fn nothing_that_a_repository_says_is_executed_or_replaced() {
+fn c6_nothing_that_a_repository_says_is_executed_or_replaced() {
     let test = TestRepo::new(&[]);
     test.write("a", b"real");
     let id = test.commit("real");
@@ -400,6 +400,14 @@ fn nothing_that_a_repository_says_is_executed_or_replaced() {
         "core.editor",
         "alias.ls-tree",
         "filter.x.smudge",
+        "filter.x.clean",
+        "filter.x.process",
+        "diff.x.textconv",
+        "diff.x.command",
+        "diff.external",
+        "core.alternateRefsCommand",
+        "uploadpack.packObjectsHook",
+        "submodule.x.update",
         "gpg.program",
     ] {
         test.git(&["config", key, script]);

@@ -3,6 +3,7 @@
 use std::{
     fmt, fs,
     io::{self, Read},
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +15,7 @@ use super::{
     settings::name,
 };
 use crate::{
+    beneath::Beneath,
     git::{GitError, Mode, Repo, TreeEntry},
     snapshot::{HeldFile, HeldFiles},
 };
@@ -121,7 +123,11 @@ impl Found {
     /// # Errors
     /// [`ScapError::NotAFolder`] and others.
     pub fn named(path: &Path) -> Result<Self, ScapError> {
-        let (files, notices) = read_directory(path)?;
+        let open = Beneath::open(path).map_err(|source| {
+            let path = path.into();
+            ScapError::Read { path, source }
+        })?;
+        let (files, notices) = read_directory(path, &open)?;
         if !files.is_scap() {
             return Err(ScapError::NotAFolder(path.into()));
         }
@@ -242,9 +248,18 @@ fn of_entries(
 /// The folder in a directory, if there is one.
 fn beside(directory: &Path) -> Result<Found, ScapError> {
     let path = directory.join(FOLDER);
-    match fs::symlink_metadata(&path) {
-        Ok(metadata) if metadata.is_dir() => {
-            let read = read_directory(&path)?;
+    let found = Beneath::open(directory).and_then(|directory| {
+        let metadata = directory.metadata(Path::new(FOLDER))?;
+        Ok((directory, metadata))
+    });
+    match found {
+        Ok((directory, metadata)) if metadata.is_dir() => {
+            let folder = directory.folder(Path::new(FOLDER));
+            let folder = folder.map_err(|source| {
+                let path = path.clone();
+                ScapError::Read { path, source }
+            })?;
+            let read = read_directory(&path, &folder)?;
             Found::checked(Place::Beside(path), read)
         }
         Ok(_) => Err(ScapError::Unclear {
@@ -256,20 +271,17 @@ fn beside(directory: &Path) -> Result<Found, ScapError> {
     }
 }
 
-fn read_directory(top: &Path) -> Result<(Files, Vec<Notice>), ScapError> {
+/// Reads the folder at `top`, which is open.
+fn read_directory(top: &Path, open: &Beneath) -> Result<(Files, Vec<Notice>), ScapError> {
     let mut collector = Collector::default();
     let mut folders = vec![String::new()];
     while let Some(folder) = folders.pop() {
-        let at = top.join(&folder);
         let failed = |source| ScapError::Read {
-            path: at.clone(),
+            path: top.join(&folder),
             source,
         };
-        for entry in fs::read_dir(&at).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = path_of(std::os::unix::ffi::OsStrExt::as_bytes(
-                entry.file_name().as_os_str(),
-            ))?;
+        for name in open.names(Path::new(&folder)).map_err(failed)? {
+            let name = path_of(name.as_os_str().as_bytes())?;
             let path = if folder.is_empty() {
                 name
             } else {
@@ -278,23 +290,23 @@ fn read_directory(top: &Path) -> Result<(Files, Vec<Notice>), ScapError> {
             if !Collector::wants(&path) {
                 continue;
             }
-            let at = entry.path();
+            let at = Path::new(&path);
             let failed = |source| ScapError::Read {
-                path: at.clone(),
+                path: top.join(&path),
                 source,
             };
-            let metadata = entry.metadata().map_err(failed)?;
+            let metadata = open.metadata(at).map_err(failed)?;
             if metadata.is_dir() {
                 folders.push(path);
             } else if metadata.is_symlink() {
                 collector.admit(&path, 0)?;
-                let target = fs::read_link(&at).map_err(failed)?;
+                let target = open.link_target(at).map_err(failed)?;
                 collector.add_link(&path, &target.to_string_lossy());
             } else if metadata.is_file() {
                 collector.admit(&path, metadata.len())?;
-                let is_executable =
-                    std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o100 != 0;
-                collector.add_file(&path, read(&at).map_err(failed)?, is_executable);
+                let is_executable = metadata.permissions().mode() & 0o100 != 0;
+                let bytes = open.file(at).and_then(|file| read(&file));
+                collector.add_file(&path, bytes.map_err(failed)?, is_executable);
             }
         }
     }
@@ -306,7 +318,7 @@ fn read_directory(top: &Path) -> Result<(Files, Vec<Notice>), ScapError> {
 /// # Errors
 /// [`ScapError::Read`].
 pub fn read_machine(path: &Path) -> Result<Option<Vec<u8>>, ScapError> {
-    match read(path) {
+    match open(path).and_then(|file| read(&file)) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error)
             if matches!(
@@ -323,16 +335,18 @@ pub fn read_machine(path: &Path) -> Result<Option<Vec<u8>>, ScapError> {
     }
 }
 
-/// The bytes of a file, if they are not too many.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+fn open(path: &Path) -> io::Result<fs::File> {
     // A pipe would be waited for.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
+    match fs::metadata(path)?.is_file() {
+        true => fs::File::open(path),
+        false => Err(io::ErrorKind::InvalidInput.into()),
     }
-    fs::File::open(path)?
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)?;
+}
+
+/// The bytes of a file, if they are not too many.
+fn read(file: &fs::File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(io::ErrorKind::FileTooLarge.into());
     }

@@ -22,6 +22,7 @@ impl<'a> Origin for CommitTree<'a> {
     type Reader = BlobReader<'a>;
 
     fn list(&self) -> Result<impl Iterator<Item = Result<Listed<GitOid>, Halt>>, SnapshotError> {
+        self.repo.check_modes(self.commit)?;
         let tree = self.repo.tree(self.commit)?;
         Ok(tree.map(|entry| Ok(listed(entry?)?)))
     }

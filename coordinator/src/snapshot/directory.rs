@@ -1,16 +1,16 @@
 //! A plain directory, read as it is. Links are data and never followed.
 
 use std::{
-    fs::{self, FileType, Metadata, OpenOptions},
+    fs::{FileType, Metadata},
     io::{self, Cursor, Read},
     os::unix::{
         ffi::{OsStrExt, OsStringExt},
-        fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use rustix::fs::OFlags;
 use scap_proto::content::RelPath;
 
 use super::{
@@ -18,11 +18,12 @@ use super::{
     error::SnapshotError,
     listing::{Form, Kind, Listed, Origin, Reader, Wanted},
 };
+use crate::beneath::Beneath;
 
 /// A directory, and what was in it when it was scanned. Anything that changes between the scan and
 /// the end of the build is an error.
 pub(super) struct Directory {
-    root: PathBuf,
+    root: Arc<Beneath>,
     /// In path order.
     entries: Vec<Listed<Stamp>>,
     /// All directories; the root is the empty path.
@@ -54,14 +55,11 @@ impl Directory {
             path: path.to_owned(),
             source,
         };
-        let root = path.canonicalize().map_err(open)?;
-        let metadata = fs::metadata(&root).map_err(open)?;
-        if !metadata.is_dir() {
-            return Err(open(io::ErrorKind::NotADirectory.into()));
-        }
+        let root = Beneath::open(path).map_err(open)?;
+        let metadata = root.metadata(Path::new("")).map_err(open)?;
         let mut scanned = Self {
             directories: vec![(PathBuf::new(), Stamp::of(&metadata))],
-            root,
+            root: Arc::new(root),
             entries: Vec::new(),
         };
         let mut next = 0;
@@ -81,14 +79,12 @@ impl Directory {
             source,
         };
         let mut is_empty = true;
-        for entry in fs::read_dir(self.root.join(directory)).map_err(read)? {
-            let entry = entry.map_err(read)?;
+        for name in self.root.names(directory).map_err(read)? {
             is_empty = false;
-            let path = directory.join(entry.file_name());
+            let path = directory.join(name);
             let path = RelPath::new(path.into_os_string().into_vec())?;
-            let metadata = entry
-                .metadata()
-                .map_err(|source| unreadable(&path, source))?;
+            let metadata = self.root.metadata(path.as_path());
+            let metadata = metadata.map_err(|source| unreadable(&path, source))?;
             if metadata.is_dir() {
                 let stamp = Stamp::of(&metadata);
                 self.directories.push((path.as_path().to_owned(), stamp));
@@ -125,7 +121,7 @@ impl Origin for Directory {
     /// A directory's own time changes when something in it comes, goes or is renamed.
     fn finish(&self) -> Result<(), SnapshotError> {
         for (directory, stamp) in &self.directories {
-            let metadata = fs::symlink_metadata(self.root.join(directory));
+            let metadata = self.root.metadata(directory);
             let metadata = metadata.map_err(|source| SnapshotError::Read {
                 path: name(directory),
                 source,
@@ -139,7 +135,7 @@ impl Origin for Directory {
 }
 
 /// Reads files beneath its root.
-pub(super) struct DirectoryReader(PathBuf);
+pub(super) struct DirectoryReader(Arc<Beneath>);
 
 impl Reader<Stamp> for DirectoryReader {
     fn read(
@@ -148,20 +144,14 @@ impl Reader<Stamp> for DirectoryReader {
         mut each: impl FnMut(usize, &mut dyn Read) -> Result<(), Halt>,
     ) -> Result<(), Halt> {
         for (index, wanted) in wanted.iter().enumerate() {
-            let path = self.0.join(wanted.path.as_path());
+            let path = wanted.path.as_path();
             let failed = |source| unreadable(wanted.path, source);
             if wanted.form == Form::Symlink {
-                let target = fs::read_link(&path).map_err(failed)?;
+                let target = self.0.link_target(path).map_err(failed)?;
                 each(index, &mut Cursor::new(target.into_os_string().into_vec()))?;
                 continue;
             }
-            // What became a link or a pipe since must neither be followed nor waited for.
-            let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            let mut file = OpenOptions::new()
-                .read(true)
-                .custom_flags(flags.bits().cast_signed())
-                .open(&path)
-                .map_err(failed)?;
+            let mut file = self.0.file(path).map_err(failed)?;
             for is_read in [false, true] {
                 if is_read {
                     each(index, &mut file)?;

@@ -70,6 +70,16 @@ pub(super) enum Kind<L> {
     Kept(Node),
 }
 
+impl<L> Kind<L> {
+    fn is_link(&self) -> bool {
+        match self {
+            Self::Content { form, .. } => *form == Form::Symlink,
+            Self::Kept(node) => matches!(node, Node::Symlink(_)),
+            Self::EmptyDirectory | Self::Gitlink(_) => false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     File,
@@ -162,6 +172,9 @@ impl Listing {
         for listed in origin.list()? {
             let listed = listed?;
             order.admit(&listed.path)?;
+            if listed.kind.is_link() {
+                listed.path.check_link().map_err(SnapshotError::from)?;
+            }
             self.entries.fetch_add(1, Ordering::Relaxed);
             let file_bytes = match &listed.kind {
                 Kind::Content { size, form, .. } => {

@@ -13,9 +13,7 @@ use std::{
 };
 
 use scap_proto::{
-    content::{
-        ChunkRef, EntriesReader, Entry, Node, RelPath, chunker::LARGE_FILE_BYTES, path::PathProblem,
-    },
+    content::{ChunkRef, EntriesReader, Entry, Node, RelPath, chunker::LARGE_FILE_BYTES},
     id::ContentHash,
 };
 use tempfile::TempDir;
@@ -29,6 +27,7 @@ use crate::git::tests::TestRepo;
 mod delta;
 mod earlier;
 mod held;
+mod hostile;
 
 /// Keeps chunks, and counts how often each was put.
 #[derive(Default)]
@@ -328,92 +327,6 @@ fn directories_are_in_a_snapshot_only_where_they_are_empty() {
         .collect();
     let expected = [("a", 'd'), ("a-b", 'f'), ("b/c", 'd'), ("d/e/file", 'f')];
     assert_eq!(kinds, expected.map(|(path, kind)| (path.into(), kind)));
-}
-
-#[test]
-fn a_submodule_is_the_commit_that_belongs_there() {
-    let test = TestRepo::new(&[]);
-    let blob =
-        test.blob(b"[submodule \"x\"]\n\tpath = x\n\turl = -evil\n\tupdate = !touch pwned\n");
-    let other: GitOid = "0123456789012345678901234567890123456789".parse().unwrap();
-    let commit =
-        test.commit_raw_tree(&[("100644", b".gitmodules", &blob), ("160000", b"x", &other)]);
-    let (built, sink) = snapshot_of_commit(&test, &commit);
-    assert_eq!(
-        sink.files(&built)[&b"x"[..]],
-        ('g', other.as_bytes().to_vec())
-    );
-}
-
-#[test]
-fn trees_that_git_would_not_make_are_refused_by_name() {
-    let test = TestRepo::new(&[]);
-    let blob = &test.blob(b"x");
-    let below = &test.raw_tree(&[("100644", b"passwd", blob)]);
-    for (name, expected) in [
-        (&b".."[..], PathProblem::Dots),
-        (b".", PathProblem::Dots),
-        (b"../x", PathProblem::Dots),
-        (b"/etc/passwd", PathProblem::Empty),
-        (b".git", PathProblem::DotGit),
-        (b".GIT", PathProblem::DotGit),
-        (b"git~1", PathProblem::DotGit),
-        (".g\u{200c}it".as_bytes(), PathProblem::DotGit),
-        (&[b'n'; 256], PathProblem::NameTooLong),
-    ] {
-        let commit = test.commit_raw_tree(&[("100644", name, blob)]);
-        let error = refusal_of_commit(&test, &commit);
-        assert!(
-            matches!(&error, SnapshotError::Path(path) if path.problem == expected),
-            "{}: {error:?}",
-            name.escape_ascii()
-        );
-        assert!(error.hint().is_some());
-    }
-    let twice = test.commit_raw_tree(&[("100644", b"a", blob), ("100644", b"a", blob)]);
-    let unsorted = test.commit_raw_tree(&[("100644", b"b", blob), ("100644", b"a", blob)]);
-    for commit in [twice, unsorted] {
-        let error = refusal_of_commit(&test, &commit);
-        assert!(
-            matches!(&error, SnapshotError::Order(path) if path.as_bytes() == b"a"),
-            "{error:?}"
-        );
-    }
-    for mode in ["120000", "100644"] {
-        let commit = test.commit_raw_tree(&[
-            (mode, b"a", blob),
-            ("100644", b"a.b", blob),
-            ("40000", b"a", below),
-        ]);
-        let error = refusal_of_commit(&test, &commit);
-        assert!(
-            matches!(&error, SnapshotError::BelowNonDirectory(path) if path.as_bytes() == b"a/passwd"),
-            "{error:?}"
-        );
-    }
-    for target in [&b""[..], b"a\0b", &[b't'; 4096]] {
-        let blob = &test.blob(target);
-        let commit = test.commit_raw_tree(&[("120000", b"link", blob)]);
-        let error = refusal_of_commit(&test, &commit);
-        assert!(
-            matches!(error, SnapshotError::SymlinkTarget(_)),
-            "{error:?}"
-        );
-    }
-    let not_a_blob = test.commit_raw_tree(&[("100644", b"a", below)]);
-    let missing: &GitOid = &"0123456789012345678901234567890123456789".parse().unwrap();
-    let missing = test.commit_raw_tree(&[("100644", b"a", missing)]);
-    for commit in [not_a_blob, missing] {
-        let error = refusal_of_commit(&test, &commit);
-        assert!(
-            matches!(
-                error,
-                SnapshotError::Git(GitError::OtherKind { .. } | GitError::MissingObject(_))
-            ),
-            "{error:?}"
-        );
-        assert!(error.hint().unwrap().contains("fsck"));
-    }
 }
 
 #[test]

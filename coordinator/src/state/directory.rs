@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     fmt, fs, io,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,6 +17,7 @@ use scap_proto::{
         Role, SecretKey, Validity, install::InstallError,
     },
     limits::DELTAS_MAX,
+    place::{self, PlaceError},
     reason::Reason,
     release::{
         Environment, RepoPath, SignedGrant, SignedRelease, UnixMillis,
@@ -34,7 +34,7 @@ use super::{FleetAuthorityError, configs, enrolments::EnrolmentRecordError, trus
 use crate::enroll::Tokens;
 
 pub(super) const AUTHORITY: &str = "ca";
-const COORDINATOR: &str = "coordinator";
+pub(super) const COORDINATOR: &str = "coordinator";
 const DEPLOYER_KEY: &str = "deployer_key";
 pub(super) const ALLOWED_SIGNERS: &str = "allowed_signers";
 const STORE: &str = "store";
@@ -122,6 +122,9 @@ pub enum StateError {
         /// The state directory.
         state: String,
     },
+    /// It is not ours alone.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// The fleet's authority.
     #[error("the fleet's certificate authority")]
     Authority(#[from] identity::AuthorityError),
@@ -170,6 +173,7 @@ impl StateError {
     pub fn code(&self) -> Reason {
         match self {
             Self::Trust(error) => error.code().unwrap_or(Reason::IoError),
+            Self::Place(error) => error.code(),
             _ => Reason::IoError,
         }
     }
@@ -207,14 +211,14 @@ impl StateDirectory {
     /// The state directory at `path`, which [`Self::init`] made.
     ///
     /// # Errors
-    /// [`StateError::Missing`].
+    /// [`StateError::Missing`], and [`StateError::Place`] where others could change it.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         // The last that `init` makes.
-        if path.join(ALLOWED_SIGNERS).is_file() {
-            Ok(Self(path.to_owned()))
-        } else {
-            Err(StateError::Missing(path.to_owned()))
+        if !path.join(ALLOWED_SIGNERS).is_file() {
+            return Err(StateError::Missing(path.to_owned()));
         }
+        place::check(path)?;
+        Ok(Self(path.to_owned()))
     }
 
     /// Makes a state directory: the authority of a new fleet, the coordinator's identity, a deployer's key,
@@ -227,15 +231,7 @@ impl StateDirectory {
         if path.join(ALLOWED_SIGNERS).exists() || path.join(AUTHORITY).exists() {
             return Err(StateError::Exists(path.to_owned()));
         }
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|source| StateError::Io {
-                doing: "make",
-                path: path.to_owned(),
-                source,
-            })?;
+        place::make(path)?;
         let authority = CertificateAuthority::create(fleet, now.0)?;
         authority.save(&path.join(AUTHORITY))?;
         let name: NodeId = "coordinator".parse().expect("a plain name");

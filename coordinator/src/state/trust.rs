@@ -12,15 +12,18 @@ use scap_proto::{
     extensions::Extensions,
     id::NodeId,
     identity::{
-        CertificateAuthority, Denial, Denied, FleetTrust, Identity, KeepError, Kept,
-        PUBLIC_KEY_BYTES, Role, SignedFleetTrust, Trust, Validity, lock_file,
+        CertificateAuthority, Denial, Denied, Enrolment, FleetTrust, Identity, KeepError, Kept,
+        PUBLIC_KEY_BYTES, Role, SignedFleetTrust, Trust, Validity, install::Staged, lock_file,
     },
     limits::AUTHORITIES_MAX,
     reason::Reason,
     release::UnixMillis,
 };
 
-use super::{StateDirectory, StateError, directory::AUTHORITY};
+use super::{
+    StateDirectory, StateError,
+    directory::{AUTHORITY, COORDINATOR},
+};
 
 const TRUST: &str = "trust";
 /// Held while a fleet trust is made and signed.
@@ -28,11 +31,9 @@ const TRUST_LOCK: &str = "trust.signing";
 const NEXT_AUTHORITY: &str = "ca-next";
 const OLD_AUTHORITY: &str = "ca-old";
 const RETIRED_AUTHORITIES: &str = "ca-retired";
-const COORDINATOR: &str = "coordinator";
 const NEXT_COORDINATOR: &str = "coordinator-next";
 const OLD_COORDINATOR: &str = "coordinator-old";
-/// Names of the files of an identity.
-const CERTIFICATE_FILE: &str = "node.crt";
+/// Name of the trusted authorities in a node's directory.
 const AUTHORITIES_FILE: &str = "ca.crt";
 /// Mode of a file that all may read.
 const PUBLIC: u32 = 0o644;
@@ -372,10 +373,11 @@ impl StateDirectory {
         Ok(())
     }
 
-    /// From now on the next authority issues, first this coordinator's own certificate. It is the same when it is done again.
+    /// From now on the next authority issues, first this coordinator's own certificate. It is the same when it is done again, and
+    /// a crash leaves the coordinator's identity of before, or the new one.
     ///
     /// # Errors
-    /// [`StateError::Authority`], [`StateError::Io`], [`StateError::Trust`].
+    /// [`StateError::Authority`], [`StateError::Io`], [`StateError::Trust`], [`StateError::Install`].
     pub fn switch_authority(&self, identity: &Identity, now: UnixMillis) -> Result<(), StateError> {
         match self.rotation() {
             Rotation::None => {
@@ -397,13 +399,19 @@ impl StateDirectory {
             Rotation::Switched => {}
         }
         let authority = self.authority()?;
-        let own = self.path(COORDINATOR);
-        // First whom it believes: a certificate of nobody that it believes would be no identity.
-        let bundle = self.authorities_pem(identity.trust())?;
-        write_public(&own.join(AUTHORITIES_FILE), bundle.as_bytes())?;
-        let key = identity.public_key();
-        let issued = authority.issue(identity.own(), key, Validity::leaf(now.0))?;
-        write_public(&own.join(CERTIFICATE_FILE), issued.pem.as_bytes())
+        let own = identity.own();
+        let issued = self.issued_from(own.role, &own.name, now)?;
+        let certificate = authority.issue(own, identity.public_key(), Validity::leaf(issued.0))?;
+        let enrolment = Enrolment {
+            certificate: certificate.pem,
+            authorities: self.authorities_pem(identity.trust())?,
+            allowed_signers: None,
+            host: None,
+            membership: None,
+            extensions: Extensions::default(),
+        };
+        Staged::new(&self.path(COORDINATOR), &enrolment, None)?.commit()?;
+        Ok(())
     }
 
     /// Gives this coordinator a new key and a certificate that counts though those before do not. A crash leaves the old or

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::{self, CodecError},
-    content::path::RelPath,
+    content::path::{PathError, RelPath},
     id::{ChunkId, ContentHash, GitOid},
     limits::{CHUNK_BYTES_MAX, SYMLINK_BYTES_MAX},
 };
@@ -237,6 +237,9 @@ impl EntriesReader {
             self.is_within = false;
             entries.extend(self.close()?);
             self.admit(&path)?;
+            if let Node::Symlink(_) = node {
+                path.check_link()?;
+            }
             self.open = Some(Entry { path, node });
         }
         Ok(entries)
@@ -340,6 +343,9 @@ pub enum EntriesError {
     /// Not an encoding of a page: a malformed one, or one with a forbidden path.
     #[error("decode a page of entries")]
     Codec(#[from] CodecError),
+    /// A symbolic link where none may be.
+    #[error(transparent)]
+    Path(#[from] PathError),
     /// Out of order, or twice.
     #[error("`{0}` is not after the entry before it")]
     Order(RelPath),

@@ -3,14 +3,18 @@
 use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt, path::Path};
 
 use bytes::Bytes;
+use gix_validate::path::component;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX};
+use crate::{
+    limits::{NAME_BYTES_MAX, PATH_BYTES_MAX},
+    reason::Reason,
+};
 
 /// A relative path of one or more components separated by `/`, in any encoding.
 ///
-/// No component is empty, `.`, `..`, or a name that some file system takes for `.git`; none holds a
-/// NUL. So joining it to a directory stays beneath that directory as long as no component on disk is
+/// No component is empty, `.`, `..`, or a name that git refuses because some file system takes it for `.git`; none holds
+/// a NUL. So joining it to a directory stays beneath that directory as long as no component on disk is
 /// a symbolic link, which whoever opens it must see to.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Bytes", into = "Bytes")]
@@ -25,10 +29,20 @@ impl RelPath {
         let bytes = bytes.into();
         match problem(&bytes) {
             None => Ok(Self(bytes)),
-            Some(problem) => {
-                let path = bytes.escape_ascii().to_string().chars().take(256).collect();
-                Err(PathError { path, problem })
-            }
+            Some(problem) => Err(PathError::new(&bytes, problem)),
+        }
+    }
+
+    /// Whether a symbolic link may be here: git reads `.gitmodules` of a work tree, and a link could have it read any
+    /// file of the host.
+    ///
+    /// # Errors
+    /// [`PathProblem::LinkedModules`].
+    pub fn check_link(&self) -> Result<(), PathError> {
+        let name = self.0.rsplit(|byte| *byte == b'/').next();
+        match name.map(|name| git_problem(name, Some(component::Mode::Symlink))) {
+            Some(Some(problem)) => Err(PathError::new(&self.0, problem)),
+            _ => Ok(()),
         }
     }
 
@@ -90,12 +104,19 @@ impl fmt::Debug for RelPath {
 
 /// A path that a snapshot may not hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("path `{path}` {problem}")]
+#[error("path `{path}` {problem} [{}]", Reason::ForbiddenName)]
 pub struct PathError {
     /// The path, escaped, its first 256 characters.
     pub path: String,
     /// What is wrong with it.
     pub problem: PathProblem,
+}
+
+impl PathError {
+    fn new(path: &[u8], problem: PathProblem) -> Self {
+        let path = path.escape_ascii().to_string().chars().take(256).collect();
+        Self { path, problem }
+    }
 }
 
 /// What is wrong with a path.
@@ -119,6 +140,9 @@ pub enum PathProblem {
     /// `.git`, or what HFS+ or NTFS take for it.
     #[error("has a component that means `.git` on some file system")]
     DotGit,
+    /// A symbolic link at `.gitmodules`, or at what HFS+ or NTFS take for it.
+    #[error("is a symbolic link, and means `.gitmodules` on some file system")]
+    LinkedModules,
 }
 
 fn problem(path: &[u8]) -> Option<PathProblem> {
@@ -134,32 +158,28 @@ fn problem(path: &[u8]) -> Option<PathProblem> {
             Some(PathProblem::Dots)
         } else if name.contains(&0) {
             Some(PathProblem::Nul)
-        } else if means_dot_git(name) {
-            Some(PathProblem::DotGit)
         } else {
-            None
+            git_problem(name, None)
         }
     })
 }
 
-/// Whether `name` is `.git` in any letter case, or is taken for it by NTFS (trailing dots and spaces,
-/// streams, the short name `git~1`) or by HFS+ (code points that it ignores).
-fn means_dot_git(name: &[u8]) -> bool {
-    let ntfs = name
-        .split(|byte| *byte == b':' || *byte == b'\\')
-        .next()
-        .unwrap_or(name);
-    let end = ntfs
-        .iter()
-        .rposition(|byte| !matches!(byte, b'.' | b' '))
-        .map_or(0, |last| last + 1);
-    let ntfs = &ntfs[..end];
-    if ntfs.eq_ignore_ascii_case(b".git") || ntfs.eq_ignore_ascii_case(b"git~1") {
-        return true;
-    }
-    std::str::from_utf8(name).is_ok_and(|text| {
-        let visible: String = text.chars().filter(|c| !is_invisible(*c)).collect();
-        visible.eq_ignore_ascii_case(".git")
+/// What git has against a name, with its protections for HFS+ (code points that are ignored there) and NTFS (trailing dots
+/// and spaces, streams, short names). Those for Windows itself refuse names that Linux and git have no trouble with, `a:b` and
+/// `nul.txt` among them, and are not asked for.
+fn git_problem(name: &[u8], mode: Option<component::Mode>) -> Option<PathProblem> {
+    let options = component::Options {
+        protect_windows: false,
+        protect_hfs: true,
+        protect_ntfs: true,
+    };
+    // To NTFS a backslash is a slash, as `git fsck` knows.
+    let mut parts = name.split(|byte| *byte == b'\\');
+    parts.find_map(|part| match component(part.into(), mode, options) {
+        Err(component::Error::DotGitDir) => Some(PathProblem::DotGit),
+        Err(component::Error::SymlinkedGitModules) => Some(PathProblem::LinkedModules),
+        // The rest is asked before, of the whole name.
+        Err(_) | Ok(_) => None,
     })
 }
 
@@ -179,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn dangerous_names_are_refused_by_rule() {
+    fn c1_dangerous_names_are_refused_by_rule() {
         for path in [&b""[..], b"/etc/passwd", b"a//b", b"a/"] {
             assert_eq!(refused(path), PathProblem::Empty);
         }
@@ -196,6 +216,10 @@ mod tests {
             b".git . ",
             b".git::$INDEX_ALLOCATION",
             b".git\\x",
+            b"a\\.git",
+            b".GiT ...",
+            ".gi\u{200d}t".as_bytes(),
+            "\u{feff}.git".as_bytes(),
         ] {
             assert_eq!(
                 refused(path),
@@ -210,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn legal_odd_names_are_kept_to_the_byte_and_shown_inert() {
+    fn c1_legal_odd_names_are_kept_to_the_byte_and_shown_inert() {
         for path in [
             &b".gitignore"[..],
             b"a b",
@@ -219,6 +243,11 @@ mod tests {
             b"-rf",
             b"trailing\r",
             b"...",
+            b"a:b",
+            b"nul.txt",
+            b"a\\b",
+            b"new\nline",
+            &[b'n'; NAME_BYTES_MAX],
         ] {
             assert_eq!(RelPath::new(path.to_vec()).unwrap().as_bytes(), path);
         }
@@ -230,5 +259,30 @@ mod tests {
             RelPath::new("b\u{e4}r".as_bytes()).unwrap().to_string(),
             "b\u{e4}r"
         );
+    }
+
+    #[test]
+    fn c6_a_link_that_means_gitmodules_is_refused_where_a_file_may_be() {
+        for path in [
+            &b".gitmodules"[..],
+            b"below/.GITMODULES",
+            b"gitmod~1",
+            b".gitmodules ",
+            b".gitmodules:x",
+            ".git\u{200c}modules".as_bytes(),
+        ] {
+            let problem = RelPath::new(path.to_vec())
+                .unwrap()
+                .check_link()
+                .unwrap_err();
+            assert_eq!(problem.problem, PathProblem::LinkedModules);
+            assert!(
+                problem.to_string().ends_with("[forbidden-name]"),
+                "{problem}"
+            );
+        }
+        for path in [&b".gitmodules/x"[..], b".gitmodules.d", b".gitattributes"] {
+            RelPath::new(path.to_vec()).unwrap().check_link().unwrap();
+        }
     }
 }

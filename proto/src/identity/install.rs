@@ -7,7 +7,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -26,6 +26,7 @@ use super::{
     pin::AuthorityPin,
     request::{IdentityRequest, key_fingerprint},
 };
+use crate::place::{self, PlaceError};
 
 /// The file that says what a host is in, beside its certificate.
 pub const HOST_FILE: &str = "host.toml";
@@ -41,10 +42,9 @@ pub const ALLOWED_SIGNERS_FILE: &str = "allowed_signers";
 /// certified: each time the same. A key that is there is never replaced.
 ///
 /// # Errors
-/// [`InstallError::Unsafe`], [`InstallError::Key`], [`InstallError::File`], [`InstallError::Io`].
+/// [`InstallError::Place`], [`InstallError::Key`], [`InstallError::File`], [`InstallError::Io`].
 pub fn request(directory: &Path) -> Result<String, InstallError> {
-    file::create_private_directory(directory)?;
-    check_directory(directory)?;
+    place::make(directory)?;
     let path = directory.join(KEY_FILE);
     let made = match path.exists() {
         true => Ok(()),
@@ -123,7 +123,7 @@ impl Staged {
         enrolment: &Enrolment,
         new_key: Option<&SecretKey>,
     ) -> Result<Self, InstallError> {
-        check_directory(directory)?;
+        place::check(directory)?;
         let lock = lock(directory)?;
         finish(directory)?;
         let present;
@@ -199,16 +199,8 @@ impl Staged {
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// Others can change what is in the directory.
-    #[error(
-        "{} has mode {mode:03o}: others can change it (hint: chmod 700 {})",
-        path.display(), path.display()
-    )]
-    Unsafe {
-        /// Which.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// Another installation is under way.
     #[error("another installation into {} is under way", .0.display())]
     Busy(PathBuf),
@@ -290,18 +282,6 @@ const FILES: [&str; 7] = [
 /// Modes of files, as [`Identity::create`] and offline enrolment give them.
 const PUBLIC: u32 = 0o644;
 const PRIVATE: u32 = 0o600;
-
-fn check_directory(path: &Path) -> Result<(), InstallError> {
-    let metadata = fs::metadata(path).map_err(|source| io_error("look at", path, source))?;
-    let mode = metadata.mode() & 0o777;
-    match mode & 0o022 {
-        0 => Ok(()),
-        _ => Err(InstallError::Unsafe {
-            path: path.to_owned(),
-            mode,
-        }),
-    }
-}
 
 fn lock(directory: &Path) -> Result<Locked, InstallError> {
     let file = File::open(directory).map_err(|source| io_error("open", directory, source))?;
@@ -424,7 +404,7 @@ fn io_error(doing: &'static str, path: &Path, source: io::Error) -> InstallError
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use bytes::Bytes;
     use tempfile::TempDir;
@@ -632,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_can_change_is_refused() {
+    fn c8_a_directory_that_others_can_change_is_refused() {
         let world = World::new();
         let answer = world.answer(b"one");
         let open = fs::Permissions::from_mode(0o770);
@@ -643,7 +623,10 @@ mod tests {
         ] {
             let error = refused.unwrap_err();
             assert!(
-                matches!(error, InstallError::Unsafe { mode: 0o770, .. }),
+                matches!(
+                    error,
+                    InstallError::Place(PlaceError::Writable { mode: 0o770, .. })
+                ),
                 "{error}"
             );
         }

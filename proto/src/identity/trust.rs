@@ -115,6 +115,27 @@ impl Trust {
         self.check_leaf(der, now_unix_ms).map(|leaf| leaf.identity)
     }
 
+    /// As [`Self::check`], for a renewal and nothing else: also where the certificate has expired, for at most `grace_ms`
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn check_expired(
+        &self,
+        der: &[u8],
+        now_unix_ms: u64,
+        grace_ms: u64,
+    ) -> Result<PeerIdentity, Refusal> {
+        match self.check(der, now_unix_ms) {
+            Err(Refusal::Expired { validity, .. })
+                if now_unix_ms - validity.not_after_unix_ms <= grace_ms =>
+            {
+                self.check(der, validity.not_after_unix_ms)
+            }
+            checked => checked,
+        }
+    }
+
     /// Who signed `message`, shown by the signer's certificate (in DER): for what a node signed and
     /// others carried.
     ///
@@ -163,7 +184,7 @@ impl Trust {
         }
     }
 
-    fn check_leaf(&self, der: &[u8], now_unix_ms: u64) -> Result<Leaf, Refusal> {
+    pub(super) fn check_leaf(&self, der: &[u8], now_unix_ms: u64) -> Result<Leaf, Refusal> {
         let believed = self.believed();
         let leaf = self.issued(&believed, der)?;
         let Leaf {
@@ -339,6 +360,28 @@ mod tests {
         assert!(matches!(
             trust.check(&der, last + 1),
             Err(Refusal::Expired { .. })
+        ));
+    }
+
+    #[test]
+    fn what_has_expired_is_let_in_for_a_renewal_for_as_long_as_is_said_and_only_by_who_certified_it()
+     {
+        let (fleet, key) = (authority(), SecretKey::generate());
+        let (ours, der) = (trust(&[&fleet]), leaf(&fleet, &key));
+        let last = Leaf::parse(&der).unwrap().validity.not_after_unix_ms;
+        assert!(ours.check_expired(&der, last, 0).is_ok());
+        assert!(ours.check_expired(&der, last + 1000, 1000).is_ok());
+        assert!(matches!(
+            ours.check_expired(&der, last + 1001, 1000),
+            Err(Refusal::Expired { now_unix_ms, .. }) if now_unix_ms == last + 1001
+        ));
+        assert!(matches!(
+            ours.check_expired(&der, 0, u64::MAX),
+            Err(Refusal::NotYetValid { .. })
+        ));
+        assert!(matches!(
+            trust(&[&authority()]).check_expired(&der, last + 1, 1000),
+            Err(Refusal::UnknownIssuer { .. })
         ));
     }
 

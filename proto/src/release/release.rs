@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bounded,
     codec::{CodecError, Extensible},
     content::{ChunkRef, SnapshotRef, delta},
     extensions::Extensions,
@@ -202,12 +203,16 @@ pub(super) fn namespace(environment: &Environment, repo: &RepoPath) -> String {
     format!("scap-release:{environment}:{repo}")
 }
 
+/// Most signatures that are read: one too many is refused by name, and not so many that it costs memory.
+const SIGNATURES_READ_MAX: usize = 8 * SIGNATURES_MAX;
+
 /// A release with its signatures, as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedRelease {
     /// The release's payload: what `ssh-keygen -Y verify` reads on its standard input.
     pub payload: Bytes,
     /// Armoured SSHSIG signatures, 1 to [`SIGNATURES_MAX`].
+    #[serde(deserialize_with = "bounded::list::<_, _, SIGNATURES_READ_MAX>")]
     pub signatures: Vec<SshSignature>,
 }
 

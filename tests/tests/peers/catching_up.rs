@@ -16,13 +16,13 @@ use serde_json::Value;
 use super::scene::{Agent, Scene};
 
 /// What an agent says is stable, to a host that was enrolled.
-fn stable_of(scene: &Scene, agent: &Agent, asker: &str, is_member: bool) -> Vec<Finalize> {
+pub fn stable_of(scene: &Scene, agent: &Agent, asker: &str, is_member: bool) -> Vec<Finalize> {
     let dir = tempfile::tempdir().unwrap();
     let trust = scene.trust(asker);
     let question = StableQuestion {
         repo: None,
         environment: None,
-        membership: trust.membership.clone().filter(|_| is_member),
+        membership: trust.membership.get().filter(|_| is_member),
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {

@@ -7,6 +7,8 @@ mod crash;
 mod hostile;
 mod pages;
 mod promote;
+mod racing;
+mod shapes;
 mod spare;
 mod stages;
 mod world;

@@ -1,9 +1,12 @@
 //! The fleet trust as the authority's holder changes it.
 
+use std::os::unix::fs::PermissionsExt;
+
 use scap_proto::id::NodeId;
 use scap_proto::identity::{
-    CertificateAuthority, Denial, Denied, FleetTrust, Role, SecretKey, Trust,
+    CertificateAuthority, Denial, Denied, FleetTrust, Role, SecretKey, Trust, Validity,
 };
+use scap_proto::reason::Reason;
 use scap_proto::release::UnixMillis;
 use tempfile::TempDir;
 
@@ -59,15 +62,22 @@ fn who_is_revoked_is_until_it_is_enrolled_again_whose_new_certificate_alone_coun
     state.sign_trust(trust, NOW, deny("web1")).unwrap();
     assert_eq!(names(trust), ["web1"]);
     assert_eq!(state.revoked().unwrap().len(), 1);
-    assert!(trust.cut_off(before.certificate()).is_some());
+    assert!(trust.cut_off(&before.certificate()).is_some());
+    // Whether its enrolment was recorded or not.
+    for _ in 0..2 {
+        let (key, valid) = (before.public_key(), before.validity());
+        let refused = state.renew_host(&name("web1"), key, valid, NOW);
+        assert_eq!(refused.unwrap_err().code(), Reason::Revoked);
+        let _ = std::fs::remove_dir_all(folder.path().join("st/enrolments"));
+    }
 
     // In the very millisecond, as a script does.
     let again = enroll("again");
     let identity = state.identity().unwrap();
     let trust = identity.trust();
     assert_eq!((trust.mark().number, names(trust).len()), (2, 0));
-    assert!(trust.cut_off(before.certificate()).is_some());
-    assert!(trust.cut_off(again.certificate()).is_none());
+    assert!(trust.cut_off(&before.certificate()).is_some());
+    assert!(trust.cut_off(&again.certificate()).is_none());
     // The host begins with what counts.
     let own = scap_proto::identity::Identity::load(&folder.path().join("again")).unwrap();
     own.trust()
@@ -129,6 +139,10 @@ fn a_key_that_a_host_had_when_it_was_revoked_is_never_certified_again() {
     };
     assert_key_refused(&stolen);
     assert_key_refused(&denied);
+    // Nor where nothing is recorded of its host.
+    let valid = Validity::leaf(NOW.0);
+    let refused = state.renew_host(&name("web9"), denied.public(), valid, NOW);
+    assert_eq!(refused.unwrap_err().code(), Reason::Revoked);
     assert_eq!(state.revoked().unwrap().len(), 1);
 
     // With another key it is back where somebody says so.
@@ -286,11 +300,11 @@ fn a_move_to_a_new_authority_goes_on_wherever_it_was_cut_short() {
     }
     assert_eq!((key("ca"), key("ca-old")), (*next.public_key(), old));
     let identity = state.identity().unwrap();
-    let issuer = identity.trust().issuer_of(identity.certificate());
+    let issuer = identity.trust().issuer_of(&identity.certificate());
     assert_eq!(issuer, Some(*next.public_key()));
     let web1 = state.enroll(&name("web1"), &folder.path().join("web1"), &[], NOW);
     assert_eq!(
-        identity.trust().issuer_of(web1.unwrap().certificate()),
+        identity.trust().issuer_of(&web1.unwrap().certificate()),
         issuer
     );
 
@@ -305,6 +319,52 @@ fn a_move_to_a_new_authority_goes_on_wherever_it_was_cut_short() {
     // And a second time.
     state.begin_rotation(&trust(), NOW).unwrap();
     assert_eq!(trust().authorities().len(), 2);
+}
+
+#[test]
+fn a_switch_that_is_cut_short_leaves_the_coordinator_its_old_certificate_or_the_new_one_whole() {
+    let (folder, state) = init();
+    let own = folder.path().join("st/coordinator");
+    let identity = state.identity().unwrap();
+    let old = identity.certificate();
+    state.begin_rotation(identity.trust(), NOW).unwrap();
+    // The authorities have changed places, and the identity cannot be written.
+    let held = std::fs::File::open(&own).unwrap();
+    held.lock().unwrap();
+    let cut = state.switch_authority(&identity, NOW);
+    assert!(matches!(cut, Err(StateError::Install(_))), "{cut:?}");
+    assert_eq!(state.rotation(), Rotation::Switched);
+    assert_eq!(state.identity().unwrap().certificate(), old);
+    held.unlock().unwrap();
+
+    const FILES: [&str; 3] = ["node.key", "ca.crt", "node.crt"];
+    let read = |name: &str| std::fs::read(own.join(name)).unwrap();
+    let before = FILES.map(read);
+    state.switch_authority(&identity, NOW).unwrap();
+    let after = FILES.map(read);
+    let new = state.identity().unwrap().certificate();
+    assert_ne!(new, old);
+    // The new one holds, and some of its files are at their places.
+    for moved in 0..=FILES.len() {
+        let incoming = own.join(".incoming");
+        std::fs::create_dir(&incoming).unwrap();
+        for (index, name) in FILES.into_iter().enumerate() {
+            let is_moved = index < moved;
+            let old_place = if is_moved { &after } else { &before };
+            std::fs::write(own.join(name), &old_place[index]).unwrap();
+            if !is_moved {
+                std::fs::write(incoming.join(name), &after[index]).unwrap();
+                let mode = std::fs::Permissions::from_mode(0o600);
+                std::fs::set_permissions(incoming.join(name), mode).unwrap();
+            }
+        }
+        assert_eq!(state.identity().unwrap().certificate(), new, "{moved}");
+        state.switch_authority(&identity, NOW).unwrap();
+        assert!(!incoming.exists());
+        let issuer = state.identity().unwrap();
+        let issuer = issuer.trust().issuer_of(&issuer.certificate());
+        assert_eq!(issuer, Some(*state.authority().unwrap().public_key()));
+    }
 }
 
 #[test]
@@ -328,8 +388,8 @@ fn a_coordinator_with_a_new_key_counts_where_the_one_before_does_not() {
     state.renew_coordinator(NOW).unwrap();
     let after = state.identity().unwrap();
     assert_ne!(after.public_key(), before.public_key());
-    assert!(after.trust().cut_off(before.certificate()).is_some());
-    assert!(after.trust().cut_off(after.certificate()).is_none());
+    assert!(after.trust().cut_off(&before.certificate()).is_some());
+    assert!(after.trust().cut_off(&after.certificate()).is_none());
     // Cut short between its two renames.
     let at = |name: &str| folder.path().join("st").join(name);
     std::fs::rename(at("coordinator"), at("coordinator-next")).unwrap();
