@@ -92,8 +92,11 @@ impl Daemon {
         self.ahead.insert(key.clone(), ahead);
     }
 
-    /// Ends the writing ahead of a repo, and returns it where what is asked now goes on with it.
+    /// Ends the writing ahead of a repo where an order is asked now, and returns it where that goes on with it.
     pub(super) fn take_ahead(&mut self, key: &RepoKey, request: &Request) -> Option<Ahead> {
+        if matches!(request, Request::Finalize(_) | Request::Recheck(_)) {
+            return None;
+        }
         let ahead = self.ahead.remove(key)?;
         let accepted = self.repo(key).accepted()?;
         let goes_on = matches!(request, Request::Order(_)) && accepted.stage != Stage::Revert;

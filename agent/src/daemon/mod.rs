@@ -594,10 +594,7 @@ impl Daemon {
         if about == About::Order {
             self.repo(key).steps = Some(begins);
         }
-        let ahead = match about {
-            About::Order => self.take_ahead(key, &request),
-            About::Finalization | About::Recheck => None,
-        };
+        let ahead = self.take_ahead(key, &request);
         let (key, activator) = (key.clone(), self.activator.clone());
         self.activations.spawn(async move {
             let begins = |step| drop(begun.send_replace(step));
@@ -791,17 +788,5 @@ impl Daemon {
     fn repo(&mut self, key: &RepoKey) -> &mut Repo {
         let make = || Repo::new(key.0.clone(), key.1.clone());
         self.repos.entry(key.clone()).or_insert_with(make)
-    }
-
-    fn keys_of(&self, release: ReleaseId) -> Vec<RepoKey> {
-        let of = |repo: &Repo| {
-            repo.accepted()
-                .is_some_and(|accepted| accepted.release == release)
-        };
-        self.repos
-            .iter()
-            .filter(|(_, repo)| of(repo))
-            .map(|(key, _)| key.clone())
-            .collect()
     }
 }
