@@ -94,6 +94,20 @@ pub(super) fn order(
     Ok(decided)
 }
 
+/// Whether an order would be accepted, or why not. Nothing is recorded.
+pub(super) fn would_accept(
+    deployment: &Deployment,
+    us: &Addressee,
+    order: &VerifiedOrder,
+    now: UnixMillis,
+) -> Result<Result<(), Because>, ActivateError> {
+    let environment = &order.release.release().environment;
+    let considered = consider(deployment, us, environment, |acceptance| {
+        acceptance.consider(us, &order.release, &order.grant, &order.directive, now)
+    });
+    Ok(considered?.map(drop))
+}
+
 /// Accepts that an order lapsed and records it durably, or says why not.
 pub(super) fn lapse(
     deployment: &Deployment,
@@ -142,8 +156,28 @@ fn decide(
     deployment: &Deployment,
     us: &Addressee,
     environment: &Environment,
-    consider: impl FnOnce(&Acceptance) -> Result<Decision, Refusal>,
+    considered: impl FnOnce(&Acceptance) -> Result<Decision, Refusal>,
 ) -> Result<Result<(), Because>, ActivateError> {
+    let acceptance = match consider(deployment, us, environment, considered)? {
+        Ok(Some(acceptance)) => acceptance,
+        Ok(None) => return Ok(Ok(())),
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let record = Authorised {
+        environment: environment.clone(),
+        acceptance,
+    };
+    record::replace(&deployment.own, NAME, &record)?;
+    Ok(Ok(()))
+}
+
+/// What is to be recorded for something to be accepted, if anything, or why it is not.
+fn consider(
+    deployment: &Deployment,
+    us: &Addressee,
+    environment: &Environment,
+    consider: impl FnOnce(&Acceptance) -> Result<Decision, Refusal>,
+) -> Result<Result<Option<Acceptance>, Because>, ActivateError> {
     let acceptance = match record::read::<Authorised>(&deployment.own, NAME)? {
         Found::Nothing => Acceptance::default(),
         Found::Record(record) if record.environment == *environment => record.acceptance,
@@ -163,19 +197,12 @@ fn decide(
         }
     };
     match consider(&acceptance) {
-        Ok(Decision::Again) => Ok(Ok(())),
+        Ok(Decision::Again) => Ok(Ok(None)),
         Ok(Decision::NotForUs) => {
             let text = format!("the order is not for {}", us.host);
             Ok(Err(Reason::RefusedTarget.because(text)))
         }
-        Ok(Decision::Follow(acceptance)) => {
-            let record = Authorised {
-                environment: environment.clone(),
-                acceptance,
-            };
-            record::replace(&deployment.own, NAME, &record)?;
-            Ok(Ok(()))
-        }
+        Ok(Decision::Follow(acceptance)) => Ok(Ok(Some(acceptance))),
         Err(refusal) => Ok(Err(refusal.because())),
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -20,6 +20,11 @@ pub(super) struct Turn {
     lock: Mutex<()>,
     /// How many requests wait for it.
     waiting: AtomicUsize,
+    /// How many times something was begun to be written ahead: the last of them counts.
+    aheads: AtomicU64,
+    /// Counts what who writes ahead may wait for: chunks, and requests that come and are through.
+    news: Mutex<u64>,
+    told: Condvar,
 }
 
 impl Turns {
@@ -34,9 +39,55 @@ impl Turn {
     /// Waits for the turn, and has who works in the background give it up.
     pub(super) fn take(&self) -> MutexGuard<'_, ()> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.tell();
         let turn = self.take_in_background();
         self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.tell();
         turn
+    }
+
+    /// The same for who writes ahead, once nobody else waits.
+    pub(super) fn take_after_others(&self) -> MutexGuard<'_, ()> {
+        loop {
+            let seen = self.news();
+            if !self.is_awaited() {
+                return self.take();
+            }
+            self.wait_for_news(seen);
+        }
+    }
+
+    /// Something is begun to be written ahead, in place of what was begun before. Returns its number.
+    pub(super) fn begin_ahead(&self) -> u64 {
+        let number = self.aheads.fetch_add(1, Ordering::SeqCst) + 1;
+        self.tell();
+        number
+    }
+
+    /// The number of what is written ahead.
+    pub(super) fn ahead(&self) -> u64 {
+        self.aheads.load(Ordering::SeqCst)
+    }
+
+    /// There is something that may have been waited for.
+    pub(super) fn tell(&self) {
+        *self.lock_news() += 1;
+        self.told.notify_all();
+    }
+
+    /// How often there was.
+    pub(super) fn news(&self) -> u64 {
+        *self.lock_news()
+    }
+
+    /// Waits until there was more often.
+    pub(super) fn wait_for_news(&self, seen: u64) {
+        let news = self.told.wait_while(self.lock_news(), |news| *news == seen);
+        drop(news.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn lock_news(&self) -> MutexGuard<'_, u64> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the turn, to be given up as soon as [`Self::is_awaited`].
@@ -118,6 +169,32 @@ mod tests {
     use std::thread;
 
     use super::*;
+
+    #[test]
+    fn who_writes_ahead_wakes_for_a_request_and_goes_on_after_it() {
+        let turns = Turns::default();
+        let repo: RepoPath = "group/app".parse().unwrap();
+        let turn = turns.of(&repo);
+        let ahead = turn.take_after_others();
+        let seen = turn.news();
+        thread::scope(|scope| {
+            let request = scope.spawn(|| {
+                let own = turns.of(&repo);
+                drop(own.take());
+            });
+            // As if for a chunk, which never comes.
+            turn.wait_for_news(seen);
+            assert!(turn.is_awaited());
+            drop(ahead);
+            let again = turn.take_after_others();
+            assert!(!turn.is_awaited());
+            drop(again);
+            request.join().unwrap();
+        });
+        let number = turn.begin_ahead();
+        assert_eq!(turn.ahead(), number);
+        assert!(turn.begin_ahead() > number, "the later one counts");
+    }
 
     #[test]
     fn who_works_in_the_background_is_told_of_a_request_and_goes_before_none() {

@@ -10,6 +10,7 @@ use scap_proto::{
     content::{Entry, FileContent, Node, RelPath},
     id::ContentHash,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     chunks::Chunks,
@@ -31,7 +32,7 @@ const DAMAGED_NAMED_MAX: usize = 16;
 const BLOCK_BYTES: u64 = 4096;
 
 /// What was made, and of what.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Built {
     /// Entries made or removed: all where there was no spare, else those that are not as in the spare.
     pub entries_touched: u64,
@@ -49,6 +50,23 @@ pub struct Built {
     pub files_damaged: u64,
     /// The first of them.
     pub damaged: Vec<RelPath>,
+}
+
+impl Built {
+    /// Adds what was made before.
+    pub(super) fn join(&mut self, before: Self) {
+        self.entries_touched += before.entries_touched;
+        self.files_written += before.files_written;
+        self.files_linked += before.files_linked;
+        self.files_cloned += before.files_cloned;
+        self.bytes_written += before.bytes_written;
+        self.bytes_reused += before.bytes_reused;
+        self.files_damaged += before.files_damaged;
+        let mut damaged = before.damaged;
+        damaged.append(&mut self.damaged);
+        damaged.truncate(DAMAGED_NAMED_MAX);
+        self.damaged = damaged;
+    }
 }
 
 /// The release that unchanged files are taken from.
@@ -151,6 +169,17 @@ impl<'a> Build<'a> {
         self.built.files_written += 1;
         self.built.bytes_written += content.size;
         Ok(true)
+    }
+
+    /// Removes what there is of a file whose writing was stopped.
+    ///
+    /// # Errors
+    /// Where it cannot be removed.
+    pub(super) fn take_back(&mut self, entry: &Entry) -> Result<(), ActivateError> {
+        let (parent, name) = split(entry.path.as_bytes());
+        let dir = self.cursor.dir(parent);
+        dir.and_then(|dir| dir.unlink(name))
+            .doing(|| format!("remove `{}`, which is not whole", entry.path))
     }
 
     /// Bytes on disk of the files written so far, about: those that nothing was shared for.

@@ -54,6 +54,21 @@ impl ActivatorClient {
         }
     }
 
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        let connected = UnixStream::connect(&self.socket).await;
+        connected.map_err(|source| ClientError::Connect {
+            path: self.socket.clone(),
+            source,
+        })
+    }
+
+    /// Asks; what comes and goes after that is on the connection.
+    pub(crate) async fn begin(&self, request: Request) -> Result<UnixStream, ClientError> {
+        let mut stream = self.connect().await?;
+        frame::write_message(&mut stream, &Envelope::from(request)).await?;
+        Ok(stream)
+    }
+
     /// Asks, and waits for the answer as long as it takes.
     ///
     /// # Errors
@@ -71,13 +86,7 @@ impl ActivatorClient {
         request: Request,
         begins: impl Fn(Option<Step>),
     ) -> Result<Answer, ClientError> {
-        let mut stream =
-            UnixStream::connect(&self.socket)
-                .await
-                .map_err(|source| ClientError::Connect {
-                    path: self.socket.clone(),
-                    source,
-                })?;
+        let mut stream = self.connect().await?;
         if let Err(error) = frame::write_message(&mut stream, &Envelope::from(request)).await {
             // Who is refused is so before the request is read, and hears why.
             let refused = frame::read_message::<_, Envelope<Answer>>(&mut stream).await;

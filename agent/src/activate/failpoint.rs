@@ -21,6 +21,10 @@ impl Failpoints {
     pub const SWITCHED: &'static str = "switched";
     /// Half of a spare's entries are made.
     pub const MID_SPARE: &'static str = "mid-spare";
+    /// Half of the entries that are to be written ahead are.
+    pub const MID_AHEAD: &'static str = "mid-ahead";
+    /// What was written ahead is in its place and not recorded.
+    pub const AHEAD_MADE: &'static str = "ahead-made";
     /// A spare is in its place and not recorded.
     pub const SPARE_MADE: &'static str = "spare-made";
     /// The spare is taken for the next release, nothing in it is changed.

@@ -13,6 +13,7 @@
 //!   releases/<rev>             which release a tree is
 //!   entries/<rev>, pages/<id>  its snapshot's descriptor, and the pages of entries that it names
 //!   spare, spare-of            a clone of the live tree for the next release, and of which release it is
+//!   ahead, ahead-of            a tree whose chunks still come, and of which release it is
 //!   checked                    which tree was found right a moment ago, and when
 //!   configs/<snapshot>/        what releases ask of this host, written out
 //!   asked/<rev>                which of these goes with a tree, and what was rendered for it
@@ -28,6 +29,7 @@
 //! Every name is resolved one component at a time from an open directory, and no link is followed. All of
 //! this blocks: a process of its own calls it.
 
+mod ahead;
 mod asked;
 mod authorise;
 mod background;
@@ -72,6 +74,7 @@ use scap_proto::{
     id::{ChunkId, GitOid, ReleaseId},
 };
 
+pub use ahead::Ahead;
 pub use build::Built;
 pub use compare::{Difference, What};
 pub use deployment::{Deployment, KEPT};

@@ -6,6 +6,7 @@ use scap_proto::content::SnapshotRef;
 
 use super::{
     ChunkSource, Target,
+    ahead::Begun,
     asked::Asked,
     build::Built,
     deployment::{Deployment, STAGING},
@@ -151,7 +152,7 @@ impl Deployment {
         self.clear_journal()
     }
 
-    /// Writes a release's tree onto the spare, or the whole of it where there is none or it is of no use. Returns also
+    /// Writes the rest of a release's tree where it was begun ahead, or all of it onto the spare, or the whole of it where there is none or it is of no use. Returns also
     /// since when all of it is known to be right, where it is: what the spare had, because it was looked at, and the
     /// rest, because nobody else can reach it yet.
     fn write_somehow(
@@ -160,6 +161,29 @@ impl Deployment {
         source: &dyn ChunkSource,
         inodes: &mut Inodes,
     ) -> Result<(Written, Option<i128>), ActivateError> {
+        let begun = self.take_ahead(installed)?;
+        let write = |onto: Option<&Spare>, begun: Option<&Begun>, inodes: &mut Inodes| {
+            self.write(Writing {
+                installed,
+                onto,
+                begun,
+                purpose: Purpose::Release,
+                source,
+                there: source,
+                inodes,
+            })
+        };
+        if let Some(begun) = begun {
+            match write(begun.onto.as_ref(), Some(&begun), inodes) {
+                Err(error) if !matches!(error, ActivateError::Source(_)) => {
+                    let reason = crate::error_chain(&error);
+                    tracing::warn!(repo = %self.repo, reason, "what was written ahead is of no use: the whole tree is written");
+                    self.drop_staging()?;
+                }
+                // It took its time: the switch checks what was shared with other trees.
+                written => return Ok((written?, None)),
+            }
+        }
         let spare = self.take_spare()?;
         let checked = match &spare {
             Some(spare) => {
@@ -168,17 +192,8 @@ impl Deployment {
             }
             None => None,
         };
-        let mut write = |onto: Option<&Spare>| {
-            self.write(Writing {
-                installed,
-                onto,
-                purpose: Purpose::Release,
-                source,
-                inodes,
-            })
-        };
         if let Some(spare) = spare {
-            match write(Some(&spare)) {
+            match write(Some(&spare), None, inodes) {
                 // The whole tree would take no other chunks. It may take less room: copies of files that stay are further
                 // names there, and are not looked for here.
                 Err(error) if !matches!(error, ActivateError::Source(_)) => {
@@ -193,7 +208,7 @@ impl Deployment {
                 written => return Ok((written?, checked)),
             }
         }
-        Ok((write(None)?, None))
+        Ok((write(None, None, inodes)?, None))
     }
 
     pub(super) fn hit(&self, failpoint: &str) -> Result<(), ActivateError> {

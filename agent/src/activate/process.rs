@@ -5,6 +5,8 @@
 //!
 //! One request and one answer a connection, each a frame of [`scap_proto::frame`]. Before the answer may come what it is at.
 
+mod ahead;
+
 use std::{
     io,
     path::PathBuf,
@@ -47,6 +49,8 @@ use crate::{
     trust::ActivatorTrust,
 };
 
+pub use ahead::{News, WrittenAhead};
+
 /// The socket's name in the data directory, unless it is configured to be elsewhere.
 pub const SOCKET_NAME: &str = "activator.sock";
 
@@ -76,6 +80,8 @@ pub enum Request {
     Recheck(Recheck),
     /// What would config files change? Who asks it was compared with whom it is signed for.
     Config(Box<SignedConfigQuestion>),
+    /// Write what this order is about while its chunks come. [`News`] follow on the connection, whose end ends it.
+    Ahead(Box<Order>),
 }
 
 /// Of what time the checks of a live release are to be run again.
@@ -130,6 +136,8 @@ pub enum Answer {
     Config(Box<ConfigAnswer>),
     /// No answer yet: what began last is over.
     StepOver,
+    /// What was written ahead.
+    Ahead(WrittenAhead),
 }
 
 /// What following an order took.
@@ -322,10 +330,14 @@ async fn serve(activator: Arc<Activator>, mut stream: UnixStream) -> Result<(), 
     let Some(request) = frame::read_message::<_, Envelope<Request>>(&mut stream).await? else {
         return Ok(());
     };
+    let request = match request.message {
+        Request::Ahead(order) => return ahead::serve(activator, *order, stream).await,
+        request => request,
+    };
     // Only the latest counts.
     let (begun, mut begins) = watch::channel(None);
     let answer = move || {
-        activator.answer(request.message, &|step| {
+        activator.answer(request, &|step| {
             begun.send_replace(step);
         })
     };
@@ -353,6 +365,7 @@ impl Activator {
             Request::Finalize(finalize) => self.finalize(*finalize, begins),
             Request::Stable(request) => self.stable(*request, begins),
             Request::Recheck(recheck) => self.recheck(&recheck, begins),
+            Request::Ahead(_) => unreachable!("it has a connection of its own kind"),
             Request::Config(question) => {
                 Ok(Answer::Config(Box::new(self.config_changes(&question))))
             }

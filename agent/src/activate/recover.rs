@@ -118,6 +118,7 @@ impl Deployment {
         let doing = || "remove what an interrupted activation left".to_owned();
         self.drop_staging()?;
         self.check_spare()?;
+        self.check_ahead()?;
         let state = &self.state;
         for known in state.live.iter().chain(&state.history).chain(&state.done) {
             // What is damaged is known from elsewhere; a tree is checked before it goes live again.
@@ -133,8 +134,10 @@ impl Deployment {
                 self.releases.unlink(&name).doing(doing)?;
             }
         }
-        if self.entries.has_others(&kept).doing(doing)? {
-            self.collect_entries(&kept)?;
+        let mut listed = kept.clone();
+        listed.extend(self.begun()?.map(|begun| begun.of));
+        if self.entries.has_others(&listed).doing(doing)? {
+            self.collect_entries(&listed)?;
         }
         self.collect_asked(&kept)?;
         for name in self.own.names().doing(doing)? {

@@ -117,8 +117,10 @@ impl Deployment {
         let written = self.write(Writing {
             installed: live,
             onto: begun.as_ref(),
+            begun: None,
             purpose: Purpose::Spare(is_awaited),
             source,
+            there: source,
             inodes: &mut inodes,
         });
         let saved = written.and_then(|written| {
@@ -267,7 +269,7 @@ impl Deployment {
 }
 
 /// The kernel's name for its own run, where it has one: what was written since it started is there, synced or not.
-fn boot() -> Option<String> {
+pub(super) fn boot() -> Option<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
 }

@@ -8,7 +8,8 @@ use std::{
 use scap_proto::content::{Entry, RelPath};
 
 use super::{
-    ChunkSource,
+    ChunkSource, SourceError,
+    ahead::Begun,
     build::{Base, Build, Built, remove_old},
     chunks::Chunks,
     deployment::{Deployment, JOURNAL, STAGING},
@@ -33,9 +34,13 @@ pub(super) struct Writing<'a> {
     pub(super) installed: &'a Installed,
     /// What the staging folder holds already.
     pub(super) onto: Option<&'a Spare>,
+    /// What was made of it, onto that, before.
+    pub(super) begun: Option<&'a Begun>,
     /// What for.
     pub(super) purpose: Purpose<'a>,
     pub(super) source: &'a dyn ChunkSource,
+    /// Where the entries of releases of before come from, if they are not kept.
+    pub(super) there: &'a dyn ChunkSource,
     pub(super) inodes: &'a mut Inodes,
 }
 
@@ -44,6 +49,8 @@ pub(super) struct Writing<'a> {
 pub(super) enum Purpose<'a> {
     /// To be installed.
     Release,
+    /// To be installed later, as long as this does not say that something else waits to be done, and chunks are there.
+    Ahead(&'a dyn Fn() -> bool),
     /// To be a spare, as long as this does not say that something else waits to be done.
     Spare(&'a dyn Fn() -> bool),
 }
@@ -52,9 +59,28 @@ impl Purpose<'_> {
     /// Most that may be written to disk for it, in bytes.
     pub(super) fn unshared_bytes_max(self) -> u64 {
         match self {
-            Self::Release => u64::MAX,
+            Self::Release | Self::Ahead(_) => u64::MAX,
             Self::Spare(_) => SPARE_COPIED_BYTES_MAX,
         }
+    }
+
+    /// Whether something else is to be done.
+    fn is_stopped(self) -> bool {
+        match self {
+            Self::Release => false,
+            Self::Ahead(is_awaited) | Self::Spare(is_awaited) => is_awaited(),
+        }
+    }
+
+    /// Whether what was made before this happened is kept.
+    fn ends_with(self, error: &ActivateError) -> bool {
+        matches!(
+            (self, error),
+            (
+                Self::Ahead(_),
+                ActivateError::Source(SourceError::Missing(_))
+            )
+        )
     }
 }
 
@@ -82,21 +108,26 @@ impl Deployment {
         let Writing {
             installed,
             onto,
+            begun,
             purpose,
             source,
+            there,
             inodes,
         } = writing;
         let listing = self.entries.open(installed, source)?;
         listing.complete()?;
         let base = match onto {
             Some(spare) => Some((spare.of.clone(), self.tree(&spare.of)?)),
-            None => self.base(source)?,
+            None => self.base(there)?,
         };
         let base_listing = base
             .as_ref()
-            .map(|(base, _)| self.entries.open(base, source));
+            .map(|(base, _)| self.entries.open(base, there));
         let base_listing = base_listing.transpose()?;
-        let work = Work::new(listing, base_listing, onto);
+        let work = Work {
+            begun,
+            ..Work::new(listing, base_listing, onto)
+        };
         let plan = self.plan(&work, purpose, inodes)?;
         let plan_time = start.elapsed();
 
@@ -112,7 +143,10 @@ impl Deployment {
             .own
             .make_dir(STAGING, DIRECTORY_MODE)
             .doing(|| format!("make the directory of `{}`", installed.rev))?;
-        let removed = remove_old(&staging, work.changes(), inodes)?;
+        let removed = match begun {
+            Some(_) => 0,
+            None => remove_old(&staging, work.changes(), inodes)?,
+        };
         let reuse = match (&base, work.base()) {
             (Some((_, tree)), Some(entries)) => Some(Base::new(tree, entries)),
             _ => None,
@@ -120,25 +154,40 @@ impl Deployment {
         let chunks = Chunks::new(source);
         let mut build = Build::new(&staging, reuse, &plan, purpose, chunks, inodes, began)?;
         let (mut until, mut has_copied) = (None, false);
+        let mut made = 0;
         for (done, entry) in (0..).zip(work.made()) {
             let entry = entry?;
             match purpose {
                 Purpose::Release if done == plan.entries / 2 => self.hit(Failpoints::MID_WRITE)?,
+                Purpose::Ahead(_) if done == plan.entries / 2 => self.hit(Failpoints::MID_AHEAD)?,
                 Purpose::Spare(_) if done == plan.entries / 2 => self.hit(Failpoints::MID_SPARE)?,
                 _ => {}
             }
-            let is_stopped = match purpose {
-                Purpose::Release => false,
-                Purpose::Spare(is_awaited) => is_awaited(),
+            let is_stopped = purpose.is_stopped();
+            let is_made = match is_stopped {
+                true => Ok(false),
+                false => build.push(&entry),
             };
-            has_copied = !is_stopped && !build.push(&entry)?;
-            if is_stopped || has_copied {
-                until = Some(entry.path);
-                break;
+            match is_made {
+                Ok(true) => made += 1,
+                Ok(false) => {
+                    has_copied = !is_stopped;
+                    until = Some(entry.path);
+                    break;
+                }
+                Err(error) if purpose.ends_with(&error) => {
+                    build.take_back(&entry)?;
+                    until = Some(entry.path);
+                    break;
+                }
+                Err(error) => return Err(error),
             }
         }
         let (mut built, contents) = build.finish();
-        built.entries_touched = plan.entries + removed;
+        built.entries_touched = made + removed;
+        if let Some(begun) = begun {
+            built.join(begun.built.clone());
+        }
         Ok(Written {
             built,
             contents,
@@ -159,7 +208,7 @@ impl Deployment {
         let room = self.room()?;
         let plan = plan(work.made(), || Ok(work.base()), room.block_bytes)?;
         match purpose {
-            Purpose::Spare(_) => {
+            Purpose::Spare(_) | Purpose::Ahead(_) => {
                 let files = room.files.map(|files| files / SPARE_SHARE);
                 plan.check_room(room.bytes / SPARE_SHARE, files)?;
             }
@@ -211,7 +260,8 @@ impl Deployment {
     }
 }
 
-/// A spare takes at most one part in this many of the room there is: it only makes the next deployment faster.
+/// A spare takes at most one part in this many of the room there is: it only makes the next deployment faster. So does a tree that is
+/// written ahead, as its chunks still come and take as much at most.
 const SPARE_SHARE: u64 = 2;
 
 /// Most that is copied for a spare, where files can share neither names nor blocks (because they have another owner, say),
@@ -231,6 +281,7 @@ struct Work<'a> {
     listing: Listing<'a>,
     base: Option<Listing<'a>>,
     onto: Option<&'a Spare>,
+    begun: Option<&'a Begun>,
     /// Pages of the base and of the listing in which they may differ.
     is_read: [Vec<bool>; 2],
 }
@@ -248,6 +299,7 @@ impl<'a> Work<'a> {
             listing,
             base,
             onto,
+            begun: None,
             is_read,
         }
     }
@@ -269,12 +321,21 @@ impl<'a> Work<'a> {
         ))
     }
 
-    /// The entries to be made.
+    /// The entries to be made that are not there yet.
     fn made(&self) -> EntryStream<'_> {
-        Box::new(
-            self.changes()
-                .filter_map(|change| change.map(Change::into_new).transpose()),
-        )
+        let from = match self.begun {
+            Some(begun) => match &begun.until {
+                Some(until) => Some(until),
+                None => return Box::new(iter::empty()),
+            },
+            None => None,
+        };
+        let is_missing = move |entry: &Result<Entry, _>| match (entry, from) {
+            (Ok(entry), Some(from)) => entry.path >= *from,
+            _ => true,
+        };
+        let new = |change: Result<Change, _>| change.map(Change::into_new).transpose();
+        Box::new(self.changes().filter_map(new).filter(is_missing))
     }
 
     /// The entries to take unchanged files from: of a whole spare's release those that are to go from the spare.

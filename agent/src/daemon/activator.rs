@@ -91,6 +91,11 @@ impl ActivatorHandle {
         self.over.cancelled().await;
     }
 
+    /// For what is asked once, and goes on.
+    pub(super) fn client(&self) -> ActivatorClient {
+        self.client.clone()
+    }
+
     /// Lets the activator finish what it does, and ends it.
     pub(super) async fn shutdown(&self) {
         self.stop.cancel();

@@ -2,6 +2,7 @@
 //! and reports.
 
 mod activator;
+mod ahead;
 mod amnesia;
 mod catching;
 mod config_question;
@@ -46,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     activator::ActivatorHandle,
+    ahead::Ahead,
     amnesia::Amnesia,
     catching::Catching,
     control::{Above, ControlId, FromControl},
@@ -153,6 +155,7 @@ pub async fn run(
         config_turn: Arc::new(Semaphore::new(1)),
         limiter,
         confinement,
+        ahead: BTreeMap::new(),
         renewing: Renewing::default(),
     };
     daemon.notice_loss(starts == 1);
@@ -230,6 +233,7 @@ struct Daemon {
     limiter: Limiter,
     catching: Catching,
     confinement: Confinement,
+    ahead: BTreeMap<RepoKey, Ahead>,
     freshness: Freshness,
     /// What waits while it is not known where others are.
     amnesia: Option<Amnesia>,
@@ -520,6 +524,7 @@ impl Daemon {
                             self.end_beside(key, job.release).await;
                             self.repo(key).fleet_size = job.plan.hosts.len();
                             self.node.attach(job).await;
+                            self.begin_ahead(key);
                         }
                         Err((release, reason)) => self.repo(key).fetch_failed(release, reason),
                     }
@@ -592,10 +597,11 @@ impl Daemon {
         if about == About::Order {
             self.repo(key).steps = Some(begins);
         }
+        let ahead = self.take_ahead(key, &request);
         let (key, activator) = (key.clone(), self.activator.clone());
         self.activations.spawn(async move {
             let begins = |step| drop(begun.send_replace(step));
-            let answer = activator.ask_hearing(request, begins).await;
+            let answer = ahead::then(ahead, activator.ask_hearing(request, begins)).await;
             Activation {
                 key,
                 release,
@@ -696,6 +702,7 @@ impl Daemon {
             NodeEvent::Failed { release, reason } => {
                 tracing::error!(release = %release.short(), code = %reason.code, %reason, "not fetched");
                 for key in self.keys_of(release) {
+                    self.ahead.remove(&key);
                     self.repo(&key).fetch_failed(release, reason.clone());
                     self.report_now(&key).await;
                 }
@@ -747,17 +754,5 @@ impl Daemon {
     fn repo(&mut self, key: &RepoKey) -> &mut Repo {
         let make = || Repo::new(key.0.clone(), key.1.clone());
         self.repos.entry(key.clone()).or_insert_with(make)
-    }
-
-    fn keys_of(&self, release: ReleaseId) -> Vec<RepoKey> {
-        let of = |repo: &Repo| {
-            repo.accepted()
-                .is_some_and(|accepted| accepted.release == release)
-        };
-        self.repos
-            .iter()
-            .filter(|(_, repo)| of(repo))
-            .map(|(key, _)| key.clone())
-            .collect()
     }
 }

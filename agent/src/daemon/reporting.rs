@@ -167,6 +167,19 @@ impl Daemon {
         }
     }
 
+    /// The repos whose accepted release this is.
+    pub(super) fn keys_of(&self, release: ReleaseId) -> Vec<RepoKey> {
+        let of = |repo: &Repo| {
+            repo.accepted()
+                .is_some_and(|accepted| accepted.release == release)
+        };
+        self.repos
+            .iter()
+            .filter(|(_, repo)| of(repo))
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
     pub(super) async fn progress(&mut self, key: &RepoKey) -> Option<TransferStatus> {
         let release = self.repos.get(key)?.accepted()?.release;
         let status = self.node.status(release).await?;

@@ -371,6 +371,7 @@ impl Driver {
         active.is_all_known |= growth.is_complete;
         active.bytes.reuse += growth.held_bytes;
         active.held += u32::try_from(growth.held.len()).expect("fewer than chunks of a snapshot");
+        self.shared.stored.send_replace(());
         self.input(Input::TransferGrown {
             transfer: id,
             plain_lengths: growth.plain_lengths,
@@ -542,6 +543,7 @@ impl Driver {
                     *source += u64::from(plain);
                 }
                 active.held += u32::from(is_new);
+                self.shared.stored.send_replace(());
                 let grows = active.transfer.leads_to_growth(index);
                 self.input(Input::Received {
                     peer,

@@ -53,7 +53,7 @@ use scap_proto::{
     wire::close,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -201,6 +201,8 @@ pub(crate) struct Shared {
     /// Held by who decodes a delta.
     making: Mutex<()>,
     events: mpsc::Sender<Event>,
+    /// Told of each chunk that is in the store and was not.
+    stored: watch::Sender<()>,
     /// Where control streams and questions go; a node that takes no orders has none.
     control: Option<mpsc::Sender<Incoming>>,
 }
@@ -268,6 +270,7 @@ impl Node {
             uploads: Uploads::new(),
             shunned: Shunned::default(),
             making: Mutex::default(),
+            stored: watch::Sender::default(),
             events,
             control,
         });
@@ -360,6 +363,11 @@ impl Node {
     /// Encoded bytes of chunks sent to peers since the start.
     pub fn sent_bytes(&self) -> u64 {
         self.shared.uploads.sent_bytes()
+    }
+
+    /// Hears whenever chunks are in the store that were not.
+    pub(crate) fn stored(&self) -> watch::Receiver<()> {
+        self.shared.stored.subscribe()
     }
 
     /// The peers that it has no dealings with for now, by name.

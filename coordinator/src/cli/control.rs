@@ -528,6 +528,8 @@ pub(super) async fn skip(args: SkipArgs) -> Result<u8, CliError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use tokio::net::UnixListener;
+
     use scap_proto::release::UnixMillis;
 
     use super::*;

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod activation;
+mod ahead;
 mod broken;
 mod caps;
 mod catching_up;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::world::*;
-use crate::activate::{Deployment, Failpoints, Target, Upkeep};
+use crate::activate::{Ahead, Deployment, Failpoints, Target, Upkeep};
 
 /// Where the child finds its deploy root and what to do: `ROOT`, a line break, the failpoint.
 const CHILD: &str = "SCAP_TEST_ACTIVATE_CHILD";
@@ -68,6 +68,21 @@ fn upkeep_child() {
     // What is live can be read from the records and the tree alone.
     let mut deployment = world.open().with_failpoints(Failpoints::at(failpoint));
     deployment.upkeep(&world.chunks, &|| false).unwrap();
+}
+
+/// Not a test of its own: has a release written ahead by a process that may die.
+#[test]
+fn ahead_child() {
+    let Ok(order) = env::var(CHILD) else {
+        return;
+    };
+    let (root, failpoint) = order.split_once('\n').unwrap();
+    let world = World::at(Path::new(root));
+    let (_, second) = targets(&world);
+    let mut deployment = world.open().with_failpoints(Failpoints::at(failpoint));
+    let source = &world.chunks;
+    let ahead = deployment.write_ahead(&second, source, source, &|| false);
+    assert_eq!(ahead.unwrap(), Ahead::Whole);
 }
 
 fn child_name() -> String {
@@ -205,6 +220,47 @@ fn wherever_the_making_of_a_spare_dies_there_is_none_and_the_next_try_makes_it()
         let promoted = deployment.promote(&second, &world.chunks).unwrap();
         assert_eq!(promoted.prepared.built.entries_touched, 3);
         world.assert_live(&new());
+    }
+}
+
+#[test]
+fn wherever_writing_ahead_dies_nothing_is_left_of_it_and_the_release_is_made() {
+    for (failpoint, has_spare) in [
+        (Failpoints::MID_AHEAD, false),
+        (Failpoints::MID_AHEAD, true),
+        (Failpoints::AHEAD_MADE, false),
+    ] {
+        let world = World::new();
+        let (first, second) = targets(&world);
+        let mut deployment = world.open();
+        deployment.promote(&first, &world.chunks).unwrap();
+        deployment.finalize(&first.release).unwrap();
+        if has_spare {
+            deployment.upkeep(&world.chunks, &|| false).unwrap();
+        }
+        drop(deployment);
+        let child = child_name().replace("::child", "::ahead_child");
+        assert!(
+            !run(&child, world.root(), failpoint),
+            "{failpoint}: did not die"
+        );
+        world.assert_live(&old());
+        let own = world.path("app-cache/.scap");
+        assert!(!own.join("ahead-of").exists(), "{failpoint}");
+
+        let mut deployment = world.open();
+        assert!(!own.join("ahead").exists() && !own.join("staging").exists());
+        assert_clean(&world, &mut deployment);
+        drop(deployment);
+        // It lives the second time, and what it wrote outlives it.
+        assert!(run(&child, world.root(), failpoint), "{failpoint}");
+        assert!(own.join("ahead-of").exists(), "{failpoint}");
+        let mut deployment = world.open();
+        deployment.promote(&second, &world.chunks).unwrap();
+        world.assert_live(&new());
+        assert_eq!(deployment.verify(&world.chunks).unwrap(), []);
+        deployment.finalize(&second.release).unwrap();
+        assert_clean(&world, &mut deployment);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Activation on real directories, with snapshots in memory.
 
+mod ahead;
 mod commits;
 mod config_diff;
 mod crash;

@@ -86,6 +86,10 @@ impl Chunks {
         id
     }
 
+    pub(super) fn ids(&self) -> Vec<ChunkId> {
+        self.0.borrow().keys().copied().collect()
+    }
+
     pub(super) fn lose_all(&self) {
         self.0.borrow_mut().clear();
     }
