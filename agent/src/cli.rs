@@ -1,11 +1,13 @@
 //! The agent's command line, which the coordinator can run too, under a sub-command of its own.
 
 mod clone;
+mod doctor;
 mod enroll;
 mod identity;
 mod limit;
 mod pull;
 mod trust;
+mod watch;
 
 use std::{
     ffi::OsString,
@@ -19,7 +21,7 @@ use clap::{Args, Parser, Subcommand};
 use scap_proto::release::RepoPath;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::{
     activate::{
@@ -62,6 +64,8 @@ struct Cli {
 enum Command {
     /// Run the daemon
     Run(RunArgs),
+    /// Say what is wrong with this host, or will be: certificates, keys, directories, disks, buffers
+    Doctor(doctor::DoctorArgs),
     /// Become a member of a fleet: make a key, and have it certified by a token
     Enroll(enroll::EnrollArgs),
     /// Run the process that alone writes below the deploy root; `run` starts it
@@ -188,6 +192,7 @@ async fn execute(command: Command, prefix: &[&str]) -> ExitCode {
         Command::Run(args) => run(args, prefix).await,
         Command::Enroll(args) => enroll::run(args).await,
         Command::Activator(args) => activator(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Status(local) => show(&local, &Call::Status, print_status).await,
         Command::Verify { repo, local } => {
             show(&local, &Call::Verify { repo }, print_differences).await
@@ -344,6 +349,15 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
         text(status, "name"),
         text(status, "address")
     );
+    let identity = &status["identity"];
+    if identity["state"] != "good" {
+        let days = identity["valid_seconds_left"].as_u64().unwrap_or_default() / (24 * 3600);
+        let (state, until) = (text(identity, "state"), text(identity, "valid_until"));
+        let _ = writeln!(
+            out,
+            "certificate  {state}: until {until}, {days} days left; `scap-agent doctor` says what to do"
+        );
+    }
     let releases = status["releases"]
         .as_array()
         .map(Vec::as_slice)
@@ -396,6 +410,7 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
     limit::print_in_use(&status["limits"], out);
     pull::print_status(&status["catch_up"], out);
     trust::print_status(&status["trust"], out);
+    watch::print_status(status, out);
     for peer in status["dropped_peers"]
         .as_array()
         .map(Vec::as_slice)
@@ -403,9 +418,35 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
     {
         let _ = writeln!(
             out,
-            "dropped peer {}: {}",
+            "dropped peer {}: {}{}",
             text(peer, "name"),
-            text(peer, "reason")
+            text(peer, "reason"),
+            bracketed(peer, "code")
+        );
+    }
+    for shun in status["shunned"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+    {
+        let _ = writeln!(
+            out,
+            "shunned {} for {} s{} [{}]",
+            text(shun, "name"),
+            text(shun, "seconds_left"),
+            if shun["barred"] == true {
+                ": no link is taken from it"
+            } else {
+                ": it is asked nothing"
+            },
+            text(shun, "code"),
+        );
+    }
+    if status["first_packets_dropped"].as_u64() > Some(0) {
+        let _ = writeln!(
+            out,
+            "flood  {} first packets of handshakes dropped unread since the start",
+            text(status, "first_packets_dropped")
         );
     }
     exit::DONE
@@ -467,7 +508,7 @@ fn fail(doing: &str, error: &(dyn std::error::Error + 'static), hint: Option<&st
 /// # Panics
 /// The second time in a process.
 pub fn log_to_stderr(default: &str) {
-    log_to(default, std::io::stderr);
+    log_through(default, crate::logs::Bounded::new(std::io::stderr));
 }
 
 /// The same, where `writer` makes what writes to standard error.
@@ -475,6 +516,13 @@ pub fn log_to_stderr(default: &str) {
 /// # Panics
 /// The second time in a process.
 pub fn log_to<W: Write + 'static>(default: &str, writer: impl Fn() -> W + Send + Sync + 'static) {
+    log_through(default, writer);
+}
+
+fn log_through<M>(default: &str, writer: M)
+where
+    M: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -65,6 +65,8 @@ pub struct PartialConfig {
     pub catch_up: Option<Policy>,
     /// See [`Settings::period`].
     pub catch_up_minutes: Option<NonZeroU32>,
+    /// See [`Settings::lease`].
+    pub lease_seconds: Option<NonZeroU32>,
 }
 
 /// Why a configuration file cannot be used.
@@ -117,6 +119,7 @@ impl PartialConfig {
             peers: self.peers.or(below.peers),
             catch_up: self.catch_up.or(below.catch_up),
             catch_up_minutes: self.catch_up_minutes.or(below.catch_up_minutes),
+            lease_seconds: self.lease_seconds.or(below.lease_seconds),
         }
     }
 
@@ -136,6 +139,9 @@ impl PartialConfig {
                 period: self
                     .catch_up_minutes
                     .map(|it| Duration::from_secs(60 * u64::from(it.get()))),
+                lease: self
+                    .lease_seconds
+                    .map(|it| Duration::from_secs(it.get().into())),
             },
         }
     }
@@ -165,6 +171,7 @@ mod tests {
         let none = PartialConfig::default().complete().catch_up;
         assert_eq!((none.peers.len(), none.policy), (0, Policy::Activate));
         assert_eq!(none.period(), Duration::from_secs(900));
+        assert_eq!(none.lease(), None, "nobody is asked");
         let text = "peers = ['web1=a:1', 'web2=[::1]:2']\ncatch-up = 'fetch'\ncatch-up-minutes = 5";
         let said = toml::from_str::<PartialConfig>(text).unwrap().complete();
         let names: Vec<_> = said
@@ -176,6 +183,10 @@ mod tests {
         assert_eq!(names, ["web1=a:1", "web2=[::1]:2"]);
         assert_eq!(said.catch_up.policy, Policy::Fetch);
         assert_eq!(said.catch_up.period(), Duration::from_secs(300));
+        assert_eq!(said.catch_up.lease(), Some(Duration::from_secs(1200)));
+        let lease = toml::from_str::<PartialConfig>("lease-seconds = 7").unwrap();
+        let lease = lease.complete().catch_up.lease();
+        assert_eq!(lease, Some(Duration::from_secs(7)));
         for text in [
             "peers = ['web1']",
             "catch-up = 'now'",

@@ -80,7 +80,8 @@ pub fn install(
     if own.role != Role::Agent {
         return Err(BecomeError::Role(own.clone()));
     }
-    HostTrust::load(&staged.path(), now)?;
+    let trust = HostTrust::load(&staged.path(), now)?;
+    trust.identity.check_time(now.0).map_err(TrustError::from)?;
     let identity = staged.commit()?;
     Ok(Installed { identity, kept })
 }

@@ -14,9 +14,9 @@ use std::{
 
 use scap_proto::{
     codec::{self, CodecError},
-    id::{NodeId, PlanId},
-    identity::{Identity, IdentityError, PUBLIC_KEY_BYTES, Refusal, Trust, install::file_in},
-    reason::Reason,
+    id::{NodeId, PlanId, ReleaseId},
+    identity::{Identity, IdentityError, Life, PUBLIC_KEY_BYTES, Refusal, Trust, install::file_in},
+    reason::{Because, Reason},
     release::{
         Audience, Authority, AuthorityError, ConfigQuestion, Directive, Environment, Finalization,
         Plan, Reach, RepoPath, SignedConfigQuestion, SignedGrant, SignedMembership, SignedRelease,
@@ -39,7 +39,11 @@ pub use self::{
     origins::{NoOrigin, Origins},
     threshold::{ThresholdRule, Thresholds, TooMany},
 };
-use crate::{acceptance::Addressee, config::Config};
+use crate::{acceptance::Addressee, config::Config, node::OwnMembership};
+
+mod renewal;
+
+pub use self::renewal::NotRenewed;
 
 /// A host's identity, and whom and what it follows.
 #[derive(Debug)]
@@ -48,8 +52,8 @@ pub struct HostTrust {
     pub identity: Arc<Identity>,
     /// Whom orders must be addressed to.
     pub addressee: Addressee,
-    /// What the coordinator that enrolled it says that it is in; hosts of earlier enrolments have none.
-    pub membership: Option<SignedMembership>,
+    /// What a coordinator says that this host is in; hosts of earlier enrolments have none. A renewal may change it.
+    pub membership: OwnMembership,
     following: Following,
     thresholds: Thresholds,
     origins: Origins,
@@ -160,6 +164,23 @@ pub struct VerifiedOrder {
     pub plan: Option<Plan>,
 }
 
+/// A grant by which a release was directed here, each of which was verified then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowedGrant {
+    /// The release.
+    pub release: ReleaseId,
+    /// [Which](SignedGrant::hash) grant.
+    pub grant: [u8; 32],
+}
+
+impl FollowedGrant {
+    /// That of an order that was verified.
+    pub fn of(release: ReleaseId, grant: &SignedGrant) -> Self {
+        let grant = grant.hash();
+        Self { release, grant }
+    }
+}
+
 /// A finalization whose every signature was checked.
 #[derive(Debug, Clone)]
 pub struct VerifiedFinalization {
@@ -225,7 +246,7 @@ pub enum TrustError {
         /// What is wrong with it.
         source: NoOrigin,
     },
-    /// The certificate is not valid now, by this clock.
+    /// The certificate is not valid now by this clock, nor to be renewed.
     #[error("check this host's certificate")]
     Time(#[from] Refusal),
 }
@@ -252,16 +273,25 @@ impl OrderError {
             Self::Plan(_) | Self::NoPlan(_) => Reason::RefusedPlan,
         }
     }
+
+    /// Why, for who ordered it.
+    pub fn because(&self) -> Because {
+        self.code().because(crate::error_chain(self))
+    }
 }
 
 impl HostTrust {
-    /// Reads an identity directory. Without `host.toml` the host is in `production`, audience `all`.
+    /// Reads an identity directory, also one whose certificate has expired and can still be renewed. Without `host.toml` the host is in `production`, audience `all`.
     ///
     /// # Errors
     /// [`TrustError`].
     pub fn load(directory: &Path, now: UnixMillis) -> Result<Self, TrustError> {
         let identity = Arc::new(Identity::load(directory)?);
-        identity.check_time(now.0)?;
+        match identity.check_time(now.0) {
+            // It can still be renewed; until then its peers refuse it.
+            Err(Refusal::Expired { .. }) if identity.validity().life(now.0) == Life::Expired => {}
+            checked => checked?,
+        }
         let signers_path = file_in(directory, ALLOWED_SIGNERS_FILE);
         AllowedSigners::load(&signers_path)?;
         let signers = read(&signers_path)?;
@@ -306,7 +336,7 @@ impl HostTrust {
             following: Following::new(enrolled, fleet, thresholds.of_signers()),
             identity,
             addressee,
-            membership: load_membership(directory)?,
+            membership: OwnMembership::new(load_membership(directory)?),
             thresholds,
             origins,
             commits: file.signed_commits,
@@ -409,6 +439,31 @@ impl HostTrust {
         })
     }
 
+    /// An order that has no authority here any more and takes this host back, or has lapsed: of the grant that was verified when it was
+    /// followed, who may release and direct by now is no question. To go back is authority that the release carried then, and a fleet
+    /// whose keys change during a rollout must be able to undo it. None where it is of another grant.
+    pub fn verify_way_back(
+        &self,
+        order: Order,
+        followed: Option<&FollowedGrant>,
+    ) -> Option<VerifiedOrder> {
+        let followed = followed?;
+        let release = order.release.verified_before(&followed.release)?;
+        let grant = order.grant.verified_before(&followed.grant)?;
+        let directive = order.directive.verify(&grant).ok()?;
+        if directive.release != release.id() {
+            return None;
+        }
+        tracing::warn!(release = %release.id().short(), "the way back is by a grant that was followed, and would not be any more");
+        Some(VerifiedOrder {
+            release,
+            grant,
+            directive,
+            // None is needed to go back.
+            plan: None,
+        })
+    }
+
     /// Checks every signature of a finalization.
     ///
     /// # Errors
@@ -419,13 +474,22 @@ impl HostTrust {
         now: UnixMillis,
     ) -> Result<VerifiedFinalization, AuthorityError> {
         let (release, grant) = self.verify_grant(finalize.release, finalize.grant, now)?;
-        // What is stable stays so, also once the certificate of whoever made it so is over; and that may be of after the release was made.
+        // What is stable stays so, also once the certificate of whoever made it so is over. It may be a later one than the
+        // release: of who went on with that, or collected its signatures first.
         let made = release.release().created;
         let directed = now.min(grant.grant().expires);
         let trust = self.certificates();
-        self.origins
-            .check(&grant, trust, made)
-            .or_else(|_| self.origins.check(&grant, trust, directed))?;
+        let checked = self.origins.check(&grant, trust, made);
+        let checked = checked.or_else(|_| self.origins.check(&grant, trust, directed));
+        // Nor once that certificate counts no more: where the fleet's authority knows the grant of before. Whoever got hold of the
+        // certificate's key, or of the old authority's, makes others.
+        let vouching = trust.fleet_trust();
+        let is_vouched = || vouching.is_some_and(|it| it.vouches_for_grant(&grant.signed().hash()));
+        if let Err(error) = checked
+            && !is_vouched()
+        {
+            return Err(error);
+        }
         let finalization = finalize.finalization.verify(&release, &grant)?;
         Ok(VerifiedFinalization {
             release,
@@ -464,7 +528,9 @@ impl HostTrust {
         now: UnixMillis,
     ) -> Result<(VerifiedRelease, VerifiedGrant), AuthorityError> {
         let chain = grant.signers().map_err(SignersError::from);
-        let taken = chain.and_then(|chain| self.following.take(&chain, now));
+        let vouched = self.certificates().fleet_trust();
+        let vouched = vouched.and_then(|trust| trust.signers());
+        let taken = chain.and_then(|chain| self.following.take(&chain, now, vouched));
         let (followed, untaken) = match taken {
             Ok(followed) => (followed, None),
             Err(error) => (self.following.now(), Some(error)),

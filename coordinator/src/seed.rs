@@ -64,7 +64,7 @@ async fn run(mut tasks: Tasks, mut stopped: oneshot::Receiver<()>) {
                     tracing::error!(release = %release.short(), code = %reason.code, %reason, "the seed cannot serve it");
                 }
                 Some(NodeEvent::PeerDropped { peer, reason }) => {
-                    tracing::info!(%peer, reason, "the seed dropped a peer");
+                    tracing::info!(%peer, code = %reason.code, %reason, "the seed dropped a peer");
                 }
                 None => {
                     tracing::error!("the seed ended by itself");

@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::Semaphore,
+};
 
 use crate::{
     codec::{self, CodecError, Extensible},
@@ -30,14 +33,18 @@ pub enum FrameError {
 /// # Errors
 /// [`FrameError::Io`] and [`FrameError::TooLong`].
 pub async fn read<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Option<Bytes>, FrameError> {
-    read_short(stream, FRAME_BYTES_MAX).await
+    match read_length(stream, FRAME_BYTES_MAX).await? {
+        Some(length) => Ok(Some(read_body(stream, length).await?)),
+        None => Ok(None),
+    }
 }
 
-/// As [`read`], of a sender from whom no more than `bytes_max` is taken, which is at most [`FRAME_BYTES_MAX`].
-async fn read_short<R: AsyncRead + Unpin>(
+/// The length of the frame that comes next, of a sender from whom no more than `bytes_max` is taken, which is at most
+/// [`FRAME_BYTES_MAX`].
+async fn read_length<R: AsyncRead + Unpin>(
     stream: &mut R,
     bytes_max: u32,
-) -> Result<Option<Bytes>, FrameError> {
+) -> Result<Option<u32>, FrameError> {
     let mut prefix = [0; 4];
     let first = stream.read(&mut prefix).await?;
     if first == 0 {
@@ -48,9 +55,13 @@ async fn read_short<R: AsyncRead + Unpin>(
     if length > bytes_max.min(FRAME_BYTES_MAX) {
         return Err(FrameError::TooLong(length.into()));
     }
+    Ok(Some(length))
+}
+
+async fn read_body<R: AsyncRead + Unpin>(stream: &mut R, length: u32) -> Result<Bytes, FrameError> {
     let mut bytes = vec![0; length as usize];
     stream.read_exact(&mut bytes).await?;
-    Ok(Some(bytes.into()))
+    Ok(bytes.into())
 }
 
 /// Reads one message; `None` where the stream ends cleanly before one. Not cancel-safe.
@@ -80,10 +91,35 @@ where
     R: AsyncRead + Unpin,
     M: DeserializeOwned + Extensible,
 {
-    match read_short(stream, bytes_max).await? {
-        Some(bytes) => Ok(Some(codec::decode_message(&bytes)?)),
-        None => Ok(None),
-    }
+    let Some(length) = read_length(stream, bytes_max).await? else {
+        return Ok(None);
+    };
+    let bytes = read_body(stream, length).await?;
+    Ok(Some(codec::decode_message(&bytes)?))
+}
+
+/// As [`read_message`], where `room` has a permit for each byte that may be held of frames that have not come whole, over all
+/// streams of a peer: one that begins many and ends none waits for itself.
+///
+/// # Errors
+/// As [`read_message`].
+pub async fn read_message_in<R, M>(
+    stream: &mut R,
+    room: &Semaphore,
+) -> Result<Option<M>, FrameError>
+where
+    R: AsyncRead + Unpin,
+    M: DeserializeOwned + Extensible,
+{
+    let Some(length) = read_length(stream, FRAME_BYTES_MAX).await? else {
+        return Ok(None);
+    };
+    // Closed: whoever did so wants nothing read any more, which is as if the stream had ended.
+    let Ok(_held) = room.acquire_many(length).await else {
+        return Ok(None);
+    };
+    let bytes = read_body(stream, length).await?;
+    Ok(Some(codec::decode_message(&bytes)?))
 }
 
 /// Writes one message. Not cancel-safe: a dropped write leaves the stream unusable.
@@ -136,14 +172,15 @@ mod tests {
 
     #[tokio::test]
     async fn from_some_only_short_frames_are_taken() {
-        let mut frame: &[u8] = &[2, 0, 0, 0, 7, 7];
-        let read = read_short(&mut frame, 2).await.unwrap().unwrap();
-        assert_eq!(read.as_ref(), [7, 7]);
-        let mut frame: &[u8] = &[3, 0, 0, 0];
-        assert!(matches!(
-            read_short(&mut frame, 2).await,
-            Err(FrameError::TooLong(3))
-        ));
+        use crate::wire::{Envelope, Hello};
+
+        let hello = Envelope::from(Hello::ours());
+        let whole = encode_frame(&hello).unwrap();
+        let length = u32::try_from(whole.len()).unwrap() - 4;
+        let read = read_short_message::<_, Envelope<Hello>>(&mut &whole[..], length).await;
+        assert_eq!(read.unwrap(), Some(hello));
+        let refused = read_short_message::<_, Envelope<Hello>>(&mut &whole[..4], length - 1).await;
+        assert!(matches!(refused, Err(FrameError::TooLong(_))));
     }
 
     #[tokio::test]
@@ -153,5 +190,40 @@ mod tests {
             read(&mut lie).await,
             Err(FrameError::TooLong(0xffff_ffff))
         ));
+    }
+
+    #[tokio::test]
+    async fn frames_that_are_begun_and_not_ended_take_no_more_than_their_room() {
+        use crate::wire::{Envelope, Hello};
+
+        let hello = Envelope::from(Hello::ours());
+        let whole = encode_frame(&hello).unwrap();
+        let length = whole.len() - 4;
+        let room = Semaphore::new(2 * length);
+        let (ends, mut streams): (Vec<_>, Vec<_>) = (0..3).map(|_| tokio::io::duplex(64)).unzip();
+        let [mut first, mut second, mut third] = <[_; 3]>::try_from(ends).unwrap();
+        for end in [&mut first, &mut second] {
+            end.write_all(&whole[..5]).await.unwrap();
+        }
+        let mut third_stream = streams.pop().unwrap();
+        let mut begun: Vec<_> = streams
+            .iter_mut()
+            .map(|stream| Box::pin(read_message_in::<_, Envelope<Hello>>(stream, &room)))
+            .collect();
+        for read in &mut begun {
+            let pending = tokio::time::timeout(std::time::Duration::from_millis(1), read).await;
+            assert!(pending.is_err());
+        }
+        assert_eq!(room.available_permits(), 0);
+        third.write_all(&whole).await.unwrap();
+        let mut last = Box::pin(read_message_in::<_, Envelope<Hello>>(
+            &mut third_stream,
+            &room,
+        ));
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(1), &mut last).await;
+        assert!(waits.is_err());
+        first.write_all(&whole[5..]).await.unwrap();
+        assert_eq!(begun.remove(0).await.unwrap(), Some(hello.clone()));
+        assert_eq!(last.await.unwrap(), Some(hello));
     }
 }

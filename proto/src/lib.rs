@@ -23,6 +23,7 @@
 //! # Failure
 //! Streams are reset and connections closed with the codes in [`wire::close`].
 
+mod bounded;
 pub mod codec;
 pub mod content;
 pub mod enroll;

@@ -1,6 +1,6 @@
 //! Every bound of the protocol, with its reason.
 
-use crate::release::signature::SSH_SIGNATURE_BYTES_MAX;
+use crate::{reason::REASON_CODE_BYTES_MAX, release::signature::SSH_SIGNATURE_BYTES_MAX};
 
 /// Largest plain chunk, in bytes. A receiver holds a chunk in memory until its hash is checked, so
 /// this times the requests in flight is what a node needs.
@@ -158,3 +158,9 @@ const _: () = assert!(
 /// Most fleet trusts that a node keeps to show how the latest follows: the first of each set of authorities, of which a fleet
 /// has one in ten years, or two when it moves.
 pub const TRUST_CHAIN_MAX: usize = 8;
+
+/// Most peers that a report names as shunned: with the longest names and codes they are two thirds of an extension, and where
+/// there are more it is not about single peers.
+pub const SHUNNED_PEERS_MAX: usize = 8;
+const _: () =
+    assert!(SHUNNED_PEERS_MAX * (253 + 1 + REASON_CODE_BYTES_MAX + 1) < EXTENSION_BYTES_MAX);

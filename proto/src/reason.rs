@@ -49,6 +49,8 @@ reasons! {
     Chunks = "chunks",
     /// Hosts of a wave promote.
     Promotion = "promotion",
+    /// The command that looks at a wave from the deployment host.
+    ExternalCheck = "external-check",
     /// A wave has the release live, and is watched.
     Soak = "soak",
     /// A person is to let a wave promote.
@@ -102,6 +104,17 @@ reasons! {
     GoneBack = "gone-back",
     /// A person: two releases are said to have one sequence.
     Equivocation = "equivocation",
+    /// News: nothing that is surely of today was heard for longer than the lease.
+    Stale = "stale",
+    // What a host saw that nobody honest does, or gives nothing for.
+    /// No plan names who asked for a release.
+    OutsidePlan = "outside-plan",
+    /// Who asked for a release, or about a repo, is in another environment or audience.
+    OutsideAudience = "outside-audience",
+    /// Who asked does not show what it is in, and is to.
+    NoMembership = "no-membership",
+    /// The host's record of what it accepted was lost, or set back.
+    StateLost = "state-lost",
     // Why a host failed.
     /// A check did not pass.
     CheckFailed = "check-failed",
@@ -195,13 +208,41 @@ reasons! {
     Stalled = "stalled",
     /// Not reached for too long.
     Unreachable = "unreachable",
+    /// Nothing that it said about what it was told got here.
+    NoReport = "no-report",
     /// It did not confirm in time that the release is the stable one.
     Unconfirmed = "unconfirmed",
     /// A person goes on without it.
     Skipped = "skipped",
+    // Why a host has no dealings with a peer.
+    /// It sent bytes that are not those of the chunk.
+    WrongBytes = "wrong-bytes",
+    /// Time and again it sent nothing, or too little, while others sent.
+    SlowPeer = "slow-peer",
+    /// It says that it has chunks, and does not give them.
+    BrokenPromises = "broken-promises",
+    /// It kept ending requests without an answer.
+    BrokenStreams = "broken-streams",
+    /// It asks, and does not read what it gets.
+    ReadsNothing = "reads-nothing",
+    /// It asked for several times as much as there is.
+    AsksTooMuch = "asks-too-much",
+    /// It made new links faster than anybody needs them.
+    DialsTooOften = "dials-too-often",
+    /// It sent what is no message, or none that belongs there.
+    BrokeProtocol = "broke-protocol",
+    // Why a certificate is not renewed, or a link not made for one.
+    /// A certificate is over.
+    CertificateExpired = "certificate-expired",
+    /// Two clocks are too far apart.
+    ClockSkew = "clock-skew",
+    /// The coordinator has no record that the host was enrolled with this key.
+    NotEnrolled = "not-enrolled",
     // Why a rollout ended, or goes back.
     /// More hosts failed than may be lost.
     BudgetExceeded = "budget-exceeded",
+    /// The command that looks at a wave from the deployment host did not say that all is well.
+    ExternalCheckFailed = "external-check-failed",
     /// A person said so.
     Aborted = "aborted",
     /// It was going back when its coordinator before ended.

@@ -7,10 +7,11 @@ use scap_proto::reason::{REASON_CODE_BYTES_MAX, Reason, ReasonError};
 
 /// As scripts, records and other builds know them. None is ever taken away or spelled otherwise.
 const GOLDEN: &str = "
-    chunks promotion soak approval paused budget grant rollback finalization
+    chunks promotion external-check soak approval paused budget grant rollback finalization
     first-chunk local-disk no-peers in-flight peers-paused pushes other-releases nobody-has peers-busy
     activator check service port
-    too-few-peers for-others led gone-back equivocation
+    too-few-peers for-others led gone-back equivocation stale
+    outside-plan outside-audience no-membership state-lost
     check-failed check-timeout template-error service-failed port-silent disk-full read-only unsafe-path path-taken busy
     io-error missing-chunk bad-content forbidden-name bad-config bad-plan record-damaged not-prepared not-live activator-lost
     went-back-by-itself live-no-more failed
@@ -18,8 +19,10 @@ const GOLDEN: &str = "
     refused-sequence refused-epoch refused-equivocation refused-finalized refused-lapsed refused-floor refused-gone-back
     refused-plan refused-state refused-jump refused-origin refused-signers refused-commit
     refused
-    stalled unreachable unconfirmed skipped
-    budget-exceeded aborted was-going-back taken-over interrupted hosts-lost none-live
+    stalled unreachable no-report unconfirmed skipped
+    wrong-bytes slow-peer broken-promises broken-streams reads-nothing asks-too-much dials-too-often broke-protocol
+    certificate-expired clock-skew not-enrolled
+    budget-exceeded external-check-failed aborted was-going-back taken-over interrupted hosts-lost none-live
     host-key-unknown host-key-changed ssh-refused ssh-failed ssh-timeout ssh-output bad-request agent-failed
     token-unknown token-used token-expired token-revoked token-other-host token-refused enroll-stranger enroll-limited
     enroll-broken

@@ -4,6 +4,7 @@
 mod config_questions;
 mod enrolments;
 mod objects;
+mod renewals;
 
 use std::fmt::Debug;
 
@@ -471,6 +472,36 @@ fn any_hello() -> impl Strategy<Value = Hello> {
     any::<(String, u64)>().prop_map(|(software, features)| Hello { software, features })
 }
 
+#[test]
+fn a_side_shows_what_it_is_in_with_its_first_frame_and_who_does_not_know_that_reads_the_rest() {
+    let membership = SignedMembership(LeafSigned {
+        payload: Bytes::from_static(b"p"),
+        certificate: Bytes::from_static(b"cc"),
+        signature: Bytes::from_static(b"s"),
+    });
+    let hello = Hello {
+        software: "scap 0.1.0".into(),
+        features: 0,
+    };
+    let plain = Envelope::from(hello);
+    assert_eq!(plain.membership_unverified(), None);
+    assert_eq!(plain.clone().showing(None), plain);
+    let showing = plain.clone().showing(Some(&membership));
+    let expected = "
+        0a 7363617020302e312e30 00          # what it is
+        01 10 07 01 70 02 6363 01 73        # an extension, which may be ignored: 16, and the three parts
+    ";
+    assert_eq!(codec::encode(&showing), golden(expected));
+    let read: Envelope<Hello> = codec::decode_message(&codec::encode(&showing)).unwrap();
+    assert_eq!(read.membership_unverified(), Some(membership.clone()));
+    assert_eq!(read.message, plain.message);
+    let long = SignedMembership(LeafSigned {
+        payload: vec![0; 4096].into(),
+        ..membership.0
+    });
+    assert_eq!(plain.clone().showing(Some(&long)), plain);
+}
+
 fn any_open() -> impl Strategy<Value = Open> {
     prop_oneof![
         any_hello().prop_map(Open::Session),
@@ -671,6 +702,7 @@ proptest! {
         check_bytes::<Open>(&bytes);
         check_bytes::<PeerMessage>(&bytes);
         check_bytes::<ControlMessage>(&bytes);
+        check_bytes::<scap_proto::wire::renewal::RenewalRequest>(&bytes);
         let _ = read::<ControlMessage>(&bytes);
         let _ = read::<ControlMessage>(&framed(&bytes));
     }

@@ -361,7 +361,9 @@ impl Activator {
     ) -> Result<Answer, ActivateError> {
         let started = std::time::Instant::now();
         let now = clock::now();
-        let order = match self.trust.verify_order(order, now) {
+        let root = &self.config.deploy_root;
+        let verified = authorise::verified(&self.trust, root, order, has_lapsed);
+        let order = match verified {
             Ok(order) => order,
             Err(error) => {
                 return Ok(Answer::Refused(

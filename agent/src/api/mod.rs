@@ -5,6 +5,7 @@
 mod pull;
 mod trust;
 mod view;
+mod watch;
 
 use std::{
     io,
@@ -28,9 +29,10 @@ use crate::{activate::process::listen as listen_on, catchup::engine::Scope, limi
 pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullView, PulledView};
 pub use trust::{RevokedView, TrustView};
 pub use view::{
-    AuthorityView, BytesView, GcView, LimitView, LimitsView, PeerView, RepoView, StatusView,
-    VerifyView,
+    AuthorityView, BytesView, GcView, IdentityView, LimitView, LimitsView, PeerView, RepoView,
+    ShunView, StatusView, VerifyView,
 };
+pub use watch::{DeniedView, FreshnessView, SawView, WatchView};
 
 /// The socket's name in the data directory.
 pub const SOCKET_NAME: &str = "agent.sock";

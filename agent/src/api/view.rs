@@ -2,20 +2,22 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
+use jiff::Timestamp;
 use scap_proto::{
     content::SnapshotRef,
     id::{NodeId, ReleaseId, SnapshotId},
+    identity::{Identity, Life},
     reason::Reason,
-    release::{BytesBySource, Environment, Outcome, Release, RepoPath, Stage},
+    release::{BytesBySource, Environment, Outcome, Release, RepoPath, Stage, UnixMillis},
 };
 use serde::Serialize;
 
-use super::{CatchUpView, TrustView};
+use super::{CatchUpView, TrustView, WatchView};
 use crate::{
-    clock::Moment,
+    clock::{self, Moment},
     daemon::Repo,
     limits::Source,
-    node::TransferStatus,
+    node::{Shun, TransferStatus},
     trust::{HostTrust, Origins},
 };
 
@@ -26,6 +28,8 @@ pub struct StatusView {
     pub schema: &'static str,
     /// This host.
     pub name: NodeId,
+    /// Its certificate.
+    pub identity: IdentityView,
     /// Where it listens.
     pub address: SocketAddr,
     /// Where its repos go live.
@@ -42,10 +46,17 @@ pub struct StatusView {
     pub store_bytes: Option<u64>,
     /// Peers that are asked no more since the start, the latest last.
     pub dropped_peers: Vec<PeerView>,
+    /// Peers that it has no dealings with for now, by name.
+    pub shunned: Vec<ShunView>,
+    /// First packets of handshakes that were dropped unread since the start, because their source sent too many.
+    pub first_packets_dropped: u64,
     /// How much of the network it may use, and does.
     pub limits: LimitsView,
     /// What catching up with peers is at.
     pub catch_up: CatchUpView,
+    /// What it saw of attacks.
+    #[serde(flatten)]
+    pub watch: WatchView,
     /// Whose certificates count here.
     pub trust: TrustView,
     /// Whose releases it takes.
@@ -73,6 +84,38 @@ impl AuthorityView {
                 Origins::Any { .. } => None,
             },
             directed_from: origins.to_string(),
+        }
+    }
+}
+
+/// Until when a host is who it is.
+#[derive(Debug, Clone, Serialize)]
+pub struct IdentityView {
+    /// From when its certificate is valid.
+    pub valid_from: Timestamp,
+    /// Until when.
+    pub valid_until: Timestamp,
+    /// How much is left, in seconds; 0 once it has expired.
+    pub valid_seconds_left: u64,
+    /// `good`; `due` for renewal; `expired`, and only to be renewed; `over`, and not even that; `early`, where a clock is wrong.
+    pub state: &'static str,
+}
+
+impl IdentityView {
+    /// Of an identity now.
+    pub fn new(identity: &Identity, now: UnixMillis) -> Self {
+        let validity = identity.validity();
+        Self {
+            valid_from: clock::timestamp(validity.not_before_unix_ms),
+            valid_until: clock::timestamp(validity.not_after_unix_ms),
+            valid_seconds_left: validity.left_ms(now.0) / 1000,
+            state: match validity.life(now.0) {
+                Life::Early => "early",
+                Life::Good => "good",
+                Life::Due => "due",
+                Life::Expired => "expired",
+                Life::Over => "over",
+            },
         }
     }
 }
@@ -110,6 +153,32 @@ pub struct PeerView {
     pub name: NodeId,
     /// Why.
     pub reason: String,
+    /// The code of that.
+    pub code: Reason,
+}
+
+/// A peer that the host has no dealings with for a while.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShunView {
+    /// Which.
+    pub name: NodeId,
+    /// The code of why.
+    pub code: Reason,
+    /// For how much longer.
+    pub seconds_left: u64,
+    /// Whether no link is taken from it either.
+    pub barred: bool,
+}
+
+impl From<Shun> for ShunView {
+    fn from(shun: Shun) -> Self {
+        Self {
+            name: shun.peer,
+            code: shun.code,
+            seconds_left: shun.left.as_secs(),
+            barred: shun.is_barred,
+        }
+    }
 }
 
 /// One repo and environment.

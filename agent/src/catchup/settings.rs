@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 /// question is a round trip and some kilobytes for each repo.
 const PERIOD: Duration = Duration::from_secs(15 * 60);
 
+/// So many rounds may fail in a row before a host counts as stale: one that falls into the restart of its peers is no reason to wake
+/// anybody.
+const LEASE_PERIODS: u32 = 4;
+
 /// What an agent does when its peers have a later stable release than it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -41,12 +45,22 @@ pub struct Settings {
     pub policy: Policy,
     /// How often; every 15 minutes unless said.
     pub period: Option<Duration>,
+    /// How long this host may hear nothing new before it counts as stale; four periods unless said, and where there is nobody to ask,
+    /// for ever.
+    pub lease: Option<Duration>,
 }
 
 impl Settings {
     /// How often peers are asked.
     pub fn period(&self) -> Duration {
         self.period.unwrap_or(PERIOD)
+    }
+
+    /// How long this host may hear nothing new before it counts as stale; none where that is no reason to worry.
+    pub fn lease(&self) -> Option<Duration> {
+        let asks = !self.peers.is_empty() && self.policy != Policy::Off;
+        let by_rounds = asks.then(|| LEASE_PERIODS * self.period());
+        self.lease.or(by_rounds)
     }
 }
 

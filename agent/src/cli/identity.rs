@@ -107,9 +107,10 @@ fn request(place: &PlaceArgs, with_certificate: bool) -> Result<(), IdentityErro
     act_as_owner(place)?;
     let directory = &place.identity;
     let text = install::request(directory)?;
+    let now = clock::now();
     let mut out = io::stdout().lock();
     if with_certificate
-        && HostTrust::load(directory, clock::now()).is_ok()
+        && HostTrust::load(directory, now).is_ok_and(|it| it.identity.check_time(now.0).is_ok())
         && let Ok(certificate) = fs::read(file_in(directory, CERTIFICATE_FILE))
     {
         out.write_all(&certificate).map_err(IdentityError::Print)?;

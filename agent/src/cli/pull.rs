@@ -28,6 +28,10 @@ pub(super) struct CatchUpArgs {
     /// How often to ask them [default: 15]
     #[arg(long, value_name = "MINUTES")]
     catch_up_minutes: Option<NonZeroU32>,
+    /// For how long this host may hear nothing new before it counts as stale [default: four times as long as between two rounds
+    /// of asking]
+    #[arg(long, value_name = "SECONDS")]
+    lease_seconds: Option<NonZeroU32>,
 }
 
 impl From<CatchUpArgs> for PartialConfig {
@@ -36,6 +40,7 @@ impl From<CatchUpArgs> for PartialConfig {
             peers: Some(args.peers).filter(|peers| !peers.is_empty()),
             catch_up: args.catch_up,
             catch_up_minutes: args.catch_up_minutes,
+            lease_seconds: args.lease_seconds,
             ..Self::default()
         }
     }

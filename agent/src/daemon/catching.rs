@@ -140,6 +140,11 @@ impl Catching {
         }
     }
 
+    /// Whether it asks somebody without being told to.
+    pub(super) fn asks_by_itself(&self) -> bool {
+        self.has_peers() && self.settings.policy != Policy::Off
+    }
+
     /// Whether there is anybody to ask.
     pub(super) fn has_peers(&self) -> bool {
         !self.settings.peers.is_empty()
@@ -229,7 +234,7 @@ impl Daemon {
         let question = StableQuestion {
             repo: scope.repo,
             environment: scope.environment,
-            membership: self.trust.membership.clone(),
+            membership: self.trust.membership.get(),
         };
         let (node, trust) = (self.node.clone(), self.trust.clone());
         self.catching.asks.spawn(async move {
@@ -256,8 +261,12 @@ impl Daemon {
         let now = self.catching.now();
         self.catching.rounds += 1;
         self.catching.answered_last = Some(answered);
+        let is_fresh = answered > 0 && answered >= self.catching.answers_min;
         if answered >= self.catching.answers_min {
             self.catching.fresh_at = Some(now);
+        }
+        if is_fresh {
+            self.freshness.heard();
         }
         let Conclusion {
             findings,
@@ -281,6 +290,7 @@ impl Daemon {
                 reason,
             } = &said;
             tracing::warn!(%peer, release = %release.short(), reason, "a peer's stable release is not believed");
+            self.node.saw(Reason::RefusedSignature, Some(peer));
             if self.catching.disbelieved.len() == DISBELIEVED_MAX {
                 self.catching.disbelieved.remove(0);
             }
@@ -290,6 +300,9 @@ impl Daemon {
         let outside = |key: &RepoKey| !scope.includes(&key.0, &key.1);
         self.catching.findings.retain(|key, _| outside(key));
         for (key, finding) in &findings {
+            if matches!(finding, Finding::Equivocation { .. }) {
+                self.node.saw(Reason::RefusedEquivocation, None);
+            }
             if let Some(reason) = reason_of(finding) {
                 self.catching.findings.insert(key.clone(), reason);
             }
@@ -313,6 +326,9 @@ impl Daemon {
         }
         self.round_for_pulls(&scope, answered, &offered);
         self.end_pulls();
+        if is_fresh {
+            self.end_amnesia().await;
+        }
     }
 
     fn conclude(&self, round: &Round) -> Conclusion {

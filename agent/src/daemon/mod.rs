@@ -2,15 +2,18 @@
 //! and reports.
 
 mod activator;
+mod amnesia;
 mod catching;
 mod config_question;
 mod control;
 mod dead_man;
 mod error;
+mod freshness;
 mod kept;
 mod limits;
 mod pull;
 mod relaying;
+mod renewing;
 mod repo;
 mod reporting;
 mod saved;
@@ -18,6 +21,7 @@ mod soaking;
 mod stable;
 mod trusting;
 mod verifying;
+mod watching;
 
 use std::{
     collections::BTreeMap,
@@ -41,21 +45,26 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     activator::ActivatorHandle,
+    amnesia::Amnesia,
     catching::Catching,
     control::{Above, ControlId, FromControl},
+    freshness::Freshness,
     limits::Limiter,
     relaying::Relaying,
+    renewing::Renewing,
     repo::Next,
     saved::{Saved, SavedState},
 };
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{self, ApiError, ApiRequest, AuthorityView, PeerView, RepoView, StatusView},
+    api::{
+        self, ApiError, ApiRequest, AuthorityView, IdentityView, PeerView, RepoView, StatusView,
+    },
     clock,
     config::Config,
     limits::Limits,
-    node::{ControlStream, Incoming, Job, Node, NodeEvent, Sources, Tasks},
+    node::{Incoming, Job, Node, NodeEvent, Readers, Sources, Tasks},
     store::{Store, StoreConfig},
     trust::{HostTrust, OrderError},
 };
@@ -70,8 +79,8 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 /// Most control messages that wait: a coordinator sends few, and waits when it is full.
 const CONTROL_MAX: usize = 256;
 
-/// Most control streams of one node: a coordinator has one for each deployment under way, and a host that relays for it too.
-const CONTROLS_OF_PEER_MAX: usize = 64;
+/// Most messages of all that are above us that wait, each at most a frame: 32 MiB, whoever sends them.
+const MESSAGES_MAX: usize = 32;
 
 /// Most peers remembered for having been dropped, for the status.
 const DROPPED_PEERS_MAX: usize = 64;
@@ -100,11 +109,12 @@ pub async fn run(
     )?;
     let (state, saved) = SavedState::open(&config.data)?;
     trusting::keep(&trust.identity, &config.identity, &config.data)?;
-    let counter = u64::from(state.count_start()?) << 32;
+    let starts = state.count_start()?;
+    let counter = u64::from(starts) << 32;
     let (controls, control_streams) = mpsc::channel(CONTROL_MAX);
     let limiter = Limiter::new(config.limits.clone());
-    let (node, tasks) = Node::start(
-        trust.identity.clone(),
+    let (node, tasks) = Node::start_showing(
+        (trust.identity.clone(), trust.membership.clone()),
         Some(config.listen),
         store,
         Some(controls),
@@ -118,11 +128,13 @@ pub async fn run(
         name = %trust.addressee.host, address = %node.address(), chunks = recovery.durable_chunks + recovery.verified_chunks,
         rehashed = recovery.verified_chunks, "agent ready"
     );
-    let (control_out, control_messages) = mpsc::channel(CONTROL_MAX);
+    let (control_out, control_messages) = mpsc::channel(MESSAGES_MAX);
     let (relayed_out, relayed) = mpsc::channel(CONTROL_MAX);
     let trust = Arc::new(trust);
-    let daemon = Daemon {
+    let mut daemon = Daemon {
         catching: Catching::new(&config.catch_up, &trust),
+        freshness: Freshness::open(&state, &config.catch_up),
+        amnesia: None,
         relaying: Relaying::new(node.clone(), relayed_out),
         config,
         trust,
@@ -140,7 +152,9 @@ pub async fn run(
         cleaning: JoinSet::new(),
         config_turn: Arc::new(Semaphore::new(1)),
         limiter,
+        renewing: Renewing::default(),
     };
+    daemon.notice_loss(starts == 1);
     let result = daemon
         .run(
             saved,
@@ -214,6 +228,10 @@ struct Daemon {
     config_turn: Arc<Semaphore>,
     limiter: Limiter,
     catching: Catching,
+    freshness: Freshness,
+    /// What waits while it is not known where others are.
+    amnesia: Option<Amnesia>,
+    renewing: Renewing,
 }
 
 impl Daemon {
@@ -241,6 +259,7 @@ impl Daemon {
                     Incoming::Control(stream) => self.control_opened(stream),
                     Incoming::Question(question) => self.question(question).await,
                     Incoming::Config(asked) => self.config_asked(asked),
+                    Incoming::Renewal(asked) => self.renewal_asked(asked),
                 },
                 Some(asked) = self.catching.asks.join_next() => {
                     self.heard(asked.expect("asking a peer does not panic")).await;
@@ -251,7 +270,7 @@ impl Daemon {
                     self.activated(done.expect("asking the activator does not panic")).await;
                 }
                 Some(id) = self.control_tasks.join_next() => {
-                    self.control_closed(id.expect("a control stream does not panic"));
+                    self.control_closed(id.expect("what may panic is contained"));
                 }
                 Some(request) = inboxes.api_requests.recv() => self.api_request(request).await,
                 Some(_) = self.cleaning.join_next() => {}
@@ -267,6 +286,7 @@ impl Daemon {
                     self.limiter.sample(Instant::now(), self.node.traffic());
                     self.watch_for_lapses().await;
                     self.check_what_soaks();
+                    self.warn_of_the_end();
                     self.report_progress().await;
                     self.catch_up().await;
                 }
@@ -295,27 +315,12 @@ impl Daemon {
                 tracing::warn!(repo = %key.0, ?other, "the activator does not say what is live");
             }
         }
+        self.notice_setback(&repo);
         self.repos.insert(key.clone(), repo);
         self.pursue(&key).await;
     }
 
     // Orders.
-
-    fn control_opened(&mut self, stream: ControlStream) {
-        let id = ControlId(self.next_control);
-        self.next_control += 1;
-        let from = stream.link.peer().name.clone();
-        let of_peer = self.controls.values().filter(|above| above.from == from);
-        if of_peer.count() >= CONTROLS_OF_PEER_MAX {
-            return tracing::warn!(%from, "too many control streams; one more not taken");
-        }
-        tracing::info!(%from, "control stream opened");
-        let (outbox, messages) = mpsc::channel(CONTROL_MAX);
-        self.controls.insert(id, Above::new(from, outbox));
-        let out = self.control_out.clone();
-        self.control_tasks
-            .spawn(control::run(id, stream, messages, out));
-    }
 
     async fn control_message(&mut self, FromControl { id, message }: FromControl) {
         match message {
@@ -325,7 +330,8 @@ impl Daemon {
             | ControlMessage::Order(_)
             | ControlMessage::Finalize(_)
             | ControlMessage::FinalizeAt { .. }
-            | ControlMessage::Lease(_) => {
+            | ControlMessage::Lease(_)
+            | ControlMessage::Renewal(_) => {
                 let is_new = self.pass_down(id, message.clone());
                 // Each who asks gets an answer.
                 if !is_new && !matches!(message, ControlMessage::Ask { .. }) {
@@ -339,9 +345,11 @@ impl Daemon {
         match message {
             ControlMessage::Ask { repo, environment } => {
                 let key = (repo, environment);
-                self.controls.entry(id).and_modify(|it| it.was_asked(&key));
-                if let Some(report) = self.report(&key).await {
-                    self.send(Some(id), report);
+                if self.admits(id, &key) {
+                    self.controls.entry(id).and_modify(|it| it.was_asked(&key));
+                    if let Some(report) = self.report(&key).await {
+                        self.send(Some(id), &key, report);
+                    }
                 }
             }
             ControlMessage::Order(order) => {
@@ -358,6 +366,7 @@ impl Daemon {
                 }
             }
             ControlMessage::Lease(lease) => self.lease(&lease).await,
+            ControlMessage::Renewal(renewal) => self.renewal(*renewal),
             ControlMessage::Roster(_) | ControlMessage::Relay { .. } => {}
             // These go up; who sends one down is of another mind than we.
             ControlMessage::Report(_)
@@ -372,6 +381,9 @@ impl Daemon {
         let Ok(claimed) = order.release.read_unverified() else {
             return tracing::warn!("an order whose release cannot be read");
         };
+        if self.waits(id, &order) {
+            return;
+        }
         let key = (claimed.repo, claimed.environment);
         let release = order.release.id();
         let now = clock::now();
@@ -387,10 +399,10 @@ impl Daemon {
             {
                 return self.report_lack_of_plan(&key, &order).await;
             }
-            Err(error) => {
-                let reason = error.code().because(crate::error_chain(&error));
-                return self.refuse(&key, release, reason).await;
-            }
+            Err(error) => match self.verify_way_back(&key, &order) {
+                Some(verified) => verified,
+                None => return self.refuse(id, &key, release, error.because()).await,
+            },
         };
         let acceptance = self
             .repos
@@ -414,7 +426,7 @@ impl Daemon {
             Ok(Decision::Follow(acceptance)) => {
                 let ordered = match self.note_order(&key, &verified.directive) {
                     Ok(ordered) => ordered,
-                    Err(reason) => return self.refuse(&key, release, reason).await,
+                    Err(reason) => return self.refuse(id, &key, release, reason).await,
                 };
                 let repo = self.repo(&key);
                 let is_same = repo.accepted().map(|a| a.release) == Some(verified.release.id());
@@ -435,7 +447,7 @@ impl Daemon {
                 };
                 if let Err(error) = self.state.save(&saved) {
                     let reason = Reason::RefusedState.because(crate::error_chain(&error));
-                    return self.refuse(&key, release, reason).await;
+                    return self.refuse(id, &key, release, reason).await;
                 }
                 tracing::info!(
                     repo = %key.0, release = %verified.release.id().short(),
@@ -444,6 +456,7 @@ impl Daemon {
                     plan = if is_without_plan { "kept" } else { "came" },
                     "order accepted"
                 );
+                self.freshness.heard();
                 let repo = self.repo(&key);
                 repo.ordered = ordered;
                 repo.follow(saved);
@@ -451,17 +464,8 @@ impl Daemon {
                 self.report_now(&key).await;
             }
             Err(refusal) => {
-                self.refuse(&key, release, refusal.because()).await;
+                self.refuse(id, &key, release, refusal.because()).await;
             }
-        }
-    }
-
-    /// Says so, once, and then where we stand: whoever sent it, it changes nothing of what we follow.
-    async fn refuse(&mut self, key: &RepoKey, release: ReleaseId, reason: Because) {
-        tracing::warn!(repo = %key.0, environment = %key.1, code = %reason.code, %reason, "order refused");
-        self.report_refusal(key, release, reason).await;
-        if self.repos.contains_key(key) {
-            self.report_now(key).await;
         }
     }
 
@@ -495,6 +499,7 @@ impl Daemon {
                 return tracing::error!(error = crate::error_chain(&error), "not finalized");
             }
             self.repo(&key).saved = saved;
+            self.freshness.heard();
         }
         self.hand_to_activator(&key, Request::Finalize(Box::new(finalize)));
     }
@@ -560,6 +565,7 @@ impl Daemon {
         let plan = plan.map_err(|e| failed(Reason::BadPlan, crate::error_chain(&e)))?;
         Ok(Job {
             release,
+            readers: Readers::of(&about),
             snapshot: about.snapshot,
             plan: Arc::new(plan),
             sources: Sources::Plan,
@@ -695,7 +701,12 @@ impl Daemon {
                 if self.dropped.len() == DROPPED_PEERS_MAX {
                     self.dropped.remove(0);
                 }
-                self.dropped.push(PeerView { name: peer, reason });
+                let (code, reason) = (reason.code, reason.text);
+                self.dropped.push(PeerView {
+                    name: peer,
+                    reason,
+                    code,
+                });
             }
             NodeEvent::TrustChanged => self.trust_changed().await,
         }
@@ -748,6 +759,7 @@ impl Daemon {
         StatusView {
             schema: "scap.agent-status/1",
             name: self.trust.addressee.host.clone(),
+            identity: IdentityView::new(&self.trust.identity, clock::now()),
             address: self.node.address(),
             deploy_root: self.config.deploy_root.clone(),
             releases,
@@ -756,8 +768,11 @@ impl Daemon {
             store_chunks: usage.as_ref().map(|usage| usage.chunks),
             store_bytes: usage.as_ref().map(|usage| usage.encoded_bytes),
             dropped_peers: self.dropped.clone(),
+            shunned: self.node.shunned().into_iter().map(Into::into).collect(),
+            first_packets_dropped: self.node.first_packets_dropped(),
             limits: self.limiter.view(clock::now()),
             catch_up: self.catch_up_view(),
+            watch: self.watch_view(),
             trust: self.trust_view(),
             authority: AuthorityView::of(&self.trust),
         }

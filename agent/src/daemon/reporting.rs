@@ -3,13 +3,16 @@
 use scap_proto::{
     extensions::Extensions,
     id::ReleaseId,
-    reason::Because,
-    release::{Outcome, Report, SignedReport, Stage, report},
+    reason::{Because, Reason},
+    release::{Audience, Outcome, Report, ShunnedPeer, SignedReport, Stage, UnixMillis, report},
     wire::control::{ControlMessage, Order},
 };
 
 use super::{Daemon, Repo, RepoKey, control::ControlId};
-use crate::node::TransferStatus;
+use crate::{
+    clock::{self, Moment},
+    node::{Readers, TransferStatus},
+};
 
 impl Daemon {
     pub(super) async fn report_progress(&mut self) {
@@ -27,7 +30,7 @@ impl Daemon {
 
     pub(super) async fn report_now(&mut self, key: &RepoKey) {
         if let Some(report) = self.report(key).await {
-            self.send(None, report);
+            self.send(None, key, report);
         }
     }
 
@@ -37,6 +40,30 @@ impl Daemon {
         if targets.is_some_and(|it| it.include(&self.trust.addressee.host)) {
             tracing::debug!(repo = %key.0, "an order without its plan, which is not here");
             self.report_now(key).await;
+        }
+    }
+
+    /// Says so, once, and then where we stand: whoever sent it, it changes nothing of what we follow.
+    pub(super) async fn refuse(
+        &mut self,
+        id: ControlId,
+        key: &RepoKey,
+        release: ReleaseId,
+        reason: Because,
+    ) {
+        use Reason::{RefusedEquivocation, RefusedSequence, RefusedSignature};
+        // Nobody honest orders these, or passes them on unasked.
+        if let RefusedEquivocation | RefusedSequence | RefusedSignature = reason.code {
+            let from = self.controls.get(&id).map(|above| &above.from);
+            self.node.saw(reason.code, from);
+        }
+        tracing::warn!(repo = %key.0, environment = %key.1, code = %reason.code, %reason, "order refused");
+        self.report_refusal(key, release, reason).await;
+        if self.repos.contains_key(key) {
+            self.report_now(key).await;
+        } else {
+            // As many numbers are used up: or who sees two reports about another repo would learn from them whether this one is here.
+            self.counter += 1;
         }
     }
 
@@ -56,12 +83,33 @@ impl Daemon {
             ..report
         };
         let report = report.refusing(release).because(code);
-        self.send(None, SignedReport::sign(&report, &self.trust.identity));
+        let report = self.with_what_it_saw(report);
+        let report = SignedReport::sign(&report, &self.trust.identity);
+        self.send(None, key, report);
     }
 
     pub(super) async fn report(&mut self, key: &RepoKey) -> Option<SignedReport> {
         let report = self.unsigned(key).await;
         Some(SignedReport::sign(&report, &self.trust.identity))
+    }
+
+    /// The same report, with what this host saw, whom it shuns, and since when it has heard nothing new.
+    fn with_what_it_saw(&self, report: Report) -> Report {
+        let report = report.having_seen(&self.node.sightings());
+        let shunned = self.node.shunned().into_iter();
+        let shunned = shunned.map(|shun| ShunnedPeer {
+            peer: shun.peer,
+            code: shun.code,
+        });
+        let shunned: Vec<_> = shunned.collect();
+        let report = match shunned.is_empty() {
+            true => report,
+            false => report.shunning(&shunned),
+        };
+        match self.freshness.stale(&Moment::now()) {
+            Some((since, _)) => report.stale(since),
+            None => report,
+        }
     }
 
     /// What we say of a repo now.
@@ -112,6 +160,7 @@ impl Daemon {
             (None, Some(code)) => report.because(code),
             (None, None) => report,
         };
+        let report = self.with_what_it_saw(report);
         match wants_seed {
             true => report.wanting_seed(),
             false => report,
@@ -125,8 +174,51 @@ impl Daemon {
         Some(status)
     }
 
-    pub(super) fn send(&mut self, to: Option<ControlId>, report: SignedReport) {
+    /// Says it to all that are above us, or to one of them, as far as they may hear it.
+    pub(super) fn send(&mut self, to: Option<ControlId>, key: &RepoKey, report: SignedReport) {
         let message = ControlMessage::Report(Box::new(report));
-        self.say(|id, _| to.is_none_or(|to| to == id), &message);
+        let (readers, is_unknown, now) = self.readers_of(key);
+        self.say(
+            |id, above| {
+                let is_meant = to.is_none_or(|to| to == id);
+                is_meant && above.admit(key, &readers, is_unknown, now).is_ok()
+            },
+            &message,
+        );
+    }
+
+    /// Whether who is above us on a stream may hear where we stand. If not, that is noted, and it hears nothing, as of what we
+    /// know nothing about.
+    pub(super) fn admits(&self, id: ControlId, key: &RepoKey) -> bool {
+        let Some(above) = self.controls.get(&id) else {
+            return false;
+        };
+        let (readers, is_unknown, now) = self.readers_of(key);
+        let admitted = above.admit(key, &readers, is_unknown, now);
+        if let Err(reason) = admitted {
+            self.node.deny(&above.from, reason);
+        }
+        admitted.is_ok()
+    }
+
+    /// Whom the latest release of a repo is addressed to; and whether we show no membership ourselves. One of a repo of which we know
+    /// nothing may be for any audience that we are in. So who is outside one of them hears nothing either way, and not from that
+    /// which of its repos we have.
+    fn readers_of(&self, key: &RepoKey) -> (Vec<Readers>, bool, UnixMillis) {
+        let repo = self.repos.get(key);
+        let about = repo.and_then(|repo| repo.saved.accepted_release());
+        let about = about.and_then(|release| release.read_unverified().ok());
+        let readers = match about {
+            Some(about) => vec![Readers::of(&about)],
+            None => {
+                let audiences = self.trust.addressee.audiences.iter();
+                let of = |audience: &Audience| Readers {
+                    environment: key.1.clone(),
+                    audience: audience.clone(),
+                };
+                audiences.map(of).collect()
+            }
+        };
+        (readers, self.trust.membership.get().is_none(), clock::now())
     }
 }

@@ -175,6 +175,11 @@ impl SavedState {
             .join(format!("{repo}@{environment}.{extension}"))
     }
 
+    /// Where a file of another name is.
+    pub(super) fn file_named(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     /// Replaces the file of one repo and environment. A crash leaves the old or the new one.
     pub(crate) fn save(&self, saved: &Saved) -> Result<(), SavedError> {
         let path = self.file_of(&saved.repo, &saved.environment, EXTENSION);

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use scap_proto::{
     id::{NodeId, ReleaseId},
     identity::Role,
+    reason::Reason,
     release::{Membership, Plan, PlanHost, Release, TopologyKind},
 };
 
 use super::{Daemon, Repo, RepoKey};
 use crate::{
     clock,
-    node::{Job, Question, Sources},
+    node::{Job, Question, Readers, Sources},
 };
 
 impl Daemon {
@@ -29,7 +30,11 @@ impl Daemon {
                 let Ok(stable) = finalize.release.read_unverified() else {
                     continue;
                 };
-                if !may_have(repo, &stable, &name, membership.as_ref()) {
+                if let Err(reason) = may_have(repo, &stable, &name, membership.as_ref()) {
+                    // Who asks for all there is asks for what is for it.
+                    if question.about.repo.is_some() {
+                        self.node.deny(&name, reason);
+                    }
                     continue;
                 }
                 let release = finalize.release.id();
@@ -57,6 +62,7 @@ impl Daemon {
             Err(error) => {
                 let error = crate::error_chain(&error);
                 tracing::warn!(peer = %peer.name, error, "a membership is not believed");
+                self.node.deny(&peer.name, Reason::NoMembership);
                 None
             }
         }
@@ -107,6 +113,7 @@ impl Daemon {
 fn job(release: ReleaseId, about: &Release, plan: Plan, sources: Vec<NodeId>) -> Job {
     Job {
         release,
+        readers: Readers::of(about),
         snapshot: about.snapshot,
         plan: Arc::new(plan),
         sources: Sources::Only(sources),
@@ -150,19 +157,28 @@ fn is_about(question: &Question, (repo, environment): &RepoKey) -> bool {
             .is_none_or(|it| it == environment)
 }
 
-/// Whether a host may have the stable release: a coordinator says that it is in its environment and audience, or a plan of
-/// the same ones names it.
-fn may_have(repo: &Repo, stable: &Release, host: &NodeId, membership: Option<&Membership>) -> bool {
-    if membership.is_some_and(|it| it.includes(&stable.environment, &stable.audience)) {
-        return true;
-    }
-    let accepted = repo.saved.accepted_release();
-    let accepted = accepted.and_then(|it| it.read_unverified().ok());
-    let Some((id, bytes)) = &repo.saved.plan else {
-        return false;
+/// Whether a host may have the stable release: a coordinator says that it is in its environment and audience; of a host that shows
+/// nothing, a plan of the same ones names it.
+///
+/// # Errors
+/// Why not.
+fn may_have(
+    repo: &Repo,
+    stable: &Release,
+    host: &NodeId,
+    membership: Option<&Membership>,
+) -> Result<(), Reason> {
+    let is_named = || {
+        let accepted = repo.saved.accepted_release();
+        let accepted = accepted.and_then(|it| it.read_unverified().ok());
+        let is_same = accepted.is_some_and(|it| it.audience == stable.audience);
+        let plan = repo.saved.plan.as_ref().filter(|_| is_same);
+        plan.is_some_and(|(id, bytes)| {
+            Plan::decode(*id, bytes).is_ok_and(|plan| plan.host(host).is_some())
+        })
     };
-    accepted.is_some_and(|it| it.audience == stable.audience)
-        && Plan::decode(*id, bytes).is_ok_and(|plan| plan.host(host).is_some())
+    let is_named = membership.is_some() || is_named();
+    Readers::of(stable).admit(is_named, membership)
 }
 
 #[cfg(test)]

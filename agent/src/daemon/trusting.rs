@@ -49,7 +49,7 @@ pub(super) fn keep(identity: &Identity, from: &Path, data: &Path) -> Result<(), 
 
 /// Says so where this host itself is cut off: nobody else can tell its operator there.
 fn tell_own(identity: &Identity) {
-    if let Some(refusal) = identity.trust().cut_off(identity.certificate()) {
+    if let Some(refusal) = identity.trust().cut_off(&identity.certificate()) {
         let code = refusal.code().map(|code| code.as_str().to_owned());
         let code = code.unwrap_or_default();
         let reason = crate::error_chain(&refusal);
@@ -68,7 +68,7 @@ impl Daemon {
             .collect();
         for (id, key) in asked {
             if let Some(report) = self.report(&key).await {
-                self.send(Some(id), report);
+                self.send(Some(id), &key, report);
             }
         }
         let us = &self.trust.addressee.host;
@@ -93,7 +93,7 @@ impl Daemon {
     pub(super) fn trust_standing(&self) -> TrustStanding {
         let identity = &self.trust.identity;
         let trust = identity.trust();
-        let issuer = trust.issuer_of(identity.certificate());
+        let issuer = trust.issuer_of(&identity.certificate());
         let issuer = issuer.and_then(|key| key.first_chunk().copied());
         TrustStanding {
             mark: trust.mark(),
@@ -105,7 +105,7 @@ impl Daemon {
     pub(super) fn trust_view(&self) -> TrustView {
         let identity = &self.trust.identity;
         let trust = identity.trust();
-        let own = trust.cut_off(identity.certificate());
+        let own = trust.cut_off(&identity.certificate());
         TrustView::new(trust, own)
     }
 }

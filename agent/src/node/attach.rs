@@ -181,6 +181,7 @@ impl Driver {
         let job = Job {
             release,
             snapshot,
+            readers: active.transfer.readers.clone(),
             plan: active.transfer.plan.clone(),
             sources: active.transfer.sources.clone(),
             list_end: 0,

@@ -11,7 +11,7 @@ use scap_proto::{
     id::{NodeId, ReleaseId},
     identity::{Role, TrustMark},
     reason::Because,
-    release::BytesBySource,
+    release::{BytesBySource, Membership},
     transport::Link,
     wire::{
         chunk::ChunkRequest,
@@ -28,30 +28,28 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     NodeEvent, Shared,
+    budget::{COORDINATOR_LINKS_MAX, OUTBOX_MAX},
+    contain::contained,
     delta::{Awaited, LOOK_PERIOD, Made, MakeError},
     edges::Edges,
     event::Event,
     fetch::{self, FetchError},
     guests::Guests,
-    serve::{Handles, Served},
-    session::{self, OUTBOX_MAX, SessionError},
-    shunned::Shunned,
+    handles::Handles,
+    serve::Served,
+    session::{self, SessionError},
     transfer::{GrowError, Growth, Transfer},
     trusting::close_if_cut_off,
 };
 use crate::swarm::{Config, Failure, Input, Link as PeerLink, Output, PeerId, Swarm, TransferId};
 use crate::topology::LaneSet;
 
-/// Most links of one coordinator: each of its deployments under way has one, and one that died counts until its idle limit. As
-/// many as control streams of a peer are taken. Of any other node a new link takes the place of the one before.
-const COORDINATOR_LINKS_MAX: usize = 64;
-
 pub(crate) struct Driver {
     pub(super) shared: Arc<Shared>,
     pub(super) swarm: Swarm,
     started: Instant,
     events: mpsc::Receiver<Event>,
-    out: mpsc::Sender<NodeEvent>,
+    pub(super) out: mpsc::Sender<NodeEvent>,
     pub(super) peers: BTreeMap<PeerId, Peer>,
     /// The latest link to each.
     by_name: BTreeMap<NodeId, PeerId>,
@@ -67,7 +65,6 @@ pub(crate) struct Driver {
     pub(super) makes: JoinSet<(TransferId, Result<Made, MakeError>)>,
     dials: JoinSet<(NodeId, Link)>,
     pub(super) dialling: BTreeMap<NodeId, AbortHandle>,
-    shunned: Shunned,
     pub(super) guests: Guests,
 }
 
@@ -81,11 +78,17 @@ pub(super) struct Peer {
     pub(super) theirs: BTreeMap<TransferId, u32>,
     /// What it opened that we cannot serve (yet): unknown to us, or not for it.
     pub(super) waiting: BTreeMap<u32, ReleaseId>,
+    /// Those of them that it may not have, as far as that was noted.
+    pub(super) denied: BTreeSet<u32>,
+    /// What it is in, by the word of a coordinator that it showed.
+    pub(super) membership: Option<Membership>,
     /// What it said to follow, by its handles.
     pub(super) follows: BTreeMap<u32, LaneSet>,
     next_handle: u32,
     /// Which fleet trust it holds to, or was told of; none where it does not say.
     pub(super) trust: Option<TrustMark>,
+    /// Whether the engine knows it.
+    pub(super) is_greeted: bool,
 }
 
 pub(super) struct Active {
@@ -173,7 +176,6 @@ impl Driver {
             makes: JoinSet::new(),
             dials: JoinSet::new(),
             dialling: BTreeMap::new(),
-            shunned: Shunned::default(),
             guests: Guests::default(),
         }
     }
@@ -186,6 +188,8 @@ impl Driver {
             self.drain().await;
             let now = self.now();
             let wake = self.swarm.poll_timeout().map(|at| at.saturating_sub(now));
+            let forgiven = self.shared.shunned.next_end();
+            let forgiven = forgiven.map(|at| at.saturating_duration_since(Instant::now()));
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
@@ -197,8 +201,8 @@ impl Driver {
                     }
                 }
                 Some(ended) = self.pushes.join_next() => {
-                    let (peer, transfer, index, served) = ended.expect("a push does not panic");
-                    self.push_ended(peer, transfer, index, served);
+                    let (peer, transfer, index, served) = ended.expect("what may panic is contained");
+                    self.push_ended(peer, transfer, index, served).await;
                 }
                 Some(grown) = self.grows.join_next() => {
                     let (transfer, growth) = grown.expect("growing does not panic");
@@ -213,15 +217,19 @@ impl Driver {
                     self.delta_made(delta, made);
                 }
                 Some(ended) = self.links.join_next() => {
-                    let (peer, error) = ended.expect("a session does not panic");
+                    let (peer, error) = ended.expect("what may panic is contained");
+                    if let Some((code, what)) = error.fault() {
+                        self.found_out(peer, code, what).await;
+                    }
                     self.unlinked(peer, &error);
                 }
                 Some(dialled) = self.dials.join_next() => {
                     if let Ok((name, link)) = dialled {
                         self.dialling.remove(&name);
-                        self.linked(link, true);
+                        self.linked(link, true).await;
                     }
                 }
+                () = sleep(forgiven) => self.forgive(),
                 () = sleep(wake) => self.input(Input::Timeout),
                 _ = looks.tick(), if self.awaits_deltas() => self.look_at_deltas(),
             }
@@ -281,30 +289,17 @@ impl Driver {
                     index,
                 } => self.push(peer, transfer, index),
                 Output::Complete { transfer } => self.all_known_held(transfer),
-                Output::Drop { peer, reason } => {
-                    let Some(known) = self.peers.get(&peer) else {
-                        continue;
-                    };
-                    let name = known.link.peer().name.clone();
-                    tracing::warn!(peer = %name, ?reason, "peer is asked no more");
-                    if reason.is_misbehaviour() {
-                        self.shunned.add(name.clone(), self.started.elapsed());
-                        known.link.close(close::WRONG_BYTES, "wrong bytes");
-                    }
-                    let reason = format!("{reason:?}");
-                    let _ = self
-                        .out
-                        .send(NodeEvent::PeerDropped { peer: name, reason })
-                        .await;
-                }
+                Output::Drop { peer, reason } => self.dropped(peer, reason).await,
             }
         }
     }
 
     async fn handle(&mut self, event: Event) {
         match event {
-            Event::Linked { link, dialled } => self.linked(link, dialled),
-            Event::Message { peer, message } => self.message(peer, message),
+            Event::Linked { link, dialled } => self.linked(link, dialled).await,
+            Event::Shown { peer, membership } => self.shown(peer, membership),
+            Event::Message { peer, message } => self.message(peer, message).await,
+            Event::FoundOut { peer, code, what } => self.found_out(peer, code, what).await,
             Event::Served {
                 peer,
                 transfer,
@@ -502,12 +497,11 @@ impl Driver {
         let (link, shared) = (known.link.clone(), self.shared.clone());
         let request = ChunkRequest { handle, index };
         let fetch = self.fetches.spawn(async move {
-            (
-                peer,
-                transfer,
-                index,
-                fetch::fetch(&link, request, chunk, shared).await,
-            )
+            let name = link.peer().name.clone();
+            let fetching = async move { fetch::fetch(&link, request, chunk, shared).await };
+            let fetched = contained("a fetch", name, fetching).await;
+            let fetched = fetched.unwrap_or(Err(FetchError::Panicked));
+            (peer, transfer, index, fetched)
         });
         self.fetching.insert((peer, transfer, index), fetch);
     }
@@ -581,7 +575,10 @@ impl Driver {
 
     // Peers.
 
-    fn linked(&mut self, link: Link, dialled: bool) {
+    async fn linked(&mut self, link: Link, dialled: bool) {
+        if self.turned_away(&link, dialled).await {
+            return;
+        }
         // It was let in a moment ago, by what was believed then.
         if close_if_cut_off(&link, &self.shared.trust).is_some() {
             return;
@@ -616,7 +613,9 @@ impl Driver {
             handles.clone(),
             inbox,
         );
-        self.links.spawn(async move { (peer, session.await) });
+        let session = contained("a link", name.clone(), session);
+        self.links
+            .spawn(async move { (peer, session.await.unwrap_or(SessionError::Panicked)) });
         tracing::debug!(peer = %name, %role, dialled, "linked");
         self.peers.insert(
             peer,
@@ -627,9 +626,12 @@ impl Driver {
                 ours: BTreeMap::new(),
                 theirs: BTreeMap::new(),
                 waiting: BTreeMap::new(),
+                denied: BTreeSet::new(),
+                membership: None,
                 follows: BTreeMap::new(),
                 next_handle: 0,
                 trust: None,
+                is_greeted: false,
             },
         );
         self.introduce(peer);
@@ -650,7 +652,7 @@ impl Driver {
         let mut plans = self.transfers.values().map(|it| &it.transfer.plan);
         let is_border = plans.any(|plan| plan.are_apart(us, name));
         self.peers[&peer].link.set_border(is_border);
-        self.input(Input::PeerConnected { peer, link });
+        self.greet(peer, link);
     }
 
     pub(super) async fn say_event(&self, event: NodeEvent) {
@@ -673,7 +675,7 @@ impl Driver {
     }
 
     /// The links to a node, the latest last.
-    fn links_to(&self, name: &NodeId) -> Vec<PeerId> {
+    pub(super) fn links_to(&self, name: &NodeId) -> Vec<PeerId> {
         if !self.by_name.contains_key(name) {
             return Vec::new();
         }
@@ -705,7 +707,7 @@ impl Driver {
         };
         let name = &known.link.peer().name;
         let is_source = active.edges.opens_with(name);
-        let is_shunned = self.shunned.contains(name, self.started.elapsed());
+        let is_shunned = self.shared.shunned.contains(name, Instant::now());
         if known.ours.contains_key(&transfer) || !is_source || is_shunned {
             return;
         }
@@ -737,11 +739,11 @@ impl Driver {
     // Dialling.
 
     pub(super) fn wanted_dials(&self) -> BTreeMap<NodeId, Vec<SocketAddr>> {
-        let now = self.started.elapsed();
+        let now = Instant::now();
         let mut wanted = BTreeMap::new();
         for active in self.transfers.values() {
             let names = active.edges.dial.iter();
-            for name in names.filter(|name| !self.shunned.contains(name, now)) {
+            for name in names.filter(|name| !self.shared.shunned.contains(name, now)) {
                 if let Some(host) = active.transfer.plan.host(name) {
                     wanted.insert(name.clone(), host.addresses.clone());
                 }

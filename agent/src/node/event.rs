@@ -6,13 +6,14 @@ use scap_proto::{
     content::SnapshotRef,
     id::{NodeId, ReleaseId},
     identity::TrustMark,
-    release::{DeltaRef, Plan, Priority},
+    reason::Reason,
+    release::{DeltaRef, Membership, Plan, Priority},
     transport::Link,
     wire::peer::PeerMessage,
 };
 use tokio::sync::oneshot;
 
-use super::{TransferStatus, fetch::FetchError};
+use super::{Readers, TransferStatus, fetch::FetchError};
 use crate::swarm::{PeerId, TransferId};
 
 /// A snapshot that this node shall fetch and serve.
@@ -22,6 +23,8 @@ pub struct Job {
     pub release: ReleaseId,
     /// The snapshot.
     pub snapshot: SnapshotRef,
+    /// Whom it is addressed to.
+    pub readers: Readers,
     /// Who else fetches it, and how.
     pub plan: Arc<Plan>,
     /// From whom it is fetched.
@@ -54,6 +57,11 @@ pub(crate) enum Event {
         link: Link,
         dialled: bool,
     },
+    /// What the peer is in, by a coordinator's word.
+    Shown {
+        peer: PeerId,
+        membership: Membership,
+    },
     Message {
         peer: PeerId,
         message: PeerMessage,
@@ -72,6 +80,12 @@ pub(crate) enum Event {
     },
     Lost {
         transfer: TransferId,
+    },
+    /// The peer did what it should not.
+    FoundOut {
+        peer: PeerId,
+        code: Reason,
+        what: String,
     },
     Attach {
         job: Job,

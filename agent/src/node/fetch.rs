@@ -14,7 +14,7 @@ use scap_proto::{
     },
 };
 
-use super::{Shared, serve::Opened, transfer::Transfer};
+use super::{Shared, handles::Opened, transfer::Transfer};
 use crate::{store::StoreError, swarm::Failure};
 
 /// Longest that a request may take, whatever the engine thinks of it: so that a peer that sends a byte now and
@@ -38,6 +38,8 @@ pub(crate) enum FetchError {
     NotHeld,
     #[error("the peer is busy")]
     Busy,
+    #[error("a bug in what reads the answer")]
+    Panicked,
     #[error("not answered in {} s", REQUEST_TIME_MAX.as_secs())]
     TimedOut,
     #[error("store a chunk")]
@@ -53,7 +55,7 @@ impl FetchError {
             }
             Self::NotHeld => Failure::NotHeld,
             Self::Busy => Failure::Busy,
-            Self::Link(_) | Self::TimedOut => Failure::Reset,
+            Self::Link(_) | Self::TimedOut | Self::Panicked => Failure::Reset,
             Self::Store(_) => Failure::Local,
         }
     }
@@ -87,6 +89,7 @@ pub(crate) async fn take(
             return None;
         };
         let transfer = followed.get(header.handle);
+        let transfer = transfer.map(|opening| opening.transfer.clone());
         let chunk = transfer.as_ref().and_then(|it| it.chunk(header.index));
         let (Some(transfer), Some(chunk)) = (transfer, chunk) else {
             let _ = stream.stop(close::CANCELLED.into());

@@ -2,7 +2,7 @@
 
 use scap_proto::wire::peer::{ChunkSet, PeerMessage};
 
-use super::{driver::Driver, serve::Served};
+use super::{contain::contained, driver::Driver, serve::Served};
 use crate::{
     swarm::{Input, PeerId, TransferId},
     topology::LaneSet,
@@ -95,14 +95,18 @@ impl Driver {
             known.link.clone(),
             active.transfer.clone(),
         );
+        let (name, handles) = (link.peer().name.clone(), known.handles.clone());
         self.pushes.spawn(async move {
-            let uploads = &shared.uploads;
-            let served = uploads.push(&shared, &link, &of, handle, index).await;
-            (peer, transfer, index, served)
+            let pushing = async move {
+                let what = (&*of, handle, index);
+                shared.uploads.push(&shared, &link, &handles, what).await
+            };
+            let pushed = contained("a push", name, pushing).await;
+            (peer, transfer, index, pushed.unwrap_or(Served::Not))
         });
     }
 
-    pub(super) fn push_ended(
+    pub(super) async fn push_ended(
         &mut self,
         peer: PeerId,
         transfer: TransferId,
@@ -115,15 +119,20 @@ impl Driver {
                 transfer,
                 index,
             },
-            Served::Lost | Served::Not => Input::NotTaken {
+            Served::Lost | Served::Not | Served::Never(_) => Input::NotTaken {
                 peer,
                 transfer,
                 index,
             },
         };
         self.input(input);
-        if served == Served::Lost {
-            self.reattach(transfer);
+        match served {
+            Served::Lost => self.reattach(transfer),
+            Served::Never(code) => {
+                let what = Served::describe(code).to_owned();
+                self.found_out(peer, code, what).await;
+            }
+            Served::Sent | Served::Not => {}
         }
     }
 }

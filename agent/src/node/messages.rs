@@ -2,6 +2,7 @@
 
 use scap_proto::{
     limits::OPEN_RELEASES_PER_PEER_MAX,
+    reason::Reason,
     wire::{close, peer::PeerMessage},
 };
 
@@ -9,21 +10,27 @@ use super::driver::Driver;
 use crate::swarm::{Input, PeerId};
 
 impl Driver {
-    pub(super) fn message(&mut self, peer: PeerId, message: PeerMessage) {
+    pub(super) async fn message(&mut self, peer: PeerId, message: PeerMessage) {
         let Some(known) = self.peers.get_mut(&peer) else {
             return;
         };
         match message {
             PeerMessage::Open { handle, release } => {
-                if known.waiting.len() + known.theirs.len() >= OPEN_RELEASES_PER_PEER_MAX {
-                    known.link.close(close::PROTOCOL, "too many open releases");
-                    return;
+                if !self.shared.may_ask(&known.link.peer().name) {
+                    let what = "opened releases more often than anybody needs".to_owned();
+                    return self.found_out(peer, Reason::BrokeProtocol, what).await;
                 }
+                if known.waiting.len() + known.theirs.len() >= OPEN_RELEASES_PER_PEER_MAX {
+                    let what = format!("opened more than {OPEN_RELEASES_PER_PEER_MAX} releases");
+                    return self.found_out(peer, Reason::BrokeProtocol, what).await;
+                }
+                known.denied.remove(&handle);
                 known.waiting.insert(handle, release);
                 self.serve_waiting(peer);
             }
             PeerMessage::Close { handle } => {
                 known.waiting.remove(&handle);
+                known.denied.remove(&handle);
                 known.follows.remove(&handle);
                 known.handles.theirs.remove(handle);
                 let closed = known.theirs.iter().find(|(_, theirs)| **theirs == handle);
@@ -46,10 +53,8 @@ impl Driver {
                     return; // it closed it
                 }
                 let Some(held) = held.indexes() else {
-                    known
-                        .link
-                        .close(close::PROTOCOL, "chunks beyond any snapshot");
-                    return;
+                    let what = "named chunks beyond any snapshot".to_owned();
+                    return self.found_out(peer, Reason::BrokeProtocol, what).await;
                 };
                 known.follows.insert(handle, lanes);
                 if let Some(transfer) = opened {
@@ -60,10 +65,8 @@ impl Driver {
             PeerMessage::Trust(_) => {}
             PeerMessage::Have { handle, chunks } => {
                 let Some(indexes) = chunks.indexes() else {
-                    known
-                        .link
-                        .close(close::PROTOCOL, "chunks beyond any snapshot");
-                    return;
+                    let what = "named chunks beyond any snapshot".to_owned();
+                    return self.found_out(peer, Reason::BrokeProtocol, what).await;
                 };
                 let opened = known.ours.iter().find(|(_, ours)| **ours == handle);
                 // None: it crossed our closing of the handle.
@@ -83,14 +86,23 @@ impl Driver {
         let Some(known) = self.peers.get_mut(&peer) else {
             return;
         };
-        let name = &known.link.peer().name;
-        let mut opened = Vec::new();
+        let name = known.link.peer().name.clone();
+        let (mut opened, mut denied) = (Vec::new(), Vec::new());
         known.waiting.retain(|handle, release| {
-            let found = self.transfers.iter().find(|(_, active)| {
-                let is_guest = || self.guests.may_have(active.release(), name);
-                active.transfer.release == *release
-                    && (active.transfer.may_have(name) || is_guest())
-            });
+            let mut found = self.transfers.iter();
+            let found = found.find(|(_, active)| active.transfer.release == *release);
+            if let Some((_, active)) = found {
+                let is_guest = || self.guests.may_have(active.release(), &name);
+                let is_named = active.transfer.names(&name) || is_guest();
+                let readers = &active.transfer.readers;
+                if let Err(reason) = readers.admit(is_named, known.membership.as_ref()) {
+                    if known.denied.insert(*handle) {
+                        denied.push(reason);
+                    }
+                    // As if it was not here.
+                    return true;
+                }
+            }
             match found {
                 // It lost chunks, and there is no message that takes back what it said to have: both begin anew.
                 Some((_, active)) if active.closed.contains(&peer) => {
@@ -109,6 +121,9 @@ impl Driver {
                 _ => true,
             }
         });
+        for reason in denied {
+            self.deny(&name, reason);
+        }
         for (transfer, handle) in opened {
             self.input(Input::PeerOpened { peer, transfer });
             // What it holds by now it stops at the first bytes.

@@ -8,22 +8,31 @@
 //! ```
 
 mod ask;
+mod asks;
 mod attach;
+pub(crate) mod budget;
 mod config_question;
+pub(crate) mod contain;
 mod delta;
+mod denials;
 mod driver;
 mod edges;
 mod event;
 mod fetch;
 mod guests;
+mod handles;
 mod keep;
 mod lanes;
 mod messages;
+mod readers;
 mod recent;
 mod redial;
+mod renewal;
 mod serve;
 mod session;
+mod showing;
 mod shunned;
+mod sightings;
 mod status;
 mod transfer;
 mod trusting;
@@ -31,15 +40,15 @@ mod waiting;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use scap_proto::{
     id::{NodeId, ReleaseId},
     identity::{Identity, PeerIdentity, Trust, verifier::Expect},
-    reason::Because,
-    release::BytesBySource,
+    reason::{Because, Reason},
+    release::{BytesBySource, Sighting, SignedMembership},
     transport::{BindError, DialError, Endpoint, Link, LinkSettings, RateCaps, Traffic},
     wire::close,
 };
@@ -49,15 +58,23 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{driver::Driver, event::Event, recent::Recent, serve::Uploads};
-use crate::store::Store;
+use self::{
+    asks::Asks, denials::Denials, driver::Driver, event::Event, recent::Recent, serve::Uploads,
+    shunned::Shunned, sightings::Sightings,
+};
+use crate::{clock, store::Store};
 
 pub use self::{
     ask::{AskError, Question},
     config_question::ConfigAsked,
+    denials::Denial,
     event::{Job, Sources},
     keep::collect,
+    readers::Readers,
+    renewal::RenewalAsked,
     session::ControlStream,
+    showing::OwnMembership,
+    shunned::Shun,
 };
 
 /// Most events that wait for the driver; tasks wait when it is full, and so do their peers.
@@ -105,6 +122,8 @@ pub enum Incoming {
     Question(Question),
     /// What would config files change?
     Config(ConfigAsked),
+    /// Our next certificate.
+    Renewal(RenewalAsked),
 }
 
 /// What happened on a node.
@@ -122,12 +141,12 @@ pub enum NodeEvent {
         /// Why, as a chain of causes.
         reason: Because,
     },
-    /// A peer is asked no more.
+    /// A peer did what it should not, and is asked no more on its link at least. [`Node::shunned`] says who is so on any.
     PeerDropped {
         /// Which.
         peer: NodeId,
         /// Why.
-        reason: String,
+        reason: Because,
     },
     /// Another fleet trust counts from now on.
     TrustChanged,
@@ -167,11 +186,18 @@ impl TransferStatus {
 #[derive(Debug)]
 pub(crate) struct Shared {
     name: NodeId,
+    identity: Arc<Identity>,
+    /// What it shows of itself to those that it has links to.
+    membership: OwnMembership,
+    denials: Mutex<Denials>,
+    asks: Mutex<Asks>,
+    sightings: Mutex<Sightings>,
     endpoint: Endpoint,
     trust: Trust,
     store: Store,
     recent: Recent,
     uploads: Uploads,
+    shunned: Shunned,
     /// Held by who decodes a delta.
     making: Mutex<()>,
     events: mpsc::Sender<Event>,
@@ -194,12 +220,35 @@ impl Node {
         control: Option<mpsc::Sender<Incoming>>,
         caps: RateCaps,
     ) -> Result<(Self, Tasks), StartError> {
+        Self::start_showing(
+            (identity, OwnMembership::default()),
+            listen,
+            store,
+            control,
+            caps,
+        )
+    }
+
+    /// The same as a node that shows its membership to those that it has links to.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start_showing(
+        (identity, membership): (Arc<Identity>, OwnMembership),
+        listen: Option<SocketAddr>,
+        store: Store,
+        control: Option<mpsc::Sender<Incoming>>,
+        caps: RateCaps,
+    ) -> Result<(Self, Tasks), StartError> {
         let name = identity.own().name.clone();
         let trust = identity.trust().clone();
         let settings = LinkSettings::default();
         let endpoint = match listen {
-            Some(address) => Endpoint::listen(identity, address, &settings)?,
-            None => Endpoint::dial_only(identity, &settings)?,
+            Some(address) => Endpoint::listen(identity.clone(), address, &settings)?,
+            None => Endpoint::dial_only(identity.clone(), &settings)?,
         };
         endpoint.set_caps(caps);
         let address = endpoint.local_address().map_err(StartError::Address)?;
@@ -207,11 +256,17 @@ impl Node {
         let (out, node_events) = mpsc::channel(EVENTS_MAX);
         let shared = Arc::new(Shared {
             name,
+            identity,
             trust,
+            membership,
+            denials: Mutex::default(),
+            asks: Mutex::default(),
+            sightings: Mutex::default(),
             endpoint: endpoint.clone(),
             store,
             recent: Recent::default(),
             uploads: Uploads::new(),
+            shunned: Shunned::default(),
             making: Mutex::default(),
             events,
             control,
@@ -307,6 +362,41 @@ impl Node {
         self.shared.uploads.sent_bytes()
     }
 
+    /// The peers that it has no dealings with for now, by name.
+    pub fn shunned(&self) -> Vec<Shun> {
+        self.shared.shunned.list(Instant::now())
+    }
+
+    /// How many first packets of handshakes were dropped unread since the start: somebody floods it.
+    pub fn first_packets_dropped(&self) -> u64 {
+        self.shared.endpoint.first_packets_dropped()
+    }
+
+    /// What it shows of itself.
+    pub fn membership(&self) -> Option<SignedMembership> {
+        self.shared.membership.get()
+    }
+
+    /// Notes that a peer asked for what it may not have.
+    pub fn deny(&self, peer: &NodeId, reason: Reason) {
+        self.shared.denials().note(peer, reason);
+    }
+
+    /// Notes that a peer, or nobody knows who, did what nobody honest does.
+    pub fn saw(&self, code: Reason, peer: Option<&NodeId>) {
+        self.shared.sightings().note(code, peer, clock::now());
+    }
+
+    /// What was seen in the last day that nobody honest does.
+    pub fn sightings(&self) -> Vec<Sighting> {
+        self.shared.sightings().told(clock::now())
+    }
+
+    /// What peers asked for since the start and may not have.
+    pub fn denials(&self) -> Vec<Denial> {
+        self.shared.denials().all()
+    }
+
     /// The chunk store.
     pub fn store(&self) -> &Store {
         &self.shared.store
@@ -340,6 +430,23 @@ impl Shared {
         let _ = self.events.send(event).await;
     }
 
+    /// Takes one ask of a peer, if any is left to it.
+    fn may_ask(&self, peer: &NodeId) -> bool {
+        let mut asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner);
+        asks.take(peer, Instant::now())
+    }
+
+    fn sightings(&self) -> MutexGuard<'_, Sightings> {
+        self.sightings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn denials(&self) -> MutexGuard<'_, Denials> {
+        // Counters: one that was added half is no worse than none.
+        self.denials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn dial(&self, name: &NodeId, addresses: &[SocketAddr]) -> Result<Link, DialError> {
         self.endpoint
             .dial(addresses, &Expect::agent(name.clone()))
@@ -356,13 +463,16 @@ fn rng_seed() -> u64 {
 
 /// Accepts links until `cancel`.
 async fn accept(shared: Arc<Shared>, cancel: CancellationToken) {
-    let mut handshakes = JoinSet::new();
+    let mut handshakes: JoinSet<Option<Link>> = JoinSet::new();
     let mut questions = JoinSet::new();
     loop {
         let incoming = tokio::select! {
             () = cancel.cancelled() => return,
             Some(done) = handshakes.join_next(), if !handshakes.is_empty() => {
                 match done.ok().flatten() {
+                    Some(link) if questions.len() < QUESTIONS_MAX && link.is_renewal() => {
+                        questions.spawn(renewal::run(link, shared.clone()));
+                    }
                     Some(link) if questions.len() < QUESTIONS_MAX => {
                         questions.spawn(config_question::run(link, shared.clone()));
                     }
@@ -382,7 +492,7 @@ async fn accept(shared: Arc<Shared>, cancel: CancellationToken) {
                 Ok(link) => {
                     let PeerIdentity { role, name, .. } = link.peer();
                     tracing::debug!(%from, %role, %name, "accepted");
-                    if link.is_question() {
+                    if link.is_question() || link.is_renewal() {
                         return Some(link);
                     }
                     shared

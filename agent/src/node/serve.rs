@@ -2,18 +2,26 @@
 
 use std::{
     cmp,
-    collections::HashMap,
+    pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use super::{
+    Shared,
+    budget::{PLACE_TIME_MAX, UPLOAD_BYTES_PER_PEER_MAX},
+    handles::{Budget, Handles},
+    transfer::Transfer,
+};
+use crate::store::{Lookup, StoreError};
 use bytes::Bytes;
 use quinn::SendStream;
 use scap_proto::{
     content::ChunkRef,
+    reason::Reason,
     release::Priority,
     transport::{Link, MESSAGES_PRIORITY, Rate},
     wire::{
@@ -21,10 +29,6 @@ use scap_proto::{
         close,
     },
 };
-use tokio::sync::{Semaphore, SemaphorePermit};
-
-use super::{Shared, transfer::Transfer};
-use crate::store::{Lookup, StoreError};
 
 /// Most bytes of chunks of one priority on their way to all peers at a time: about 8 chunks of the usual length, which the
 /// simulator found to spread fastest. Few, so that they finish and multiply; enough for 1 Gbit/s at 12 ms
@@ -35,9 +39,6 @@ pub const UPLOAD_BYTES_MAX: u32 = 1536 * 1024;
 /// whoever asked waits for it. In milliseconds.
 const UPLOAD_MILLIS_MAX: u64 = 500;
 
-/// Most of them to one peer, so that no peer takes all the room.
-pub const UPLOAD_BYTES_PER_PEER_MAX: u32 = UPLOAD_BYTES_MAX / 2;
-
 /// Most requests that wait for their turn, over all peers; the next one is told that we are busy. Each is
 /// some 2 KiB of task and stream.
 pub const UPLOAD_QUEUE_MAX: usize = 2048;
@@ -45,64 +46,6 @@ pub const UPLOAD_QUEUE_MAX: usize = 2048;
 /// How long a request waits for its turn before it is told that we are busy: who asks others in the meantime gets it
 /// sooner. Well below the 2 s after which a peer takes silence for a fault.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(1);
-
-/// Releases by the handles that one side of a link gave them.
-#[derive(Debug, Default)]
-pub(crate) struct Opened(Mutex<HashMap<u32, Arc<Transfer>>>);
-
-impl Opened {
-    pub(crate) fn insert(&self, handle: u32, transfer: Arc<Transfer>) {
-        self.lock().insert(handle, transfer);
-    }
-
-    pub(crate) fn remove(&self, handle: u32) {
-        self.lock().remove(&handle);
-    }
-
-    pub(crate) fn get(&self, handle: u32) -> Option<Arc<Transfer>> {
-        self.lock().get(&handle).cloned()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<Transfer>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What a peer and we may send each other on a link.
-#[derive(Debug)]
-pub(crate) struct Handles {
-    /// What it opened with us, and may ask for.
-    pub(crate) theirs: Opened,
-    /// What we opened with it and said to follow: it may push.
-    pub(crate) followed: Opened,
-    /// How much it may have asked for at a time.
-    budget: Budget,
-}
-
-impl Handles {
-    pub(crate) fn new() -> Self {
-        Self {
-            theirs: Opened::default(),
-            followed: Opened::default(),
-            budget: Budget::new(UPLOAD_BYTES_PER_PEER_MAX),
-        }
-    }
-}
-
-/// How many bytes may be on their way, of each priority: what is urgent does not wait until what is not has left.
-#[derive(Debug)]
-struct Budget([Semaphore; Priority::ALL.len()]);
-
-impl Budget {
-    fn new(bytes: u32) -> Self {
-        Self(Priority::ALL.map(|_| Semaphore::new(bytes as usize)))
-    }
-
-    async fn acquire(&self, priority: Priority, bytes: u32) -> SemaphorePermit<'_> {
-        let permit = self.0[priority.index()].acquire_many(bytes).await;
-        permit.expect("never closed")
-    }
-}
 
 /// Who may send when, and how much was sent.
 #[derive(Debug)]
@@ -123,6 +66,18 @@ pub(crate) enum Served {
     Lost,
     /// It got nothing, or did not wait for all.
     Not,
+    /// It got nothing, and that is its own doing.
+    Never(Reason),
+}
+
+impl Served {
+    /// What a peer did that gets nothing.
+    pub(crate) fn describe(code: Reason) -> &'static str {
+        match code {
+            Reason::ReadsNothing => "asks, and does not read what it gets",
+            _ => "took several times as much as there is",
+        }
+    }
 }
 
 impl Uploads {
@@ -151,26 +106,34 @@ impl Uploads {
         mut stream: SendStream,
     ) -> Option<(Arc<Transfer>, Served)> {
         // We may have ended it just now, and whoever asks may still hear so: nothing of it is held any more.
-        let Some(transfer) = handles.theirs.get(request.handle) else {
-            let _ = answer(&mut stream, ReplyHeader::NotHeld, Bytes::new()).await;
+        let Some(opening) = handles.theirs.get(request.handle) else {
+            refuse(handles, &mut stream, ReplyHeader::NotHeld).await;
             return None;
         };
+        let transfer = opening.transfer.clone();
         let Some(chunk) = transfer.chunk(request.index) else {
-            let _ = answer(&mut stream, ReplyHeader::NotHeld, Bytes::new()).await;
+            refuse(handles, &mut stream, ReplyHeader::NotHeld).await;
             return Some((transfer, Served::Not));
         };
+        let (length, priority) = (chunk.plain_length, transfer.priority);
+        if !opening.may_ask() {
+            refuse(handles, &mut stream, ReplyHeader::Busy).await;
+            return Some((transfer, Served::Never(Reason::AsksTooMuch)));
+        }
+        // What it has it gets again where nobody needs the room.
+        if opening.was_sent(request.index) && self.is_busy(priority) {
+            refuse(handles, &mut stream, ReplyHeader::Busy).await;
+            return Some((transfer, Served::Not));
+        }
         let Some(waiting) = Waiting::begin(&self.waiting) else {
             let _ = answer(&mut stream, ReplyHeader::Busy, Bytes::new()).await;
             return Some((transfer, Served::Not));
         };
-        let (length, priority) = (chunk.plain_length, transfer.priority);
-        let caps = shared.endpoint.caps();
-        let (budget, cap) = match caps.border_upload {
-            Some(cap) if link.is_border() => {
-                let both = caps.upload.map_or(cap, |all| all.min(cap));
-                (&self.border_budget, Some(both))
-            }
-            _ => (&self.budget, caps.upload),
+        let cap = cap_towards(shared, link);
+        let has_border_cap = link.is_border() && shared.endpoint.caps().border_upload.is_some();
+        let budget = match has_border_cap {
+            true => &self.border_budget,
+            false => &self.budget,
         };
         let turn = async {
             // The peer's own first, so that one that asks much waits for itself and not for others.
@@ -181,7 +144,7 @@ impl Uploads {
         };
         let turn = tokio::time::timeout(turn_wait_max(length, cap), turn).await;
         drop(waiting);
-        let Ok(_turn) = turn else {
+        let Ok((_ours, place)) = turn else {
             let _ = answer(&mut stream, ReplyHeader::Busy, Bytes::new()).await;
             return Some((transfer, Served::Not));
         };
@@ -206,10 +169,36 @@ impl Uploads {
         };
         let _ = stream.set_priority(stream_priority(priority));
         let header = ReplyHeader::Found(length_of(&encoded));
-        let served = self.sent(
-            &encoded,
-            &answer(&mut stream, header, encoded.clone()).await,
-        );
+        opening.note_sending(length);
+        let sent = {
+            let mut sending = pin!(answer(&mut stream, header, encoded.clone()));
+            let reading = &handles.reading;
+            tokio::select! {
+                sent = &mut sending => Some(sent),
+                () = reading.takes_nothing_for(place_time_max(length, cap)) => {
+                    drop(place);
+                    tokio::select! {
+                        sent = &mut sending => Some(sent),
+                        () = reading.stands_still(length, cap) => None,
+                    }
+                }
+            }
+        };
+        let Some(sent) = sent else {
+            let _ = stream.reset(close::SLOW.into());
+            return Some((transfer, Served::Never(Reason::ReadsNothing)));
+        };
+        match &sent {
+            Ok(()) => {
+                handles.reading.took();
+                opening.note_sent(request.index);
+            }
+            Err(_) => {
+                handles.fruitless();
+                opening.note_cancelled(length);
+            }
+        }
+        let served = self.sent(&encoded, &sent);
         Some((transfer, served))
     }
 
@@ -218,9 +207,8 @@ impl Uploads {
         &self,
         shared: &Shared,
         link: &Link,
-        transfer: &Transfer,
-        handle: u32,
-        index: u32,
+        handles: &Handles,
+        (transfer, handle, index): (&Transfer, u32, u32),
     ) -> Served {
         let Some(chunk) = transfer.chunk(index) else {
             return Served::Not;
@@ -244,8 +232,21 @@ impl Uploads {
             index,
             length,
         };
-        let pushed = send(&mut stream, &header.encode(), encoded.clone()).await;
+        let header = header.encode();
+        let pushed = tokio::select! {
+            pushed = send(&mut stream, &header, encoded.clone()) => pushed,
+            () = handles.reading.stands_still(length, cap_towards(shared, link)) => {
+                return Served::Never(Reason::ReadsNothing);
+            }
+        };
+        handles.reading.took();
         self.sent(&encoded, &pushed)
+    }
+
+    /// Whether others wait, or half of what may be on its way is.
+    fn is_busy(&self, priority: Priority) -> bool {
+        let is_half_used = self.budget.left(priority) < UPLOAD_BYTES_MAX as usize / 2;
+        is_half_used || self.waiting.load(Ordering::Relaxed) > 0
     }
 
     fn sent(&self, encoded: &Bytes, result: &Result<(), SendError>) -> Served {
@@ -267,6 +268,13 @@ fn stream_priority(priority: Priority) -> i32 {
     }
 }
 
+/// The cap on what we send on a link: that on all, or on what crosses the border, whichever is lower.
+fn cap_towards(shared: &Shared, link: &Link) -> Option<Rate> {
+    let caps = shared.endpoint.caps();
+    let border = caps.border_upload.filter(|_| link.is_border());
+    caps.upload.into_iter().chain(border).min()
+}
+
 /// What a chunk takes of a budget of [`UPLOAD_BYTES_MAX`]: its length, and under a low cap so much more that what is on its
 /// way together takes [`UPLOAD_MILLIS_MAX`], or is one chunk.
 fn permits(length: u32, cap: Option<Rate>) -> u32 {
@@ -284,6 +292,12 @@ fn permits(length: u32, cap: Option<Rate>) -> u32 {
 fn turn_wait_max(length: u32, cap: Option<Rate>) -> Duration {
     let millis = cap.map_or(0, |cap| 2000 * u64::from(length) / cap.bytes_per_sec());
     TURN_WAIT_MAX.max(Duration::from_millis(millis))
+}
+
+/// How long a chunk on its way keeps others from theirs, at least: under a low cap four chunks' time, since others are on their way beside it.
+fn place_time_max(length: u32, cap: Option<Rate>) -> Duration {
+    let millis = cap.map_or(0, |cap| 4000 * u64::from(length) / cap.bytes_per_sec());
+    PLACE_TIME_MAX.max(Duration::from_millis(millis))
 }
 
 /// The encoded bytes of a chunk that should be held.
@@ -317,6 +331,12 @@ impl Drop for Waiting<'_> {
 /// The length of an encoded chunk.
 fn length_of(encoded: &Bytes) -> u32 {
     u32::try_from(encoded.len()).expect("a chunk is at most 1 MiB and a byte")
+}
+
+/// Gives a request no chunk, which counts.
+async fn refuse(handles: &Handles, stream: &mut SendStream, header: ReplyHeader) {
+    handles.fruitless();
+    let _ = answer(stream, header, Bytes::new()).await;
 }
 
 async fn answer(

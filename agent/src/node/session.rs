@@ -1,12 +1,14 @@
 //! The tasks of one link: the session both ways, and what the peer asks for.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
 use scap_proto::{
     frame::{self, FrameError},
     id::NodeId,
     identity::{FleetTrustError, Refusal, RefusalKind, TrustMark},
+    reason::Reason,
+    release::{Membership, SignedMembership},
     transport::{Link, LinkError, MESSAGES_PRIORITY},
     wire::{Envelope, Hello, Open, close, peer::PeerMessage},
 };
@@ -17,18 +19,15 @@ use tokio::{
 
 use super::{
     Incoming, Shared, ask,
+    budget::{OPEN_TIME_MAX, cost},
+    contain::contained,
     event::Event,
     fetch,
-    serve::{Handles, Served},
+    handles::Handles,
+    serve::Served,
     trusting::Taken,
 };
 use crate::swarm::PeerId;
-
-/// Most messages that wait to be sent to one peer. A peer that leaves so many unread is not reading.
-pub(crate) const OUTBOX_MAX: usize = 4096;
-
-/// How long a peer may take to say what a stream is for: it is one small frame.
-const OPEN_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A control stream that somebody opened to us.
 #[derive(Debug)]
@@ -39,6 +38,10 @@ pub struct ControlStream {
     pub send: SendStream,
     /// From the peer.
     pub receive: RecvStream,
+    /// A permit for each byte of a frame that has not come whole, on all streams of the link.
+    pub frames: Arc<Semaphore>,
+    /// What the peer is in, by the word of a coordinator that it showed.
+    pub membership: Option<Membership>,
 }
 
 /// Why a link ended.
@@ -56,10 +59,14 @@ pub(crate) enum SessionError {
     Unexpected(&'static str),
     #[error("the peer is not believed")]
     Trust(#[source] FleetTrustError),
+    #[error("the peer hands over fleet trusts again and again")]
+    TrustAgain,
     #[error(transparent)]
     CutOff(Refusal),
     #[error("the peer did not open its session within {} s", OPEN_TIME_MAX.as_secs())]
     Late,
+    #[error("a bug in what the session does")]
+    Panicked,
 }
 
 /// Runs one link until it ends or the node goes down, and says why. Whoever dialled opens the session.
@@ -78,12 +85,13 @@ pub(crate) async fn run(
     let questions = Arc::new(Semaphore::new(1));
     if dialled {
         let outbox = outbox.take().expect("it was put there above");
-        sessions.spawn(dial_session(shared.clone(), link.clone(), peer, outbox));
+        let session = dial_session(shared.clone(), link.clone(), peer, handles.clone(), outbox);
+        sessions.spawn(contained("a session", link.peer().name.clone(), session));
     } else {
         tasks.spawn(async { tokio::time::sleep(OPEN_TIME_MAX).await });
     }
     loop {
-        let (send, mut receive) = tokio::select! {
+        let (mut send, mut receive) = tokio::select! {
             stream = link.accept_bi() => match stream {
                 Ok(stream) => stream,
                 Err(error) => return error.into(),
@@ -111,7 +119,7 @@ pub(crate) async fn run(
                 continue;
             }
             Some(ended) = sessions.join_next() => {
-                return ended.expect("a session does not panic");
+                return ended.ok().flatten().unwrap_or(SessionError::Panicked);
             }
             Some(_) = tasks.join_next() => {
                 if outbox.is_some() {
@@ -126,28 +134,35 @@ pub(crate) async fn run(
             Ok(Err(FrameError::Io(_)) | Ok(None)) | Err(_) => continue,
             Ok(Err(error)) => return error.into(),
         };
-        let trusts = open.trust();
+        let (trusts, shown) = (open.trust(), open.membership_unverified());
         match open.message {
             Open::Chunk(request) => {
+                // No other stream is taken from a peer that asks too fast until it has paid for it.
+                handles.requests.take(1).await;
                 let (shared, handles) = (shared.clone(), handles.clone());
                 let link = link.clone();
                 tasks.spawn(async move {
                     let uploads = &shared.uploads;
                     let served = uploads.serve(&shared, &link, &handles, request, send).await;
-                    if let Some((transfer, served)) = served.filter(|(_, s)| *s != Served::Not) {
-                        let index = request.index;
-                        let event = match served {
-                            Served::Sent => Event::Served {
-                                peer,
-                                transfer: transfer.id,
-                                index,
-                            },
-                            _ => Event::Lost {
-                                transfer: transfer.id,
-                            },
-                        };
-                        shared.tell(event).await;
-                    }
+                    let Some((transfer, served)) = served else {
+                        return;
+                    };
+                    let (transfer, index) = (transfer.id, request.index);
+                    let event = match served {
+                        Served::Sent => Event::Served {
+                            peer,
+                            transfer,
+                            index,
+                        },
+                        Served::Lost => Event::Lost { transfer },
+                        Served::Never(code) => Event::FoundOut {
+                            peer,
+                            code,
+                            what: Served::describe(code).to_owned(),
+                        },
+                        Served::Not => return,
+                    };
+                    shared.tell(event).await;
                 });
             }
             Open::Session(hello) => {
@@ -156,11 +171,20 @@ pub(crate) async fn run(
                 };
                 let _ = send.set_priority(MESSAGES_PRIORITY);
                 tracing::debug!(peer = %link.peer().name, software = hello.software, "session");
-                let who = (peer, link.peer().name.clone());
+                shared.show(&link, peer, shown).await;
+                let who = Who {
+                    peer,
+                    name: link.peer().name.clone(),
+                    handles: handles.clone(),
+                };
                 let session = accept_session(shared.clone(), who, trusts, (send, receive), outbox);
-                sessions.spawn(session);
+                sessions.spawn(contained("a session", link.peer().name.clone(), session));
             }
             Open::Stable(about) => {
+                if !shared.may_ask(&link.peer().name) {
+                    let _ = send.reset(close::BUSY.into());
+                    continue;
+                }
                 let to = shared.control.as_ref();
                 if let Err(error) = ask::asked(&link, &questions, *about, send, to) {
                     return error;
@@ -177,6 +201,8 @@ pub(crate) async fn run(
                         link: link.clone(),
                         send,
                         receive,
+                        frames: handles.frames.clone(),
+                        membership: shared.believe(link.peer(), shown),
                     };
                     // A full queue means that orders come faster than they are read: the sender waits.
                     let _ = control.send(Incoming::Control(stream)).await;
@@ -187,24 +213,43 @@ pub(crate) async fn run(
     }
 }
 
+/// Whom a session is with.
+struct Who {
+    peer: PeerId,
+    name: NodeId,
+    handles: Arc<Handles>,
+}
+
 async fn dial_session(
     shared: Arc<Shared>,
     link: Link,
     peer: PeerId,
+    handles: Arc<Handles>,
     outbox: mpsc::Receiver<PeerMessage>,
 ) -> SessionError {
     let open = async {
         let (mut send, mut receive) = link.open_bi().await?;
         let open = Envelope::from(Open::Session(Hello::ours()));
-        frame::write_message(&mut send, &open.trusting(shared.trust.mark())).await?;
+        let open = open.trusting(shared.trust.mark());
+        let open = open.showing(shared.membership.get().as_ref());
+        frame::write_message(&mut send, &open).await?;
         match frame::read_message::<_, Envelope<Hello>>(&mut receive).await? {
-            Some(hello) => Ok(((send, receive), hello.trust())),
+            Some(hello) => {
+                let (trusts, shown) = (hello.trust(), hello.membership_unverified());
+                shared.show(&link, peer, shown).await;
+                Ok(((send, receive), trusts))
+            }
             None => Err(SessionError::Ended),
         }
     };
     match open.await {
         Ok((streams, trusts)) => {
-            let who = (peer, link.peer().name.clone());
+            let name = link.peer().name.clone();
+            let who = Who {
+                peer,
+                name,
+                handles,
+            };
             exchange(shared, who, trusts, streams, outbox).await
         }
         Err(error) => error,
@@ -213,12 +258,13 @@ async fn dial_session(
 
 async fn accept_session(
     shared: Arc<Shared>,
-    who: (PeerId, NodeId),
+    who: Who,
     trusts: Option<TrustMark>,
     (mut send, receive): (SendStream, RecvStream),
     outbox: mpsc::Receiver<PeerMessage>,
 ) -> SessionError {
     let hello = Envelope::from(Hello::ours()).trusting(shared.trust.mark());
+    let hello = hello.showing(shared.membership.get().as_ref());
     match frame::write_message(&mut send, &hello).await {
         Ok(()) => exchange(shared, who, trusts, (send, receive), outbox).await,
         Err(error) => error.into(),
@@ -227,7 +273,11 @@ async fn accept_session(
 
 async fn exchange(
     shared: Arc<Shared>,
-    (peer, name): (PeerId, NodeId),
+    Who {
+        peer,
+        name,
+        handles,
+    }: Who,
     trusts: Option<TrustMark>,
     (mut send, mut receive): (SendStream, RecvStream),
     mut outbox: mpsc::Receiver<PeerMessage>,
@@ -247,7 +297,9 @@ async fn exchange(
     let read = async move {
         let mut taken = Taken::default();
         loop {
-            match frame::read_message::<_, Envelope<PeerMessage>>(&mut receive).await {
+            match frame::read_message_in::<_, Envelope<PeerMessage>>(&mut receive, &handles.frames)
+                .await
+            {
                 Ok(Some(Envelope {
                     message: PeerMessage::Trust(signed),
                     ..
@@ -257,6 +309,7 @@ async fn exchange(
                     }
                 }
                 Ok(Some(Envelope { message, .. })) => {
+                    handles.messages.take(cost(&message)).await;
                     shared.tell(Event::Message { peer, message }).await;
                 }
                 Ok(None) => return SessionError::Ended,
@@ -270,6 +323,15 @@ async fn exchange(
     }
 }
 
+impl Shared {
+    /// Tells the driver what a peer is in, before anything that it says.
+    async fn show(&self, link: &Link, peer: PeerId, shown: Option<SignedMembership>) {
+        if let Some(membership) = self.believe(link.peer(), shown) {
+            self.tell(Event::Shown { peer, membership }).await;
+        }
+    }
+}
+
 impl SessionError {
     /// The code to close the link with.
     pub(crate) fn close_code(&self) -> u32 {
@@ -277,12 +339,24 @@ impl SessionError {
             Self::Frame(FrameError::Codec(_) | FrameError::TooLong(_)) | Self::Unexpected(_) => {
                 close::PROTOCOL
             }
-            Self::Late | Self::Trust(_) => close::PROTOCOL,
+            Self::Late | Self::Trust(_) | Self::TrustAgain => close::PROTOCOL,
             Self::CutOff(refusal) => match refusal.kind() {
                 RefusalKind::Revoked => close::REVOKED,
                 _ => close::OLD_AUTHORITY,
             },
+            Self::Panicked => close::INTERNAL,
             Self::Link(_) | Self::Frame(_) | Self::Write(_) | Self::Ended => close::DONE,
+        }
+    }
+
+    /// What it says of the peer. That something is not understood says nothing: the other side may be of a later build.
+    pub(crate) fn fault(&self) -> Option<(Reason, String)> {
+        match self {
+            Self::Frame(FrameError::TooLong(bytes)) => {
+                let what = format!("sent a frame of {bytes} bytes");
+                Some((Reason::BrokeProtocol, what))
+            }
+            _ => None,
         }
     }
 }

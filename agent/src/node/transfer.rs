@@ -1,6 +1,9 @@
 //! One snapshot on its way here or from here: what is known of its chunks.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use scap_proto::{
@@ -12,7 +15,10 @@ use scap_proto::{
     release::{Plan, Priority},
 };
 
-use super::event::{Job, Sources};
+use super::{
+    Readers,
+    event::{Job, Sources},
+};
 use crate::{
     store::{Lookup, Store, StoreError, gc::Hold},
     swarm::TransferId,
@@ -24,12 +30,15 @@ pub(crate) struct Transfer {
     pub(crate) id: TransferId,
     /// What peers open: the release's id, or that of something beside it.
     pub(crate) release: ReleaseId,
+    pub(crate) readers: Readers,
     pub(crate) plan: Arc<Plan>,
     /// As its job said.
     pub(crate) sources: Sources,
     pub(crate) priority: Priority,
     snapshot: SnapshotRef,
     layout: Mutex<Layout>,
+    /// Of all chunks that are known.
+    plain_bytes: AtomicU64,
     /// Keeps what was counted as held, and what comes, from being collected as long as the release is attached.
     hold: Hold,
 }
@@ -88,17 +97,19 @@ impl Transfer {
         Self {
             id,
             release,
+            readers: job.readers.clone(),
             plan: job.plan.clone(),
             sources: job.sources.clone(),
             priority: job.priority,
             snapshot,
+            plain_bytes: AtomicU64::new(plain_bytes(&known)),
             layout: Mutex::new(known),
             hold,
         }
     }
 
-    /// Whether that node may have the release: the plan names it.
-    pub(crate) fn may_have(&self, node: &NodeId) -> bool {
+    /// Whether the plan names that node.
+    pub(crate) fn names(&self, node: &NodeId) -> bool {
         *node == self.plan.seed || self.plan.host(node).is_some()
     }
 
@@ -113,6 +124,11 @@ impl Transfer {
 
     pub(crate) fn snapshot(&self) -> SnapshotRef {
         self.snapshot
+    }
+
+    /// The plain bytes of the chunks that are known by now.
+    pub(crate) fn plain_bytes(&self) -> u64 {
+        self.plain_bytes.load(Ordering::Relaxed)
     }
 
     /// How many chunks there are, once that is known.
@@ -165,6 +181,8 @@ impl Transfer {
         if growth.is_complete {
             check_space(&growth, store)?;
         }
+        self.plain_bytes
+            .store(plain_bytes(&layout), Ordering::Relaxed);
         *self.layout() = layout;
         Ok(Some(growth))
     }
@@ -173,6 +191,11 @@ impl Transfer {
         // A layout is replaced whole, so a panic elsewhere leaves none half-made.
         self.layout.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn plain_bytes(layout: &Layout) -> u64 {
+    let chunks = layout.refs().iter();
+    chunks.map(|chunk| u64::from(chunk.plain_length)).sum()
 }
 
 fn plain(store: &Store, layout: &Layout, index: u32) -> Result<Option<Bytes>, GrowError> {

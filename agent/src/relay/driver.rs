@@ -115,6 +115,22 @@ impl Tree {
     pub fn tell(&self, command: Command) -> bool {
         self.commands.try_send(command).is_ok()
     }
+
+    /// Another way to tell the part something, which does not keep it running.
+    pub fn teller(&self) -> Teller {
+        Teller(self.commands.clone())
+    }
+}
+
+/// Tells a part of a control tree something, as long as it runs.
+#[derive(Debug, Clone)]
+pub struct Teller(mpsc::Sender<Command>);
+
+impl Teller {
+    /// Tells it, and waits while it has too much to do. Whether it still runs.
+    pub async fn tell(&self, command: Command) -> bool {
+        self.0.send(command).await.is_ok()
+    }
 }
 
 struct Driver {
@@ -349,6 +365,10 @@ impl Driver {
             ControlMessage::Lease(lease) => {
                 let relay = lease.relay_unverified();
                 self.towards(relay.map(|relay| Targets::Only(vec![relay])).as_ref())
+            }
+            ControlMessage::Renewal(renewal) => {
+                let host = renewal.host_unverified().into_iter();
+                self.towards(Some(&Targets::Only(host.collect())))
             }
             _ => self.engine.towards(|_| true),
         };

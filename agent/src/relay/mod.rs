@@ -8,7 +8,7 @@ pub mod engine;
 
 use std::time::Duration;
 
-pub use self::driver::{At, Command, Contact, GATHER, Tree, resolve};
+pub use self::driver::{At, Command, Contact, GATHER, Teller, Tree, resolve};
 
 /// How often a host says something to who is above it, if only that it is there.
 pub(crate) const BEAT: Duration = Duration::from_millis(400);

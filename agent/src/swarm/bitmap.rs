@@ -7,18 +7,18 @@ use rand::Rng;
 const SAMPLE: u32 = 256;
 
 /// A set of chunk indexes. An index beyond what was ever inserted is not in it.
-#[derive(Clone, Default)]
-pub(super) struct Bitmap {
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Bitmap {
     words: Vec<u64>,
 }
 
 impl Bitmap {
-    pub(super) fn contains(&self, index: u32) -> bool {
+    pub(crate) fn contains(&self, index: u32) -> bool {
         self.word(index / 64) & bit(index) != 0
     }
 
     /// Whether it was not there before.
-    pub(super) fn insert(&mut self, index: u32) -> bool {
+    pub(crate) fn insert(&mut self, index: u32) -> bool {
         let word = (index / 64) as usize;
         if word >= self.words.len() {
             self.words.resize(word + 1, 0);

@@ -311,8 +311,14 @@ impl Swarm {
         match failure {
             Failure::WrongBytes => self.shun(id, DropReason::WrongBytes { transfer, index }),
             Failure::NotHeld => {
-                if let Some(it) = self.transfers.get_mut(&transfer) {
-                    it.lose(id, index);
+                let Some(it) = self.transfers.get_mut(&transfer) else {
+                    return;
+                };
+                it.lose(id, index);
+                // What it says crosses what it answers, so some promises are broken twice by chance: no more than it is asked for
+                // at a time.
+                if it.promises_broken_again(id) as usize > self.config.requests_per_peer_max {
+                    return self.shun(id, DropReason::BrokenPromises);
                 }
                 self.hungry.insert(id);
             }

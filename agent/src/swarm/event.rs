@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use scap_proto::release::Priority;
+use scap_proto::{reason::Reason, release::Priority};
 
 /// A peer, as the driver numbers it. One number for as long as its link, and what the engine thinks of
 /// it, lasts.
@@ -329,11 +329,34 @@ pub enum DropReason {
     Slow,
     /// It kept ending requests without an answer.
     Resets,
+    /// It kept saying that it holds what it had said that it does not.
+    BrokenPromises,
 }
 
 impl DropReason {
     /// Whether an honest peer on a bad link could not have done this: close its link.
     pub fn is_misbehaviour(self) -> bool {
         matches!(self, Self::WrongBytes { .. })
+    }
+
+    /// Its code.
+    pub fn code(self) -> Reason {
+        match self {
+            Self::WrongBytes { .. } => Reason::WrongBytes,
+            Self::Stalled | Self::Slow => Reason::SlowPeer,
+            Self::Resets => Reason::BrokenStreams,
+            Self::BrokenPromises => Reason::BrokenPromises,
+        }
+    }
+
+    /// What it did, as people read it.
+    pub fn describe(self) -> String {
+        match self {
+            Self::WrongBytes { index, .. } => format!("sent wrong bytes for chunk {index}"),
+            Self::Stalled => "sent nothing, time and again, while others sent".into(),
+            Self::Slow => "sent too little, time and again, while others sent".into(),
+            Self::Resets => "kept ending requests without an answer".into(),
+            Self::BrokenPromises => "kept promising chunks that it then did not have".into(),
+        }
     }
 }

@@ -36,6 +36,7 @@ mod tests;
 mod transfer;
 mod waiting;
 
+pub(crate) use bitmap::Bitmap;
 pub use engine::Swarm;
 pub use event::{
     Ask, Config, DropReason, Failure, Input, Link, Output, PeerId, Policy, Reveal, TransferId,

@@ -13,6 +13,7 @@ use super::*;
 
 mod far;
 mod lanes;
+mod promises;
 mod telling;
 
 const T: TransferId = TransferId(1);

@@ -67,6 +67,10 @@ pub(super) struct Side {
     pub(super) pending: Vec<u32>,
     /// How much of what came it was told of, or had itself by then.
     told: usize,
+    /// What it said to hold and then, asked for it, not to.
+    broken: Bitmap,
+    /// How often that came to be so of a chunk a second time, and so on.
+    broken_again: u32,
     /// Told, not sent yet, and since when; only with [`Reveal::OneEach`].
     pub(super) allotted: BTreeMap<u32, Allotment>,
     /// We may ask it, so it counts as a holder.
@@ -253,12 +257,18 @@ impl Transfer {
             return;
         };
         if side.has.remove(index) {
+            side.broken_again += u32::from(!side.broken.insert(index));
             side.count -= 1;
             if side.askable {
                 self.count_holder(index, false);
                 self.refresh_unsent(index);
             }
         }
+    }
+
+    /// How often a peer said that it holds a chunk after it had said that it does not, and did not after all.
+    pub(super) fn promises_broken_again(&self, peer: PeerId) -> u32 {
+        self.sides.get(&peer).map_or(0, |side| side.broken_again)
     }
 
     /// Whether we may ask the peer changed: it counts as a holder, or no longer does.

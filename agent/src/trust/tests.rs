@@ -102,6 +102,20 @@ impl World {
         }
     }
 
+    /// From now on a key alone that signed nothing may release.
+    pub(crate) fn take_all_keys_away(&self) {
+        let first = self.trust.following.now().signers.clone();
+        let link = self.link(&first, &[&self.stranger], &[&self.deployer, &self.stranger]);
+        let taken = self.trust.following.take(&[link], NOW, None);
+        assert_eq!(taken.unwrap().signers.number(), 1);
+    }
+
+    /// What this draft directs, by a session key that nobody granted anything.
+    pub(crate) fn sign_as_stranger(&self, draft: &Draft) -> SignedDirective {
+        let release = SignedRelease::sign(&draft.release, &self.deployer).unwrap();
+        SignedDirective::sign(&draft.directive(release.id()), &SecretKey::generate())
+    }
+
     /// The finalization of this draft's release.
     pub(crate) fn finalize(&self, draft: &Draft) -> Finalize {
         self.finalize_reaching(draft, &Reach::All)
@@ -644,7 +658,7 @@ fn a_floor_is_of_one_repo_and_environment_and_a_membership_is_one_or_none() {
         None
     );
     assert!(
-        world.trust.membership.is_none(),
+        world.trust.membership.get().is_none(),
         "enrolled by an earlier build"
     );
     fs::write(world.host().join(MEMBERSHIP_FILE), b"not one").unwrap();
@@ -658,12 +672,20 @@ fn a_floor_is_of_one_repo_and_environment_and_a_membership_is_one_or_none() {
 }
 
 #[test]
-fn a_host_whose_certificate_is_over_follows_nobody() {
+fn e3_a_host_starts_with_a_certificate_that_can_be_renewed_and_not_with_one_of_another_time() {
     let world = World::new();
-    let end = world.trust.identity.validity().not_after_unix_ms;
-    assert!(HostTrust::load(&world.host(), UnixMillis(end)).is_ok());
+    let valid = world.trust.identity.validity();
+    let end = valid.not_after_unix_ms;
+    let grace = scap_proto::identity::RENEWAL_GRACE_MS;
+    for now in [end, end + 1, end + grace] {
+        assert!(HostTrust::load(&world.host(), UnixMillis(now)).is_ok());
+    }
     assert!(matches!(
-        HostTrust::load(&world.host(), UnixMillis(end + 1)),
+        HostTrust::load(&world.host(), UnixMillis(end + grace + 1)),
         Err(TrustError::Time(Refusal::Expired { .. }))
+    ));
+    assert!(matches!(
+        HostTrust::load(&world.host(), UnixMillis(valid.not_before_unix_ms - 1)),
+        Err(TrustError::Time(Refusal::NotYetValid { .. }))
     ));
 }

@@ -77,8 +77,8 @@ async fn switch(args: &RotateArgs) -> Result<u8, CliError> {
     let switched = teller.state.switch_authority(&teller.identity, now);
     switched.map_err(|e| state_error(&e))?;
     let teller = Teller::open(&args.tell)?;
-    let line = "the new authority issues from now on; renew the certificates of all hosts, then: \
-                `scap-coordinator ca rotate --finish`";
+    let line = "the new authority issues from now on; renew the certificates of all hosts: \
+                `scap-coordinator renew --all`, then: `scap-coordinator ca rotate --finish`";
     let outcome = teller.tell().await?;
     Ok(say(&teller, line, outcome.as_ref()))
 }

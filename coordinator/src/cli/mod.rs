@@ -12,6 +12,7 @@ mod deltas;
 mod demo;
 mod deploy;
 mod diff;
+mod doctor;
 mod enroll;
 mod error;
 mod history;
@@ -19,6 +20,7 @@ mod init;
 mod plan;
 mod progress;
 mod release;
+mod renew;
 mod resume;
 mod revoke;
 mod rollback;
@@ -33,6 +35,7 @@ mod token;
 mod trusted;
 mod unified;
 mod unlock;
+mod watch;
 mod why;
 mod worded;
 
@@ -67,6 +70,9 @@ enum Command {
     Init(init::InitArgs),
     /// Make one host's identity, offline, to copy it to the host; or have hosts make theirs, over ssh or by tokens; or list who was enrolled
     Enroll(Box<enroll::EnrollArgs>),
+    /// Renew the certificates of hosts whose last third of life has begun, and of those that expired less than 90 days ago; a
+    /// deployment does the former too
+    Renew(renew::RenewArgs),
     /// Make, list and take back the tokens by which hosts enrol themselves
     Token(token::TokenArgs),
     /// Cut hosts off from the fleet, at once: their certificates count no more, on any host that hears of it
@@ -75,6 +81,8 @@ enum Command {
     Unrevoke(revoke::UnrevokeArgs),
     /// Move the fleet to a new certificate authority, and say where that is
     Ca(Box<ca::CaArgs>),
+    /// Say what is wrong with this deployment host, or will be, and with --fleet with the hosts' certificates and clocks
+    Doctor(doctor::DoctorArgs),
     /// Build the snapshot of a commit or a directory, and say what it is
     Snapshot(snapshot::SnapshotArgs),
     /// Say how a release would go through a fleet, and how long it would take; contacts nobody
@@ -196,10 +204,12 @@ async fn execute(command: Command) -> Result<u8, CliError> {
     match command {
         Command::Init(args) => init::run(&args),
         Command::Enroll(args) => enroll::run(&args).await,
+        Command::Renew(args) => renew::run(args).await,
         Command::Token(args) => token::run(args),
         Command::Revoke(args) => revoke::revoke(*args).await,
         Command::Unrevoke(args) => revoke::unrevoke(args).await,
         Command::Ca(args) => ca::run(*args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Plan(args) => plan::run(&args),
         Command::Config(args) => config::run(&args),

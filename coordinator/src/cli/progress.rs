@@ -18,6 +18,7 @@ use super::{
     deploy::size_of,
     human_bytes, rollout_status,
     screen::{self, Glyphs, Rates, Sheet, Shown, View},
+    watch,
 };
 use crate::{
     git::Commit,
@@ -200,6 +201,7 @@ impl Progress {
             .map(|(what, n)| ((*what).to_owned(), json!(n)))
             .collect();
         let lost = rollout_status::lost(&ended.engine);
+        let shunned = rollout_status::shunned(&ended.engine);
         let verdict = verdict(ended);
         // It is over, so that no time passes any more.
         let spent = ended.engine.spent(Duration::ZERO);
@@ -210,6 +212,8 @@ impl Progress {
             "code": ended.verdict.code(),
             "recap": recap,
             "lost": lost,
+            "shunned": shunned,
+            "watch": watch::json(&ended.engine),
             "waves": rollout_status::waves(&ended.engine),
             "seconds": seconds,
             "spent_seconds": rollout_status::spent_json(&spent),
@@ -223,6 +227,16 @@ impl Progress {
                 let names: Vec<&str> = names.filter_map(Value::as_str).collect();
                 let code = rollout_status::bracketed(&group["code"]);
                 text += &format!("\n  {}: {reason}{code}", some(&names));
+            }
+            for group in &shunned {
+                let peer = group["peer"].as_str().unwrap_or_default();
+                let names = group["by"].as_array().into_iter().flatten();
+                let names: Vec<&str> = names.filter_map(Value::as_str).collect();
+                let code = rollout_status::bracketed(&group["code"]);
+                text += &format!("\n  shunned: {peer}{code} by {}", some(&names));
+            }
+            for line in watch::lines(&ended.engine) {
+                text += &format!("\n{line}");
             }
             text += &format!(
                 "\ndata  seed {}  peers {}  reuse {}  (the seed sent {} on the wire)",
@@ -357,6 +371,11 @@ pub(super) fn why(cause: &Cause) -> String {
     match cause {
         Cause::Abort => "a person said so".into(),
         Cause::Before => "that was going on when its coordinator ended".into(),
+        Cause::External { wave, reason } => format!(
+            "the external check of wave {} failed: {}",
+            wave.escape_debug(),
+            reason.escape_debug()
+        ),
         Cause::Budget {
             of,
             failed,
@@ -381,6 +400,14 @@ impl Watcher for Progress {
                 let fields = json!({ "wave": wave, "stage": stage, "hosts": hosts });
                 self.tell("stage", fields, || {
                     format!("wave {}: {stage} on {hosts} hosts", wave.escape_debug())
+                });
+            }
+            Output::Look { wave, hosts, .. } => {
+                let hosts = hosts.len();
+                let fields = json!({ "wave": wave, "hosts": hosts });
+                self.tell("external-check", fields, || {
+                    let wave = wave.escape_debug();
+                    format!("wave {wave}: external check of {hosts} hosts")
                 });
             }
             Output::Settled { host, state } => self.settled(host, state),

@@ -5,10 +5,14 @@ use std::{
     time::Duration,
 };
 
-use scap_proto::{id::NodeId, reason::Because, release::Step};
+use scap_proto::{
+    id::NodeId,
+    reason::{Because, Reason},
+    release::Step,
+};
 use serde_json::{Value, json};
 
-use super::{control::Subject, progress::some, screen::clock};
+use super::{control::Subject, progress::some, screen::clock, watch};
 use crate::rollout::{Engine, HostProgress, HostState, Move, Spent, Wait};
 
 const SCHEMA: &str = "scap.rollout/1";
@@ -28,6 +32,8 @@ pub(super) fn view(subject: &Subject, engine: &Engine, now: Duration) -> Value {
         "spent_seconds": spent_json(&engine.spent(now)),
         "waves": waves(engine),
         "lost": lost(engine),
+        "shunned": shunned(engine),
+        "watch": watch::json(engine),
     })
 }
 
@@ -149,6 +155,21 @@ pub(super) fn lost(engine: &Engine) -> Vec<Value> {
         let output = Some(output).filter(|output: &&str| !output.is_empty());
         json!({ "state": state, "code": code, "reason": reason, "output": output, "hosts": hosts })
     };
+    groups.into_iter().map(group).collect()
+}
+
+/// The peers that hosts have no dealings with, by what they are said to have done, and which hosts say so. Those that most say so
+/// of come first: one host's word is no proof.
+pub(super) fn shunned(engine: &Engine) -> Vec<Value> {
+    let mut peers: BTreeMap<(&NodeId, Reason), Vec<&str>> = BTreeMap::new();
+    for (name, host) in engine.hosts() {
+        for (peer, code) in &host.shunned {
+            peers.entry((peer, *code)).or_default().push(name.as_str());
+        }
+    }
+    let mut groups: Vec<_> = peers.into_iter().collect();
+    groups.sort_by_key(|(_, hosts)| std::cmp::Reverse(hosts.len()));
+    let group = |((peer, code), hosts): ((&NodeId, Reason), Vec<&str>)| json!({ "peer": peer.as_str(), "code": code, "by": hosts });
     groups.into_iter().map(group).collect()
 }
 

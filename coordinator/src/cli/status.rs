@@ -1,8 +1,11 @@
 //! `status`: what each environment is on, who deploys, and what became of the hosts, as the state branch says; and where a
 //! deployment that runs here is, in its own word.
 
+use std::path::Path;
+
 use clap::Args;
 use jiff::Timestamp;
+use scap_agent::{api::IdentityView, clock};
 use scap_proto::reason::Reason;
 use serde_json::{Value, json};
 
@@ -37,6 +40,7 @@ pub(super) async fn run(args: &StatusArgs) -> Result<u8, CliError> {
     let present = args.read.present(history.as_ref())?;
     let now = now();
     let state = args.read.state.as_deref();
+    let identity = state.and_then(identity_of);
     // What is not a state directory has revoked nobody.
     let revoked = state.and_then(|state| StateDirectory::open(state).ok()?.revoked().ok());
     let revoked = revoked.unwrap_or_default();
@@ -46,9 +50,15 @@ pub(super) async fn run(args: &StatusArgs) -> Result<u8, CliError> {
         println!(
             "{}",
             json!({"schema": "scap.status/1", "running": running, "state_commit": tip, "places": places,
-                   "revoked": revoked.keys().collect::<Vec<_>>()})
+                   "identity": identity, "revoked": revoked.keys().collect::<Vec<_>>()})
         );
         return Ok(exit::DONE);
+    }
+    if let Some(identity) = identity.filter(|it| it.state != "good") {
+        println!(
+            "this coordinator's certificate is {}: until {}; `scap-coordinator doctor` says what to do",
+            identity.state, identity.valid_until
+        );
     }
     for running in &running {
         rollout_status::print(running);
@@ -66,6 +76,12 @@ pub(super) async fn run(args: &StatusArgs) -> Result<u8, CliError> {
         print(present, now);
     }
     Ok(exit::DONE)
+}
+
+/// This coordinator's certificate; none where it cannot be read, which `doctor` tells of.
+fn identity_of(state: &Path) -> Option<IdentityView> {
+    let identity = StateDirectory::open(state).ok()?.identity().ok()?;
+    Some(IdentityView::new(&identity, clock::now()))
 }
 
 /// The lock, and why it is nobody's any more, if so.

@@ -61,7 +61,9 @@ pub(super) struct Outcome {
 impl<'a> Teller<'a> {
     pub(super) fn open(args: &'a TellArgs) -> Result<Self, CliError> {
         let state = StateDirectory::open(&args.state.state).map_err(|e| state_error(&e))?;
-        let identity = state.identity().map_err(|e| state_error(&e))?;
+        let identity = state
+            .identity_at(clock::now())
+            .map_err(|e| state_error(&e))?;
         Ok(Self {
             args,
             state,

@@ -26,7 +26,11 @@ use scap_proto::{
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{Host, Inventory, ways::Ways};
+use super::{
+    Host, Inventory,
+    renewals::{Certificates, Renewals, Renewer},
+    ways::Ways,
+};
 
 /// Into how many branches the fleet is split, and so to how many hosts we have links while all are reached.
 pub const LINKS: usize = 4;
@@ -77,13 +81,15 @@ pub struct Hub {
 
 impl Hub {
     /// Begins to reach all hosts, of which there is at least one, and asks each where it stands with a repo. Those in
-    /// `first` are to have a link to us, as far as there are so many links.
+    /// `first` are to have a link to us, as far as there are so many links. Their certificates are renewed, where somebody is
+    /// given that can.
     pub async fn start(
         node: &Node,
         identity: &Arc<Identity>,
         inventory: &Inventory,
         first: &[NodeId],
         about: &(RepoPath, Environment),
+        renewing: Option<(Renewer, Certificates)>,
     ) -> Self {
         let (parts, hosts) = arrange(&inventory.hosts, first);
         let id = TreeId(RandomState::new().hash_one(std::process::id()));
@@ -144,6 +150,9 @@ impl Hub {
             about: about.clone(),
             ways: Ways::new(inventory),
             seen: HashSet::new(),
+            renewals: renewing.map(|(renewer, certificates)| {
+                Renewals::start(renewer, certificates, tree.teller())
+            }),
             out,
         };
         let mut listening = JoinSet::new();
@@ -256,6 +265,7 @@ struct Listener {
     ways: Ways,
     /// Reports that came lately: those of hosts behind several relays come on several ways.
     seen: HashSet<blake3::Hash>,
+    renewals: Option<Renewals>,
     out: mpsc::Sender<HubEvent>,
 }
 
@@ -298,7 +308,11 @@ impl Listener {
         if !self.seen.insert(hash) {
             return;
         }
-        match report.verify(&self.trust, clock::now()) {
+        let verified = report.verify(&self.trust, clock::now());
+        if let (Ok(of), Some(renewals)) = (&verified, &self.renewals) {
+            renewals.saw(&of.host, &report.0);
+        }
+        match verified {
             // Of other repos another rollout is told at the same time.
             Ok(report) if (&report.repo, &report.environment) != (&self.about.0, &self.about.1) => {
             }
@@ -310,5 +324,97 @@ impl Listener {
                 tracing::warn!(error = error_chain(&error), "a report refused");
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::path::Path;
+
+    use scap_proto::{
+        identity::{CertificateAuthority, Role, Validity},
+        release::{LeafSigned, Outcome, Stage},
+    };
+
+    use super::*;
+
+    fn report(host: &str, counter: u64, outcome: Outcome) -> Report {
+        Report {
+            host: host.parse().unwrap(),
+            repo: "web/site".parse().unwrap(),
+            environment: Environment::default(),
+            release: Some(ReleaseId::of(b"release")),
+            counter,
+            stage: Stage::Promote,
+            directive: (1, 2),
+            outcome,
+            bytes: Default::default(),
+            fetch_millis: 0,
+            prepare_millis: 0,
+            promote_millis: 0,
+            standing: Default::default(),
+            extensions: Default::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn b13_what_a_relay_makes_changes_or_says_again_is_nobodys_report() {
+        let now = clock::now();
+        let folder = tempfile::tempdir().unwrap();
+        let authority = CertificateAuthority::create(&"prod".parse().unwrap(), now.0).unwrap();
+        let enrol = |role, name: &str| {
+            let node = authority.node(role, name.parse().unwrap());
+            let folder = folder.path().join(name);
+            Identity::create(&folder, &authority, &node, Validity::leaf(now.0)).unwrap()
+        };
+        let coordinator = enrol(Role::Coordinator, "deploy1");
+        let [web1, relay] = ["web1", "relay1"].map(|name| enrol(Role::Agent, name));
+        let fleet = "[[host]]\nname = 'web1'\naddress = 'a:1'\n\
+                     [[host]]\nname = 'relay1'\naddress = 'b:1'\n";
+        let inventory = Inventory::parse(fleet, Path::new("fleet.toml")).unwrap();
+        let (out, mut events) = mpsc::channel(EVENTS_MAX);
+        let mut listener = Listener {
+            names: ["relay1", "web1"].map(|name| name.parse().unwrap()).into(),
+            trust: coordinator.trust().clone(),
+            about: ("web/site".parse().unwrap(), Environment::default()),
+            ways: Ways::new(&inventory),
+            seen: HashSet::new(),
+            out,
+            renewals: None,
+        };
+
+        let failed = || Outcome::Failed {
+            reason: "ill".into(),
+        };
+        let said = SignedReport::sign(&report("web1", 7, failed()), &web1);
+        // Its relay says in its place that all is well: with its own key, with its signature, with its certificate.
+        let well = report("web1", 8, Outcome::Done);
+        let forged = SignedReport::sign(&well, &relay);
+        let changed = SignedReport(LeafSigned {
+            payload: forged.0.payload.clone(),
+            ..said.0.clone()
+        });
+        let dressed = SignedReport(LeafSigned {
+            certificate: said.0.certificate.clone(),
+            ..forged.0.clone()
+        });
+        for made_up in [&forged, &changed, &dressed] {
+            listener.report(made_up).await;
+        }
+        assert!(events.try_recv().is_err());
+        // What it says once and again is heard once, and as it was said.
+        for _ in 0..3 {
+            listener.report(&said).await;
+        }
+        let HubEvent::Report(heard) = events.try_recv().unwrap() else {
+            panic!("a report is expected");
+        };
+        assert_eq!(*heard, report("web1", 7, failed()));
+        assert!(events.try_recv().is_err());
+        // Of what it cannot make up at all it is the author itself.
+        let own = SignedReport::sign(&report("relay1", 1, Outcome::Done), &relay);
+        listener.report(&own).await;
+        assert!(matches!(events.try_recv(), Ok(HubEvent::Report(_))));
     }
 }

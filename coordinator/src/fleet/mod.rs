@@ -5,6 +5,8 @@ pub mod hub;
 mod inventory;
 pub mod leases;
 pub mod places;
+pub mod renew;
+pub mod renewals;
 mod ssh;
 pub mod tell;
 pub mod ways;

@@ -72,7 +72,7 @@ pub async fn tell(
 ) -> Told {
     let repo: RepoPath = ABOUT.parse().expect("a plain path");
     let about = (repo, Environment::default());
-    let mut hub = Hub::start(node, identity, inventory, &[], &about).await;
+    let mut hub = Hub::start(node, identity, inventory, &[], &about, None).await;
     let mut told = Told::default();
     let end = Instant::now() + wait;
     let mut grace: Option<Instant> = None;

@@ -1,5 +1,7 @@
 //! Runs a rollout: the engine between the hub and whoever watches.
 
+mod look;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -18,10 +20,13 @@ use scap_proto::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior},
 };
 
-use super::{Command, CommandError, Config, Engine, Input, Output, Verdict, WaitingOn};
+use super::{
+    Command, CommandError, Config, Engine, ExternalCheck, Input, Output, Verdict, WaitingOn,
+};
 use crate::fleet::{
     hub::{Hub, HubEvent},
     leases::Leases,
@@ -117,6 +122,7 @@ pub async fn run(
     mut desk: Desk,
 ) -> Ended {
     let started = Instant::now();
+    let config_check = config.external_check.clone();
     let mut driver = Driver {
         session,
         started,
@@ -131,6 +137,8 @@ pub async fn run(
         engine: Engine::new(config),
         plan_holders: BTreeSet::new(),
         waits_since: None,
+        external_check: config_check,
+        looks: JoinSet::new(),
     };
     for event in known {
         let kept = kept_plan(&event);
@@ -176,6 +184,10 @@ pub async fn run(
                 }
                 continue;
             }
+            Some(looked) = driver.looks.join_next() => {
+                let (number, result) = looked.expect("looking does not panic");
+                Input::Looked { number, result }
+            }
             () = sleep_until(given_up) => Input::Detach,
             () = sleep_until(wake) => Input::Timeout,
             _ = watch.tick() => {
@@ -202,6 +214,9 @@ struct Driver<'a> {
     is_finalized: bool,
     /// What it waits for, and since when.
     waits_since: Option<(WaitingOn, Instant)>,
+    external_check: Option<ExternalCheck>,
+    /// What looks at waves now. A look that counts no more is let run to its end.
+    looks: JoinSet<(u64, Result<(), String>)>,
 }
 
 impl Driver<'_> {
@@ -297,6 +312,23 @@ impl Driver<'_> {
         }
     }
 
+    /// Begins to look at hosts of a wave from here.
+    fn look(&mut self, number: u64, wave: String, hosts: Vec<NodeId>) {
+        let check = self.external_check.clone();
+        let check = check.expect("without one nobody asks for a look");
+        let release = self.session.release.release();
+        let about = [
+            ("SCAP_REPO", release.repo.to_string()),
+            ("SCAP_ENVIRONMENT", release.environment.to_string()),
+            ("SCAP_RELEASE", self.session.release.id().to_string()),
+        ];
+        tracing::info!(wave, hosts = hosts.len(), "the external check begins");
+        self.looks.spawn(async move {
+            let result = look::look(check, wave, hosts, about).await;
+            (number, result)
+        });
+    }
+
     fn drain(&mut self, watcher: &mut impl Watcher) -> Option<Verdict> {
         let mut verdict = None;
         while let Some(output) = self.engine.poll_output() {
@@ -354,6 +386,11 @@ impl Driver<'_> {
                         finalize: Box::new(finalize),
                     });
                 }
+                Output::Look {
+                    number,
+                    wave,
+                    hosts,
+                } => self.look(number, wave, hosts),
                 Output::Waits(wait) => self.waits_since = Some((wait.on, Instant::now())),
                 Output::Began { .. } | Output::Settled { .. } | Output::RollsBack(_) => {}
                 Output::Ended(ended) => verdict = Some(ended),

@@ -23,6 +23,7 @@ use scap_proto::{
 };
 
 use super::{
+    external::ExternalCheck,
     host::{HostProgress, HostState, Told},
     policy::Policy,
     spent::Spent,
@@ -69,6 +70,10 @@ pub struct Config {
     pub steps: Steps,
     /// The same while it goes back.
     pub steps_back: Steps,
+    /// What looks at each wave from here, once it has the release live.
+    pub external_check: Option<ExternalCheck>,
+    /// The highest counter of each host's reports that was heard before this rollout: lower ones are old.
+    pub counters: BTreeMap<NodeId, u64>,
     /// How long to wait for hosts to confirm the finalization. They hold to it in any case.
     pub finalize_max: Duration,
 }
@@ -89,6 +94,13 @@ pub enum Input {
     },
     /// A host says something; its signature was checked.
     Report(Box<Report>),
+    /// What the look of that number found.
+    Looked {
+        /// Which, as [`Output::Look`] said.
+        number: u64,
+        /// That all is well, or why not.
+        result: Result<(), String>,
+    },
     /// End now, whatever it is at: hosts hold to what they were told last.
     Detach,
     /// The time of [`Engine::poll_timeout`] has come.
@@ -115,6 +127,15 @@ pub enum Output {
     /// Tell these hosts that the release is the stable one.
     Finalize {
         /// Who.
+        hosts: Vec<NodeId>,
+    },
+    /// Look at these hosts from here, and say what was found.
+    Look {
+        /// Each look has another.
+        number: u64,
+        /// The wave's name.
+        wave: String,
+        /// Those of it that have the release live.
         hosts: Vec<NodeId>,
     },
     /// Hosts of a wave begin with a stage.
@@ -192,6 +213,13 @@ pub enum Cause {
         /// How many may be lost.
         allowed: usize,
     },
+    /// What looks at waves from here found one that is not well.
+    External {
+        /// Which.
+        wave: String,
+        /// Why not.
+        reason: String,
+    },
     /// A person said so.
     Abort,
     /// The rollout that this one goes on with was going back.
@@ -203,6 +231,7 @@ impl Cause {
     pub fn code(&self) -> Reason {
         match self {
             Self::Budget { .. } => Reason::BudgetExceeded,
+            Self::External { .. } => Reason::ExternalCheckFailed,
             Self::Abort => Reason::Aborted,
             Self::Before => Reason::WasGoingBack,
         }
@@ -226,6 +255,10 @@ pub struct Engine {
     /// How long its waits before that one took.
     pub(super) spent: Spent,
     pub(super) next_number: u64,
+    /// How often waves were looked at.
+    pub(super) looks: u64,
+    /// What was seen there, and is to be acted upon.
+    pub(super) ill: Option<Cause>,
     /// When hosts heard last that it goes on.
     pub(super) renewed_at: Duration,
     pub(super) outputs: VecDeque<Output>,
@@ -250,6 +283,7 @@ impl Engine {
                 let one = |host: &NodeId| {
                     let mut progress = HostProgress::new((at, group));
                     progress.is_touched = may_be_live;
+                    progress.counter_before = config.counters.get(host).copied().unwrap_or(0);
                     (host.clone(), progress)
                 };
                 hosts.extend(names.iter().map(one));
@@ -265,6 +299,8 @@ impl Engine {
             waits: None,
             spent: Spent::default(),
             next_number: 1,
+            looks: 0,
+            ill: None,
             renewed_at: Duration::ZERO,
             outputs: VecDeque::new(),
         }
@@ -294,6 +330,7 @@ impl Engine {
             }
             Input::Report(report) if self.phase != Phase::Ended => self.report(now, *report),
             Input::Report(_) => {}
+            Input::Looked { number, result } => self.looked(number, result),
             Input::Detach => {
                 if self.phase != Phase::Ended {
                     let waits = self.waits.as_ref().map(|(on, ..)| *on);
@@ -374,6 +411,12 @@ impl Engine {
         }
     }
 
+    /// The counter of the latest report of each host that said anything.
+    pub fn counters(&self) -> BTreeMap<NodeId, u64> {
+        let heard = self.hosts.iter().filter(|(_, it)| it.counter > 0);
+        heard.map(|(host, it)| (host.clone(), it.counter)).collect()
+    }
+
     /// What it was to keep to.
     pub fn policy(&self) -> &Policy {
         &self.config.policy
@@ -411,6 +454,8 @@ impl Engine {
         let is_of_another = followed > epoch && followed <= epoch.saturating_add(EPOCH_JUMP_MAX);
         // While hosts go back nobody's word stops that: whoever took over would have them go back, too.
         let may_end = !matches!(self.phase, Phase::RollingBack(_));
+        // Nor that of who says again what was said before this rollout.
+        let may_end = may_end && report.counter > progress.counter_before;
         if may_end && report.release == Some(release) && report.counter > counter && is_of_another {
             let epoch = followed;
             return self.end(Verdict::TakenOver { host, epoch });

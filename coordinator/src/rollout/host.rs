@@ -1,10 +1,14 @@
 //! One host in a rollout: where it is, what it was told, and what its reports change.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use scap_proto::{
+    id::NodeId,
     reason::{Because, Reason},
-    release::{BytesBySource, Outcome, Report, Stage, Step},
+    release::{BytesBySource, Outcome, Report, ShunnedPeer, Sighting, Stage, Step, UnixMillis},
 };
 
 use super::{engine::Config, steps::Steps};
@@ -32,6 +36,9 @@ const TOLD_IN_VAIN_MAX: u32 = 2;
 
 /// How long a refusal stands before it counts: who follows our order says so right after it refused what somebody else sent.
 const REFUSAL: Duration = Duration::from_secs(2);
+
+/// Most peers that are remembered of one host to be shunned: one that names more lies, or has a fault of its own.
+const SHUNNED_MAX: usize = 64;
 
 /// Where one host is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +112,8 @@ pub struct HostProgress {
     pub waiting: String,
     /// The code of that, where it says one.
     pub waiting_code: Option<Reason>,
+    /// The peers that it said it has no dealings with, and why: its word alone.
+    pub shunned: BTreeMap<NodeId, Reason>,
     /// What it says that it is at and that ends by itself.
     pub step: Option<Step>,
     /// The steps that counted as progress since it was told last: no more than the release has.
@@ -133,6 +142,16 @@ pub struct HostProgress {
     pub(super) order: Option<Told>,
     pub(super) moved_at: Duration,
     pub(super) counter: u64,
+    /// The highest counter that was heard before this rollout.
+    pub(super) counter_before: u64,
+    /// Whether it counts anew, below what it counted before: its record was lost or set back.
+    pub has_lost_count: bool,
+    /// Whether all that came of it is old: somebody says it again, or it counts anew.
+    pub is_old_news: bool,
+    /// What it saw that nobody honest does.
+    pub saw: Vec<Sighting>,
+    /// Since when it had heard nothing new, when it was reached.
+    pub stale_since: Option<UnixMillis>,
     bytes_before: BytesBySource,
 }
 
@@ -213,6 +232,7 @@ impl HostProgress {
             chunks: (0, 0),
             waiting: String::new(),
             waiting_code: None,
+            shunned: BTreeMap::new(),
             step: None,
             steps: BTreeSet::new(),
             fetch: Duration::ZERO,
@@ -227,6 +247,11 @@ impl HostProgress {
             order: None,
             moved_at: Duration::ZERO,
             counter: 0,
+            counter_before: 0,
+            has_lost_count: false,
+            is_old_news: false,
+            saw: Vec::new(),
+            stale_since: None,
             bytes_before: BytesBySource::default(),
         }
     }
@@ -312,6 +337,19 @@ impl HostProgress {
         has_room && self.steps.insert((step.code, step.name.clone()))
     }
 
+    /// Whether a report with a counter that was heard before is of now: it is about an order that was first given now. Then its host
+    /// counts anew. Else it is not believed, as somebody may say it again; but the host may be there, and is told what to do.
+    fn is_surely_new(&mut self, report: &Report, config: &Config) -> bool {
+        let (release, epoch) = (config.release, config.epoch);
+        let is_new = report.release == Some(release) && report.directive.0 == epoch;
+        self.has_lost_count |= is_new;
+        if !is_new {
+            self.is_old_news = self.counter == 0;
+            self.away = None;
+        }
+        is_new
+    }
+
     /// How it counts when it is given up.
     pub(super) fn given_up(&self, config: &Config) -> HostState {
         if self.whole_deadline(config) == Some(self.deadline(config)) {
@@ -323,6 +361,13 @@ impl HostProgress {
         let stall = self.patience(config).as_secs();
         match &self.away {
             Some((_, reason)) => HostState::Unreachable(Reason::Unreachable.because(reason)),
+            None if self.order.as_ref().is_some_and(|told| !told.is_heard) => {
+                let text = match self.is_old_news {
+                    true => "no report about what it was told: all that comes of it is older, and may be said again by others".to_owned(),
+                    false => format!("no report for {stall} s about what it was told"),
+                };
+                HostState::Failed(Reason::NoReport.because(text))
+            }
             None if self.waiting.is_empty() => {
                 let text = format!("no progress for {stall} s");
                 HostState::Failed(Reason::Stalled.because(text))
@@ -356,6 +401,12 @@ impl HostProgress {
         if report.counter <= self.counter {
             return None;
         }
+        if report.counter <= self.counter_before && !self.is_surely_new(&report, config) {
+            return None;
+        }
+        self.is_old_news = false;
+        self.saw = report.sightings();
+        self.stale_since = self.stale_since.or(report.stale_since());
         if self.counter == 0 && self.order.is_none() {
             // Now it is known.
             let standing = &report.standing;
@@ -363,6 +414,11 @@ impl HostProgress {
             self.is_touched = standing.live == Some(release) && !is_stable;
         }
         self.counter = report.counter;
+        for ShunnedPeer { peer, code } in report.shunned_peers() {
+            if self.shunned.len() < SHUNNED_MAX || self.shunned.contains_key(&peer) {
+                self.shunned.insert(peer, code);
+            }
+        }
         if self.away.take().is_some() {
             // It could not say that it moved.
             self.moved_at = now;

@@ -3,6 +3,7 @@
 mod command;
 mod driver;
 mod engine;
+mod external;
 mod glance;
 mod host;
 mod moves;
@@ -23,6 +24,7 @@ mod why;
 pub use command::{Command, CommandError};
 pub use driver::{Desk, Ended, Look, Request, Session, Watcher, run};
 pub use engine::{Cause, Config, EPOCH_JUMP_MAX, Engine, Input, Output, Verdict};
+pub use external::{ExternalCheck, TIMEOUT as EXTERNAL_CHECK_TIMEOUT};
 pub use glance::{At, Glance, Oldest, WaveGlance};
 pub use host::{HostProgress, HostState};
 pub use moves::Move;

@@ -23,9 +23,10 @@ impl Spent {
     pub(super) fn and(mut self, on: WaitingOn, time: Duration) -> Self {
         let sum = match on {
             WaitingOn::Chunks => &mut self.fetch,
-            WaitingOn::Promotion | WaitingOn::Rollback | WaitingOn::Finalization => {
-                &mut self.activate
-            }
+            WaitingOn::Promotion
+            | WaitingOn::ExternalCheck
+            | WaitingOn::Rollback
+            | WaitingOn::Finalization => &mut self.activate,
             WaitingOn::Soak => &mut self.soak,
             WaitingOn::Approval | WaitingOn::Paused | WaitingOn::Budget | WaitingOn::Grant => {
                 &mut self.people

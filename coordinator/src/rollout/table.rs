@@ -2,14 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     time::Duration,
 };
 
 use scap_proto::id::NodeId;
 use serde::Deserialize;
 
-use super::policy::{Budget, Policy, Prefetch, Wave};
+use super::{
+    external::{self, ExternalCheck},
+    policy::{Budget, Policy, Prefetch, Wave},
+};
 use crate::fleet::{CANARY_GROUP, Host};
 
 /// The table, as it is written; what it leaves out has a default.
@@ -33,6 +36,10 @@ pub struct Table {
     /// After how many seconds a host goes back by itself that has a release live which is not finalized, and hears of nobody;
     /// never unless said.
     pub dead_man: Option<u64>,
+    /// The command, with its arguments, that looks at the hosts of each wave from the deployment host; none unless said.
+    pub external_check: Option<Vec<String>>,
+    /// After how many seconds that has failed; 60 unless said.
+    pub external_check_timeout: Option<NonZeroU32>,
     /// The waves, in order. Unless said: the canary group, then the rest.
     #[serde(default, rename = "wave")]
     pub waves: Vec<WaveTable>,
@@ -76,6 +83,11 @@ pub enum PolicyError {
     /// A share that is none.
     #[error("wave {0:?} of [rollout]: `percent` is from 1 to 100")]
     Percent(String),
+    /// A command that is none.
+    #[error(
+        "`external_check` of [rollout] is a program and its arguments: `[\"/usr/local/bin/look\"]`"
+    )]
+    NoCommand,
     /// A host that would have nobody to fetch from.
     #[error(
         "host {host} fetches before each host of its `via`: put one of these in its wave or an earlier one"
@@ -92,6 +104,9 @@ impl Table {
     /// # Errors
     /// [`PolicyError`].
     pub fn policy(&self, hosts: &[Host]) -> Result<Policy, PolicyError> {
+        if self.external_check.as_ref().is_some_and(Vec::is_empty) {
+            return Err(PolicyError::NoCommand);
+        }
         let mut left: BTreeSet<&NodeId> = hosts.iter().map(|host| &host.name).collect();
         let mut waves: Vec<Wave> = Vec::new();
         for table in self.tables(hosts) {
@@ -121,6 +136,16 @@ impl Table {
         };
         check_relays(&policy, hosts)?;
         Ok(policy)
+    }
+
+    /// What looks at each wave from the deployment host.
+    pub fn external_check(&self) -> Option<ExternalCheck> {
+        let timeout = self.external_check_timeout;
+        let timeout = timeout.map(|it| Duration::from_secs(it.get().into()));
+        Some(ExternalCheck {
+            command: self.external_check.clone()?,
+            timeout: timeout.unwrap_or(external::TIMEOUT),
+        })
     }
 
     /// The waves that are said, or the canary group where there is one.

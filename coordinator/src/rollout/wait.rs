@@ -35,6 +35,8 @@ pub enum WaitingOn {
     Chunks,
     /// Hosts of a wave that promote.
     Promotion,
+    /// That the command which looks at a wave from here says that it is well.
+    ExternalCheck,
     /// That a wave has had the release live long enough.
     Soak,
     /// That a person lets a wave promote.
@@ -53,9 +55,10 @@ pub enum WaitingOn {
 
 impl WaitingOn {
     /// Every one.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Chunks,
         Self::Promotion,
+        Self::ExternalCheck,
         Self::Soak,
         Self::Approval,
         Self::Paused,
@@ -83,7 +86,7 @@ impl WaitingOn {
     pub fn moves(self) -> &'static str {
         match self {
             Self::Chunks => "pause, skip HOST, or abort",
-            Self::Promotion => "pause, or abort",
+            Self::Promotion | Self::ExternalCheck => "pause, or abort",
             Self::Soak => "promote (go on now), pause, or abort",
             Self::Approval => "promote (let it go), or abort",
             Self::Paused => "resume, retry --failed, skip HOST, or abort",
@@ -99,6 +102,7 @@ impl From<WaitingOn> for Reason {
         match on {
             WaitingOn::Chunks => Self::Chunks,
             WaitingOn::Promotion => Self::Promotion,
+            WaitingOn::ExternalCheck => Self::ExternalCheck,
             WaitingOn::Soak => Self::Soak,
             WaitingOn::Approval => Self::Approval,
             WaitingOn::Paused => Self::Paused,

@@ -9,6 +9,7 @@ use scap_proto::{id::NodeId, release::Step};
 
 use super::{
     engine::{Engine, Phase},
+    external::Looked,
     host::{HostProgress, HostState},
     wait::{Wait, WaitingOn},
     waves::{Soak, Turn},
@@ -86,6 +87,11 @@ impl Engine {
         }
         if self.config.policy.waves[turn.wave].needs_approval && !turn.is_approved {
             return held(WaitingOn::Approval, BTreeSet::new(), None);
+        }
+        if let (Looked::Looking(_, since), Some(check)) = (turn.looked, &self.config.external_check)
+        {
+            let live = self.named(|it| is_here(it) && it.state == HostState::Promoted);
+            return held(WaitingOn::ExternalCheck, live, Some(since + check.timeout));
         }
         let is_away = |it: &HostProgress| it.state == HostState::Promoted && it.away.is_some();
         let away = self.named(|it| it.place.0 <= turn.wave && is_away(it));

@@ -6,6 +6,7 @@ use scap_proto::{id::NodeId, reason::Reason, release::Stage};
 
 use super::{
     engine::{Cause, Engine, Phase},
+    external::Looked,
     host::{HostProgress, HostState},
     policy::{Limit, Prefetch},
 };
@@ -17,6 +18,7 @@ pub(super) struct Turn {
     pub(super) wave: usize,
     pub(super) is_approved: bool,
     pub(super) soak: Soak,
+    pub(super) looked: Looked,
     /// Until when those soak at least that have the release live later than others of their wave.
     pub(super) late_until: Duration,
 }
@@ -39,6 +41,10 @@ impl Engine {
         // Not even back: whoever paused it has the say.
         if self.paused.is_some() {
             return false;
+        }
+        if let Some(cause) = self.ill.take() {
+            self.roll_back(cause);
+            return true;
         }
         // From the stable release nobody goes back: whoever failed is waited for as if not reached.
         if let Some((limit, failed)) = self.exceeded_by_failures(turn)
@@ -133,17 +139,26 @@ impl Engine {
     /// Begins to soak, or ends the turn, once all hosts of the wave are settled.
     fn end_turn(&mut self, now: Duration, turn: Turn) -> bool {
         use HostState::{Fetched, Promoted, Waiting};
-        let of_wave = || self.hosts.values().filter(|it| it.place.0 == turn.wave);
-        if of_wave().any(|it| it.is_busy() || matches!(it.state, Fetched | Waiting)) {
+        let mut of_wave = self.hosts.values().filter(|it| it.place.0 == turn.wave);
+        if of_wave.any(|it| it.is_busy() || matches!(it.state, Fetched | Waiting)) {
             return false;
         }
+        if !matches!(turn.soak, Soak::Until(_))
+            && let Some(has_begun) = self.look_from_outside(now, turn)
+        {
+            return has_begun;
+        }
         let wave = &self.config.policy.waves[turn.wave];
-        let is_live = of_wave().any(|it| it.state == Promoted);
+        let mut of_wave = self.hosts.values().filter(|it| it.place.0 == turn.wave);
+        let is_live = of_wave.any(|it| it.state == Promoted);
         let until = if is_live { now + wave.soak } else { now };
         let until = until.max(turn.late_until);
         if turn.soak == Soak::Before && until > now {
-            let soak = Soak::Until(until);
-            self.phase = Phase::Waves(Turn { soak, ..turn });
+            self.phase = Phase::Waves(Turn {
+                soak: Soak::Until(until),
+                looked: Looked::NotYet,
+                ..turn
+            });
             return true;
         }
         // Who is away has not been seen to bear it, also of an earlier wave.
@@ -186,6 +201,8 @@ impl Engine {
             Soak::Until(other) => Soak::Until(other.max(until)),
             Soak::Over => Soak::Until(until),
         };
+        // It was not live when the others were looked at.
+        turn.looked = Looked::NotYet;
     }
 
     /// The first limit, of a wave whose turn has come, that failed hosts alone exceed, and how many failed.

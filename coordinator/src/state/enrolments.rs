@@ -181,17 +181,41 @@ impl StateDirectory {
         public_key: &[u8; PUBLIC_KEY_BYTES],
         now: UnixMillis,
     ) -> Result<Certified, StateError> {
-        if self.is_key_cut_off(&enrolled.host, public_key)? {
-            return Err(TrustError::KeyRevoked(enrolled.host.clone()).into());
+        let lock = self.lock_trust()?;
+        self.certify_locked(&lock, enrolled, public_key, now)
+    }
+
+    /// As [`Self::certify`], for who was let pass when the host was `denied` until then: one that was revoked since is not certified, as
+    /// if the revocation had come first.
+    ///
+    /// # Errors
+    /// As [`Self::certify`]; [`TrustError::Revoked`].
+    pub fn certify_unless_revoked_since(
+        &self,
+        denied: Option<UnixMillis>,
+        enrolled: &Enrolled,
+        public_key: &[u8; PUBLIC_KEY_BYTES],
+        now: UnixMillis,
+    ) -> Result<Certified, StateError> {
+        let lock = self.lock_trust()?;
+        if self.denied_until(Role::Agent, &enrolled.host)? != denied {
+            return Err(TrustError::Revoked(enrolled.host.clone()).into());
         }
-        let own = self.identity()?;
-        if !enrolled.readmit && revoked(own.trust()).contains_key(&enrolled.host) {
-            let host = enrolled.host.clone();
-            return Err(match enrolled.how {
-                How::Renewal => TrustError::Revoked(host),
-                _ => TrustError::NotReadmitted(host),
-            }
-            .into());
+        self.certify_locked(&lock, enrolled, public_key, now)
+    }
+
+    /// Nobody is revoked meanwhile: either the record is there when it is decided until when the host is denied, or the denial is seen here.
+    fn certify_locked(
+        &self,
+        lock: &fs::File,
+        enrolled: &Enrolled,
+        public_key: &[u8; PUBLIC_KEY_BYTES],
+        now: UnixMillis,
+    ) -> Result<Certified, StateError> {
+        self.refuse_cut_off_key(&enrolled.host, public_key)?;
+        let own = self.identity_at(now)?;
+        if !enrolled.readmit {
+            refuse_revoked(&own, &enrolled.host, enrolled.how)?;
         }
         let before = self.enrolment(&enrolled.host)?;
         let authority = self.authority()?;
@@ -225,7 +249,7 @@ impl StateDirectory {
             certificate: Some(certificate_hash(&certificate.der)),
             earlier: before.map_or_else(Vec::new, |before| before.earlier_than(public_key)),
         })?;
-        let is_readmitted = self.note_enrolled(&enrolled.host, issued)?;
+        let is_readmitted = self.note_enrolled_locked(lock, &enrolled.host, issued)?;
         let host = toml::to_string(&host).expect("a list of names is TOML");
         let enrolment = Enrolment {
             certificate: certificate.pem,
@@ -256,6 +280,21 @@ impl StateDirectory {
             );
             enrolment
         }))
+    }
+
+    /// Refuses a key that is not certified for a host any more.
+    ///
+    /// # Errors
+    /// [`TrustError::KeyRevoked`], and as [`Self::is_key_cut_off`].
+    pub(super) fn refuse_cut_off_key(
+        &self,
+        host: &NodeId,
+        key: &[u8; PUBLIC_KEY_BYTES],
+    ) -> Result<(), StateError> {
+        match self.is_key_cut_off(host, key)? {
+            true => Err(TrustError::KeyRevoked(host.clone()).into()),
+            false => Ok(()),
+        }
     }
 
     /// Whether a key is not certified for a host any more: it is denied itself, or the host had it when it was revoked, as far as
@@ -391,6 +430,19 @@ fn certificate_hash(der: &[u8]) -> String {
     blake3::hash(der).to_hex().to_string()
 }
 
+/// Refuses a host that is cut off and was not enrolled again since.
+pub(super) fn refuse_revoked(own: &Identity, host: &NodeId, how: How) -> Result<(), StateError> {
+    if !revoked(own.trust()).contains_key(host) {
+        return Ok(());
+    }
+    let host = host.clone();
+    Err(match how {
+        How::Renewal => TrustError::Revoked(host),
+        How::Offline | How::Ssh | How::Token => TrustError::NotReadmitted(host),
+    }
+    .into())
+}
+
 fn timestamp(unix_ms: u64) -> Timestamp {
     let millis = i64::try_from(unix_ms).unwrap_or(i64::MAX);
     Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX)
@@ -455,7 +507,7 @@ mod tests {
         let identity = state.enroll(&host, &out, &environments, NOW).unwrap();
         let trust = HostTrust::load(&out, NOW).unwrap();
         assert_eq!(trust.addressee.environments, environments);
-        assert!(trust.membership.is_some());
+        assert!(trust.membership.get().is_some());
 
         let record = state.enrolment(&host).unwrap().unwrap();
         assert_eq!(record.public_key, *identity.public_key());

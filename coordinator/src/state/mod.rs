@@ -5,6 +5,7 @@ mod authority;
 mod branch;
 mod carry;
 mod configs;
+mod counters;
 mod directory;
 mod enrolments;
 mod failpoint;
@@ -17,6 +18,7 @@ mod places;
 mod prepared;
 mod proof;
 mod record;
+mod renewals;
 mod tip;
 mod trust;
 
@@ -41,6 +43,7 @@ pub use self::{
         BrokenLock, Document, DocumentError, Flags, HostGroup, Hosts, Message, Outcome,
         Record as BranchRecord, Rollout, WaveEnd,
     },
+    renewals::{HostRenewalError, OWN_AGE_MS_MAX, OwnRenewal},
     tip::{KnownTip, TipError},
     trust::{Rotation, TrustError, is_of_host, revoked},
 };

@@ -30,15 +30,19 @@ mod key;
 mod peer;
 mod pin;
 mod refusal;
+mod renewal;
 mod request;
 mod trust;
+mod vouched;
 
 pub use self::{
     authority::{
         AUTHORITY_VALIDITY_DAYS, AuthorityError, CLOCK_SKEW_SECS, Certificate,
         CertificateAuthority, LEAF_VALIDITY_DAYS, Validity,
     },
-    bundle::{Identity, IdentityError, certificate_key},
+    bundle::{
+        Identity, IdentityError, RenewError, authority_validities, certificate_key, key_file,
+    },
     enrolment::{Enrolment, EnrolmentError},
     file::{FileError, lock_file},
     fleet::{FleetName, ParseFleetError, Role},
@@ -47,13 +51,15 @@ pub use self::{
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey, verify},
     peer::PeerIdentity,
     pin::{AuthorityPin, ParsePinError},
-    refusal::{HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},
+    refusal::{Clocks, HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},
+    renewal::{Life, RENEWAL_GRACE_DAYS, RENEWAL_GRACE_MS},
     request::{IdentityRequest, REQUEST_BYTES_MAX, RequestError, key_fingerprint},
     trust::{LeafSignatureError, Trust},
+    vouched::{LIFTS_MAX, VOUCHED_GRANTS_MAX, VouchedSigners},
 };
 pub(crate) use self::{
     file::{create_file, create_secret_file, read_file, read_secret_file},
-    peer::leaf_key,
+    peer::{leaf_key, leaf_validity},
     pin::{AnyNewcomer, newcomer_resolver},
     trust::provider,
 };

@@ -71,6 +71,11 @@ pub(crate) fn leaf_key(der: &[u8]) -> Option<[u8; PUBLIC_KEY_BYTES]> {
     Leaf::parse(der).ok().map(|leaf| leaf.public_key)
 }
 
+/// When a node's certificate, in DER, is valid; none where it has not the form of one.
+pub(crate) fn leaf_validity(der: &[u8]) -> Option<Validity> {
+    Leaf::parse(der).ok().map(|leaf| leaf.validity)
+}
+
 /// A certificate that has the form of an authority's.
 pub(super) struct AuthorityCertificate {
     pub(super) fleet: FleetName,

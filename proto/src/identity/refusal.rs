@@ -3,13 +3,23 @@
 //! The side that refuses knows all: a [`Refusal`]. The refused side hears a TLS alert, by which it
 //! can tell the [`RefusalKind`]s apart, and the words of the refusing side's TLS library.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use quinn::ConnectionError;
-use rustls::{AlertDescription, CertificateError, Error as TlsError, OtherError};
+use rustls::{
+    AlertDescription, CertificateError, Error as TlsError, OtherError,
+    pki_types::UnixTime,
+    time_provider::{DefaultTimeProvider, TimeProvider},
+};
 
-use super::{authority::Validity, fleet::FleetName, fleet::Role, peer::PeerIdentity};
+use super::{
+    authority::{CLOCK_SKEW_SECS, Validity},
+    fleet::FleetName,
+    fleet::Role,
+    peer::PeerIdentity,
+    renewal::RENEWAL_GRACE_DAYS,
+};
 use crate::{id::NodeId, reason::Reason};
 
 /// Why we do not let a peer in.
@@ -27,7 +37,8 @@ pub enum Refusal {
     /// Its certificate has run out, or one of the two clocks is ahead.
     #[error(
         "the certificate of {peer} has expired: valid from {} to {}, this clock says {} \
-         (hint: enroll the host again, unless one of the clocks is wrong)",
+         (hint: where this clock is right, `scap-coordinator renew` renews it for up to {RENEWAL_GRACE_DAYS} days after its \
+         end, and later the host is enrolled again; where it is wrong, set it)",
         date(validity.not_before_unix_ms), date(validity.not_after_unix_ms), date(*now_unix_ms)
     )]
     Expired {
@@ -41,8 +52,10 @@ pub enum Refusal {
     /// Its certificate is not valid yet: our clock is behind, or its issuer's was ahead.
     #[error(
         "the certificate of {peer} is not valid yet: valid from {} to {}, this clock says {} \
-         (hint: this clock is behind, or that of the host which enrolled the peer was ahead)",
-        date(validity.not_before_unix_ms), date(validity.not_after_unix_ms), date(*now_unix_ms)
+         (clock skew of at least {}; hint: this clock is behind, or that of the host which certified the peer was ahead: \
+         set it)",
+        date(validity.not_before_unix_ms), date(validity.not_after_unix_ms), date(*now_unix_ms),
+        apart(*now_unix_ms, validity.not_before_unix_ms)
     )]
     NotYetValid {
         /// Whose certificate.
@@ -131,8 +144,23 @@ impl From<&Refusal> for TlsError {
         Self::InvalidCertificate(match refusal {
             Refusal::Malformed(_) => CertificateError::Other(OtherError(Arc::new(refusal.clone()))),
             Refusal::UnknownIssuer { .. } => CertificateError::UnknownIssuer,
-            Refusal::Expired { .. } => CertificateError::Expired,
-            Refusal::NotYetValid { .. } => CertificateError::NotValidYet,
+            // With our clock, so that the peer can tell skew from a certificate that is over.
+            Refusal::Expired {
+                validity,
+                now_unix_ms,
+                ..
+            } => CertificateError::ExpiredContext {
+                time: unix_time(*now_unix_ms),
+                not_after: unix_time(validity.not_after_unix_ms),
+            },
+            Refusal::NotYetValid {
+                validity,
+                now_unix_ms,
+                ..
+            } => CertificateError::NotValidYetContext {
+                time: unix_time(*now_unix_ms),
+                not_before: unix_time(validity.not_before_unix_ms),
+            },
             // No node has an OCSP response, so this alert is free to say something else.
             Refusal::OldAuthority { .. } => CertificateError::InvalidOcspResponse,
             Refusal::Revoked { .. } => CertificateError::Revoked,
@@ -230,7 +258,41 @@ pub struct HandshakeRefusal {
     pub kind: RefusalKind,
     /// The words of the refusing side's TLS library: printable ASCII, at most 256 bytes.
     pub words: String,
+    /// Both clocks, where the peer refused our certificate for its time and says by which clock.
+    pub clocks: Option<Clocks>,
 }
+
+/// What the two sides of a handshake say the time is, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clocks {
+    /// What the peer's clock says.
+    pub theirs_unix_ms: u64,
+    /// What ours says.
+    pub ours_unix_ms: u64,
+}
+
+impl Clocks {
+    /// Whether they are so far apart that one of them is wrong: by more than certificates allow for.
+    pub fn is_skew(&self) -> bool {
+        self.theirs_unix_ms.abs_diff(self.ours_unix_ms) > CLOCK_SKEW_SECS * 1000
+    }
+
+    /// What a refusing peer's words say of its clock, beside ours.
+    fn of_words(words: &str) -> Option<Self> {
+        let (_, after) = words.split_once(VERIFICATION_TIME)?;
+        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+        let theirs: u64 = after[..digits].parse().ok()?;
+        let ours = DefaultTimeProvider.current_time()?.as_secs();
+        Some(Self {
+            theirs_unix_ms: theirs.checked_mul(1000)?,
+            ours_unix_ms: ours.checked_mul(1000)?,
+        })
+    }
+}
+
+/// What goes before the clock of who refuses a certificate for its time, in the words of rustls. Where a later one words it
+/// otherwise, the clock is not known, and its words are shown all the same.
+const VERIFICATION_TIME: &str = "verification time ";
 
 /// What a connection's error says about a refused handshake; `None` where the connection failed for
 /// another reason.
@@ -240,15 +302,23 @@ pub fn handshake_refusal(error: &ConnectionError) -> Option<HandshakeRefusal> {
         ConnectionError::ConnectionClosed(e) => (RefusedBy::Peer, e.error_code, &e.reason[..]),
         _ => return None,
     };
+    let kind = RefusalKind::from_quic_code(code.into())?;
+    let words: String = words.escape_ascii().map(char::from).take(256).collect();
+    let is_for_time = (by, kind) == (RefusedBy::Peer, RefusalKind::NotValidNow);
+    let clocks = is_for_time.then(|| Clocks::of_words(&words)).flatten();
     Some(HandshakeRefusal {
         by,
-        kind: RefusalKind::from_quic_code(code.into())?,
-        words: words.escape_ascii().map(char::from).take(256).collect(),
+        kind,
+        words,
+        clocks,
     })
 }
 
 impl fmt::Display for HandshakeRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(clocks) = self.clocks {
+            return clocks.fmt(f);
+        }
         f.write_str(match (self.by, self.kind) {
             (RefusedBy::Us, RefusalKind::NoCertificate) => "the peer showed no certificate",
             (RefusedBy::Us, RefusalKind::Malformed) => "the peer's certificate is not a node's",
@@ -283,7 +353,7 @@ impl fmt::Display for HandshakeRefusal {
             }
             (RefusedBy::Peer, RefusalKind::NotValidNow) => {
                 "the peer refused us: by its clock our certificate has expired or is not valid yet \
-                 (hint: compare the two clocks, then enroll this host again)"
+                 (hint: compare the two clocks, then `scap-coordinator renew`)"
             }
             (RefusedBy::Peer, RefusalKind::OldAuthority) => {
                 "the peer refused us: our certificate is of an old authority, which the fleet has moved away from \
@@ -316,11 +386,45 @@ impl fmt::Display for HandshakeRefusal {
     }
 }
 
+/// Why a peer refused our certificate for its time.
+impl fmt::Display for Clocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (theirs, ours) = (date(self.theirs_unix_ms), date(self.ours_unix_ms));
+        if self.is_skew() {
+            let apart = apart(self.theirs_unix_ms, self.ours_unix_ms);
+            write!(
+                f,
+                "the peer refused us: clock skew of {apart}: its clock says {theirs}, by which our certificate is out of its \
+                 time, and this clock says {ours} (hint: set the one that is wrong)"
+            )
+        } else {
+            write!(
+                f,
+                "the peer refused us: our certificate is out of its time by both clocks: its clock says {theirs}, this clock \
+                 says {ours} (hint: `scap-coordinator renew` renews it for up to {RENEWAL_GRACE_DAYS} days after its end)"
+            )
+        }
+    }
+}
+
 impl std::error::Error for HandshakeRefusal {}
 
 fn words(roles: &[Role]) -> String {
     let roles: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
     roles.join(" or ")
+}
+
+/// How far two times are apart, as people say it.
+fn apart(one_unix_ms: u64, other_unix_ms: u64) -> String {
+    match one_unix_ms.abs_diff(other_unix_ms) / 1000 {
+        seconds if seconds >= 2 * 24 * 3600 => format!("{} days", seconds / (24 * 3600)),
+        seconds if seconds >= 2 * 3600 => format!("{} h", seconds / 3600),
+        seconds => format!("{seconds} s"),
+    }
+}
+
+fn unix_time(unix_ms: u64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_millis(unix_ms))
 }
 
 fn date(unix_ms: u64) -> String {
@@ -331,4 +435,62 @@ fn date(unix_ms: u64) -> String {
             || format!("{unix_ms} ms after 1970"),
             |date| date.to_string(),
         )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 24 * 3600 * 1000;
+
+    fn clocks(theirs: u64, ours: u64) -> Clocks {
+        Clocks {
+            theirs_unix_ms: theirs,
+            ours_unix_ms: ours,
+        }
+    }
+
+    #[test]
+    fn e3_clocks_that_are_far_apart_are_named_as_skew_and_those_that_agree_are_not() {
+        let now = 20_000 * DAY;
+        for (theirs, apart) in [(now + 400 * DAY, "400 days"), (now - 7_200_000, "2 h")] {
+            let text = clocks(theirs, now).to_string();
+            assert!(text.contains(&format!("clock skew of {apart}")), "{text}");
+            assert!(text.contains("set the one that is wrong"), "{text}");
+        }
+        let text = clocks(now + 3_600_000, now).to_string();
+        assert!(!text.contains("skew"), "{text}");
+        assert!(text.contains("by both clocks"), "{text}");
+        assert!(text.contains("scap-coordinator renew"), "{text}");
+    }
+
+    #[test]
+    fn the_clock_of_who_refuses_is_read_from_what_rustls_says_and_from_nothing_else() {
+        let refusal = Refusal::Expired {
+            peer: PeerIdentity {
+                fleet: "prod".parse().unwrap(),
+                role: Role::Agent,
+                name: "web1".parse().unwrap(),
+            },
+            validity: Validity {
+                not_before_unix_ms: 0,
+                not_after_unix_ms: 5 * DAY,
+            },
+            now_unix_ms: 7 * DAY,
+        };
+        let words = TlsError::from(&refusal).to_string();
+        let read = Clocks::of_words(&words).unwrap();
+        assert_eq!(read.theirs_unix_ms, 7 * DAY, "{words}");
+        assert!(read.is_skew());
+        for words in [
+            "",
+            "verification time",
+            "verification time x",
+            "verification time 99999999999999999999",
+            "verification time 18446744073709551615",
+        ] {
+            assert_eq!(Clocks::of_words(words), None, "{words}");
+        }
+    }
 }

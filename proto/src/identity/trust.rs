@@ -62,9 +62,9 @@ impl Trust {
         Arc::clone(&believed.unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn replace(&self, next: Believed) {
+    pub(super) fn replace(&self, next: Arc<Believed>) {
         let believed = self.shared.believed.write();
-        *believed.unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        *believed.unwrap_or_else(PoisonError::into_inner) = next;
     }
 
     pub(super) fn keeping(&self) -> MutexGuard<'_, Keeping> {
@@ -77,7 +77,7 @@ impl Trust {
         self.believed().mark
     }
 
-    /// What it says; nothing where only the identity's own authorities are believed.
+    /// What it says, with who is denied still that it leaves out; nothing where only the identity's own authorities are believed.
     pub fn fleet_trust(&self) -> Option<FleetTrust> {
         self.believed().trust.clone()
     }
@@ -113,6 +113,27 @@ impl Trust {
     /// [`Refusal`], about the first of these that fails: form, issuer, validity, fleet.
     pub fn check(&self, der: &[u8], now_unix_ms: u64) -> Result<PeerIdentity, Refusal> {
         self.check_leaf(der, now_unix_ms).map(|leaf| leaf.identity)
+    }
+
+    /// As [`Self::check`], for a renewal and nothing else: also where the certificate has expired, for at most `grace_ms`
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn check_expired(
+        &self,
+        der: &[u8],
+        now_unix_ms: u64,
+        grace_ms: u64,
+    ) -> Result<PeerIdentity, Refusal> {
+        match self.check(der, now_unix_ms) {
+            Err(Refusal::Expired { validity, .. })
+                if now_unix_ms - validity.not_after_unix_ms <= grace_ms =>
+            {
+                self.check(der, validity.not_after_unix_ms)
+            }
+            checked => checked,
+        }
     }
 
     /// Who signed `message`, shown by the signer's certificate (in DER): for what a node signed and
@@ -163,7 +184,7 @@ impl Trust {
         }
     }
 
-    fn check_leaf(&self, der: &[u8], now_unix_ms: u64) -> Result<Leaf, Refusal> {
+    pub(super) fn check_leaf(&self, der: &[u8], now_unix_ms: u64) -> Result<Leaf, Refusal> {
         let believed = self.believed();
         let leaf = self.issued(&believed, der)?;
         let Leaf {
@@ -339,6 +360,28 @@ mod tests {
         assert!(matches!(
             trust.check(&der, last + 1),
             Err(Refusal::Expired { .. })
+        ));
+    }
+
+    #[test]
+    fn what_has_expired_is_let_in_for_a_renewal_for_as_long_as_is_said_and_only_by_who_certified_it()
+     {
+        let (fleet, key) = (authority(), SecretKey::generate());
+        let (ours, der) = (trust(&[&fleet]), leaf(&fleet, &key));
+        let last = Leaf::parse(&der).unwrap().validity.not_after_unix_ms;
+        assert!(ours.check_expired(&der, last, 0).is_ok());
+        assert!(ours.check_expired(&der, last + 1000, 1000).is_ok());
+        assert!(matches!(
+            ours.check_expired(&der, last + 1001, 1000),
+            Err(Refusal::Expired { now_unix_ms, .. }) if now_unix_ms == last + 1001
+        ));
+        assert!(matches!(
+            ours.check_expired(&der, 0, u64::MAX),
+            Err(Refusal::NotYetValid { .. })
+        ));
+        assert!(matches!(
+            trust(&[&authority()]).check_expired(&der, last + 1, 1000),
+            Err(Refusal::UnknownIssuer { .. })
         ));
     }
 

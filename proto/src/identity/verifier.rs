@@ -19,6 +19,7 @@ use super::{
     peer::PeerIdentity,
     pin::AuthorityPin,
     refusal::Refusal,
+    renewal::RENEWAL_GRACE_MS,
     trust::Trust,
 };
 use crate::id::NodeId;
@@ -30,6 +31,8 @@ pub struct Expect {
     pub roles: &'static [Role],
     /// Under this name; any, where there is none.
     pub name: Option<NodeId>,
+    /// For how many milliseconds its certificate may have been over: 0, but where a link is for a renewal alone.
+    pub(crate) expired_ms_max: u64,
 }
 
 impl Expect {
@@ -37,12 +40,14 @@ impl Expect {
     pub const ANY: Self = Self {
         roles: &[Role::Agent, Role::Coordinator],
         name: None,
+        expired_ms_max: 0,
     };
 
     /// Any agent.
     pub const AGENT: Self = Self {
         roles: &[Role::Agent],
         name: None,
+        expired_ms_max: 0,
     };
 
     /// The agent of this name.
@@ -50,6 +55,15 @@ impl Expect {
         Self {
             name: Some(name),
             ..Self::AGENT
+        }
+    }
+
+    /// The agent of this name, to renew its certificate and for nothing else: it may have expired, for at most
+    /// [`RENEWAL_GRACE_DAYS`](super::RENEWAL_GRACE_DAYS).
+    pub(crate) fn agent_to_renew(name: NodeId) -> Self {
+        Self {
+            expired_ms_max: RENEWAL_GRACE_MS,
+            ..Self::agent(name)
         }
     }
 
@@ -122,7 +136,7 @@ impl Verifier {
         self.verdict
             .get_or_init(|| match &self.whom {
                 Whom::Expected { trust, expect } => trust
-                    .check(leaf, now_unix_ms)
+                    .check_expired(leaf, now_unix_ms, expect.expired_ms_max)
                     .and_then(|peer| expect.check(peer)),
                 Whom::Pinned { fleet, pin } => pin.judge(fleet, leaf, shown, now_unix_ms),
             })

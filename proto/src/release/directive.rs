@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bounded,
     codec::Extensible,
     extensions::Extensions,
     id::{NodeId, PlanId, ReleaseId},
@@ -28,13 +29,19 @@ pub enum Stage {
     Revert,
 }
 
+/// Most targets that are read: one too many is refused by name, and not so many that it costs memory.
+const DIRECTIVE_TARGETS_READ_MAX: usize = 2 * DIRECTIVE_TARGETS_MAX;
+
 /// Which hosts are meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Targets {
     /// Every host that the release is addressed to.
     All,
     /// Only these, in strictly rising order; at most [`DIRECTIVE_TARGETS_MAX`].
-    Only(Vec<NodeId>),
+    Only(
+        #[serde(deserialize_with = "bounded::list::<_, _, DIRECTIVE_TARGETS_READ_MAX>")]
+        Vec<NodeId>,
+    ),
 }
 
 impl Targets {

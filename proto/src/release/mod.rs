@@ -13,6 +13,7 @@
 //! | [`Lease`] | this relay feeds that host, beside those of the plan | the coordinator's key, Ed25519 |
 //! | [`ConfigQuestion`] | what would these config files change on those hosts | 1–8 deployers, SSHSIG |
 //! | [`Membership`] | that host is in these environments and audiences | the coordinator's key, Ed25519 |
+//! | [`Renewal`] | that host's next certificate is this one | the coordinator's key, Ed25519 |
 //! | [`SignersFile`] | these keys may sign from now on | enough keys of the file before and of the new one, SSHSIG |
 //! | [`Origin`] | that deployment host began to direct the release | the coordinator's key, Ed25519, inside the grant |
 //!
@@ -35,9 +36,11 @@ pub mod reach;
     reason = "the release is what the folder is about"
 )]
 pub mod release;
+pub mod renewal;
 pub mod report;
 pub mod roster;
 pub mod routes;
+pub mod sighting;
 pub mod signature;
 pub mod signed;
 pub mod signers;
@@ -55,9 +58,15 @@ pub use origin::Origin;
 pub use plan::{Plan, PlanHost, TopologyKind};
 pub use reach::Reach;
 pub use release::{Authority, DeltaRef, Priority, Release, SignedRelease, VerifiedRelease};
-pub use report::{BytesBySource, Outcome, Report, SignedReport, Standing, TrustStanding};
+pub use renewal::{Renewal, SignedRenewal};
+pub use report::{
+    BytesBySource, Outcome, Report, ShunnedPeer, SignedReport, Standing, TrustStanding,
+};
 pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
 pub use routes::{Routes, RoutesError};
+pub use sighting::{SIGHTINGS_MAX, Sighting};
 pub use signed::{AuthorityError, LeafSigned, UnixMillis};
-pub use signers::{SignedSigners, SignersError, SignersFile, SignersInForce, signers_namespace};
+pub use signers::{
+    FollowBy, SignedSigners, SignersError, SignersFile, SignersInForce, signers_namespace,
+};
 pub use step::{STEP_NAME_BYTES_MAX, Step};

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bounded,
     codec::{CodecError, Extensible},
     content::{ChunkRef, SnapshotRef, delta},
     extensions::Extensions,
@@ -202,12 +203,16 @@ pub(super) fn namespace(environment: &Environment, repo: &RepoPath) -> String {
     format!("scap-release:{environment}:{repo}")
 }
 
+/// Most signatures that are read: one too many is refused by name, and not so many that it costs memory.
+const SIGNATURES_READ_MAX: usize = 8 * SIGNATURES_MAX;
+
 /// A release with its signatures, as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedRelease {
     /// The release's payload: what `ssh-keygen -Y verify` reads on its standard input.
     pub payload: Bytes,
     /// Armoured SSHSIG signatures, 1 to [`SIGNATURES_MAX`].
+    #[serde(deserialize_with = "bounded::list::<_, _, SIGNATURES_READ_MAX>")]
     pub signatures: Vec<SshSignature>,
 }
 
@@ -236,6 +241,20 @@ impl SignedRelease {
     /// [`CodecError`].
     pub fn read_unverified(&self) -> Result<Release, CodecError> {
         Release::from_payload(&self.payload)
+    }
+
+    /// The release, where it is the one that was verified before. Its signatures are not looked at: who signed it may not sign any more, and
+    /// none of them is named as its signer.
+    pub fn verified_before(self, id: &ReleaseId) -> Option<VerifiedRelease> {
+        if self.id() != *id {
+            return None;
+        }
+        Some(VerifiedRelease {
+            id: *id,
+            release: self.read_unverified().ok()?,
+            signers: Vec::new(),
+            signed: self,
+        })
     }
 
     /// Checks that enough allowed signers signed exactly these bytes for exactly this repo and

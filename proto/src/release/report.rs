@@ -4,15 +4,16 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    codec::Extensible,
+    codec::{self, Extensible},
     extensions::Extensions,
     id::{NodeId, PlanId, ReleaseId, SnapshotId},
     identity::{Identity, PeerIdentity, Role, Trust, TrustMark},
-    limits::REASON_BYTES_MAX,
+    limits::{REASON_BYTES_MAX, SHUNNED_PEERS_MAX},
     reason::Reason,
     release::{
         directive::Stage,
         names::{Environment, RepoPath},
+        sighting::{self, Sighting},
         signed::{AuthorityError, LeafSigned, SignedObject, UnixMillis},
         step::Step,
     },
@@ -137,6 +138,25 @@ pub struct TrustStanding {
     pub expires: UnixMillis,
 }
 
+/// Peers that the host has no dealings with, and why. Who does not know it does not hear of them.
+const SHUNS: u16 = 24;
+
+/// A peer that a host has no dealings with for a while.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ShunnedPeer {
+    /// Which.
+    pub peer: NodeId,
+    /// Why.
+    pub code: Reason,
+}
+
+/// What the host saw that nobody honest does. Who does not know it does not hear of it.
+const SIGHTINGS: u16 = 26;
+
+/// Since when the host has heard nothing that is surely of today: milliseconds, 8 bytes, little-endian. Who does not know it does not
+/// hear of it.
+const STALE_SINCE: u16 = 22;
+
 impl Report {
     /// The same report, of a host that stands so in the fleet.
     pub fn trusting(self, standing: &TrustStanding) -> Self {
@@ -163,6 +183,47 @@ impl Report {
             issuer: *issuer,
             expires: UnixMillis(u64::from_le_bytes(*rest.first_chunk()?)),
         })
+    }
+
+    /// The same report, of a host that has no dealings with these: the first [`SHUNNED_PEERS_MAX`] of them.
+    pub fn shunning(self, peers: &[ShunnedPeer]) -> Self {
+        let first: Vec<_> = peers.iter().take(SHUNNED_PEERS_MAX).collect();
+        self.with(SHUNS, codec::encode(&first).into())
+    }
+
+    /// The peers that the host says it has no dealings with, of which it is alone to say so.
+    pub fn shunned_peers(&self) -> Vec<ShunnedPeer> {
+        let said = self.extensions.get(SHUNS);
+        let peers = said.and_then(|bytes| codec::decode::<Vec<ShunnedPeer>>(bytes).ok());
+        let mut peers = peers.unwrap_or_default();
+        peers.truncate(SHUNNED_PEERS_MAX);
+        peers
+    }
+
+    /// The same report, of a host that saw these; without any as it was.
+    pub fn having_seen(self, sightings: &[Sighting]) -> Self {
+        match sightings.is_empty() {
+            true => self,
+            false => self.with(SIGHTINGS, sighting::to_bytes(sightings)),
+        }
+    }
+
+    /// What the host saw that nobody honest does.
+    pub fn sightings(&self) -> Vec<Sighting> {
+        let bytes = self.extensions.get(SIGHTINGS);
+        bytes.map_or_else(Vec::new, |bytes| sighting::from_bytes(bytes))
+    }
+
+    /// The same report, of a host that has heard nothing that is surely of today since then, and its lease is over.
+    pub fn stale(self, since: UnixMillis) -> Self {
+        self.with(STALE_SINCE, Bytes::copy_from_slice(&since.0.to_le_bytes()))
+    }
+
+    /// Since when the host has heard nothing that is surely of today, where its lease is over.
+    pub fn stale_since(&self) -> Option<UnixMillis> {
+        let bytes = self.extensions.get(STALE_SINCE)?;
+        let bytes: [u8; 8] = bytes.as_ref().try_into().ok()?;
+        Some(UnixMillis(u64::from_le_bytes(bytes)))
     }
 
     /// The same report, of a host that keeps that plan: an order need not bring it.

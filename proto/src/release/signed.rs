@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     codec::{self, CodecError, Extensible},
     id::{NodeId, ReleaseId},
-    identity::{self, Identity, PeerIdentity, SecretKey, Trust},
+    identity::{self, Identity, PUBLIC_KEY_BYTES, PeerIdentity, SecretKey, Trust, Validity},
     reason::Reason,
     release::names::{Audience, Environment, RepoPath},
     release::signature::SignatureError,
@@ -96,12 +96,17 @@ impl LeafSigned {
     pub fn sign<T: SignedObject>(object: &T, identity: &Identity) -> Self {
         let payload = object.to_payload();
         let signature = Bytes::copy_from_slice(&identity.sign(&payload));
-        let certificate = Bytes::copy_from_slice(identity.certificate());
+        let certificate = identity.certificate();
         Self {
             payload,
             certificate,
             signature,
         }
+    }
+
+    /// The key and the validity of the certificate that came along; they are the signer's once [`Self::signer`] is known.
+    pub fn certified(&self) -> Option<([u8; PUBLIC_KEY_BYTES], Validity)> {
+        identity::leaf_key(&self.certificate).zip(identity::leaf_validity(&self.certificate))
     }
 
     /// The node of the fleet that signed the payload; `None` where none did whose certificate is valid now.

@@ -12,7 +12,7 @@ use super::{
     endpoint::Endpoint,
     handshake::{HANDSHAKE_MAX, HandshakeError},
     link::Link,
-    tls::{self, ALPN, QUESTION_ALPN},
+    tls::{self, ALPN, QUESTION_ALPN, RENEWAL_ALPN},
 };
 use crate::{
     id::NodeId,
@@ -20,6 +20,7 @@ use crate::{
         RefusalKind,
         verifier::{Expect, Verifier},
     },
+    reason::Reason,
 };
 
 /// How long an address may stay silent before the next is tried beside it: the delay of RFC 8305,
@@ -50,6 +51,20 @@ impl Endpoint {
         expect: &Expect,
     ) -> Result<Link, DialError> {
         self.dial_for(QUESTION_ALPN, addresses, expect).await
+    }
+
+    /// As [`Self::dial`], to renew the certificate of the agent `name`, which may have expired, for at most
+    /// [`RENEWAL_GRACE_DAYS`](crate::identity::RENEWAL_GRACE_DAYS).
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub async fn dial_to_renew(
+        &self,
+        addresses: &[SocketAddr],
+        name: NodeId,
+    ) -> Result<Link, DialError> {
+        let expect = Expect::agent_to_renew(name);
+        self.dial_for(RENEWAL_ALPN, addresses, &expect).await
     }
 
     pub(super) async fn dial_for(
@@ -164,6 +179,14 @@ impl DialError {
     pub fn is_version(&self) -> bool {
         let mut failures = self.failures.iter();
         failures.any(|(_, error)| error.refusal_kind() == Some(RefusalKind::Version))
+    }
+}
+
+impl DialError {
+    /// Why, as far as certificates and clocks are the reason: what is worth more than that the peer is not reached.
+    pub fn code(&self) -> Reason {
+        let refusals = self.failures.iter().map(|(_, error)| error.code());
+        refusals.flatten().next().unwrap_or(Reason::Unreachable)
     }
 }
 

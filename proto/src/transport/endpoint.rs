@@ -12,10 +12,12 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, soc
 use tokio::sync::Semaphore;
 
 use super::{
-    accept::HANDSHAKES_MAX,
+    accept::{HANDSHAKES_MAX, Sources},
+    first_packets::FirstPackets,
     pace::{Pace, PacedRuntime, PacedSocket, RateCaps, Traffic},
     settings::LinkSettings,
     tls,
+    unproved::Unproved,
 };
 use crate::identity::{
     Identity,
@@ -33,6 +35,10 @@ pub struct Endpoint {
     pub(super) server: Option<ServerConfig>,
     /// A permit for each handshake that is being accepted.
     pub(super) handshakes: Arc<Semaphore>,
+    /// How many of them are of whom.
+    pub(super) sources: Arc<Sources>,
+    first: Option<Arc<FirstPackets>>,
+    pub(super) unproved: Arc<Unproved>,
     buffers: SocketBuffers,
 }
 
@@ -116,6 +122,11 @@ impl Endpoint {
         self.pace.traffic()
     }
 
+    /// How many first packets of handshakes were dropped unread, because their source sent more of them than are looked at.
+    pub fn first_packets_dropped(&self) -> u64 {
+        self.first.as_ref().map_or(0, |first| first.dropped())
+    }
+
     /// Closes all links at once and takes no new ones. `reason` is for the peers' logs.
     pub fn close(&self, code: u32, reason: &str) {
         self.quic.close(VarInt::from_u32(code), reason.as_bytes());
@@ -141,7 +152,15 @@ impl Endpoint {
             .max_udp_payload_size(settings.udp_payload_bytes_max())
             .expect("the settings keep it in range");
         let pace = Arc::new(Pace::new(settings.window_bytes()));
-        let socket = PacedSocket::new(socket, Arc::clone(&pace)).map_err(failed)?;
+        let unproved = Arc::<Unproved>::default();
+        let first = server.is_some().then(|| Arc::new(FirstPackets::new()));
+        let socket = PacedSocket::new(
+            socket,
+            Arc::clone(&pace),
+            first.clone(),
+            Arc::clone(&unproved),
+        )
+        .map_err(failed)?;
         let (socket, runtime) = (Arc::new(socket), Arc::new(PacedRuntime));
         let quic =
             quinn::Endpoint::new_with_abstract_socket(config, server.clone(), socket, runtime)
@@ -153,6 +172,9 @@ impl Endpoint {
             pace,
             server,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            sources: Arc::default(),
+            first,
+            unproved,
             buffers,
         })
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use quinn::{ConnectError, ConnectionError};
 
 use super::tls::ALPN;
-use crate::identity::{
-    HandshakeRefusal, Refusal, RefusalKind, handshake_refusal, verifier::Verifier,
+use crate::{
+    identity::{HandshakeRefusal, Refusal, RefusalKind, handshake_refusal, verifier::Verifier},
+    reason::Reason,
 };
 
 /// A handshake that takes longer, in seconds, is given up, on both sides: 60 of the round trips
@@ -54,6 +55,21 @@ impl HandshakeError {
             Self::Refused(refusal) => Some(refusal.kind),
             Self::Version { .. } => Some(RefusalKind::Version),
             Self::TimedOut | Self::Start(_) | Self::Connection(_) => None,
+        }
+    }
+
+    /// The code of a refusal for a certificate's time.
+    pub fn code(&self) -> Option<Reason> {
+        match self {
+            Self::RefusedPeer(Refusal::NotYetValid { .. }) => Some(Reason::ClockSkew),
+            Self::RefusedPeer(Refusal::Expired { .. }) => Some(Reason::CertificateExpired),
+            Self::Refused(refusal) if refusal.clocks.is_some_and(|it| it.is_skew()) => {
+                Some(Reason::ClockSkew)
+            }
+            Self::Refused(refusal) if refusal.kind == RefusalKind::NotValidNow => {
+                Some(Reason::CertificateExpired)
+            }
+            _ => None,
         }
     }
 

@@ -7,11 +7,11 @@ use rustls::pki_types::CertificateDer;
 
 use super::{
     pace::{Content, Pace, Registered},
-    tls::QUESTION_ALPN,
+    tls::{QUESTION_ALPN, RENEWAL_ALPN},
 };
 use crate::{
     id::NodeId,
-    identity::{PUBLIC_KEY_BYTES, PeerIdentity, Refusal, Trust, leaf_key},
+    identity::{PUBLIC_KEY_BYTES, PeerIdentity, Refusal, Trust, Validity, leaf_key, leaf_validity},
 };
 
 /// The sending half of a stream.
@@ -87,12 +87,28 @@ impl Link {
         trust.cut_off(&certificate)
     }
 
+    /// When the certificate that the peer showed is valid.
+    pub fn peer_validity(&self) -> Option<Validity> {
+        let shown = self.connection.peer_identity()?;
+        let chain = shown.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+        leaf_validity(chain.first()?)
+    }
+
     /// Whether it was dialled by [`Endpoint::dial_to_ask`](super::Endpoint::dial_to_ask).
     pub fn is_question(&self) -> bool {
+        self.is_for(QUESTION_ALPN)
+    }
+
+    /// Whether it was dialled by [`Endpoint::dial_to_renew`](super::Endpoint::dial_to_renew).
+    pub fn is_renewal(&self) -> bool {
+        self.is_for(RENEWAL_ALPN)
+    }
+
+    fn is_for(&self, wanted: &str) -> bool {
         let agreed = self.connection.handshake_data();
         let agreed = agreed.and_then(|it| it.downcast::<HandshakeData>().ok());
         let alpn = agreed.and_then(|agreed| agreed.protocol);
-        alpn.is_some_and(|alpn| alpn == QUESTION_ALPN.as_bytes())
+        alpn.is_some_and(|alpn| alpn == wanted.as_bytes())
     }
 
     /// Where the other end is now.

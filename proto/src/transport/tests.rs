@@ -16,10 +16,14 @@ use super::*;
 use crate::{
     id::NodeId,
     identity::{
-        CertificateAuthority, Identity, Refusal, RefusalKind, RefusedBy, Role, Validity, provider,
+        CertificateAuthority, Identity, RENEWAL_GRACE_DAYS, Refusal, RefusalKind, RefusedBy, Role,
+        Validity, provider,
         verifier::{Expect, Verifier},
     },
+    reason::Reason,
 };
+
+mod hostile;
 
 const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
 
@@ -263,7 +267,7 @@ async fn a_wrong_role_is_refused_by_either_side() {
     let fleet = authority("prod");
     let coordinators = Expect {
         roles: &[Role::Coordinator],
-        name: None,
+        ..Expect::ANY
     };
     let (dialled, accepted) = meet(
         identity(&fleet, Role::Agent, "web1"),
@@ -346,10 +350,9 @@ async fn an_expired_certificate_is_refused_with_both_dates_and_the_clock() {
     let accepting = identity(&fleet, Role::Agent, "web1");
     let (dialled, accepted) = meet(Arc::clone(&expired), Expect::ANY, accepting, Expect::ANY).await;
     let (by, told) = (accepted.unwrap_err(), dialled.unwrap_err());
-    assert!(
-        told.to_string().contains("compare the two clocks"),
-        "{told}"
-    );
+    let by_both = "our certificate is out of its time by both clocks: its clock says 20";
+    assert!(told.to_string().contains(by_both), "{told}");
+    assert_eq!(told.code(), Some(Reason::CertificateExpired));
     let HandshakeError::RefusedPeer(Refusal::Expired { validity, .. }) = &by else {
         panic!("{by:?}")
     };
@@ -359,6 +362,71 @@ async fn an_expired_certificate_is_refused_with_both_dates_and_the_clock() {
     assert!(by.to_string().contains("Z, this clock says 20"), "{by}");
     let own = expired.check_time(now_unix_ms()).unwrap_err();
     assert!(matches!(own, Refusal::Expired { .. }), "{own}");
+}
+
+#[tokio::test]
+async fn e3_an_expired_certificate_opens_a_renewal_for_ninety_days_and_nothing_else() {
+    let fleet = authority("prod");
+    let day = 24 * 3_600_000;
+    let grace = RENEWAL_GRACE_DAYS * day;
+    for (ended_before, is_renewed) in [(day, true), (grace - day, true), (grace + day, false)] {
+        let issued = now_unix_ms() - YEAR_MS - ended_before;
+        let (_kept, expired) = identity_at(&fleet, Role::Agent, "old1", issued);
+        let (_trusted, dialling) = identity_at(&fleet, Role::Coordinator, "deploy1", now_unix_ms());
+        let (listener, address) = listen(Arc::clone(&expired));
+        let (dialler, addresses) = (dialler(dialling), [address]);
+        let (dialled, accepted) = tokio::join!(
+            dialler.dial_to_renew(&addresses, name("old1")),
+            accept_one(&listener, Expect::ANY)
+        );
+        match is_renewed {
+            true => {
+                let (ours, theirs) = (dialled.unwrap(), accepted.unwrap());
+                assert!(ours.is_renewal() && theirs.is_renewal() && !theirs.is_question());
+                assert_eq!(ours.peer_validity(), Some(expired.validity()));
+                assert_eq!(ours.peer_key().as_ref(), Some(expired.public_key()));
+            }
+            false => {
+                let refused = dialled.unwrap_err();
+                assert_eq!(refused.code(), Reason::CertificateExpired, "{refused}");
+                assert!(refused.to_string().contains("has expired"), "{refused}");
+            }
+        }
+        for question in [false, true] {
+            let expect = Expect::agent(name("old1"));
+            let accept = accept_one(&listener, Expect::ANY);
+            let dial = async {
+                match question {
+                    true => dialler.dial_to_ask(&addresses, &expect).await,
+                    false => dialler.dial(&addresses, &expect).await,
+                }
+            };
+            let (dialled, accepted) = tokio::join!(dial, accept);
+            assert_eq!(dialled.unwrap_err().code(), Reason::CertificateExpired);
+            assert_eq!(
+                accepted.unwrap_err().source.code(),
+                Some(Reason::CertificateExpired)
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn e3_a_coordinator_whose_certificate_has_expired_renews_nobody() {
+    let fleet = authority("prod");
+    let issued = now_unix_ms() - YEAR_MS - 3_600_000;
+    let (_kept, expired) = identity_at(&fleet, Role::Coordinator, "deploy1", issued);
+    let (listener, address) = listen(identity(&fleet, Role::Agent, "web1"));
+    let (dialler, addresses) = (dialler(expired), [address]);
+    let (dialled, accepted) = tokio::join!(
+        dialler.dial_to_renew(&addresses, name("web1")),
+        accept_one(&listener, Expect::ANY)
+    );
+    assert_eq!(dialled.unwrap_err().code(), Reason::CertificateExpired);
+    assert!(matches!(
+        accepted.unwrap_err().source,
+        HandshakeError::RefusedPeer(Refusal::Expired { .. })
+    ));
 }
 
 #[tokio::test]

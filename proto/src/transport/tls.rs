@@ -19,6 +19,10 @@ pub const ALPN: &str = "scap/1";
 /// The same, for a link on which nothing but a question is asked. It is none of the links that nodes keep with each other.
 pub const QUESTION_ALPN: &str = "scap-question/1";
 
+/// The same, for a link on which a coordinator renews a host's certificate, and nothing else is done. On it alone that
+/// certificate may have expired.
+pub const RENEWAL_ALPN: &str = "scap-renew/1";
+
 /// TLS of a side that dials.
 pub(super) fn client(
     identity: &Identity,
@@ -56,7 +60,7 @@ pub(super) fn server(
         .expect("the provider has TLS 1.3")
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(resolver));
-    tls.alpn_protocols = vec![ALPN.into(), QUESTION_ALPN.into()];
+    tls.alpn_protocols = vec![ALPN.into(), QUESTION_ALPN.into(), RENEWAL_ALPN.into()];
     tls.session_storage = Arc::new(NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     Arc::new(

@@ -6,9 +6,13 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::release::{
-    Branch, Environment, RepoPath, SignedDirective, SignedFinalization, SignedGrant, SignedLease,
-    SignedRelease, SignedReport, SignedRoster, Targets, TreeId,
+use crate::{
+    bounded,
+    limits::{BATCH_MAX, BRANCHES_MAX},
+    release::{
+        Branch, Environment, RepoPath, SignedDirective, SignedFinalization, SignedGrant,
+        SignedLease, SignedRelease, SignedRenewal, SignedReport, SignedRoster, Targets, TreeId,
+    },
 };
 
 /// One message of a control stream. Variants are only ever added at the end.
@@ -35,12 +39,13 @@ pub enum ControlMessage {
         /// In which tree.
         tree: TreeId,
         /// The hosts; at most [`crate::limits::BRANCHES_MAX`].
+        #[serde(deserialize_with = "bounded::list::<_, _, BRANCHES_MAX>")]
         branches: Vec<Branch>,
     },
     /// Up: what hosts further down say. At most [`crate::limits::BATCH_MAX`].
-    Reports(Vec<SignedReport>),
+    Reports(#[serde(deserialize_with = "bounded::list::<_, _, BATCH_MAX>")] Vec<SignedReport>),
     /// Up: hosts further down that are reached now, or not. At most [`crate::limits::BATCH_MAX`].
-    News(Vec<HostNews>),
+    News(#[serde(deserialize_with = "bounded::list::<_, _, BATCH_MAX>")] Vec<HostNews>),
     /// Up: nothing else to say; sent so that whoever is above knows that we are there.
     Beat,
     /// Down: this release is the stable one, for these.
@@ -52,6 +57,8 @@ pub enum ControlMessage {
     },
     /// Down, to the relay that it names: feed a host.
     Lease(Box<SignedLease>),
+    /// Down, to the host that it names: your next certificate. Only for who says in its [`super::Hello`] that it takes them.
+    Renewal(Box<SignedRenewal>),
 }
 
 /// Whether a host of a control tree is reached.

@@ -5,6 +5,8 @@ pub mod close;
 pub mod config;
 pub mod control;
 pub mod peer;
+pub mod renewal;
+pub mod shown;
 pub mod stable;
 
 use bytes::Bytes;
@@ -73,6 +75,9 @@ pub enum Open {
     Config(Box<SignedConfigQuestion>),
 }
 
+/// The bit of [`Hello::features`] of who takes a renewal on a control stream. To others none is sent.
+const RENEWALS: u64 = 1;
+
 /// What a side is, said once at the start of a session or control stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -87,7 +92,12 @@ impl Hello {
     pub fn ours() -> Self {
         Self {
             software: concat!("scap ", env!("CARGO_PKG_VERSION")).into(),
-            features: 0,
+            features: RENEWALS,
         }
+    }
+
+    /// Whether it takes a [`control::ControlMessage::Renewal`].
+    pub fn takes_renewals(&self) -> bool {
+        self.features & RENEWALS != 0
     }
 }

@@ -66,6 +66,41 @@ fn a_report_can_ask_for_the_seed_and_who_does_not_know_that_reads_the_rest() {
 }
 
 #[test]
+fn a_report_names_the_peers_that_its_host_shuns_and_no_more_than_fit() {
+    let shunned = |name: &str| ShunnedPeer {
+        peer: name.parse().unwrap(),
+        code: Reason::WrongBytes,
+    };
+    assert_eq!(report().shunned_peers(), []);
+    let shunning = report().shunning(&[shunned("evil")]);
+    let mut payload = golden(REPORT);
+    payload.pop();
+    payload.extend(golden(
+        "01 18 12 # one extension, which may be ignored: 24
+            01 04 6576696c 0b 77726f6e672d6279746573 # evil, wrong-bytes",
+    ));
+    assert_eq!(shunning.to_payload().as_ref(), payload);
+    let read = Report::from_payload(&payload).unwrap();
+    assert_eq!(read.shunned_peers(), [shunned("evil")]);
+
+    let longest = "x".repeat(NodeId::BYTES_MAX);
+    let many = report().shunning(&vec![shunned(&longest); 100]);
+    assert_eq!(many.shunned_peers().len(), SHUNNED_PEERS_MAX);
+    for none in [
+        &b""[..],
+        b"\x01\x01/\x01a",
+        b"\xfd\xff\xff\xff\xff\xff\xff\xff\xff",
+    ] {
+        let extensions = Extensions::default().with(24, Bytes::from_static(none));
+        let report = Report {
+            extensions: extensions.unwrap(),
+            ..report()
+        };
+        assert_eq!(report.shunned_peers(), []);
+    }
+}
+
+#[test]
 fn a_report_carries_the_code_of_its_reason_also_one_that_this_build_does_not_know() {
     assert_eq!(report().reason(), None);
     let full = report().because(Reason::DiskFull);
@@ -100,6 +135,56 @@ fn a_report_carries_the_code_of_its_reason_also_one_that_this_build_does_not_kno
         };
         assert_eq!(report.reason(), None);
     }
+}
+
+#[test]
+fn a_report_tells_what_its_host_saw_and_since_when_it_is_stale() {
+    assert_eq!(report().sightings(), []);
+    assert_eq!(report().stale_since(), None);
+    assert_eq!(report().having_seen(&[]), report());
+    let seen = [
+        Sighting {
+            code: Reason::WrongBytes,
+            peer: Some("web5".parse().unwrap()),
+            count: 2,
+            last: UnixMillis(7),
+        },
+        Sighting {
+            code: Reason::RefusedSequence,
+            peer: None,
+            count: 1,
+            last: UnixMillis(8),
+        },
+    ];
+    let telling = report().having_seen(&seen).stale(UnixMillis(258));
+    let mut payload = golden(REPORT);
+    payload.pop();
+    payload.extend(golden(
+        "02 16 08 0201000000000000 # two extensions, which may be ignored: 22, at 258
+            1a 29 # 26, 41 bytes
+            02 # two of them
+            0b 77726f6e672d6279746573 01 04 77656235 02 07 # wrong-bytes, by web5, twice, last at 7
+            10 726566757365642d73657175656e6365 00 01 08 # refused-sequence, nobody known, once, last at 8",
+    ));
+    assert_eq!(telling.to_payload().as_ref(), payload);
+    let read = Report::from_payload(&telling.to_payload()).unwrap();
+    assert_eq!(read.sightings(), seen);
+    assert_eq!(read.stale_since(), Some(UnixMillis(258)));
+    // The most that there may be, each as long as it can be.
+    let longest = Sighting {
+        code: "x".repeat(40).parse().unwrap(),
+        peer: Some("n".repeat(253).parse().unwrap()),
+        count: u32::MAX,
+        last: UnixMillis(u64::MAX),
+    };
+    let many = report().having_seen(&vec![longest.clone(); SIGHTINGS_MAX + 1]);
+    assert_eq!(many.sightings(), vec![longest; SIGHTINGS_MAX]);
+    let other = Extensions::default().with(26, Bytes::from_static(b"\xff"));
+    let unreadable = Report {
+        extensions: other.unwrap(),
+        ..report()
+    };
+    assert_eq!(unreadable.sightings(), []);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::MIB;
 use crate::options::Options;
 use crate::others::{FILE, Theirs, Tool, Work};
 use crate::ours::{Ours, Scene};
-use crate::row::{IDLE_SHARE_MIN, Row, Target};
+use crate::row::{Row, Target};
 use crate::shape::Shape;
 
 /// What is wanted, and against whom it is measured.
@@ -101,30 +101,6 @@ pub(crate) fn measure(options: &Options, name: &str, shape: &Shape, aim: &Aim) -
     row.agent_peak_rss_bytes = Some(ours.agent_peak_rss_bytes);
     row.details = serde_json::json!({ "shape": shape, "ours": ours });
     Some(row)
-}
-
-/// The same at half the rate where the processors were the limit at the full one: which row counts is said with it.
-pub(crate) fn measure_large(
-    options: &Options,
-    name: &str,
-    shape: &Shape,
-    aim: &Aim,
-) -> Option<Vec<Row>> {
-    let first = measure(options, name, shape, aim)?;
-    let idle = first.machine_idle_share.unwrap_or(1.0);
-    let Some(rate) = shape.rate_mbit.filter(|_| idle < IDLE_SHARE_MIN) else {
-        return Some(vec![first]);
-    };
-    let slower = Shape {
-        rate_mbit: Some(rate / 2),
-        ..*shape
-    };
-    let name = format!("{name}-slower");
-    let mut second = measure(options, &name, &slower, aim)?;
-    second.notes.push(format!(
-        "at half the rate, since at {rate} Mbit/s the machine's processors were the limit"
-    ));
-    Some(vec![first, second])
 }
 
 fn tell(row: &mut Row, ours: &Ours, aim: &Aim) {

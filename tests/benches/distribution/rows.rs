@@ -18,8 +18,6 @@ enum Kind {
     /// Nothing is measured.
     Floor,
     Content(Shape, Aim),
-    /// The same, once more at half the rate where the processors are the limit.
-    Large(Shape, Aim),
     Tree(Shape),
     Activation(Shape),
     BadHosts(Shape),
@@ -68,8 +66,8 @@ pub(crate) static ROWS: [Entry; 19] = [
     },
     Entry {
         name: "size-48",
-        what: "64 MiB to 48 hosts at 20 Mbit/s, or at 10 too where the processors are the limit",
-        kind: Kind::Large(Shape::equal(48, 20, 64), Aim::SIZE),
+        what: "64 MiB to 48 hosts at 20 Mbit/s",
+        kind: Kind::Content(Shape::equal(48, 20, 64), Aim::SIZE),
     },
     Entry {
         name: "tree",
@@ -163,8 +161,8 @@ impl Entry {
     /// What it measures on, with what was said standing over it; `None` where that is no fleet.
     fn shape(&self, options: &Options) -> Result<Option<Shape>, String> {
         let of_row = match &self.kind {
-            Kind::Content(shape, _) | Kind::Large(shape, _) => shape,
-            Kind::Tree(shape)
+            Kind::Content(shape, _)
+            | Kind::Tree(shape)
             | Kind::Activation(shape)
             | Kind::BadHosts(shape)
             | Kind::Pair(shape)
@@ -194,16 +192,19 @@ impl Entry {
         })
     }
 
-    /// One row or two; `None` where there can be no fleet.
+    /// One row or two, and again at lower rates where the processors were the limit; `None` where there can be no fleet.
     pub(crate) fn measure(&self, options: &Options) -> Option<Vec<Row>> {
         let shape = self.shape(options).expect("it was looked at before");
         let shape = shape.unwrap_or(Shape::equal(1, 0, 0));
         let one = |row: Row| vec![row];
         match &self.kind {
             Kind::Floor => Some(one(floor::compute())),
-            Kind::Content(_, aim) => content::measure(options, self.name, &shape, aim).map(one),
-            Kind::Large(_, aim) => content::measure_large(options, self.name, &shape, aim),
-            Kind::Tree(_) => source_tree::measure(options, &shape),
+            Kind::Content(_, aim) => until_links_are_the_limit(shape, |shape| {
+                content::measure(options, self.name, shape, aim).map(one)
+            }),
+            Kind::Tree(_) => {
+                until_links_are_the_limit(shape, |shape| source_tree::measure(options, shape))
+            }
             Kind::Activation(_) => activation::measure(options, &shape).map(one),
             Kind::BadHosts(_) => bad_hosts::measure(options, &shape).map(one),
             Kind::Pair(_) => pair::measure(options, &shape).map(one),
@@ -214,6 +215,28 @@ impl Entry {
             }
         }
     }
+}
+
+/// Measures, and again at half the rate while the processors were the limit and not the links, as far as [`Shape::slower`]
+/// goes. All rows are kept: the one that counts says at which rate it is.
+fn until_links_are_the_limit(
+    mut shape: Shape,
+    measure: impl Fn(&Shape) -> Option<Vec<Row>>,
+) -> Option<Vec<Row>> {
+    let mut all = measure(&shape)?;
+    let mut is_cpu_bound = all.iter().any(|row| row.is_cpu_bound);
+    while is_cpu_bound && let Some(slower) = shape.slower() {
+        let mut rows = measure(&slower)?;
+        is_cpu_bound = rows.iter().any(|row| row.is_cpu_bound);
+        for row in &mut rows {
+            row.name = format!("{}-at-{}", row.name, slower.rate_mbit.unwrap_or_default());
+            row.notes
+                .push("at a higher rate the machine's processors were the limit".to_owned());
+        }
+        all.extend(rows);
+        shape = slower;
+    }
+    Some(all)
 }
 
 /// The longest tree that goes to all hosts.

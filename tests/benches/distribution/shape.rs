@@ -44,6 +44,24 @@ impl Shape {
         self
     }
 
+    /// The same with all links at half their rates, but none of hosts below [`Self::rate_mbit_min`]; `None` where they are there.
+    pub(crate) fn slower(self) -> Option<Self> {
+        let rate = self.rate_mbit?;
+        let slower = (rate / 2).max(self.rate_mbit_min());
+        let scaled = |mbit: u32| (mbit * slower / rate).max(1);
+        (slower < rate).then(|| Self {
+            rate_mbit: Some(slower),
+            seed_mbit: self.seed_mbit.map(scaled),
+            border_mbit: self.border_mbit.map(scaled),
+            ..self
+        })
+    }
+
+    /// As slow as links may be made where the processors are the limit: slower ones are nobody's.
+    fn rate_mbit_min(self) -> u32 {
+        if self.hosts <= 16 { 20 } else { 10 }
+    }
+
     /// # Errors
     /// What does not go together.
     pub(crate) fn check(&self) -> Result<(), String> {

@@ -30,6 +30,8 @@ pub enum Conduct {
     NeverAnswers,
     /// With the chunk, a byte a second.
     OneBytePerSecond,
+    /// That it has it not; and then says again that it has.
+    BreaksPromises,
 }
 
 impl Conduct {
@@ -45,7 +47,8 @@ impl Conduct {
             Self::ShortThenFin
             | Self::ResetsMidChunk
             | Self::NeverAnswers
-            | Self::OneBytePerSecond => false,
+            | Self::OneBytePerSecond
+            | Self::BreaksPromises => false,
         }
     }
 
@@ -79,6 +82,10 @@ impl Conduct {
                 }
             }
             Self::NeverAnswers => drop(send.stopped().await),
+            // By who keeps the session.
+            Self::BreaksPromises => {
+                send.write_all(&ReplyHeader::NotHeld.encode()).await?;
+            }
             Self::OneBytePerSecond => {
                 announce(send, right, 0).await?;
                 for byte in right {

@@ -5,11 +5,14 @@
 //! [`Conduct`] says, after it has won trust with the snapshot's own pages, dials again whoever closes the link on
 //! it, and neither follows orders nor reports.
 
+mod assault;
 mod conduct;
+pub mod datagrams;
 mod original;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,12 +24,15 @@ use scap_proto::limits::SNAPSHOT_CHUNKS_MAX;
 use scap_proto::transport::{Endpoint, Link, LinkSettings, RecvStream};
 use scap_proto::wire::{
     Envelope, Hello, Open,
-    control::Finalize,
+    chunk::ReplyHeader,
+    control::{ControlMessage, Finalize},
     peer::{ChunkSet, PeerMessage},
 };
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+pub use assault::Assault;
 pub use conduct::Conduct;
 pub use original::Original;
 
@@ -52,6 +58,8 @@ struct Evil {
 struct Seen {
     linked: BTreeSet<NodeId>,
     misled: BTreeMap<NodeId, usize>,
+    /// Which sessions were told that it has everything, by the handles of those who asked.
+    promised: Vec<(mpsc::UnboundedSender<PeerMessage>, u32, ReleaseId)>,
 }
 
 impl EvilPeer {
@@ -113,6 +121,72 @@ impl EvilPeer {
                 }
                 tokio::time::sleep(REDIAL_PAUSE).await;
             }
+        });
+    }
+
+    /// Does that to a node, now and each time that their link ends. What is returned counts what it got through.
+    ///
+    /// # Panics
+    /// Where the node is not reached at first.
+    pub fn assault(
+        &self,
+        how: Assault,
+        name: NodeId,
+        address: SocketAddr,
+        release: ReleaseId,
+    ) -> Arc<AtomicU64> {
+        let evil = self.evil.clone();
+        let done = Arc::<AtomicU64>::default();
+        let counted = done.clone();
+        self.runtime.spawn(async move {
+            loop {
+                let expect = Expect::agent(name.clone());
+                if let Ok(link) = evil.endpoint.dial(&[address], &expect).await {
+                    let _ = assault::assault(how, link, release, counted.clone()).await;
+                }
+                tokio::time::sleep(assault::AGAIN).await;
+            }
+        });
+        done
+    }
+
+    /// Makes a link with a node, ends it, and so on as fast as it can.
+    pub fn pursue_in_vain(&self, name: NodeId, address: SocketAddr) {
+        let evil = self.evil.clone();
+        self.runtime.spawn(async move {
+            loop {
+                let expect = Expect::agent(name.clone());
+                if let Ok(link) = evil.endpoint.dial(&[address], &expect).await {
+                    link.close(0, "");
+                }
+            }
+        });
+    }
+
+    /// Says something on a control stream of its own to an agent, as if it were above it. The stream ends with this peer.
+    ///
+    /// # Panics
+    /// When the agent is not reached.
+    pub fn command(&self, name: NodeId, address: SocketAddr, messages: Vec<ControlMessage>) {
+        let evil = self.evil.clone();
+        let saying = async move {
+            let expect = Expect::agent(name);
+            let link = evil.endpoint.dial(&[address], &expect).await;
+            let link = link.unwrap_or_else(|error| panic!("{error}"));
+            let (mut send, receive) = link.open_bi().await.expect("a link just made");
+            let open = Envelope::from(Open::Control(Hello::ours()));
+            let opened = frame::write_message(&mut send, &open).await;
+            opened.expect("a stream just opened");
+            for message in messages {
+                let said = frame::write_message(&mut send, &Envelope::from(message)).await;
+                said.expect("it is read");
+            }
+            (link, send, receive)
+        };
+        let held = self.runtime.block_on(saying);
+        self.runtime.spawn(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
         });
     }
 
@@ -212,6 +286,13 @@ impl Evil {
                     return;
                 };
                 let is_trap = request.index >= self.original.page_count();
+                if is_trap && self.conduct == Conduct::BreaksPromises {
+                    *self.seen().misled.entry(from.clone()).or_default() += 1;
+                    let _ = send.write_all(&ReplyHeader::NotHeld.encode()).await;
+                    let _ = send.finish();
+                    self.promise_again();
+                    return;
+                }
                 // Where it fails, whoever asked has had enough of it.
                 let _ = if is_trap || self.conduct == Conduct::NeverAnswers {
                     *self.seen().misled.entry(from).or_default() += 1;
@@ -241,16 +322,43 @@ impl Evil {
         if dialled {
             frame::read_message::<_, Envelope<Hello>>(&mut receive).await?;
         }
-        let mut opened = BTreeSet::new();
-        while let Some(said) = frame::read_message::<_, Envelope<PeerMessage>>(&mut receive).await?
-        {
-            if let PeerMessage::Open { handle, release } = said.message {
-                for message in self.lies(handle, release, opened.insert(release)) {
-                    frame::write_message(&mut send, &Envelope::from(message)).await?;
+        let (out, mut messages) = mpsc::unbounded_channel();
+        let read = async {
+            let mut opened = BTreeSet::new();
+            while let Some(said) =
+                frame::read_message::<_, Envelope<PeerMessage>>(&mut receive).await?
+            {
+                if let PeerMessage::Open { handle, release } = said.message {
+                    for message in self.lies(handle, release, opened.insert(release)) {
+                        let _ = out.send(message);
+                    }
+                    let said = (out.clone(), handle, release);
+                    self.seen().promised.push(said);
                 }
             }
+            Ok(())
+        };
+        let write = async {
+            while let Some(message) = messages.recv().await {
+                frame::write_message(&mut send, &Envelope::from(message)).await?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            ended = read => ended,
+            ended = write => ended,
         }
-        Ok(())
+    }
+
+    /// Says to everybody again that it has everything.
+    fn promise_again(&self) {
+        let promised = self.seen().promised.clone();
+        for (out, handle, release) in promised {
+            for message in self.lies(handle, release, false) {
+                // Some have gone.
+                let _ = out.send(message);
+            }
+        }
     }
 
     fn lies(&self, handle: u32, release: ReleaseId, is_first: bool) -> Vec<PeerMessage> {

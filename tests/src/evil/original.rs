@@ -15,6 +15,15 @@ pub struct Original {
 }
 
 impl Original {
+    /// Of nothing: for who sends no chunks.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            chunks: Vec::new(),
+            page_count: 0,
+        }
+    }
+
     /// Reads them from a store.
     ///
     /// # Errors

@@ -110,7 +110,7 @@ impl Insider {
     pub fn by_leaf(identity: &Identity, payload: &[u8]) -> LeafSigned {
         LeafSigned {
             payload: Bytes::copy_from_slice(payload),
-            certificate: Bytes::copy_from_slice(identity.certificate()),
+            certificate: identity.certificate(),
             signature: Bytes::copy_from_slice(&identity.sign(payload)),
         }
     }

@@ -91,7 +91,7 @@ fn files_of_two_identities_do_not_go_together() {
 fn a_certificate_out_of_its_time_is_refused_at_the_start_and_the_clock_is_named() {
     let now = scap_agent::clock::now().0;
     for (name, from, to, cause) in [
-        ("old", now - 20 * DAY_MS, now - 10 * DAY_MS, "has expired"),
+        ("old", now - 200 * DAY_MS, now - 100 * DAY_MS, "has expired"),
         (
             "early",
             now + 10 * DAY_MS,
@@ -102,7 +102,7 @@ fn a_certificate_out_of_its_time_is_refused_at_the_start_and_the_clock_is_named(
         let scene = Scene::new();
         // A certificate is never of a time before its authority's.
         let fleet = "fleet".parse().unwrap();
-        let authority = CertificateAuthority::create(&fleet, now - 40 * DAY_MS).unwrap();
+        let authority = CertificateAuthority::create(&fleet, now - 400 * DAY_MS).unwrap();
         let node = authority.node(Role::Agent, name.parse().unwrap());
         let validity = Validity {
             not_before_unix_ms: from,

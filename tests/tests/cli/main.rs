@@ -28,6 +28,7 @@ mod places;
 mod plan;
 mod process;
 mod refusals;
+mod renewal;
 mod resume;
 mod revoked;
 mod rollback_upstream;

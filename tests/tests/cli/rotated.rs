@@ -158,3 +158,30 @@ fn e5_a_fleet_moves_to_a_new_authority_with_a_deployment_during_every_step() {
     }
     during(&fleet, &repo, 5, || ());
 }
+
+#[test]
+fn hosts_get_certificates_of_the_new_authority_by_renewal_and_need_not_be_enrolled_again() {
+    let mut fleet = Fleet::start(&["web1", "web2"]);
+    let (repo, _) = fleet.scene.repo();
+    fleet.deploy_repo();
+    for step in ["--begin", "--switch"] {
+        ca(&fleet, &["rotate", step]).exits(0);
+    }
+    let renew = ["renew", "--all", "--state", "st", "--fleet", "fleet.toml"];
+    fleet.scene.scap(&renew).exits(0);
+    let present = |number| (number, "present".to_owned());
+    assert_eq!(standings(&fleet), [present(1), present(1)]);
+    ca(&fleet, &["rotate", "--finish"])
+        .exits(0)
+        .prints(&["the old authority counts no more", "told 2 of 2"]);
+    for at in 0..2 {
+        let agent = fleet.agents.remove(at);
+        let (name, address) = (agent.name().to_owned(), agent.address.clone());
+        agent.stop();
+        fleet
+            .agents
+            .insert(at, Agent::start_at(&fleet.scene, &name, &address));
+    }
+    during(&fleet, &repo, 1, || ());
+    assert_eq!(standings(&fleet), [present(2), present(2)]);
+}

@@ -384,7 +384,7 @@ fn signed(seeds: &mut Seeds) {
     seeds.add("leaf", "golden", codec::encode(&report_as_sent().0));
     // Of the fleet of the process that writes the corpus, which no other has.
     let foreign = LeafSigned {
-        certificate: Bytes::copy_from_slice(INSIDER.agent.certificate()),
+        certificate: INSIDER.agent.certificate(),
         ..report_as_sent().0.0
     };
     seeds.add("leaf", "foreign", codec::encode(&foreign));

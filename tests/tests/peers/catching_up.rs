@@ -16,13 +16,13 @@ use serde_json::Value;
 use super::scene::{Agent, Scene};
 
 /// What an agent says is stable, to a host that was enrolled.
-fn stable_of(scene: &Scene, agent: &Agent, asker: &str, is_member: bool) -> Vec<Finalize> {
+pub fn stable_of(scene: &Scene, agent: &Agent, asker: &str, is_member: bool) -> Vec<Finalize> {
     let dir = tempfile::tempdir().unwrap();
     let trust = scene.trust(asker);
     let question = StableQuestion {
         repo: None,
         environment: None,
-        membership: trust.membership.clone().filter(|_| is_member),
+        membership: trust.membership.get().filter(|_| is_member),
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
@@ -246,6 +246,31 @@ fn a_release_that_is_tried_on_one_host_stays_there_until_it_is_deployed_to_all()
     let stable = stable_of(&scene, &scene.agents[0], "asker", true);
     assert_eq!(stable.len(), 1, "it is for all, and nothing else is stable");
     scene.assert_all_run(&second);
+}
+
+#[test]
+fn t8_what_was_made_stable_before_its_coordinator_was_revoked_reaches_who_catches_up() {
+    let mut scene = Scene::start(2);
+    let commit = scene.commit_payload(PAYLOAD_BYTES, 1);
+    scene.deploy(&commit, &[]);
+    scene.revoke_coordinator();
+    let peers =
+        [0, 1].map(|at: usize| (scene.agents[at].name().to_owned(), scene.agents[at].address));
+    let peers = [
+        (peers[0].0.as_str(), peers[0].1),
+        (peers[1].0.as_str(), peers[1].1),
+    ];
+    // It knows of the revocation from the start, and takes releases from that coordinator alone.
+    scene.add_agent_asking(&peers);
+    let new = &scene.agents[2];
+    let origins = scene.trust(new.name()).origins().to_string();
+    assert_eq!(origins, "coordinator");
+    wait_until("it has what is stable", CATCH_UP_MAX, || {
+        let status = new.status()?;
+        let is_there = status["releases"][0]["state"] == "done";
+        is_there.then_some(()).ok_or(status.to_string())
+    });
+    scene.assert_all_run(&commit);
 }
 
 /// In no fleet file. Sorted before the others, so that a rule that favours the first favours it.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use scap_agent::clock;
-use scap_agent::node::{Job, Node, NodeEvent, Sources, Tasks};
+use scap_agent::node::{Job, Node, NodeEvent, Readers, Sources, Tasks};
 use scap_agent::store::Store;
 use scap_coordinator::snapshot::{Built, Delta, build_delta};
 use scap_coordinator::state::StateDirectory;
@@ -255,6 +255,7 @@ impl World {
         }
         let job = Job {
             release: ReleaseId::of(b"a release"),
+            readers: Readers::default(),
             snapshot: self.new.snapshot,
             plan: Arc::new(plan),
             sources: Sources::Plan,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scap_agent::clock;
-use scap_agent::node::{Job, NodeEvent, Sources};
+use scap_agent::node::{Job, NodeEvent, Readers, Sources};
 use scap_agent::store::Store;
 use scap_coordinator::snapshot::Built;
 use scap_coordinator::state::StateDirectory;
@@ -68,6 +68,7 @@ async fn bulk_beside(topology: TopologyKind, priority: Priority) -> u64 {
     });
     let job = |name: &str, built: &Built, priority| Job {
         release: ReleaseId::of(name.as_bytes()),
+        readers: Readers::default(),
         snapshot: built.snapshot,
         plan: plan.clone(),
         sources: Sources::Plan,

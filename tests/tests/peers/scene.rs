@@ -12,7 +12,7 @@ use scap_agent::store::{DIRECTORY_NAME, Lookup, StoreReader};
 use scap_agent::trust::HostTrust;
 use scap_coordinator::state::StateDirectory;
 use scap_proto::id::{ChunkId, NodeId};
-use scap_proto::identity::Identity;
+use scap_proto::identity::{Denial, Denied, FleetTrust, Identity};
 use scap_tests::fleet::{DeployReport, wait_until};
 use scap_tests::repo::{SourceRepo, write_incompressible};
 use serde_json::Value;
@@ -22,7 +22,9 @@ use tempfile::TempDir;
 pub struct Scene {
     pub agents: Vec<Agent>,
     pub repo: SourceRepo,
-    state: StateDirectory,
+    /// What its fleet file says before the hosts.
+    pub rollout: String,
+    pub state: StateDirectory,
     dir: TempDir,
 }
 
@@ -44,6 +46,7 @@ impl Scene {
         let mut scene = Self {
             agents: Vec::new(),
             repo,
+            rollout: String::new(),
             state: StateDirectory::open(&state).unwrap(),
             dir,
         };
@@ -61,12 +64,23 @@ impl Scene {
             .push(Agent::start(&name, self.dir.path().join(&name)));
     }
 
-    /// Enrols and starts one more, which asks these what is stable.
-    pub fn add_agent_asking(&mut self, peers: &[(&str, SocketAddr)]) {
+    /// Enrols and starts one more, by that command, to which its own is given.
+    pub fn add_agent_under(&mut self, wrapper: &[&str]) {
         let name = format!("host{}", self.agents.len() + 1);
         self.enrol(&name);
-        let peers = peers.iter();
-        let args = peers.map(|(peer, address)| format!("--peer={peer}={address}"));
+        let dir = self.dir.path().join(&name);
+        self.agents.push(Agent::start_by(wrapper, &name, dir, []));
+    }
+
+    /// Enrols and starts one more, which asks these what is stable.
+    pub fn add_agent_asking(&mut self, peers: &[(&str, SocketAddr)]) {
+        self.add_agent_with(peers.iter().map(|(peer, address)| asking(peer, *address)));
+    }
+
+    /// Enrols and starts one more, with these flags.
+    pub fn add_agent_with(&mut self, args: impl IntoIterator<Item = String>) {
+        let name = format!("host{}", self.agents.len() + 1);
+        self.enrol(&name);
         let dir = self.dir.path().join(&name);
         self.agents.push(Agent::start_with(&name, dir, args));
     }
@@ -95,6 +109,26 @@ impl Scene {
                 clock::now(),
             )
             .unwrap()
+    }
+
+    /// Cuts off all that the coordinator had, which goes on with a new key; no host is told.
+    pub fn revoke_coordinator(&self) {
+        let (identity, now) = (self.state.identity().unwrap(), clock::now());
+        let own = identity.own();
+        let deny = |trust: &mut FleetTrust| {
+            trust.denials.push(Denial {
+                who: Denied::Node {
+                    role: own.role,
+                    name: own.name.clone(),
+                    issued_until: now,
+                },
+                reason: "stolen".to_owned(),
+                since: now,
+                is_enrolled_again: false,
+            });
+        };
+        self.state.sign_trust(identity.trust(), now, deny).unwrap();
+        self.state.renew_coordinator(now).unwrap();
     }
 
     /// The store of the coordinator.
@@ -138,7 +172,7 @@ impl Scene {
         flags: &[&str],
     ) -> (Finished, DeployReport) {
         let hosts = self.agents.iter().map(|it| (it.name(), it.address));
-        let mut fleet = String::new();
+        let mut fleet = self.rollout.clone();
         for (name, address) in hosts.chain(others.iter().copied()) {
             let _ = writeln!(
                 fleet,
@@ -204,8 +238,21 @@ impl Agent {
     }
 
     fn start_with(name: &str, dir: PathBuf, more: impl IntoIterator<Item = String>) -> Self {
+        Self::start_by(&[], name, dir, more)
+    }
+
+    fn start_by(
+        wrapper: &[&str],
+        name: &str,
+        dir: PathBuf,
+        more: impl IntoIterator<Item = String>,
+    ) -> Self {
         std::fs::create_dir_all(dir.join("srv")).unwrap();
-        let child = Command::new(PROGRAM)
+        let [first, rest @ ..] = &[wrapper, &[PROGRAM]].concat()[..] else {
+            unreachable!("there is a program");
+        };
+        let child = Command::new(first)
+            .args(rest)
             .args(["agent", "run", "--listen", "127.0.0.1:0", "--identity"])
             .arg(dir.join("identity"))
             .arg("--data")
@@ -232,6 +279,15 @@ impl Agent {
             address.ok_or_else(|| status.to_string())
         });
         agent
+    }
+
+    /// Kills it, takes all away that it keeps in its data directory, and starts it anew, with these flags.
+    pub fn lose_data(&mut self, args: impl IntoIterator<Item = String>) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::fs::remove_dir_all(self.dir.join("data")).unwrap();
+        let (name, dir) = (self.name.to_string(), self.dir.clone());
+        *self = Self::start_with(&name, dir, args);
     }
 
     pub fn name(&self) -> &str {
@@ -356,6 +412,11 @@ impl Drop for Agent {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The flag by which an agent asks another one.
+pub fn asking(peer: &str, address: SocketAddr) -> String {
+    format!("--peer={peer}={address}")
 }
 
 /// Runs a command to its end; its output goes to files that begin with `output`.

@@ -133,20 +133,21 @@ impl Child {
         let open = async {
             let (mut send, mut receive) = link.open_bi().await?;
             let open = Envelope::from(Open::Control(Hello::ours()));
+            let open = open.showing(self.node.membership().as_ref());
             frame::write_message(&mut send, &open).await?;
             match frame::read_message::<_, Envelope<Hello>>(&mut receive).await? {
-                Some(_) => Ok((send, receive)),
+                Some(hello) => Ok((send, receive, hello.message)),
                 None => Err(ChildError::Ended),
             }
         };
-        let (send, receive) = match tokio::time::timeout(SILENT_MAX, open).await {
+        let (send, receive, hello) = match tokio::time::timeout(SILENT_MAX, open).await {
             Ok(Ok(streams)) => streams,
             Ok(Err(error)) => return error,
             Err(_) => return ChildError::Silent,
         };
         let _ = self.heard.send((self.session, Heard::Linked)).await;
         tokio::select! {
-            error = write(send, orders) => error,
+            error = write(send, orders, &hello) => error,
             error = self.read(receive) => error,
         }
     }
@@ -170,9 +171,15 @@ impl Child {
 async fn write(
     mut send: SendStream,
     orders: &mut mpsc::Receiver<Vec<ControlMessage>>,
+    hello: &Hello,
 ) -> ChildError {
     while let Some(messages) = orders.recv().await {
         for message in messages {
+            // An older build would end the stream at what it cannot read.
+            if matches!(message, ControlMessage::Renewal(_)) && !hello.takes_renewals() {
+                tracing::debug!("a renewal is not passed on to an older build");
+                continue;
+            }
             if let Err(error) = frame::write_message(&mut send, &Envelope::from(message)).await {
                 return error.into();
             }

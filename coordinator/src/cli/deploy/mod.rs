@@ -30,7 +30,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use scap_agent::{
     clock,
-    node::{self, Job, Sources},
+    node::{self, Job, Readers, Sources},
     store::Store,
 };
 use scap_proto::{
@@ -56,6 +56,7 @@ use self::{
     targets::Targets,
 };
 pub(super) use self::{
+    begin::{check_enough, threshold},
     flags::{HowArgs, Topology},
     prepare::{PrepareArgs, run as prepare, verify_content},
     prepared::Given,
@@ -72,6 +73,7 @@ use super::{
     scap::ScapArgs,
     screen::{Sheet, Shown},
     snapshot::{Tree, last_released, locked, open_store},
+    watch,
     worded::Worded,
 };
 use crate::{
@@ -79,6 +81,7 @@ use crate::{
         Inventory, InventoryError,
         hub::{Hub, resolve_all},
         places::Places,
+        renewals::{Certificates, Renewer, Which},
     },
     rollout::{self, Desk, Request, Session},
     scap::Scap,
@@ -282,7 +285,7 @@ pub(super) async fn deploy(
     // Before anything that takes long: whoever looks sees at once that it has begun, and with what.
     let mut progress = Progress::new(&about, tree.commit(), args.progress);
     notes.iter().for_each(|note| progress.note(note));
-    let identity = state.identity().map_err(state_error)?;
+    let identity = state.identity_at(clock::now()).map_err(state_error)?;
     let targets = Targets::of(fleet, &scap, &args, revoked(identity.trust()))?;
     let Targets {
         inventory, policy, ..
@@ -311,13 +314,22 @@ pub(super) async fn deploy(
     let seed = Seed::start(identity.clone(), store.clone(), caps)
         .map_err(|error| CliError::failed("start the seed", &error))?;
     let first = fed_by_us(&identity.own().name, inventory, policy, topology, &about);
-    let mut hub = Hub::start(seed.node(), &identity, inventory, &first, &about).await;
+    let renewer = Renewer {
+        state: state.clone(),
+        which: Which::Due,
+    };
+    let renewing = Some((renewer, Certificates::default()));
+    let mut hub = Hub::start(seed.node(), &identity, inventory, &first, &about, renewing).await;
     // Hosts are dialled, and the lock is taken, while the snapshot is built.
     // Where nobody takes it any more, it is given back at once.
     let (locker, locking) = {
         let (args, state, about, tree) = (args.clone(), state.clone(), about.clone(), tree.clone());
         let (give, taken) = oneshot::channel();
-        let lock = move || drop(give.send(Recording::start(&args, &state, &about, &tree, began)));
+        let trust = identity.trust().clone();
+        let lock = move || {
+            let state = (&state, &trust);
+            drop(give.send(Recording::start(&args, state, &about, &tree, began)));
+        };
         let locking = async { taken.await.expect("taking the lock does not panic") };
         (tokio::task::spawn_blocking(lock), locking)
     };
@@ -451,6 +463,7 @@ pub(super) async fn deploy(
     let release = session.release.id();
     seed.serve(Job {
         release,
+        readers: Readers::of(session.release.release()),
         snapshot: built.snapshot,
         plan: Arc::new(plan),
         sources: Sources::Plan,
@@ -491,6 +504,8 @@ pub(super) async fn deploy(
         is_stall_exact: stall.is_some(),
         steps,
         steps_back: steps.on_the_way_back(),
+        external_check: inventory.rollout.external_check(),
+        counters: state.counters(),
         finalize_max: FINALIZE_MAX,
     };
     let hold = args.how.hold.map(Duration::from_secs);
@@ -531,6 +546,7 @@ pub(super) async fn deploy(
     )
     .await;
     let rolled_in = rolling.elapsed();
+    watch::keep_counters(&state, &ended.engine);
     if let Ok(control) = control {
         control.close().await;
     }
@@ -538,6 +554,10 @@ pub(super) async fn deploy(
     let written = recording.end(&session, &ended).await;
     finished.map_err(state_error)?;
     let seed_bytes = seed.node().sent_bytes();
+    let denied = seed.node().denials();
+    watch::denied_lines(&denied)
+        .iter()
+        .for_each(|line| progress.note(line));
     // Before the links, so that nothing dials again what is being closed.
     drop(hub);
     seed.shutdown().await;
@@ -554,6 +574,7 @@ pub(super) async fn deploy(
     summary.json["deltas"] = deltas.json();
     summary.json["dead_man_seconds"] = dead_man.map(|it| it.as_secs()).into();
     summary.json["message"] = args.message.join(" ").into();
+    summary.json["denied"] = watch::denied_json(&denied);
     summary.json["state"] = written.json;
     summary.code = match summary.code {
         exit::DONE => written.code,

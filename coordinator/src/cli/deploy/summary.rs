@@ -6,7 +6,7 @@ use scap_proto::reason::Because;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{exit, progress::outcome, rollout_status},
+    cli::{exit, progress::outcome, rollout_status, watch},
     fleet::Inventory,
     rollout::{self, Ended, HostState, Session, Verdict, WaitingOn},
     snapshot::Built,
@@ -66,6 +66,9 @@ pub(super) fn summarize(
                 "error": because.map(|because| &because.text),
                 "code": because.map(|because| because.code),
                 "touched": host.is_touched,
+                "stale_since": host.stale_since.and_then(watch::time),
+                "lost_count": host.has_lost_count,
+                "saw": watch::saw(host),
             })
         })
         .collect();
@@ -102,6 +105,7 @@ pub(super) fn summarize(
         "waves": rollout_status::waves(&ended.engine),
         "finalized": ended.is_finalized,
         "hosts": hosts,
+        "shunned": rollout_status::shunned(&ended.engine),
         "seconds": {
             "connect": seconds.connect.as_secs_f64(),
             "snapshot": seconds.snapshot.as_secs_f64(),

@@ -74,6 +74,8 @@ impl Bench {
             steps: Steps::default(),
             steps_back: Steps::default(),
             reach: None,
+            external_check: None,
+            counters: BTreeMap::new(),
             finalize_max: 10 * SECOND,
         };
         let oid = |digit: &str| digit.repeat(40).parse().unwrap();

@@ -2,22 +2,27 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod commands;
+mod external;
 mod glance;
 mod lost;
 mod random;
 mod renewal;
+mod reports;
 mod resumed;
 mod rollback;
 mod telling;
 mod waves;
 mod why;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use scap_proto::{
     id::{NodeId, ReleaseId},
     reason::Reason,
-    release::{BytesBySource, Outcome, Report, Stage, Standing, Step},
+    release::{BytesBySource, Outcome, Report, Sighting, Stage, Standing, Step, UnixMillis},
 };
 
 use super::*;
@@ -107,6 +112,8 @@ impl Bench {
             is_stall_exact: false,
             steps: three_of(900 * SECOND),
             steps_back: three_of(900 * SECOND),
+            external_check: None,
+            counters: BTreeMap::new(),
             finalize_max: 5 * SECOND,
         }
     }

@@ -80,7 +80,7 @@ fn an_order_that_nobody_confirms_is_told_again_and_its_host_dialled_from_here() 
     let state = |host| bench.engine.hosts()[&name(host)].state.clone();
     assert_eq!(
         state("a"),
-        HostState::Failed(Reason::Stalled.because("no progress for 60 s"))
+        HostState::Failed(Reason::NoReport.because("no report for 60 s about what it was told"))
     );
     assert_eq!(state("b"), HostState::Fetching);
 }

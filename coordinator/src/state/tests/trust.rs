@@ -1,14 +1,19 @@
 //! The fleet trust as the authority's holder changes it.
 
+use std::os::unix::fs::PermissionsExt;
+
 use scap_proto::id::NodeId;
 use scap_proto::identity::{
-    CertificateAuthority, Denial, Denied, FleetTrust, Role, SecretKey, Trust,
+    CertificateAuthority, Denial, Denied, FleetTrust, Role, SecretKey, Trust, Validity,
 };
+use scap_proto::reason::Reason;
 use scap_proto::release::UnixMillis;
 use tempfile::TempDir;
 
+use super::world::*;
+
 use crate::state::{
-    Certified, Enrolled, How, Rotation, StateDirectory, StateError, TrustError, revoked,
+    Certified, Enrolled, How, Rotation, StateDirectory, StateError, TrustError, is_of_host, revoked,
 };
 
 const NOW: UnixMillis = UnixMillis(1_767_323_045_678);
@@ -59,15 +64,22 @@ fn who_is_revoked_is_until_it_is_enrolled_again_whose_new_certificate_alone_coun
     state.sign_trust(trust, NOW, deny("web1")).unwrap();
     assert_eq!(names(trust), ["web1"]);
     assert_eq!(state.revoked().unwrap().len(), 1);
-    assert!(trust.cut_off(before.certificate()).is_some());
+    assert!(trust.cut_off(&before.certificate()).is_some());
+    // Whether its enrolment was recorded or not.
+    for _ in 0..2 {
+        let (key, valid) = (before.public_key(), before.validity());
+        let refused = state.renew_host(&name("web1"), key, valid, NOW);
+        assert_eq!(refused.unwrap_err().code(), Reason::Revoked);
+        let _ = std::fs::remove_dir_all(folder.path().join("st/enrolments"));
+    }
 
     // In the very millisecond, as a script does.
     let again = enroll("again");
     let identity = state.identity().unwrap();
     let trust = identity.trust();
     assert_eq!((trust.mark().number, names(trust).len()), (2, 0));
-    assert!(trust.cut_off(before.certificate()).is_some());
-    assert!(trust.cut_off(again.certificate()).is_none());
+    assert!(trust.cut_off(&before.certificate()).is_some());
+    assert!(trust.cut_off(&again.certificate()).is_none());
     // The host begins with what counts.
     let own = scap_proto::identity::Identity::load(&folder.path().join("again")).unwrap();
     own.trust()
@@ -129,6 +141,10 @@ fn a_key_that_a_host_had_when_it_was_revoked_is_never_certified_again() {
     };
     assert_key_refused(&stolen);
     assert_key_refused(&denied);
+    // Nor where nothing is recorded of its host.
+    let valid = Validity::leaf(NOW.0);
+    let refused = state.renew_host(&name("web9"), denied.public(), valid, NOW);
+    assert_eq!(refused.unwrap_err().code(), Reason::Revoked);
     assert_eq!(state.revoked().unwrap().len(), 1);
 
     // With another key it is back where somebody says so.
@@ -286,11 +302,11 @@ fn a_move_to_a_new_authority_goes_on_wherever_it_was_cut_short() {
     }
     assert_eq!((key("ca"), key("ca-old")), (*next.public_key(), old));
     let identity = state.identity().unwrap();
-    let issuer = identity.trust().issuer_of(identity.certificate());
+    let issuer = identity.trust().issuer_of(&identity.certificate());
     assert_eq!(issuer, Some(*next.public_key()));
     let web1 = state.enroll(&name("web1"), &folder.path().join("web1"), &[], NOW);
     assert_eq!(
-        identity.trust().issuer_of(web1.unwrap().certificate()),
+        identity.trust().issuer_of(&web1.unwrap().certificate()),
         issuer
     );
 
@@ -305,6 +321,52 @@ fn a_move_to_a_new_authority_goes_on_wherever_it_was_cut_short() {
     // And a second time.
     state.begin_rotation(&trust(), NOW).unwrap();
     assert_eq!(trust().authorities().len(), 2);
+}
+
+#[test]
+fn a_switch_that_is_cut_short_leaves_the_coordinator_its_old_certificate_or_the_new_one_whole() {
+    let (folder, state) = init();
+    let own = folder.path().join("st/coordinator");
+    let identity = state.identity().unwrap();
+    let old = identity.certificate();
+    state.begin_rotation(identity.trust(), NOW).unwrap();
+    // The authorities have changed places, and the identity cannot be written.
+    let held = std::fs::File::open(&own).unwrap();
+    held.lock().unwrap();
+    let cut = state.switch_authority(&identity, NOW);
+    assert!(matches!(cut, Err(StateError::Install(_))), "{cut:?}");
+    assert_eq!(state.rotation(), Rotation::Switched);
+    assert_eq!(state.identity().unwrap().certificate(), old);
+    held.unlock().unwrap();
+
+    const FILES: [&str; 3] = ["node.key", "ca.crt", "node.crt"];
+    let read = |name: &str| std::fs::read(own.join(name)).unwrap();
+    let before = FILES.map(read);
+    state.switch_authority(&identity, NOW).unwrap();
+    let after = FILES.map(read);
+    let new = state.identity().unwrap().certificate();
+    assert_ne!(new, old);
+    // The new one holds, and some of its files are at their places.
+    for moved in 0..=FILES.len() {
+        let incoming = own.join(".incoming");
+        std::fs::create_dir(&incoming).unwrap();
+        for (index, name) in FILES.into_iter().enumerate() {
+            let is_moved = index < moved;
+            let old_place = if is_moved { &after } else { &before };
+            std::fs::write(own.join(name), &old_place[index]).unwrap();
+            if !is_moved {
+                std::fs::write(incoming.join(name), &after[index]).unwrap();
+                let mode = std::fs::Permissions::from_mode(0o600);
+                std::fs::set_permissions(incoming.join(name), mode).unwrap();
+            }
+        }
+        assert_eq!(state.identity().unwrap().certificate(), new, "{moved}");
+        state.switch_authority(&identity, NOW).unwrap();
+        assert!(!incoming.exists());
+        let issuer = state.identity().unwrap();
+        let issuer = issuer.trust().issuer_of(&issuer.certificate());
+        assert_eq!(issuer, Some(*state.authority().unwrap().public_key()));
+    }
 }
 
 #[test]
@@ -328,10 +390,151 @@ fn a_coordinator_with_a_new_key_counts_where_the_one_before_does_not() {
     state.renew_coordinator(NOW).unwrap();
     let after = state.identity().unwrap();
     assert_ne!(after.public_key(), before.public_key());
-    assert!(after.trust().cut_off(before.certificate()).is_some());
-    assert!(after.trust().cut_off(after.certificate()).is_none());
+    assert!(after.trust().cut_off(&before.certificate()).is_some());
+    assert!(after.trust().cut_off(&after.certificate()).is_none());
     // Cut short between its two renames.
     let at = |name: &str| folder.path().join("st").join(name);
     std::fs::rename(at("coordinator"), at("coordinator-next")).unwrap();
     assert_eq!(state.identity().unwrap().public_key(), after.public_key());
+}
+
+#[test]
+fn e6_what_a_copy_signs_that_does_not_know_who_is_revoked_lets_nobody_in_and_what_is_lifted_is_said()
+ {
+    let (folder, state) = init();
+    let copied = folder.path().join("copy");
+    let copy = std::process::Command::new("cp")
+        .arg("-r")
+        .args([folder.path().join("st"), copied.clone()])
+        .status();
+    assert!(copy.unwrap().success());
+    let copy = StateDirectory::open(&copied).unwrap();
+    let [one, other] = [&state, &copy].map(|state| state.identity().unwrap());
+    state.sign_trust(one.trust(), NOW, deny("web1")).unwrap();
+    // The copy comes to a higher number without it.
+    for host in ["web2", "web3"] {
+        copy.sign_trust(other.trust(), NOW, deny(host)).unwrap();
+    }
+    for signed in other.trust().chain_after(1) {
+        one.trust().offer(signed).unwrap();
+    }
+    assert_eq!(names(one.trust()), ["web1", "web2", "web3"]);
+    let next = state.sign_trust(one.trust(), NOW, |_| {}).unwrap();
+    assert_eq!((next.number, next.denials.len()), (3, 3));
+
+    let unrevoked = state.sign_trust(one.trust(), NOW, |trust| {
+        trust.denials.retain(|it| !is_of_host(it, &name("web1")));
+    });
+    let unrevoked = unrevoked.unwrap();
+    let [web1, web2] = ["web1", "web2"].map(|host| Denied::Node {
+        role: Role::Agent,
+        name: name(host),
+        issued_until: NOW,
+    });
+    assert!(unrevoked.lifts(&web1) && !unrevoked.lifts(&web2));
+    assert_eq!(names(one.trust()), ["web2", "web3"]);
+    // It is said on, until the host is denied again.
+    let again = state.sign_trust(one.trust(), NOW, deny("web1")).unwrap();
+    assert!(!again.lifts(&web1));
+    assert_eq!(names(one.trust()), ["web1", "web2", "web3"]);
+}
+
+#[test]
+fn e7_a_host_that_is_revoked_while_its_token_is_looked_at_gets_no_certificate() {
+    let (_folder, state) = init();
+    let key = SecretKey::generate();
+    let enrolled = Enrolled {
+        host: name("web1"),
+        environments: Vec::new(),
+        how: How::Token,
+        readmit: true,
+    };
+    let certify = |seen: Option<UnixMillis>| {
+        state.certify_unless_revoked_since(seen, &enrolled, key.public(), NOW)
+    };
+    // The token was checked, and nobody was revoked; then somebody is.
+    let identity = state.identity().unwrap();
+    state
+        .sign_trust(identity.trust(), NOW, deny("web1"))
+        .unwrap();
+    let error = refused_by(certify(None));
+    assert!(matches!(error, TrustError::Revoked(_)), "{error}");
+    assert_eq!(state.revoked().unwrap().len(), 1);
+    assert_eq!(state.enrolment(&name("web1")).unwrap(), None);
+    // One that was made after the revocation was meant to lift it.
+    assert!(certify(Some(NOW)).unwrap().is_readmitted);
+    assert!(state.revoked().unwrap().is_empty());
+}
+
+#[test]
+fn nobody_is_certified_while_a_revocation_is_signed() {
+    let (_folder, state) = init();
+    let identity = state.identity().unwrap();
+    let key = SecretKey::generate();
+    let (began, is_begun) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let (state, key) = (&state, &key);
+        let mut certifying = None;
+        let signed = std::cell::RefCell::new(&mut certifying);
+        let sign = |trust: &mut FleetTrust| {
+            let began = began.clone();
+            **signed.borrow_mut() = Some(scope.spawn(move || {
+                began.send(()).unwrap();
+                certify(state, How::Ssh, false, key)
+            }));
+            is_begun.recv().unwrap();
+            assert_eq!(state.enrolment(&name("web1")).unwrap(), None);
+            deny("web1")(trust);
+        };
+        state.sign_trust(identity.trust(), NOW, sign).unwrap();
+        let certified = certifying.unwrap().join().unwrap();
+        let error = refused_by(certified);
+        assert!(matches!(error, TrustError::NotReadmitted(_)), "{error}");
+    });
+}
+
+#[test]
+fn e6_what_a_deployment_records_of_who_is_revoked_another_copy_believes_and_nothing_forged() {
+    let (folder, state) = init();
+    let copied = folder.path().join("copy");
+    let copy = std::process::Command::new("cp")
+        .arg("-r")
+        .args([folder.path().join("st"), copied.clone()])
+        .status();
+    assert!(copy.unwrap().success());
+    let copy = StateDirectory::open(&copied).unwrap();
+    let [one, other] = [&state, &copy].map(|state| state.identity().unwrap());
+    state.sign_trust(one.trust(), NOW, deny("web1")).unwrap();
+
+    let (test, signing) = (repo(&[]), Signing::new());
+    let branch = branch_of(&test.open(), false);
+    let record = |kept: Option<Vec<u8>>, sequence| {
+        let first = ledger(&branch, "production", 0).with_fleet_trust(kept);
+        let found = first.lock("a test", at(0)).unwrap();
+        let (rollout, signed) = signing.release(&first, &place("production"), sequence);
+        first.begin(&rollout, &signed, at(1)).unwrap();
+        first.unlock(at(2)).unwrap();
+        found.fleet_trust
+    };
+    assert_eq!(record(state.kept_trust().unwrap(), 1), None);
+    // A build that records none leaves it as it is.
+    let recorded = record(None, 2).unwrap();
+    other.trust().learn(&recorded).unwrap();
+    assert_eq!(names(other.trust()), ["web1"]);
+    // On disk too.
+    assert_eq!(names(copy.identity().unwrap().trust()), ["web1"]);
+
+    let (_elsewhere, stranger) = init();
+    let forger = stranger.identity().unwrap();
+    for host in ["web2", "web3"] {
+        let signed = stranger.sign_trust(forger.trust(), NOW, deny(host));
+        signed.unwrap();
+    }
+    let forged = record(stranger.kept_trust().unwrap(), 3).unwrap();
+    assert_eq!(forged, recorded, "the one before is found");
+    let forged = record(None, 4).unwrap();
+    for kept in [&forged[..], &recorded[..40], b"nothing"] {
+        other.trust().learn(kept).unwrap();
+        assert_eq!(names(other.trust()), ["web1"]);
+    }
 }

@@ -20,6 +20,7 @@ use quinn::{
 use tokio::task::JoinHandle;
 
 use super::{Pace, lock, uplink::Packets, wire_bytes};
+use crate::transport::{first_packets::FirstPackets, unproved::Unproved};
 
 tokio::task_local! {
     /// Whose packets the running task sends: quinn has a task for each connection. It asks whether it may send without saying
@@ -85,6 +86,9 @@ impl Runtime for PacedRuntime {
 pub(in super::super) struct PacedSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     pace: Arc<Pace>,
+    /// Of an endpoint that is dialled.
+    first: Option<Arc<FirstPackets>>,
+    unproved: Arc<Unproved>,
     turns: JoinHandle<()>,
 }
 
@@ -93,9 +97,16 @@ impl PacedSocket {
     ///
     /// # Errors
     /// What the system says.
-    pub(in super::super) fn new(socket: std::net::UdpSocket, pace: Arc<Pace>) -> io::Result<Self> {
+    pub(in super::super) fn new(
+        socket: std::net::UdpSocket,
+        pace: Arc<Pace>,
+        first: Option<Arc<FirstPackets>>,
+        unproved: Arc<Unproved>,
+    ) -> io::Result<Self> {
         Ok(Self {
             inner: TokioRuntime.wrap_udp_socket(socket)?,
+            first,
+            unproved,
             turns: tokio::spawn(Arc::clone(&pace).give_turns()),
             pace,
         })
@@ -117,6 +128,13 @@ impl AsyncUdpSocket for PacedSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if !self
+            .unproved
+            .may_send(transmit.destination, transmit.contents.len())
+        {
+            // As if it were lost on its way.
+            return Ok(());
+        }
         let packets = self.pace.packets(transmit);
         let is_capped = self.pace.is_upload_capped();
         if is_capped && !self.pace.may_send(packets, transmit) {
@@ -152,11 +170,18 @@ impl AsyncUdpSocket for PacedSocket {
         for meta in &received[..count] {
             let bytes = wire_bytes(meta.len, meta.len.div_ceil(meta.stride.max(1)), meta.addr);
             all += bytes;
+            self.unproved.came(meta.addr, meta.len);
             if self.pace.is_border(meta.addr) {
                 border += bytes;
             }
         }
         self.pace.arrived(all, border);
+        if let Some(first) = &self.first {
+            let now = Instant::now();
+            for (buffer, meta) in buffers.iter_mut().zip(received).take(count) {
+                first.filter(buffer, meta, now);
+            }
+        }
         Poll::Ready(Ok(count))
     }
 
