@@ -546,7 +546,7 @@ fn modes_that_git_takes_for_its_own_and_directories_of_nothing_change_nothing() 
     let good = test.commit_raw_tree(&[("100644", b"a", blob), ("100755", b"b", blob)]);
     let odd = test.commit_raw_tree(&[
         ("100664", b"a", blob),
-        ("104775", b"b", blob),
+        ("100755", b"b", blob),
         ("040000", b"c", nothing),
     ]);
     let (first, sink) = snapshot_of_commit(&test, &good);
@@ -555,4 +555,18 @@ fn modes_that_git_takes_for_its_own_and_directories_of_nothing_change_nothing() 
         assert_eq!(built.snapshot, first.snapshot);
         assert_eq!(built.kept_entries, 2);
     }
+}
+
+#[test]
+fn c4_a_mode_that_git_does_not_write_is_refused_also_where_only_changes_are_read() {
+    let test = TestRepo::new(&[]);
+    let blob = &test.blob(b"x");
+    let good = test.commit_raw_tree(&[("100644", b"a", blob), ("100755", b"b", blob)]);
+    let (first, sink) = snapshot_of_commit(&test, &good);
+    let odd = test.commit_raw_tree(&[("100644", b"a", blob), ("104755", b"b", blob)]);
+    let refused = build_since(&test.open(), &odd, (&good, &first), &sink, 2);
+    assert!(
+        matches!(&refused, Err(SnapshotError::Git(GitError::Mode { name, .. })) if name == "b"),
+        "{refused:?}"
+    );
 }
