@@ -5,9 +5,13 @@ mod doctor;
 mod enroll;
 mod identity;
 mod limit;
+mod memory;
 mod pull;
+mod run;
 mod trust;
 mod watch;
+
+pub use self::memory::{keep_core_off_disk, keep_memory_private};
 
 use std::{
     ffi::OsString,
@@ -31,8 +35,7 @@ use crate::{
     api::{self, Call, CallError},
     clock,
     config::{Config, DATA_DIRECTORY, PartialConfig},
-    daemon::{self, DaemonError},
-    trust::HostTrust,
+    trust::ActivatorTrust,
 };
 
 /// Exit codes, as the operator's guide lists them.
@@ -70,6 +73,13 @@ enum Command {
     Enroll(enroll::EnrollArgs),
     /// Run the process that alone writes below the deploy root; `run` starts it
     Activator(ActivatorArgs),
+    /// Keep an activator running, as the child of `run`
+    #[command(hide = true)]
+    KeepActivator {
+        /// What starts it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// Show what this host runs and what it waits for
     Status(LocalArgs),
     /// Compare a live tree with its signed snapshot, and name every difference
@@ -160,8 +170,18 @@ pub fn main(arguments: Vec<OsString>, prefix: &[&str]) -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    keep_memory_private();
+    match cli.command {
+        Command::Run(args) => run::main(args, prefix),
+        Command::KeepActivator { command } => in_runtime(1, run::keep_activator(command)),
+        command => in_runtime(worker_threads(), execute(command)),
+    }
+}
+
+/// Runs something to its end with so many threads. Nothing of the process was asynchronous before.
+fn in_runtime(threads: usize, work: impl Future<Output = ExitCode>) -> ExitCode {
     // One thread needs no others to be woken by.
-    let runtime = match worker_threads() {
+    let runtime = match threads {
         1 => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build(),
@@ -174,7 +194,7 @@ pub fn main(arguments: Vec<OsString>, prefix: &[&str]) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail("start the async runtime", &error, None),
     };
-    let code = runtime.block_on(execute(cli.command, prefix));
+    let code = runtime.block_on(work);
     // What the blocking pool still does was cancelled or is of no use any more.
     runtime.shutdown_timeout(Duration::from_secs(1));
     code
@@ -187,9 +207,11 @@ fn worker_threads() -> usize {
     (processors / 2).clamp(1, 4)
 }
 
-async fn execute(command: Command, prefix: &[&str]) -> ExitCode {
+async fn execute(command: Command) -> ExitCode {
     match command {
-        Command::Run(args) => run(args, prefix).await,
+        Command::Run(_) | Command::KeepActivator { .. } => {
+            unreachable!("they have a runtime of their own")
+        }
         Command::Enroll(args) => enroll::run(args).await,
         Command::Activator(args) => activator(args).await,
         Command::Doctor(args) => doctor::run(args).await,
@@ -204,44 +226,6 @@ async fn execute(command: Command, prefix: &[&str]) -> ExitCode {
     }
 }
 
-async fn run(args: RunArgs, prefix: &[&str]) -> ExitCode {
-    log_to_stderr("info");
-    let flags = PartialConfig {
-        listen: args.listen,
-        ..args.catch_up.into()
-    };
-    let config = match settings(args.config.as_deref(), args.settings, flags) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    let command = if args.external_activator {
-        Vec::new()
-    } else {
-        match activator_command(args.config.as_deref(), &config, prefix) {
-            Ok(command) => command,
-            Err(error) => return fail("find this program's own file", &error, None),
-        }
-    };
-    let cancel = cancel_on_signal();
-    if args.until_stdin_closes {
-        let (stdin, cancel) = (cancel_on_end_of_stdin(), cancel.clone());
-        tokio::spawn(async move {
-            stdin.cancelled().await;
-            cancel.cancel();
-        });
-    }
-    let limits = limit::reread_on_hangup(args.config);
-    match daemon::run(config, command, limits, cancel).await {
-        Ok(()) => ExitCode::from(exit::DONE),
-        Err(error) => {
-            let hint = matches!(error, DaemonError::Trust { .. }).then_some(
-                "`scap-coordinator enroll` makes a host's identity; --identity names it",
-            );
-            fail("run the agent", &error, hint)
-        }
-    }
-}
-
 async fn activator(args: ActivatorArgs) -> ExitCode {
     log_to_stderr("info");
     let flags = PartialConfig::default();
@@ -249,7 +233,7 @@ async fn activator(args: ActivatorArgs) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let trust = match HostTrust::of_activator(&config, clock::now()) {
+    let trust = match ActivatorTrust::of_activator(&config, clock::now()) {
         Ok(trust) => trust,
         Err(error) => return fail("load the identity", &error, None),
     };
@@ -266,6 +250,7 @@ async fn activator(args: ActivatorArgs) -> ExitCode {
     };
     let config = ActivatorConfig {
         data: config.data,
+        socket: config.activator_socket,
         deploy_root: config.deploy_root,
         services: config.services,
         failpoints,
@@ -274,27 +259,6 @@ async fn activator(args: ActivatorArgs) -> ExitCode {
         Ok(()) => ExitCode::from(exit::DONE),
         Err(error) => fail("run the activator", &error, None),
     }
-}
-
-/// The file says what no flag does.
-fn activator_command(
-    file: Option<&Path>,
-    config: &Config,
-    prefix: &[&str],
-) -> std::io::Result<Vec<OsString>> {
-    let mut command = vec![std::env::current_exe()?.into_os_string()];
-    command.extend(prefix.iter().map(OsString::from));
-    command.extend(["activator", "--until-stdin-closes"].map(OsString::from));
-    let settings = [
-        ("--identity", config.identity.as_path()),
-        ("--data", &config.data),
-        ("--deploy-root", &config.deploy_root),
-    ];
-    let file = file.map(|file| ("--config", file));
-    for (flag, path) in file.into_iter().chain(settings) {
-        command.extend([OsString::from(flag), path.into()]);
-    }
-    Ok(command)
 }
 
 fn settings(
@@ -407,6 +371,9 @@ fn print_status(status: &Value, out: &mut dyn Write) -> u8 {
             text(bytes, "reuse"),
         );
     }
+    let confinement = &status["confinement"];
+    let code = bracketed(confinement, "code");
+    let _ = writeln!(out, "the daemon is {}{code}", text(confinement, "text"));
     limit::print_in_use(&status["limits"], out);
     pull::print_status(&status["catch_up"], out);
     trust::print_status(&status["trust"], out);

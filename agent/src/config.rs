@@ -10,7 +10,9 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
+    activate::process::SOCKET_NAME as ACTIVATOR_SOCKET_NAME,
     catchup::{Peer, Policy, Settings},
+    confine::Mode,
     host::ServiceCommands,
     limits::Limits,
 };
@@ -41,6 +43,10 @@ pub struct Config {
     pub services: ServiceCommands,
     /// Whom it asks what is stable, and what it does then.
     pub catch_up: Settings,
+    /// Whether the daemon is confined to its own directories.
+    pub confinement: Mode,
+    /// Where the activator listens.
+    pub activator_socket: PathBuf,
 }
 
 /// The file, and what flags say over it: each may be missing.
@@ -65,6 +71,10 @@ pub struct PartialConfig {
     pub catch_up: Option<Policy>,
     /// See [`Settings::period`].
     pub catch_up_minutes: Option<NonZeroU32>,
+    /// See [`Config::confinement`]; as far as the kernel can by default.
+    pub confinement: Option<Mode>,
+    /// See [`Config::activator_socket`]; in the data directory by default.
+    pub activator_socket: Option<PathBuf>,
     /// See [`Settings::lease`].
     pub lease_seconds: Option<NonZeroU32>,
 }
@@ -119,6 +129,8 @@ impl PartialConfig {
             peers: self.peers.or(below.peers),
             catch_up: self.catch_up.or(below.catch_up),
             catch_up_minutes: self.catch_up_minutes.or(below.catch_up_minutes),
+            confinement: self.confinement.or(below.confinement),
+            activator_socket: self.activator_socket.or(below.activator_socket),
             lease_seconds: self.lease_seconds.or(below.lease_seconds),
         }
     }
@@ -126,10 +138,14 @@ impl PartialConfig {
     /// With the defaults for what nobody said.
     pub fn complete(self) -> Config {
         let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
+        let data = self.data.unwrap_or_else(|| DATA_DIRECTORY.into());
+        let socket = self.activator_socket;
         Config {
             identity: self.identity.unwrap_or_else(|| IDENTITY_DIRECTORY.into()),
             listen: self.listen.unwrap_or(any),
-            data: self.data.unwrap_or_else(|| DATA_DIRECTORY.into()),
+            confinement: self.confinement.unwrap_or_default(),
+            activator_socket: socket.unwrap_or_else(|| data.join(ACTIVATOR_SOCKET_NAME)),
+            data,
             deploy_root: self.deploy_root.unwrap_or_else(|| "/srv/deployment".into()),
             limits: self.limits.unwrap_or_default(),
             services: self.services.unwrap_or_default(),
@@ -164,6 +180,23 @@ mod tests {
         assert_eq!(config.listen, "10.0.0.2:7000".parse().unwrap());
         assert_eq!(config.deploy_root, Path::new("/srv/b"));
         assert_eq!(config.data, Path::new(DATA_DIRECTORY));
+    }
+
+    #[test]
+    fn the_daemon_is_confined_as_far_as_the_kernel_can_unless_it_is_said() {
+        let read = |text: &str| toml::from_str::<PartialConfig>(text);
+        let none = PartialConfig::default().complete();
+        assert_eq!(none.confinement, Mode::BestEffort);
+        let socket = Path::new("/var/lib/scap-agent/activator.sock");
+        assert_eq!(none.activator_socket, socket);
+        let text = "confinement = 'required'\nactivator-socket = '/run/scap-activator/socket'";
+        let said = read(text).unwrap().complete();
+        assert_eq!(said.confinement, Mode::Required);
+        assert_eq!(
+            said.activator_socket,
+            Path::new("/run/scap-activator/socket")
+        );
+        assert!(read("confinement = 'yes'").is_err());
     }
 
     #[test]

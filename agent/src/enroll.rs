@@ -1,5 +1,7 @@
 //! How this host becomes a member of a fleet by a token: it makes its key, waits for a coordinator or dials one, and installs what it gets.
 
+mod handshakes;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -17,21 +19,15 @@ use scap_proto::{
     transport::enroll::{BindError, EnrollEndpoint, EnrollLink, EnrollLinkError, Party},
     wire::close,
 };
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
+use self::handshakes::Handshakes;
 use crate::{
     clock,
     enrolment::{self, BecomeError},
     error_chain,
     relay::resolve,
 };
-
-/// Peers whose handshakes are in progress at a time, while we wait. One is the coordinator; strangers take at most ten
-/// seconds each.
-const HANDSHAKES_MAX: usize = 16;
 
 /// How long after the coordinator was not reached it is dialled again: a rack that boots at once does not flood it.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -174,15 +170,11 @@ impl Newcomer {
         if let Ok(address) = endpoint.local_address() {
             tracing::info!(%address, "listening for a coordinator");
         }
-        let mut handshakes = JoinSet::new();
+        let mut handshakes = Handshakes::default();
         let mut strangers = Strangers::default();
         loop {
             tokio::select! {
-                Some(ended) = handshakes.join_next() => {
-                    let (address, ended) = match ended {
-                        Ok(ended) => ended,
-                        Err(error) => std::panic::resume_unwind(error.into_panic()),
-                    };
+                Some((address, ended)) = handshakes.next() => {
                     let tried = match ended {
                         Ok(link) => self.ask(link).await?,
                         Err(source) => Err(TryError::Link { address, source }),
@@ -195,11 +187,12 @@ impl Newcomer {
                         Err(error) => strangers.tell(&error),
                     }
                 }
-                Some(incoming) = endpoint.accept(), if handshakes.len() < HANDSHAKES_MAX => {
-                    handshakes.spawn(async move {
-                        let address = incoming.remote_address();
-                        (address, incoming.finish().await)
-                    });
+                Some(incoming) = endpoint.accept() => {
+                    let address = incoming.remote_address();
+                    match handshakes.has_room(address) {
+                        true => handshakes.begin(address, incoming.finish()),
+                        false => incoming.refuse(),
+                    }
                 }
             }
         }

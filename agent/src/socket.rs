@@ -1,4 +1,4 @@
-//! Unix sockets that only their owner may connect to.
+//! Unix sockets that only their owner may connect to, or a group too.
 
 use std::{
     io,
@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags};
 
 /// Takes a socket that was just bound away from everybody but its owner.
 ///
@@ -16,6 +16,23 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 /// # Errors
 /// Where something else is there.
 pub(crate) fn make_private(path: &Path) -> io::Result<()> {
+    let (_socket, through) = open_ours(path)?;
+    Ok(rustix::fs::chmod(through, Mode::RUSR | Mode::WUSR)?)
+}
+
+/// The same, but for a group to which it is given, and of which we must be.
+///
+/// # Errors
+/// Where something else is there, and as `chown`.
+pub(crate) fn give_to_group(path: &Path, group: u32) -> io::Result<()> {
+    let (_socket, through) = open_ours(path)?;
+    rustix::fs::chown(&through, None, Some(Gid::from_raw(group)))?;
+    let owner = Mode::RUSR | Mode::WUSR;
+    Ok(rustix::fs::chmod(through, owner | Mode::RGRP | Mode::WGRP)?)
+}
+
+/// The socket at a path, if it is ours, and a name by which it is this very one.
+fn open_ours(path: &Path) -> io::Result<(OwnedFd, String)> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let socket: OwnedFd = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&socket)?;
@@ -26,7 +43,7 @@ pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     }
     // A descriptor of this kind has no other way: `fchmod` refuses it.
     let through = format!("/proc/self/fd/{}", socket.as_raw_fd());
-    Ok(rustix::fs::chmod(through, Mode::RUSR | Mode::WUSR)?)
+    Ok((socket, through))
 }
 
 #[cfg(test)]

@@ -14,9 +14,12 @@ use std::{
 
 use scap_proto::{
     codec::{self, CodecError},
-    id::{NodeId, PlanId},
-    identity::{Identity, IdentityError, Life, PUBLIC_KEY_BYTES, Refusal, Trust, install::file_in},
-    reason::Reason,
+    id::{NodeId, PlanId, ReleaseId},
+    identity::{
+        Identity, IdentityError, Life, PUBLIC_KEY_BYTES, PublicIdentity, Refusal, Trust, Validity,
+        install::file_in,
+    },
+    reason::{Because, Reason},
     release::{
         Audience, Authority, AuthorityError, ConfigQuestion, Directive, Environment, Finalization,
         Plan, Reach, RepoPath, SignedConfigQuestion, SignedGrant, SignedMembership, SignedRelease,
@@ -47,9 +50,9 @@ pub use self::renewal::NotRenewed;
 
 /// A host's identity, and whom and what it follows.
 #[derive(Debug)]
-pub struct HostTrust {
+pub struct HostTrust<I = Arc<Identity>> {
     /// Who it is.
-    pub identity: Arc<Identity>,
+    pub identity: I,
     /// Whom orders must be addressed to.
     pub addressee: Addressee,
     /// What a coordinator says that this host is in; hosts of earlier enrolments have none. A renewal may change it.
@@ -60,6 +63,27 @@ pub struct HostTrust {
     commits: Vec<CommitRule>,
     /// Where the daemon keeps whose certificates count, for the activator, which hears of it in no other way.
     daemon_keeps: Option<PathBuf>,
+}
+
+/// The same as a process has it that never speaks for its host, and has no key: the activator.
+pub type ActivatorTrust = HostTrust<PublicIdentity>;
+
+/// An identity, with its key or without.
+pub trait Verifies {
+    /// Whom it trusts.
+    fn trusted(&self) -> &Trust;
+}
+
+impl Verifies for Arc<Identity> {
+    fn trusted(&self) -> &Trust {
+        self.trust()
+    }
+}
+
+impl Verifies for PublicIdentity {
+    fn trusted(&self) -> &Trust {
+        self.trust()
+    }
 }
 
 /// What the daemon keeps of whose certificates count, in its data directory.
@@ -164,6 +188,23 @@ pub struct VerifiedOrder {
     pub plan: Option<Plan>,
 }
 
+/// A grant by which a release was directed here, each of which was verified then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowedGrant {
+    /// The release.
+    pub release: ReleaseId,
+    /// [Which](SignedGrant::hash) grant.
+    pub grant: [u8; 32],
+}
+
+impl FollowedGrant {
+    /// That of an order that was verified.
+    pub fn of(release: ReleaseId, grant: &SignedGrant) -> Self {
+        let grant = grant.hash();
+        Self { release, grant }
+    }
+}
+
 /// A finalization whose every signature was checked.
 #[derive(Debug, Clone)]
 pub struct VerifiedFinalization {
@@ -256,6 +297,11 @@ impl OrderError {
             Self::Plan(_) | Self::NoPlan(_) => Reason::RefusedPlan,
         }
     }
+
+    /// Why, for who ordered it.
+    pub fn because(&self) -> Because {
+        self.code().because(crate::error_chain(self))
+    }
 }
 
 impl HostTrust {
@@ -265,11 +311,40 @@ impl HostTrust {
     /// [`TrustError`].
     pub fn load(directory: &Path, now: UnixMillis) -> Result<Self, TrustError> {
         let identity = Arc::new(Identity::load(directory)?);
-        match identity.check_time(now.0) {
-            // It can still be renewed; until then its peers refuse it.
-            Err(Refusal::Expired { .. }) if identity.validity().life(now.0) == Life::Expired => {}
-            checked => checked?,
-        }
+        check_life(identity.check_time(now.0), identity.validity(), now)?;
+        let host = identity.own().name.clone();
+        Self::with(identity, host, directory)
+    }
+
+    /// The same as the daemon of a host has it: with the signers files that it took since.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn of_daemon(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
+        let [daemon, activator] = records(config);
+        Self::load(&config.identity, now)?.keeping(&daemon, &activator, now)
+    }
+}
+
+impl ActivatorTrust {
+    /// The same as the activator of a host has it, who does not read the host's key.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn of_activator(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
+        let [daemon, activator] = records(config);
+        let identity = PublicIdentity::load(&config.identity)?;
+        check_life(identity.check_time(now.0), identity.validity(), now)?;
+        let host = identity.own().name.clone();
+        let trust = Self::with(identity, host, &config.identity)?;
+        let mut trust = trust.keeping(&activator, &daemon, now)?;
+        trust.daemon_keeps = Some(config.data.join(FLEET_TRUST_FILE));
+        Ok(trust)
+    }
+}
+
+impl<I: Verifies> HostTrust<I> {
+    fn with(identity: I, host: NodeId, directory: &Path) -> Result<Self, TrustError> {
         let signers_path = file_in(directory, ALLOWED_SIGNERS_FILE);
         AllowedSigners::load(&signers_path)?;
         let signers = read(&signers_path)?;
@@ -304,12 +379,12 @@ impl HostTrust {
         let floors = file.floors.into_iter();
         let floors = floors.map(|it| ((it.repo, it.environment), it.sequence));
         let addressee = Addressee {
-            host: identity.own().name.clone(),
+            host,
             environments: file.environments,
             audiences: file.audiences,
             floors: floors.collect(),
         };
-        let fleet = identity.trust().fleet().clone();
+        let fleet = identity.trusted().fleet().clone();
         Ok(Self {
             following: Following::new(enrolled, fleet, thresholds.of_signers()),
             identity,
@@ -322,29 +397,9 @@ impl HostTrust {
         })
     }
 
-    /// The same as the daemon of a host has it: with the signers files that it took since.
-    ///
-    /// # Errors
-    /// [`TrustError`].
-    pub fn of_daemon(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
-        let [daemon, activator] = records(config);
-        Self::load(&config.identity, now)?.keeping(&daemon, &activator, now)
-    }
-
-    /// The same as the activator of a host has it.
-    ///
-    /// # Errors
-    /// [`TrustError`].
-    pub fn of_activator(config: &Config, now: UnixMillis) -> Result<Self, TrustError> {
-        let [daemon, activator] = records(config);
-        let mut trust = Self::load(&config.identity, now)?.keeping(&activator, &daemon, now)?;
-        trust.daemon_keeps = Some(config.data.join(FLEET_TRUST_FILE));
-        Ok(trust)
-    }
-
     /// Whose certificates count now: what the daemon took since is believed as far as it proves itself.
     fn certificates(&self) -> &Trust {
-        let trust = self.identity.trust();
+        let trust = self.identity.trusted();
         if let Some(path) = &self.daemon_keeps
             && let Err(error) = trust.learn_from(path)
         {
@@ -417,6 +472,31 @@ impl HostTrust {
         })
     }
 
+    /// An order that has no authority here any more and takes this host back, or has lapsed: of the grant that was verified when it was
+    /// followed, who may release and direct by now is no question. To go back is authority that the release carried then, and a fleet
+    /// whose keys change during a rollout must be able to undo it. None where it is of another grant.
+    pub fn verify_way_back(
+        &self,
+        order: Order,
+        followed: Option<&FollowedGrant>,
+    ) -> Option<VerifiedOrder> {
+        let followed = followed?;
+        let release = order.release.verified_before(&followed.release)?;
+        let grant = order.grant.verified_before(&followed.grant)?;
+        let directive = order.directive.verify(&grant).ok()?;
+        if directive.release != release.id() {
+            return None;
+        }
+        tracing::warn!(release = %release.id().short(), "the way back is by a grant that was followed, and would not be any more");
+        Some(VerifiedOrder {
+            release,
+            grant,
+            directive,
+            // None is needed to go back.
+            plan: None,
+        })
+    }
+
     /// Checks every signature of a finalization.
     ///
     /// # Errors
@@ -432,9 +512,17 @@ impl HostTrust {
         let made = release.release().created;
         let directed = now.min(grant.grant().expires);
         let trust = self.certificates();
-        self.origins
-            .check(&grant, trust, made)
-            .or_else(|_| self.origins.check(&grant, trust, directed))?;
+        let checked = self.origins.check(&grant, trust, made);
+        let checked = checked.or_else(|_| self.origins.check(&grant, trust, directed));
+        // Nor once that certificate counts no more: where the fleet's authority knows the grant of before. Whoever got hold of the
+        // certificate's key, or of the old authority's, makes others.
+        let vouching = trust.fleet_trust();
+        let is_vouched = || vouching.is_some_and(|it| it.vouches_for_grant(&grant.signed().hash()));
+        if let Err(error) = checked
+            && !is_vouched()
+        {
+            return Err(error);
+        }
         let finalization = finalize.finalization.verify(&release, &grant)?;
         Ok(VerifiedFinalization {
             release,
@@ -473,7 +561,9 @@ impl HostTrust {
         now: UnixMillis,
     ) -> Result<(VerifiedRelease, VerifiedGrant), AuthorityError> {
         let chain = grant.signers().map_err(SignersError::from);
-        let taken = chain.and_then(|chain| self.following.take(&chain, now));
+        let vouched = self.certificates().fleet_trust();
+        let vouched = vouched.and_then(|trust| trust.signers());
+        let taken = chain.and_then(|chain| self.following.take(&chain, now, vouched));
         let (followed, untaken) = match taken {
             Ok(followed) => (followed, None),
             Err(error) => (self.following.now(), Some(error)),
@@ -510,12 +600,41 @@ impl HostTrust {
     }
 }
 
+/// Whether a certificate is valid now, or has expired and can still be renewed: until then its peers refuse it.
+fn check_life(
+    checked: Result<(), Refusal>,
+    validity: Validity,
+    now: UnixMillis,
+) -> Result<(), Refusal> {
+    match checked {
+        Err(Refusal::Expired { .. }) if validity.life(now.0) == Life::Expired => Ok(()),
+        checked => checked,
+    }
+}
+
 /// Where daemon and activator keep which signers files they took.
+/// A certificate that is over can still be renewed for a while; until then its host's peers refuse it.
+fn check_life(
+    checked: Result<(), Refusal>,
+    validity: Validity,
+    now: UnixMillis,
+) -> Result<(), Refusal> {
+    match checked {
+        Err(Refusal::Expired { .. }) if validity.life(now.0) == Life::Expired => Ok(()),
+        checked => checked,
+    }
+}
+
 fn records(config: &Config) -> [PathBuf; 2] {
     [
         config.data.join(following::DAEMON_FILE),
-        config.deploy_root.join(following::ACTIVATOR_FILE),
+        activators_record(&config.deploy_root),
     ]
+}
+
+/// Where the activator does: the one file below the deploy root that the daemon reads.
+pub(crate) fn activators_record(deploy_root: &Path) -> PathBuf {
+    deploy_root.join(following::ACTIVATOR_FILE)
 }
 
 /// The membership as `enroll` wrote it: whether it holds is for those to say to whom it is shown.

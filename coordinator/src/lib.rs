@@ -2,6 +2,7 @@
 
 mod beneath;
 pub mod cli;
+pub mod contained;
 pub mod enroll;
 pub mod fleet;
 pub mod git;

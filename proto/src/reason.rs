@@ -298,6 +298,11 @@ reasons! {
     OldAuthority = "old-authority",
     /// What says whose certificates count was kept here, and is lost.
     TrustLost = "trust-lost",
+    // What an agent says of its own host.
+    /// The kernel does not hold the daemon to its own directories, or not in all respects.
+    NotConfined = "not-confined",
+    /// A user of this host who may not asked a local socket.
+    LocalUser = "local-user",
 }
 
 impl Reason {

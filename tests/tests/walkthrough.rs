@@ -94,6 +94,34 @@ fn the_units_start_commands_that_the_agent_has() {
 }
 
 #[test]
+fn the_daemon_and_the_activator_have_users_of_their_own_and_the_daemon_may_confine_itself() {
+    let said = |unit: &str, key: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(examples().join("systemd").join(unit)).unwrap();
+        let lines = text.lines().filter_map(|line| line.strip_prefix(key));
+        lines.map(str::to_owned).collect()
+    };
+    let (daemon, activator) = ("scap-agent.service", "scap-activator.service");
+    let apart = format!("{daemon}.d/external-activator.conf");
+    assert_eq!(said(daemon, "User="), ["scap"]);
+    assert_eq!(said(activator, "User="), ["scap-activator"]);
+    // The one reads what the other's group may.
+    assert_eq!(
+        said(activator, "SupplementaryGroups="),
+        said(daemon, "Group=")
+    );
+    assert_eq!(said(&apart, "StateDirectoryMode="), ["0750"]);
+    assert_eq!(said(&apart, "UMask="), ["0027"]);
+    let calls = said(daemon, "SystemCallFilter=").join(" ");
+    for call in ["create_ruleset", "add_rule", "restrict_self"] {
+        assert!(calls.contains(&format!("landlock_{call}")), "{calls}");
+    }
+    for unit in [daemon, activator, "scap-agent-enroll.service"] {
+        assert_eq!(said(unit, "NoNewPrivileges="), ["yes"], "{unit}");
+        assert_eq!(said(unit, "CapabilityBoundingSet="), [""], "{unit}");
+    }
+}
+
+#[test]
 fn the_readme_gives_the_two_commands_and_links_only_to_what_is_there() {
     let readme = root().join("README.md");
     let text = std::fs::read_to_string(&readme).unwrap();

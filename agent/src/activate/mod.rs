@@ -35,6 +35,7 @@ mod authorise;
 mod background;
 mod build;
 mod chunks;
+mod client;
 mod commit;
 mod compare;
 mod config_diff;

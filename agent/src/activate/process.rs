@@ -8,7 +8,8 @@
 mod ahead;
 
 use std::{
-    path::{Path, PathBuf},
+    io,
+    path::PathBuf,
     sync::{Arc, Mutex, TryLockError},
 };
 
@@ -28,13 +29,10 @@ use scap_proto::{
     },
 };
 use serde::{Deserialize, Serialize};
-use tokio::{
-    net::{UnixListener, UnixStream},
-    sync::watch,
-    task::JoinSet,
-};
+use tokio::{net::UnixStream, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub use super::client::{ActivatorClient, ClientError};
 use super::{
     ActivateError, Built, Deployment, Failpoints, SourceError, Stages, Target, Upkeep, authorise,
     background::{Turns, Wanted, lower_priority},
@@ -46,13 +44,14 @@ use super::{
 use crate::{
     clock,
     host::{CheckedAgain, ServiceCommands},
+    local::{LocalListener, Users},
     store::{StoreError, StoreReader},
-    trust::HostTrust,
+    trust::ActivatorTrust,
 };
 
 pub use ahead::{News, WrittenAhead};
 
-/// The socket's name in the data directory.
+/// The socket's name in the data directory, unless it is configured to be elsewhere.
 pub const SOCKET_NAME: &str = "activator.sock";
 
 /// What the activator is asked.
@@ -185,8 +184,10 @@ pub struct LiveRelease {
 /// What the process needs.
 #[derive(Debug, Clone)]
 pub struct ActivatorConfig {
-    /// The agent's data directory: its chunk store is read, and the socket is made there.
+    /// The agent's data directory: its chunk store is read. Its owner is the daemon's user, who alone is heard, beside our own and root.
     pub data: PathBuf,
+    /// Where it listens.
+    pub socket: PathBuf,
     /// Where repos go live.
     pub deploy_root: PathBuf,
     /// How services are handled.
@@ -203,19 +204,27 @@ pub enum ProcessError {
     Store(#[from] StoreError),
     /// The background cannot be started.
     #[error("start the background")]
-    Background(#[source] std::io::Error),
+    Background(#[source] io::Error),
+    /// The data directory cannot be looked at.
+    #[error("look whose {path} is")]
+    Data {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The socket cannot be made.
     #[error("listen on {path}")]
     Listen {
         /// Where.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
 struct Activator {
-    trust: HostTrust,
+    trust: ActivatorTrust,
     config: ActivatorConfig,
     store: StoreReader,
     turns: Turns,
@@ -231,13 +240,12 @@ struct Activator {
 /// # Errors
 /// [`ProcessError`], before the first request.
 pub async fn run(
-    trust: HostTrust,
+    trust: ActivatorTrust,
     config: ActivatorConfig,
     cancel: CancellationToken,
 ) -> Result<(), ProcessError> {
     let store = StoreReader::open(config.data.join(crate::store::DIRECTORY_NAME))?;
-    let path = config.data.join(SOCKET_NAME);
-    let listener = listen(&path).map_err(|source| ProcessError::Listen { path, source })?;
+    let listener = listen(&config)?;
     tracing::info!(deploy_root = %config.deploy_root.display(), "activator ready");
     let activator = Arc::new(Activator {
         trust,
@@ -266,8 +274,8 @@ pub async fn run(
         let stream = tokio::select! {
             () = cancel.cancelled() => break,
             Some(_) = requests.join_next(), if !requests.is_empty() => continue,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+            accepted = listener.accept(refusal) => match accepted {
+                Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(error = crate::error_chain(&error), "accept a request");
                     continue;
@@ -290,15 +298,32 @@ pub async fn run(
     Ok(())
 }
 
-/// Binds a Unix socket that only its owner may connect to, in place of one that a dead process left.
-pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    crate::socket::make_private(path)?;
-    Ok(listener)
+/// Where the daemon is of our user, the socket is ours alone; else it is the group's of the data directory too, and of that group
+/// only the daemon's user is heard.
+fn listen(config: &ActivatorConfig) -> Result<LocalListener, ProcessError> {
+    use std::os::unix::fs::MetadataExt;
+
+    let path = &config.socket;
+    let data = std::fs::metadata(&config.data).map_err(|source| ProcessError::Data {
+        path: config.data.clone(),
+        source,
+    })?;
+    let is_own = data.uid() == rustix::process::geteuid().as_raw();
+    let users = Users::own().and(data.uid());
+    let bound = match is_own {
+        true => LocalListener::bind(path, users),
+        false => LocalListener::bind_for_group(path, users, data.gid()),
+    };
+    bound.map_err(|source| ProcessError::Listen {
+        path: path.clone(),
+        source,
+    })
+}
+
+/// What a user hears who may not ask: it is small, so it is a frame.
+fn refusal(why: &Because) -> Vec<u8> {
+    let answer = Envelope::from(Answer::Refused(why.clone()));
+    frame::encode_frame(&answer).unwrap_or_default()
 }
 
 async fn serve(activator: Arc<Activator>, mut stream: UnixStream) -> Result<(), FrameError> {
@@ -374,7 +399,9 @@ impl Activator {
     ) -> Result<Answer, ActivateError> {
         let started = std::time::Instant::now();
         let now = clock::now();
-        let order = match self.trust.verify_order(order, now) {
+        let root = &self.config.deploy_root;
+        let verified = authorise::verified(&self.trust, root, order, has_lapsed);
+        let order = match verified {
             Ok(order) => order,
             Err(error) => {
                 return Ok(Answer::Refused(
@@ -704,93 +731,4 @@ fn answered(
 fn is_live(deployment: &Deployment, release: &ReleaseId) -> bool {
     let live = deployment.live();
     live.is_some_and(|live| live.release == *release)
-}
-
-/// A connection to the activator, one request each.
-#[derive(Debug, Clone)]
-pub struct ActivatorClient {
-    socket: PathBuf,
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// It does not listen (yet).
-    #[error("connect to the activator at {path}")]
-    Connect {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It ended before it answered.
-    #[error("the activator ended before it answered")]
-    Ended,
-    /// The connection failed.
-    #[error("talk to the activator")]
-    Frame(#[from] FrameError),
-}
-
-impl ClientError {
-    /// Whether the activator may answer the same request once it runs again.
-    pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Self::Connect { .. } | Self::Ended | Self::Frame(FrameError::Io(_))
-        )
-    }
-}
-
-impl ActivatorClient {
-    /// A client for the activator of that data directory.
-    pub fn new(data: &Path) -> Self {
-        Self {
-            socket: data.join(SOCKET_NAME),
-        }
-    }
-
-    /// Asks; what comes and goes after that is on the connection.
-    pub(crate) async fn begin(&self, request: Request) -> Result<UnixStream, ClientError> {
-        let connected = UnixStream::connect(&self.socket).await;
-        let mut stream = connected.map_err(|source| ClientError::Connect {
-            path: self.socket.clone(),
-            source,
-        })?;
-        frame::write_message(&mut stream, &Envelope::from(request)).await?;
-        Ok(stream)
-    }
-
-    /// Asks, and waits for the answer as long as it takes.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn ask(&self, request: Request) -> Result<Answer, ClientError> {
-        self.ask_hearing(request, |_| {}).await
-    }
-
-    /// The same; `begins` hears of each step of it, as it begins, and of nothing once it is over.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn ask_hearing(
-        &self,
-        request: Request,
-        begins: impl Fn(Option<Step>),
-    ) -> Result<Answer, ClientError> {
-        let mut stream = self.begin(request).await?;
-        loop {
-            match frame::read_message::<_, Envelope<Answer>>(&mut stream).await? {
-                Some(Envelope {
-                    message: Answer::Begins(step),
-                    ..
-                }) => begins(Some(step)),
-                Some(Envelope {
-                    message: Answer::StepOver,
-                    ..
-                }) => begins(None),
-                Some(answer) => return Ok(answer.message),
-                None => return Err(ClientError::Ended),
-            }
-        }
-    }
 }

@@ -146,7 +146,7 @@ impl Deployment {
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 
-    use super::*;
+    use super::{super::dir::split, *};
 
     fn hash(text: &str) -> ContentHash {
         ContentHash::of(text.as_bytes())
@@ -186,7 +186,9 @@ mod tests {
         // The same contents elsewhere, or in a file that everybody may run.
         let mut hold = |contents: [&str; 2]| {
             for (path, content) in [&b"b/c/d"[..], b"b/e"].into_iter().zip(contents) {
-                let stat = tree.stat(path).unwrap().unwrap();
+                let (dir, name) = split(path);
+                let dir = tree.dir_at(dir).unwrap();
+                let stat = dir.stat(name).unwrap().unwrap();
                 inodes.note_written(&stat, hash(content));
             }
             contents_of(&tree, &inodes).unwrap()

@@ -1,6 +1,6 @@
 //! The local API: a Unix socket in the data directory, for the command line on the same host.
 //!
-//! One request and one answer a connection, each a line of JSON. Only the socket's owner may connect.
+//! One request and one answer a connection, each a line of JSON. Only the daemon's user and root are heard.
 
 mod pull;
 mod trust;
@@ -13,6 +13,7 @@ use std::{
 };
 
 use scap_proto::{
+    reason::{Because, Reason},
     release::{Environment, RepoPath},
     wire::control::Finalize,
 };
@@ -24,13 +25,17 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::{activate::process::listen as listen_on, catchup::engine::Scope, limits::Caps};
+use crate::{
+    catchup::engine::Scope,
+    limits::Caps,
+    local::{LocalListener, Users},
+};
 
 pub use pull::{AskedView, BehindView, CatchUpView, DisbelievedView, Given, PullView, PulledView};
 pub use trust::{RevokedView, TrustView};
 pub use view::{
-    AuthorityView, BytesView, GcView, IdentityView, LimitView, LimitsView, PeerView, RepoView,
-    ShunView, StatusView, VerifyView,
+    AuthorityView, BytesView, ConfinementView, GcView, IdentityView, LimitView, LimitsView,
+    PeerView, RepoView, ShunView, StatusView, VerifyView,
 };
 pub use watch::{DeniedView, FreshnessView, SawView, WatchView};
 
@@ -73,6 +78,11 @@ pub enum Call {
         /// What is to be.
         caps: Caps,
     },
+}
+
+impl Call {
+    /// The names of all methods, as a request has them in `method`.
+    pub const METHODS: [&str; 5] = ["status", "verify", "pull", "gc", "limit"];
 }
 
 /// A request as the daemon gets it.
@@ -145,6 +155,7 @@ pub enum CallError {
 #[derive(Deserialize)]
 struct ErrorAnswer {
     error: String,
+    code: Option<Reason>,
 }
 
 /// Makes the socket and serves it until the returned task is dropped or aborted.
@@ -152,15 +163,15 @@ struct ErrorAnswer {
 /// # Errors
 /// Where the socket cannot be made.
 pub(crate) fn listen(data: &Path) -> io::Result<(Server, mpsc::Receiver<ApiRequest>)> {
-    let listener = listen_on(&data.join(SOCKET_NAME))?;
+    let listener = LocalListener::bind(&data.join(SOCKET_NAME), Users::own())?;
     let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
     let server = tokio::spawn(async move {
         let mut sessions = JoinSet::new();
         loop {
             tokio::select! {
                 Some(_) = sessions.join_next(), if !sessions.is_empty() => {}
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
+                accepted = listener.accept(refusal) => match accepted {
+                    Ok(stream) => {
                         sessions.spawn(serve(stream, requests.clone()));
                     }
                     Err(error) => tracing::warn!(%error, "accept a local request"),
@@ -255,6 +266,12 @@ fn error_answer(text: &str) -> String {
     serde_json::json!({ "error": text }).to_string()
 }
 
+/// What a user hears who may not ask.
+fn refusal(why: &Because) -> Vec<u8> {
+    let answer = serde_json::json!({ "error": why.text, "code": why.code });
+    format!("{answer}\n").into_bytes()
+}
+
 /// Asks the daemon of that data directory.
 ///
 /// # Errors
@@ -267,13 +284,32 @@ pub async fn call<T: DeserializeOwned>(data: &Path, call: &Call) -> Result<T, Ca
             path: path.clone(),
             source,
         })?;
-    stream
-        .write_all(format!("{}\n", serde_json::to_string(call)?).as_bytes())
-        .await?;
+    let request = format!("{}\n", serde_json::to_string(call)?);
+    // Who is refused is so before the request is read, and hears why.
+    let asked = stream.write_all(request.as_bytes()).await;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
+    let heard = stream.read_to_string(&mut answer).await;
+    if answer.is_empty() {
+        asked?;
+        heard?;
+    }
     if let Ok(refused) = serde_json::from_str::<ErrorAnswer>(&answer) {
-        return Err(CallError::Refused(refused.error));
+        let code = refused.code.map(|code| format!(" [{code}]"));
+        let text = refused.error + &code.unwrap_or_default();
+        return Err(CallError::Refused(text));
     }
     Ok(serde_json::from_str(&answer)?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_methods_names_each_that_a_request_may_have() {
+        let error = serde_json::from_str::<Call>(r#"{"method":"no-such"}"#).unwrap_err();
+        let named = Call::METHODS.map(|name| format!("`{name}`")).join(", ");
+        assert!(error.to_string().contains(&named), "{error}");
+    }
 }

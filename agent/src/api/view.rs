@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::{CatchUpView, TrustView, WatchView};
 use crate::{
     clock::{self, Moment},
+    confine::{Confinement, Level, Mode},
     daemon::Repo,
     limits::Source,
     node::{Shun, TransferStatus},
@@ -61,6 +62,33 @@ pub struct StatusView {
     pub trust: TrustView,
     /// Whose releases it takes.
     pub authority: AuthorityView,
+    /// How far the kernel holds the daemon to its own directories.
+    pub confinement: ConfinementView,
+}
+
+/// How far the kernel holds the daemon to its own directories.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConfinementView {
+    /// What was asked for: `required`, `best-effort` or `off`.
+    pub mode: Mode,
+    /// What there is: `full`, `partial` or `none`.
+    pub level: Level,
+    /// `not-confined`, where it is not full.
+    pub code: Option<Reason>,
+    /// The same in words.
+    pub text: String,
+}
+
+impl From<Confinement> for ConfinementView {
+    fn from(confinement: Confinement) -> Self {
+        let Confinement { mode, level } = confinement;
+        Self {
+            mode,
+            level,
+            code: (level != Level::Full).then_some(Reason::NotConfined),
+            text: confinement.to_string(),
+        }
+    }
 }
 
 /// Whose releases a host takes.

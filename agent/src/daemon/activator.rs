@@ -1,28 +1,23 @@
-//! The activator's process, as its parent sees it: started, started again when it dies, stopped.
+//! The way to the activator, whoever started it.
 
-use std::{ffi::OsString, process::Stdio, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
 use scap_proto::release::Step;
-use tokio::{
-    process::{Child, Command},
-    sync::Notify,
-    task::JoinHandle,
-};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     activate::process::{ActivatorClient, Answer, ClientError, Request},
-    config::Config,
+    keeper::Keeper,
 };
 
 /// How long a request waits for an activator that is (re)starting.
 const START_MAX: Duration = Duration::from_secs(20);
-/// Pause before a dead activator is started again, so that one that dies at once does not spin.
-const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// Pause before a socket that nobody listens on is tried again.
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 /// How long the activator may take to finish the request in progress at the end.
 const STOP_MAX: Duration = Duration::from_secs(30);
+/// How long one that is killed may take to be gone: the kernel does it at once, but for what sits in a file system that hangs.
+const KILL_MAX: Duration = Duration::from_secs(5);
 /// Times that one request is asked again after the activator died of it.
 const ASKS_MAX: u32 = 3;
 
@@ -30,34 +25,25 @@ const ASKS_MAX: u32 = 3;
 #[derive(Debug, Clone)]
 pub(super) struct ActivatorHandle {
     client: ActivatorClient,
-    cancel: CancellationToken,
-    stopped: Arc<Notify>,
-    supervisor: Option<Arc<JoinHandle<()>>>,
+    stop: CancellationToken,
+    over: CancellationToken,
+    is_kept: bool,
 }
 
 impl ActivatorHandle {
-    /// Starts the activator and its supervisor. With an empty `command` an activator of somebody else's is used.
-    pub(super) async fn start(
-        config: &Config,
-        command: Vec<OsString>,
-        cancel: CancellationToken,
-    ) -> std::io::Result<Self> {
-        let client = ActivatorClient::new(&config.data);
-        let stopped = Arc::new(Notify::new());
-        let supervisor = if command.is_empty() {
-            stopped.notify_one();
-            None
-        } else {
-            let child = spawn(&command)?;
-            let supervise = supervise(child, command, cancel.clone(), stopped.clone());
-            Some(Arc::new(tokio::spawn(supervise)))
+    /// Has the activator started, and started again, by its keeper. Without one an activator of somebody else's is used.
+    pub(super) fn start(socket: &Path, keeper: Option<Keeper>) -> Self {
+        let handle = Self {
+            client: ActivatorClient::new(socket),
+            stop: CancellationToken::new(),
+            over: CancellationToken::new(),
+            is_kept: keeper.is_some(),
         };
-        Ok(Self {
-            client,
-            cancel,
-            stopped,
-            supervisor,
-        })
+        if let Some(mut keeper) = keeper {
+            keeper.begin();
+            tokio::spawn(watch(keeper, handle.stop.clone(), handle.over.clone()));
+        }
+        handle
     }
 
     /// Asks, and asks again where the activator died before it answered: each request is the same
@@ -105,59 +91,31 @@ impl ActivatorHandle {
         self.client.clone()
     }
 
+    /// Returns when nobody starts the activator again any more, though somebody should. Cancel-safe.
+    pub(super) async fn lost(&self) {
+        self.over.cancelled().await;
+    }
+
     /// Lets the activator finish what it does, and ends it.
     pub(super) async fn shutdown(&self) {
-        self.cancel.cancel();
-        if self.supervisor.is_some() {
-            let _ = tokio::time::timeout(STOP_MAX, self.stopped.notified()).await;
+        self.stop.cancel();
+        if self.is_kept {
+            self.over.cancelled().await;
         }
     }
 }
 
-async fn supervise(
-    mut child: Child,
-    command: Vec<OsString>,
-    cancel: CancellationToken,
-    stopped: Arc<Notify>,
-) {
-    // Held apart: waiting for a child closes what it still holds of its standard input.
-    let mut stdin = child.stdin.take();
-    loop {
-        tokio::select! {
-            () = cancel.cancelled() => break,
-            status = child.wait() => match status {
-                Ok(status) => tracing::warn!(%status, "the activator died; starting it again"),
-                Err(error) => tracing::error!(%error, "wait for the activator"),
-            },
+/// Cancels `over` when the keeper has ended, by itself or since it was to `stop`.
+async fn watch(mut keeper: Keeper, stop: CancellationToken, over: CancellationToken) {
+    tokio::select! {
+        () = keeper.ended() => tracing::error!("the activator's keeper died"),
+        () = stop.cancelled() => {
+            keeper.end();
+            if tokio::time::timeout(STOP_MAX, keeper.ended()).await.is_err() {
+                keeper.kill();
+                let _ = tokio::time::timeout(KILL_MAX, keeper.ended()).await;
+            }
         }
-        child = loop {
-            tokio::select! {
-                () = cancel.cancelled() => {
-                    stopped.notify_one();
-                    return;
-                }
-                () = tokio::time::sleep(RESTART_PAUSE) => {}
-            }
-            match spawn(&command) {
-                Ok(child) => break child,
-                Err(error) => tracing::error!(%error, "start the activator"),
-            }
-        };
-        stdin = child.stdin.take();
     }
-    // Its standard input closes: it finishes what it does and ends.
-    drop(stdin);
-    if tokio::time::timeout(STOP_MAX, child.wait()).await.is_err() {
-        let _ = child.kill().await;
-    }
-    stopped.notify_one();
-}
-
-/// Starts the process. It ends when its standard input does, so it never outlives this one.
-fn spawn(command: &[OsString]) -> std::io::Result<Child> {
-    Command::new(&command[0])
-        .args(&command[1..])
-        .stdin(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
+    over.cancel();
 }

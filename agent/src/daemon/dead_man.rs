@@ -19,7 +19,13 @@ use super::{
     Daemon, Repo, RepoKey,
     saved::{Saved, SavedState},
 };
-use crate::{acceptance::Decision, activate::process::Request, clock::Moment, store::durable};
+use crate::{
+    acceptance::Decision,
+    activate::process::Request,
+    clock::Moment,
+    store::durable,
+    trust::{FollowedGrant, VerifiedOrder},
+};
 
 /// The first bytes of each file: kind and version. One of another version is as if it were not there.
 const MAGIC: &[u8] = b"scap-agent-heard/1\n";
@@ -172,6 +178,14 @@ impl Daemon {
             Some(Err(error)) => Err(Reason::RefusedState.because(crate::error_chain(&error))),
             _ => Ok(ordered),
         }
+    }
+
+    /// An order that has no authority here any more, where it is to go back from what was followed, by whom it was directed then.
+    pub(super) fn verify_way_back(&self, key: &RepoKey, order: &Order) -> Option<VerifiedOrder> {
+        let saved = self.repos.get(key)?.saved.order.as_ref()?;
+        let followed = FollowedGrant::of(saved.release.id(), &saved.grant);
+        let verified = self.trust.verify_way_back(order.clone(), Some(&followed))?;
+        (verified.directive.stage == Stage::Revert).then_some(verified)
     }
 
     /// Goes back from what nobody directs any more.

@@ -36,9 +36,9 @@ pub enum DaemonError {
     /// The local API.
     #[error("start the local API")]
     Api(#[source] std::io::Error),
-    /// The activator's process.
-    #[error("start the activator")]
-    Activator(#[source] std::io::Error),
+    /// What starts the activator ended by itself, and a confined daemon cannot start it again.
+    #[error("what starts the activator died; a daemon that is started anew has it again")]
+    KeeperEnded,
     /// A part of the node ended by itself.
     #[error("the node ended by itself; the log above says why")]
     NodeEnded,

@@ -20,6 +20,7 @@ mod reporting;
 mod saved;
 mod soaking;
 mod stable;
+mod status;
 mod trusting;
 mod verifying;
 mod watching;
@@ -60,11 +61,11 @@ use self::{
 use crate::{
     acceptance::Decision,
     activate::process::{Answer, ClientError, Request},
-    api::{
-        self, ApiError, ApiRequest, AuthorityView, IdentityView, PeerView, RepoView, StatusView,
-    },
+    api::{self, ApiError, ApiRequest, PeerView},
     clock,
     config::Config,
+    confine::Confinement,
+    keeper::Keeper,
     limits::Limits,
     node::{Incoming, Job, Node, NodeEvent, Readers, Sources, Tasks},
     store::{Store, StoreConfig},
@@ -87,14 +88,15 @@ const MESSAGES_MAX: usize = 32;
 /// Most peers remembered for having been dropped, for the status.
 const DROPPED_PEERS_MAX: usize = 64;
 
-/// Runs the daemon until `cancel`. `activator` is the command that starts the activator's process; what comes from `limits`
-/// counts instead of [`Config::limits`] from then on.
+/// Runs the daemon until `cancel`. `keeper` starts the activator, where no other unit does; `confinement` is what became of
+/// confining this process; what comes from `limits` counts instead of [`Config::limits`] from then on.
 ///
 /// # Errors
 /// [`DaemonError`].
 pub async fn run(
     config: Config,
-    activator: Vec<std::ffi::OsString>,
+    keeper: Option<Keeper>,
+    confinement: Confinement,
     limits: mpsc::Receiver<Limits>,
     cancel: CancellationToken,
 ) -> Result<(), DaemonError> {
@@ -123,9 +125,7 @@ pub async fn run(
         limiter.caps(clock::now()),
     )?;
     let (api, api_requests) = api::listen(&config.data).map_err(DaemonError::Api)?;
-    let activator = ActivatorHandle::start(&config, activator, cancel.child_token())
-        .await
-        .map_err(DaemonError::Activator)?;
+    let activator = ActivatorHandle::start(&config.activator_socket, keeper);
     tracing::info!(
         name = %trust.addressee.host, address = %node.address(), chunks = recovery.durable_chunks + recovery.verified_chunks,
         rehashed = recovery.verified_chunks, "agent ready"
@@ -155,6 +155,7 @@ pub async fn run(
         config_turn: Arc::new(Semaphore::new(1)),
         limiter,
         ahead: BTreeMap::new(),
+        confinement,
         renewing: Renewing::default(),
     };
     daemon.notice_loss(starts == 1);
@@ -232,6 +233,7 @@ struct Daemon {
     limiter: Limiter,
     catching: Catching,
     ahead: BTreeMap<RepoKey, Ahead>,
+    confinement: Confinement,
     freshness: Freshness,
     /// What waits while it is not known where others are.
     amnesia: Option<Amnesia>,
@@ -259,6 +261,7 @@ impl Daemon {
                     Some(event) => self.node_event(event).await,
                     None => break Err(DaemonError::NodeEnded),
                 },
+                () = self.activator.lost() => break Err(DaemonError::KeeperEnded),
                 Some(incoming) = inboxes.control_streams.recv() => match incoming {
                     Incoming::Control(stream) => self.control_opened(stream),
                     Incoming::Question(question) => self.question(question).await,
@@ -403,10 +406,10 @@ impl Daemon {
             {
                 return self.report_lack_of_plan(&key, &order).await;
             }
-            Err(error) => {
-                let reason = error.code().because(crate::error_chain(&error));
-                return self.refuse(id, &key, release, reason).await;
-            }
+            Err(error) => match self.verify_way_back(&key, &order) {
+                Some(verified) => verified,
+                None => return self.refuse(id, &key, release, error.because()).await,
+            },
         };
         let acceptance = self
             .repos
@@ -745,43 +748,6 @@ impl Daemon {
                     let _ = reply.send(result.map_err(|e| ApiError(crate::error_chain(&e))));
                 });
             }
-        }
-    }
-
-    async fn status(&mut self) -> StatusView {
-        let mut releases = Vec::new();
-        for key in self.repos.keys().cloned().collect::<Vec<_>>() {
-            let progress = self.progress(&key).await;
-            let repo = &self.repos[&key];
-            let about = repo.saved.accepted_release();
-            let about = about.and_then(|release| release.read_unverified().ok());
-            releases.push(RepoView::new(repo, about.as_ref(), progress));
-        }
-        let waiting = releases.iter().find(|release| release.waiting.is_some());
-        let (waiting, waiting_code) = match waiting {
-            Some(release) => (release.waiting.clone(), release.code),
-            None => (None, None),
-        };
-        let usage = self.node.store().usage().ok();
-        StatusView {
-            schema: "scap.agent-status/1",
-            name: self.trust.addressee.host.clone(),
-            identity: IdentityView::new(&self.trust.identity, clock::now()),
-            address: self.node.address(),
-            deploy_root: self.config.deploy_root.clone(),
-            releases,
-            waiting,
-            waiting_code,
-            store_chunks: usage.as_ref().map(|usage| usage.chunks),
-            store_bytes: usage.as_ref().map(|usage| usage.encoded_bytes),
-            dropped_peers: self.dropped.clone(),
-            shunned: self.node.shunned().into_iter().map(Into::into).collect(),
-            first_packets_dropped: self.node.first_packets_dropped(),
-            limits: self.limiter.view(clock::now()),
-            catch_up: self.catch_up_view(),
-            watch: self.watch_view(),
-            trust: self.trust_view(),
-            authority: AuthorityView::of(&self.trust),
         }
     }
 

@@ -59,6 +59,8 @@ pub(crate) enum SessionError {
     Unexpected(&'static str),
     #[error("the peer is not believed")]
     Trust(#[source] FleetTrustError),
+    #[error("the peer hands over fleet trusts again and again")]
+    TrustAgain,
     #[error(transparent)]
     CutOff(Refusal),
     #[error("the peer did not open its session within {} s", OPEN_TIME_MAX.as_secs())]
@@ -337,7 +339,7 @@ impl SessionError {
             Self::Frame(FrameError::Codec(_) | FrameError::TooLong(_)) | Self::Unexpected(_) => {
                 close::PROTOCOL
             }
-            Self::Late | Self::Trust(_) => close::PROTOCOL,
+            Self::Late | Self::Trust(_) | Self::TrustAgain => close::PROTOCOL,
             Self::CutOff(refusal) => match refusal.kind() {
                 RefusalKind::Revoked => close::REVOKED,
                 _ => close::OLD_AUTHORITY,

@@ -10,7 +10,7 @@ use scap_proto::{
     frame,
     id::NodeId,
     identity::{KeepError, Offered, Refusal, RefusalKind, SignedFleetTrust, Trust, TrustMark},
-    limits::TRUST_CHAIN_MAX,
+    limits::{FLEET_TRUST_BYTES_MAX, TRUST_CHAIN_MAX},
     transport::{DialError, Link},
     wire::{Envelope, Hello, Open, close, peer::PeerMessage},
 };
@@ -21,11 +21,44 @@ use crate::swarm::PeerId;
 /// Longest that an exchange on a link of its own may take: a round trip, and a frame of 640 KiB for each that is handed over.
 const VISIT_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// How many a peer may hand over on a link that change nothing here, until something does: each peer tells each change that it hears
+/// of, and it may hear later than we of some dozens in a row.
+const IDLE_MAX: usize = 64;
+
+/// Most bytes of those: a few of the longest, or all of the usual length.
+const IDLE_BYTES_MAX: usize = 8 * FLEET_TRUST_BYTES_MAX;
+
+/// What a peer handed over for nothing.
+#[derive(Debug, Default)]
+struct Idle {
+    /// What counted here then.
+    at: TrustMark,
+    count: usize,
+    bytes: usize,
+}
+
+impl Idle {
+    /// Counts one of so many bytes, where `mark` counts here; whether that is too much.
+    fn is_too_much(&mut self, mark: TrustMark, bytes: usize) -> bool {
+        if mark != self.at {
+            *self = Self {
+                at: mark,
+                ..Self::default()
+            };
+        }
+        self.count += 1;
+        self.bytes += bytes;
+        self.count > IDLE_MAX || self.bytes > IDLE_BYTES_MAX
+    }
+}
+
 /// What came of what one peer handed over.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    /// How many in a row no authority signed that is believed here.
+    /// How many no authority signed that is believed here, since one of this peer's was taken.
     refused: usize,
+    /// All that were not taken.
+    idle: Idle,
     /// Whether it was told already that it has another one of the same number.
     is_conflict_told: bool,
 }
@@ -35,13 +68,19 @@ impl Taken {
     ///
     /// # Errors
     /// [`SessionError::Trust`] where it handed over more that is not signed than anybody's way to the latest is long. One
-    /// alone may be a step of a way that began elsewhere.
+    /// alone may be a step of a way that began elsewhere. [`SessionError::TrustAgain`] where it goes on with what changes nothing.
     pub(super) async fn take(
         &mut self,
         shared: &Arc<Shared>,
         from: &NodeId,
         signed: SignedFleetTrust,
     ) -> Result<(), SessionError> {
+        let mark = shared.trust.mark();
+        let bytes = signed.0.payload.len();
+        // Nobody verifies again what is believed, however often it comes.
+        if shared.trust.has(&signed) {
+            return self.spend(from, mark, bytes);
+        }
         // In a task of its own: whoever handed it over may end the link meanwhile, and with it this future; and what counts
         // is to be followed by everything that follows from it.
         let offering = tokio::spawn(offer(shared.clone(), from.clone(), signed));
@@ -49,7 +88,11 @@ impl Taken {
             .await
             .expect("what is offered is no reason to panic")
         {
-            Ok(Offered::Believed | Offered::Known) => self.refused = 0,
+            Ok(Offered::Believed) => {
+                self.refused = 0;
+                return Ok(());
+            }
+            Ok(Offered::Known) => {}
             Ok(Offered::Conflict) if self.is_conflict_told => {}
             Ok(Offered::Conflict) => {
                 self.is_conflict_told = true;
@@ -70,7 +113,15 @@ impl Taken {
                 tracing::error!(%from, error, "a fleet trust cannot be kept, and does not count");
             }
         }
-        Ok(())
+        self.spend(from, mark, bytes)
+    }
+
+    fn spend(&mut self, from: &NodeId, mark: TrustMark, bytes: usize) -> Result<(), SessionError> {
+        if !self.idle.is_too_much(mark, bytes) {
+            return Ok(());
+        }
+        tracing::warn!(%from, count = self.idle.count, "it hands over fleet trusts again and again; link closed");
+        Err(SessionError::TrustAgain)
     }
 }
 
@@ -87,6 +138,10 @@ async fn offer(
     if offered == Offered::Believed {
         let number = shared.trust.mark().number;
         tracing::info!(%from, number, "another fleet trust counts from now on");
+        let carried = shared.trust.carried();
+        if carried > 0 {
+            tracing::warn!(%from, number, carried, "the fleet trust leaves out who is revoked and does not say that it is lifted: they stay so here. Was it signed from an older copy of the authority's directory?");
+        }
         shared.tell(Event::TrustChanged).await;
     }
     Ok(offered)
@@ -248,5 +303,33 @@ impl Visit {
             let reading = async { while let Ok(Some(_)) = frame::read(&mut self.receive).await {} };
             let _ = tokio::time::timeout(VISIT_TIME_MAX, reading).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(number: u64) -> TrustMark {
+        TrustMark {
+            number,
+            ..TrustMark::default()
+        }
+    }
+
+    #[test]
+    fn a_peer_that_repeats_itself_is_heard_for_a_while_and_again_once_something_changed() {
+        let mut idle = Idle::default();
+        let too_much: Vec<bool> = (0..=IDLE_MAX)
+            .map(|_| idle.is_too_much(mark(1), 100))
+            .collect();
+        assert_eq!(too_much.iter().position(|it| *it), Some(IDLE_MAX));
+        assert!(!idle.is_too_much(mark(2), 100));
+        // A few of the longest are as much.
+        let times = IDLE_BYTES_MAX / FLEET_TRUST_BYTES_MAX;
+        for _ in 0..times {
+            assert!(!idle.is_too_much(mark(3), FLEET_TRUST_BYTES_MAX));
+        }
+        assert!(idle.is_too_much(mark(3), FLEET_TRUST_BYTES_MAX));
     }
 }

@@ -14,7 +14,7 @@ use std::{
     fs::{self, DirBuilder, OpenOptions, TryLockError},
     hash::{BuildHasher, RandomState},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -29,6 +29,12 @@ use crate::lock::{FileLock, Take};
 
 const VERSION: &str = "scap store 1";
 
+/// Directories of ours alone.
+const OURS: u32 = 0o700;
+/// Directories that our group reads: for an activator of another user, who is of that group. The umask says the same of
+/// the files in them.
+const OUR_GROUPS: u32 = 0o750;
+
 /// The names of the 256 directories below `chunks`: the first byte of the ids in them.
 pub(super) fn prefixes() -> impl Iterator<Item = String> {
     (0..=u8::MAX).map(|byte| format!("{byte:02x}"))
@@ -38,6 +44,8 @@ pub(super) fn prefixes() -> impl Iterator<Item = String> {
 #[derive(Debug)]
 pub(super) struct Layout {
     directory: PathBuf,
+    /// Of its directories: [`OURS`], or [`OUR_GROUPS`] where the one that the store is in has just that mode.
+    mode: u32,
     /// Another one at each opening: what one that died left may not be cleared yet.
     run: u64,
     temporaries: AtomicU64,
@@ -46,8 +54,11 @@ pub(super) struct Layout {
 impl Layout {
     /// Where a store is or is going to be.
     pub(super) fn new(directory: PathBuf) -> Self {
+        let around = directory.parent().map(fs::metadata);
+        let is_shared = around.is_some_and(|it| it.is_ok_and(|it| it.mode() & 0o777 == OUR_GROUPS));
         Self {
             directory,
+            mode: if is_shared { OUR_GROUPS } else { OURS },
             run: RandomState::new().hash_one(std::process::id()),
             temporaries: AtomicU64::new(0),
         }
@@ -87,7 +98,7 @@ impl Layout {
     /// # Errors
     /// [`StoreError`]: why this cannot be, or become, our store.
     pub(super) fn make(&self) -> Result<(), StoreError> {
-        make_directory(&self.directory)
+        make_directory(&self.directory, self.mode)
     }
 
     /// Makes the store in its directory, which is locked, where there is none.
@@ -97,10 +108,10 @@ impl Layout {
     pub(super) fn prepare(&self) -> Result<(), StoreError> {
         self.prepare_version()?;
         for directory in [self.chunks(), self.tmp()] {
-            make_directory(&directory)?;
+            make_directory(&directory, self.mode)?;
         }
         for prefix in prefixes() {
-            make_directory(&self.prefix(&prefix))?;
+            make_directory(&self.prefix(&prefix), self.mode)?;
         }
         Ok(())
     }
@@ -267,11 +278,12 @@ impl Drop for Temporary {
     }
 }
 
-/// Makes a directory, or makes sure that the one there is ours and only ours to write.
-fn make_directory(path: &Path) -> Result<(), StoreError> {
+/// Makes a directory, or makes sure that the one there is ours and only ours to write. One that is to be our group's to read is
+/// made so: an activator of another user came to be since.
+fn make_directory(path: &Path, wanted: u32) -> Result<(), StoreError> {
     DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        .mode(wanted)
         .create(path)
         .map_err(StoreError::io("make the directory", path))?;
     let found = fs::metadata(path).map_err(StoreError::io("look at", path))?;
@@ -289,6 +301,10 @@ fn make_directory(path: &Path) -> Result<(), StoreError> {
             path: path.to_owned(),
             mode,
         });
+    }
+    if wanted & !mode != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(wanted))
+            .map_err(StoreError::io("set the mode of", path))?;
     }
     Ok(())
 }

@@ -12,8 +12,8 @@ use std::{
 
 use scap_proto::{
     codec,
-    identity::FleetName,
-    release::{SignedSigners, SignersError, SignersInForce, UnixMillis},
+    identity::{FleetName, VouchedSigners},
+    release::{FollowBy, SignedSigners, SignersError, SignersInForce, UnixMillis},
 };
 use serde::{Deserialize, Serialize};
 
@@ -176,7 +176,8 @@ impl Following {
             .clone()
     }
 
-    /// Takes the links of a chain that follow on what is in force, durably, and says what is in force then.
+    /// Takes the links of a chain that follow on what is in force, durably, and says what is in force then. `vouched` is the file that the
+    /// fleet's authority knows to be in force, where it said so.
     ///
     /// # Errors
     /// [`SignersError`]; of a record that cannot be written it is told in the log, and nothing is taken.
@@ -184,12 +185,17 @@ impl Following {
         &self,
         chain: &[SignedSigners],
         now: UnixMillis,
+        vouched: Option<VouchedSigners>,
     ) -> Result<Arc<Followed>, SignersError> {
         let _taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.now();
-        let signers = before
-            .signers
-            .follow(chain, &self.fleet, self.threshold, now)?;
+        let by = FollowBy {
+            fleet: &self.fleet,
+            threshold: self.threshold,
+            now,
+            vouched,
+        };
+        let signers = before.signers.follow_by(chain, &by)?;
         if signers.number() == before.signers.number() {
             return Ok(before);
         }

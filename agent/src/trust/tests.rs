@@ -102,6 +102,20 @@ impl World {
         }
     }
 
+    /// From now on a key alone that signed nothing may release.
+    pub(crate) fn take_all_keys_away(&self) {
+        let first = self.trust.following.now().signers.clone();
+        let link = self.link(&first, &[&self.stranger], &[&self.deployer, &self.stranger]);
+        let taken = self.trust.following.take(&[link], NOW, None);
+        assert_eq!(taken.unwrap().signers.number(), 1);
+    }
+
+    /// What this draft directs, by a session key that nobody granted anything.
+    pub(crate) fn sign_as_stranger(&self, draft: &Draft) -> SignedDirective {
+        let release = SignedRelease::sign(&draft.release, &self.deployer).unwrap();
+        SignedDirective::sign(&draft.directive(release.id()), &SecretKey::generate())
+    }
+
     /// The finalization of this draft's release.
     pub(crate) fn finalize(&self, draft: &Draft) -> Finalize {
         self.finalize_reaching(draft, &Reach::All)

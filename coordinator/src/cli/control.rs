@@ -1,26 +1,28 @@
 //! A running deployment's control socket, and the commands that speak to it.
 //!
-//! One line of JSON asks, one answers. The socket is in the state directory, which is its owner's alone.
+//! One line of JSON asks, one answers. The socket is in the state directory, which is its owner's alone; only its owner and root are heard.
 
 use std::{
     collections::BTreeMap,
     io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use clap::Args;
+use scap_agent::local::{LocalListener, Users};
 use scap_proto::{
     id::NodeId,
+    reason::Because,
     release::{Environment, RepoPath},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
+    net::UnixStream,
     sync::{mpsc, oneshot},
     task::{JoinHandle, JoinSet},
     time::error::Elapsed,
@@ -100,6 +102,18 @@ pub(super) enum Ask {
     Why { host: NodeId },
 }
 
+/// The names of all that a deployment may be asked for, as a line has them in `command`.
+pub const COMMANDS: [&str; 8] = [
+    "pause",
+    "resume",
+    "promote",
+    "abort",
+    "retry-failed",
+    "skip",
+    "status",
+    "why",
+];
+
 /// What a deployment says of itself, once it may be asked.
 #[derive(Debug, Clone)]
 pub(super) struct Subject {
@@ -134,12 +148,7 @@ impl Control {
             .create(&folder)?;
         let (repo, environment) = &subject.about;
         let path = socket_path(&folder, repo, environment);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let listener = LocalListener::bind(&path, Users::own())?;
         let ends = CancellationToken::new();
         let task = tokio::spawn(accept(listener, subject, requests, ends.clone()));
         Ok(Self { path, ends, task })
@@ -161,7 +170,7 @@ impl Drop for Control {
 }
 
 async fn accept(
-    listener: UnixListener,
+    listener: LocalListener,
     subject: Subject,
     requests: mpsc::Sender<Request>,
     ends: CancellationToken,
@@ -177,10 +186,10 @@ async fn accept(
                 while clients.join_next().await.is_some() {}
                 return;
             }
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(not_allowed) => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 let (subject, requests) = (subject.clone(), requests.clone());
                 clients.spawn(async move {
                     let served = tokio::time::timeout(ANSWER_MAX, serve(stream, subject, requests));
@@ -260,6 +269,12 @@ async fn follow(ask: Ask, requests: &mpsc::Sender<Request>) -> Value {
 
 fn refusal(why: &str) -> Value {
     json!({ "error": why })
+}
+
+/// What a user hears who may not ask.
+fn not_allowed(why: &Because) -> Vec<u8> {
+    let answer = json!({ "error": why.text, "code": why.code });
+    format!("{answer}\n").into_bytes()
 }
 
 /// Where the socket of a repo's deployment to an environment is: a short name, as a Unix socket's path may hold 107 bytes.
@@ -604,5 +619,12 @@ mod tests {
             meant(&ControlArgs { name, ..args }).unwrap(),
             Some(place("two"))
         );
+    }
+
+    #[test]
+    fn the_table_of_commands_names_each_that_a_line_may_have() {
+        let error = serde_json::from_str::<Ask>(r#"{"command":"no-such"}"#).unwrap_err();
+        let named = COMMANDS.map(|name| format!("`{name}`")).join(", ");
+        assert!(error.to_string().contains(&named), "{error}");
     }
 }

@@ -44,7 +44,10 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use scap_proto::release::{Environment, RepoPath};
 
-pub use self::error::{CliError, exit};
+pub use self::{
+    control::COMMANDS as CONTROL_COMMANDS,
+    error::{CliError, exit},
+};
 
 /// The hidden sub-command under which this program is the agent.
 const AGENT_COMMAND: &str = "agent";
@@ -176,6 +179,8 @@ pub fn main() -> ExitCode {
             .collect();
         return scap_agent::cli::main(arguments, &[AGENT_COMMAND]);
     }
+    scap_agent::cli::keep_memory_private();
+    scap_agent::cli::keep_core_off_disk();
     scap_agent::cli::log_to("warn", || screen::Log);
     screen::keep_panics_above();
     let runtime = match tokio::runtime::Builder::new_multi_thread()

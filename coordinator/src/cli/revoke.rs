@@ -95,8 +95,10 @@ pub(super) async fn revoke(args: RevokeArgs) -> Result<u8, CliError> {
             CliError::failed("read the certificate", &error).code(exit::USAGE)
         })?));
     }
+    let state = teller.state.clone();
     let change = |trust: &mut FleetTrust| {
         for who in &denied {
+            let who = &including_late(&state, who, clock::now());
             // What was stolen before it was enrolled again stays so.
             let stays = |it: &Denial| it.is_enrolled_again || !is_same(&it.who, who);
             trust.denials.retain(stays);
@@ -197,6 +199,26 @@ fn issued_by(
         );
     }
     Ok(latest.max(now))
+}
+
+/// The same with what was certified since it was asked for: while somebody waited to sign, another may have enrolled the host.
+fn including_late(state: &StateDirectory, who: &Denied, now: UnixMillis) -> Denied {
+    let mut who = who.clone();
+    if let Denied::Node {
+        role,
+        name,
+        issued_until,
+    } = &mut who
+    {
+        let record = match role {
+            Role::Agent => state.enrolment(name).ok().flatten(),
+            _ => None,
+        };
+        let enrolled = record.and_then(|it| u64::try_from(it.enrolled.as_millisecond()).ok());
+        let latest = now.max(UnixMillis(enrolled.unwrap_or(0)));
+        *issued_until = latest.max(*issued_until);
+    }
+    who
 }
 
 /// The host's tokens that nobody used are not waited for any more. That none from before brings it back is checked when one is shown.

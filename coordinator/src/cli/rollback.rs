@@ -46,6 +46,15 @@ fn back_to(release: Option<&str>, mut args: DeployArgs) -> Result<DeployArgs, Cl
     let tree = Tree::find(&args.source, "HEAD")?;
     let (_, scap) = args.scap.read(&args.source, &tree)?;
     let place = about(&args, &scap)?;
+    // Before anything else: nothing is asked of anybody that comes to nothing.
+    if !args.dry_run {
+        deploy::check_enough(deploy::threshold(&state, &place)?, &place).map_err(|error| {
+            error.hint(
+                "prepare a release of the older commit: `release prepare --rev COMMIT --out FILE`, have FILE signed, then `deploy --release FILE`; inside a rollout, `abort` goes back and takes no signature"
+                    .to_owned(),
+            )
+        })?;
+    }
     let nothing = || {
         CliError::usage("no finalized release of another tree was recorded before the latest")
             .hint("`scap-coordinator history` lists what there is; a name says which".to_owned())

@@ -211,10 +211,30 @@ fn take(state: &StateDirectory, prepared: Prepared) -> Result<u8, CliError> {
         error => CliError::failed("change who may release", &error).hint(error.hint()),
     })?;
     println!("signers file {} is in force here", taken.number());
+    vouch(state);
     println!(
         "next: deploy, which brings it to the hosts; a host that is not reached takes it with any later deployment"
     );
     Ok(exit::DONE)
+}
+
+/// Has the fleet's authority say that it is: a host that is away until keys of the file before are over knows the true way by that. Where
+/// the authority is not here it goes without.
+fn vouch(state: &StateDirectory) {
+    let vouched = state.identity().and_then(|identity| {
+        let now = clock::now();
+        state.sign_trust(identity.trust(), now, |_| {})
+    });
+    match vouched {
+        Ok(trust) => println!(
+            "the authority vouches for it: fleet trust #{}",
+            trust.number
+        ),
+        Err(error) => eprintln!(
+            "the authority does not vouch for it ({}): a host that is away until keys of the file before expire must be enrolled again",
+            scap_agent::error_chain(&error).escape_debug()
+        ),
+    }
 }
 
 /// The two files of which enough keys must sign: a key of the new one alone is nobody in the one before.

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::{Enroller, Failure, Success};
+use crate::contained::contained;
 
 /// How long after a host was not reached it is tried again: it may be booting, and one packet costs nothing.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -47,14 +48,20 @@ pub async fn dial(
     for host in awaited {
         let (enroller, endpoint, turns) =
             (Arc::clone(enroller), endpoint.clone(), Arc::clone(&turns));
+        let name = host.host.clone();
+        let enrol = async move { one(&enroller, &endpoint, &host, &turns, until).await };
         hosts.spawn(async move {
-            let enrolled = one(&enroller, &endpoint, &host, &turns, until).await;
-            (host.host, enrolled)
+            let enrolled = contained(enrol).await.unwrap_or_else(|panicked| {
+                let failure = Failure::of_panic(panicked, Some(name.clone()));
+                failure.audit();
+                Err(failure)
+            });
+            (name, enrolled)
         });
     }
     let mut left = BTreeMap::new();
     while let Some(ended) = hosts.join_next().await {
-        match ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+        match ended.expect("what may panic is contained") {
             (_, Ok(success)) => on_success(&success),
             (host, Err(failure)) => drop(left.insert(host, failure)),
         }

@@ -1,6 +1,6 @@
 //! One claim, answered.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+use std::{cell::Cell, collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use scap_agent::{clock, error_chain};
 use scap_proto::{
@@ -13,7 +13,10 @@ use scap_proto::{
 };
 
 use super::tokens::{DeniedHost, Redeemed, TokenError, TokenRecord, Tokens, Untaken};
-use crate::state::{Enrolled, How, StateDirectory, StateError};
+use crate::{
+    contained::Panicked,
+    state::{Enrolled, How, StateDirectory, StateError},
+};
 
 /// Answers claims from one state directory.
 #[derive(Debug)]
@@ -67,6 +70,16 @@ impl Failure {
             text: error.to_string(),
             host: None,
             address: Some(address),
+        }
+    }
+
+    /// Of a bug of ours, or of what we use, that ended one link: the others go on.
+    pub(super) fn of_panic(panicked: Panicked, host: Option<NodeId>) -> Self {
+        Self {
+            code: Reason::EnrollBroken,
+            text: panicked.to_string(),
+            host,
+            address: None,
         }
     }
 
@@ -164,9 +177,13 @@ impl Enroller {
         let redeem = move || {
             let (key, now) = (request.public_key(), clock::now());
             let awaited = awaited.as_deref();
+            // A revocation that comes while the token is looked at is not lifted by it.
+            let seen = Cell::new(None);
             let denied = |host: &NodeId| {
+                let until = this.state.denied_until(Role::Agent, host)?;
+                seen.set(until);
                 Ok(DeniedHost {
-                    until: this.state.denied_until(Role::Agent, host)?,
+                    until,
                     has_key: this.state.is_key_cut_off(host, key)?,
                 })
             };
@@ -178,7 +195,9 @@ impl Enroller {
                     // No token from before a revocation is taken.
                     readmit: true,
                 };
-                Ok(this.state.certify(&enrolled, key, now)?)
+                let state = &this.state;
+                let certified = state.certify_unless_revoked_since(seen.get(), &enrolled, key, now);
+                Ok(certified?)
             };
             let redeemed: Result<_, RedeemError> =
                 this.tokens

@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::{Enroller, Failure, Gate, Network, Success};
+use crate::contained::contained;
 
 /// How often it is said how many were sent away unheard, where there were any.
 const SUMMARY: Duration = Duration::from_secs(10);
@@ -35,10 +36,7 @@ pub async fn listen(
             biased;
             () = sleep_until(until) => break,
             Some(ended) = links.join_next() => {
-                let (network, ended) = match ended {
-                    Ok(ended) => ended,
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                };
+                let (network, ended) = ended.expect("what may panic is contained");
                 gate.leave(network, ended.is_ok());
                 if let Ok(success) = &ended {
                     came.insert(success.host.clone());
@@ -54,15 +52,25 @@ pub async fn listen(
                     continue;
                 };
                 let (enroller, list) = (Arc::clone(enroller), list.clone());
-                links.spawn(async move {
-                    let ended = match incoming.finish().await {
+                let serve = async move {
+                    match incoming.finish().await {
                         Ok(link) => enroller.serve(link, list).await,
                         Err(error) => {
                             let failure = Failure::of_link(address, &error);
                             failure.audit();
                             Err(failure)
                         }
-                    };
+                    }
+                };
+                links.spawn(async move {
+                    let ended = contained(serve).await.unwrap_or_else(|panicked| {
+                        let failure = Failure {
+                            address: Some(address),
+                            ..Failure::of_panic(panicked, None)
+                        };
+                        failure.audit();
+                        Err(failure)
+                    });
                     (network, ended)
                 });
             }

@@ -17,7 +17,10 @@ use super::{
     log::{HostKey, SshLog},
     target::Target,
 };
-use crate::state::{Enrolled, How, StateDirectory, StateError, TrustError, revoked};
+use crate::{
+    contained::Panicked,
+    state::{Enrolled, How, StateDirectory, StateError, TrustError, revoked},
+};
 
 /// The agent on a host, and how it is run there.
 #[derive(Debug, Clone)]
@@ -115,6 +118,9 @@ pub enum EnrolError {
     /// What it sent is no request.
     #[error("what its agent printed is {0}")]
     Request(#[from] RequestError),
+    /// The work on it panicked.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     /// Its agent asked for nothing.
     #[error("its agent printed no request")]
     NoRequest,
@@ -150,6 +156,7 @@ impl EnrolError {
             Self::Request(_) | Self::NoRequest => Reason::BadRequest,
             Self::State(error) => error.code(),
             Self::Other(_) | Self::Agent { .. } => Reason::AgentFailed,
+            Self::Panicked(_) => Reason::EnrollBroken,
             Self::Start { .. } => Reason::ServiceFailed,
         }
     }

@@ -285,6 +285,13 @@ mod tests {
         assert_eq!(state.take_signers(&link, NOW).unwrap().number(), 1);
         assert!(state.take_signers(&link, NOW).is_err(), "it is taken");
 
+        // Whatever the authority signs from now on says so.
+        let identity = state.identity().unwrap();
+        let trust = state.sign_trust(identity.trust(), NOW, |_| {}).unwrap();
+        let vouched = trust.signers().unwrap();
+        let hash = *blake3::hash(file.text.as_bytes()).as_bytes();
+        assert_eq!((vouched.number, vouched.hash), (1, hash));
+
         let allowed = path.join("allowed_signers");
         fs::write(&allowed, before.text()).unwrap();
         let chain = state.signers_chain().unwrap();

@@ -322,7 +322,7 @@ impl StateDirectory {
     }
 
     /// The files of what is recorded of all repos and environments.
-    fn recorded(&self) -> Result<Vec<PathBuf>, StateError> {
+    pub(super) fn recorded(&self) -> Result<Vec<PathBuf>, StateError> {
         let directory = self.path(RECORDS);
         let list = || -> io::Result<_> {
             let entries = fs::read_dir(&directory)?;
@@ -538,7 +538,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, StateError> {
     })
 }
 
-fn read_record(path: &Path) -> Result<Record, StateError> {
+pub(super) fn read_record(path: &Path) -> Result<Record, StateError> {
     let bytes = read(path)?;
     let damaged = || StateError::Record(path.to_owned());
     let rest = bytes.strip_prefix(MAGIC).ok_or_else(damaged)?;

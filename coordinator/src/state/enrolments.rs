@@ -181,6 +181,37 @@ impl StateDirectory {
         public_key: &[u8; PUBLIC_KEY_BYTES],
         now: UnixMillis,
     ) -> Result<Certified, StateError> {
+        let lock = self.lock_trust()?;
+        self.certify_locked(&lock, enrolled, public_key, now)
+    }
+
+    /// As [`Self::certify`], for who was let pass when the host was `denied` until then: one that was revoked since is not certified, as
+    /// if the revocation had come first.
+    ///
+    /// # Errors
+    /// As [`Self::certify`]; [`TrustError::Revoked`].
+    pub fn certify_unless_revoked_since(
+        &self,
+        denied: Option<UnixMillis>,
+        enrolled: &Enrolled,
+        public_key: &[u8; PUBLIC_KEY_BYTES],
+        now: UnixMillis,
+    ) -> Result<Certified, StateError> {
+        let lock = self.lock_trust()?;
+        if self.denied_until(Role::Agent, &enrolled.host)? != denied {
+            return Err(TrustError::Revoked(enrolled.host.clone()).into());
+        }
+        self.certify_locked(&lock, enrolled, public_key, now)
+    }
+
+    /// Nobody is revoked meanwhile: either the record is there when it is decided until when the host is denied, or the denial is seen here.
+    fn certify_locked(
+        &self,
+        lock: &fs::File,
+        enrolled: &Enrolled,
+        public_key: &[u8; PUBLIC_KEY_BYTES],
+        now: UnixMillis,
+    ) -> Result<Certified, StateError> {
         self.refuse_cut_off_key(&enrolled.host, public_key)?;
         let own = self.identity_at(now)?;
         if !enrolled.readmit {
@@ -218,7 +249,7 @@ impl StateDirectory {
             certificate: Some(certificate_hash(&certificate.der)),
             earlier: before.map_or_else(Vec::new, |before| before.earlier_than(public_key)),
         })?;
-        let is_readmitted = self.note_enrolled(&enrolled.host, issued)?;
+        let is_readmitted = self.note_enrolled_locked(lock, &enrolled.host, issued)?;
         let host = toml::to_string(&host).expect("a list of names is TOML");
         let enrolment = Enrolment {
             certificate: certificate.pem,

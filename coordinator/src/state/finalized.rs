@@ -12,10 +12,16 @@ use scap_proto::{
     release::{Environment, Finalization, Reach, RepoPath},
 };
 
-use super::{StateDirectory, StateError};
+use super::{
+    StateDirectory, StateError,
+    directory::{read, read_record},
+};
 
 /// The first bytes of the file: kind and version.
 const MAGIC: &[u8] = b"scap-coordinator-finalization/1\n";
+
+/// That of the file of the grant by which it was made so: its BLAKE3, in hex.
+const GRANT_EXTENSION: &str = "stable-grant";
 
 /// Its name is the record's with this in place of `record`.
 const EXTENSION: &str = "finalization";
@@ -29,6 +35,7 @@ impl StateDirectory {
         let path = self
             .record_path(&finalization.repo, &finalization.environment)
             .with_extension(EXTENSION);
+        self.keep_stable_grant(finalization)?;
         let body = codec::encode(finalization);
         let bytes = [MAGIC, blake3::hash(&body).as_bytes(), &body].concat();
         fs::create_dir_all(self.records())
@@ -38,6 +45,55 @@ impl StateDirectory {
                 path,
                 source,
             })
+    }
+
+    /// The grant of the latest release is noted, where that is the one that is made stable: one that follows and fails takes its place in
+    /// the record.
+    fn keep_stable_grant(&self, finalization: &Finalization) -> Result<(), StateError> {
+        let (repo, environment) = (&finalization.repo, &finalization.environment);
+        let latest = self.record(repo, environment)?;
+        let Some(latest) = latest.filter(|it| it.release.id() == finalization.release) else {
+            return Ok(());
+        };
+        let path = self
+            .record_path(repo, environment)
+            .with_extension(GRANT_EXTENSION);
+        let text = format!("{}\n", hex::encode(latest.grant.hash()));
+        durable::replace_file(&path, text.as_bytes()).map_err(|source| StateError::Io {
+            doing: "write",
+            path,
+            source,
+        })
+    }
+
+    /// By which grants what is stable was made so, of all repos and environments that were deployed from here; in hashes.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub(super) fn stable_grants(&self) -> Result<Vec<[u8; blake3::OUT_LEN]>, StateError> {
+        let folder = self.records();
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let mut grants = Vec::new();
+        for path in self.recorded()? {
+            // Builds before this one noted no grant.
+            if path.extension().is_some_and(|it| it == "record") {
+                let record = read_record(&path)?;
+                grants.extend(record.is_finalized.then(|| record.grant.hash()));
+                continue;
+            }
+            if path.extension().is_none_or(|it| it != GRANT_EXTENSION) {
+                continue;
+            }
+            let text = read(&path)?;
+            let hash = hex::decode(text.trim_ascii()).ok();
+            let hash = hash.and_then(|hash| hash.try_into().ok());
+            grants.push(hash.ok_or(StateError::Record(path))?);
+        }
+        grants.sort_unstable();
+        grants.dedup();
+        Ok(grants)
     }
 
     /// For whom a release is the stable one, where that is kept.

@@ -26,6 +26,8 @@ const GRANT: &str = "grant";
 /// The signed objects of what was stable for all, while `stable` is so for some hosts alone.
 const OPEN: &str = "open";
 const FINALIZATION: &str = "finalization";
+/// Whose certificates count, as a state directory keeps it.
+const FLEET_TRUST: &str = "fleet-trust";
 
 /// Largest file that is read, in bytes: the outcome of ten thousand hosts is about 300 KiB, and a release with all its
 /// deltas and signatures 40 KiB.
@@ -179,6 +181,23 @@ impl Folder {
             },
             finalization,
         }))
+    }
+
+    /// Whose certificates counted when something was deployed last. Whether an authority signed it is for who believes it.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn fleet_trust(&self, objects: &mut Objects) -> Result<Option<Vec<u8>>, BranchError> {
+        match self.others.get(FLEET_TRUST.as_bytes()) {
+            Some(Part::Kept(item)) => Ok(Some(objects.file(&item.id, FILE_BYTES_MAX)?)),
+            Some(Part::File(kept)) => Ok(Some(kept.clone())),
+            _ => Ok(None),
+        }
+    }
+
+    /// With whose certificates count.
+    pub fn set_fleet_trust(&mut self, kept: Vec<u8>) {
+        self.others.insert(FLEET_TRUST.into(), Part::File(kept));
     }
 
     /// With this outcome per host.

@@ -26,6 +26,8 @@ pub struct Ledger {
     process: ProcessMark,
     /// Whether it takes the lock and begins without it.
     upstream: Upstream,
+    /// Whose certificates count.
+    fleet_trust: Option<Vec<u8>>,
 }
 
 /// What was there when the lock was taken.
@@ -37,6 +39,8 @@ pub struct Found {
     pub record: Record,
     /// What was signed of the latest rollout. By whom is another question.
     pub signed: Option<SignedObjects>,
+    /// Whose certificates counted then. Who signed it is another question.
+    pub fleet_trust: Option<Vec<u8>>,
     /// Whose lock was taken over, and why it was nobody's any more, or was taken all the same.
     pub taken_over: Option<String>,
     /// Why the upstream does not know of the lock, where it should.
@@ -66,6 +70,16 @@ impl Ledger {
             holder: Holder::here(&process, now),
             process,
             upstream: Upstream::Must,
+            fleet_trust: None,
+        }
+    }
+
+    /// The same, which records with each release whose certificates count.
+    #[must_use]
+    pub fn with_fleet_trust(self, kept: Option<Vec<u8>>) -> Self {
+        Self {
+            fleet_trust: kept,
+            ..self
         }
     }
 
@@ -78,6 +92,7 @@ impl Ledger {
             holder: self.holder.clone(),
             process: self.process.clone(),
             upstream: self.upstream,
+            fleet_trust: self.fleet_trust.clone(),
         }
     }
 
@@ -176,6 +191,7 @@ impl Ledger {
             commit: updated.commit,
             record: record.expect("the change was made"),
             signed: folder.signed(&mut objects, Which::Latest)?,
+            fleet_trust: folder.fleet_trust(&mut objects)?,
             taken_over,
             alone,
         })
@@ -193,6 +209,9 @@ impl Ledger {
     ) -> Result<Updated, BranchError> {
         self.step("begin", now, self.upstream, |folder| {
             folder.set_signed(Which::Latest, signed);
+            if let Some(kept) = &self.fleet_trust {
+                folder.set_fleet_trust(kept.clone());
+            }
             folder.set_hosts(&Hosts::default());
             let record = record_of(folder, &self.place);
             record.latest = Some(rollout.clone());

@@ -13,7 +13,8 @@ use scap_proto::{
     id::NodeId,
     identity::{
         CertificateAuthority, Denial, Denied, Enrolment, FleetTrust, Identity, KeepError, Kept,
-        PUBLIC_KEY_BYTES, Role, SignedFleetTrust, Trust, Validity, install::Staged, lock_file,
+        PUBLIC_KEY_BYTES, Role, SignedFleetTrust, Trust, Validity, VouchedSigners, install::Staged,
+        lock_file,
     },
     limits::AUTHORITIES_MAX,
     reason::Reason,
@@ -140,6 +141,13 @@ impl StateDirectory {
                 "the fleet trust that was kept here is lost; hosts hand it over again"
             );
         }
+        let carried = trust.carried();
+        if carried > 0 {
+            tracing::warn!(
+                carried,
+                "another copy of this state signed a fleet trust that leaves out who is revoked: they stay so, and the next one says it"
+            );
+        }
         Ok(())
     }
 
@@ -163,7 +171,17 @@ impl StateDirectory {
         now: UnixMillis,
         change: impl Fn(&mut FleetTrust),
     ) -> Result<FleetTrust, StateError> {
-        let _lock = self.lock_trust()?;
+        let lock = self.lock_trust()?;
+        self.sign_trust_locked(&lock, trust, now, change)
+    }
+
+    fn sign_trust_locked(
+        &self,
+        _lock: &File,
+        trust: &Trust,
+        now: UnixMillis,
+        change: impl Fn(&mut FleetTrust),
+    ) -> Result<FleetTrust, StateError> {
         // What another process signed is changed, and not signed away.
         trust
             .learn_from(&self.path(TRUST))
@@ -188,7 +206,13 @@ impl StateDirectory {
             let more: Vec<Denial> = other.denials.into_iter().filter(is_new).collect();
             next.denials.extend(more);
         }
+        let before = next.denials.clone();
         change(&mut next);
+        let next_denials = next.denials.clone();
+        let is_lifted = |it: &&Denial| !next_denials.iter().any(|next| next.who.covers(&it.who));
+        // Whoever is left out is denied on by hosts that know of it, unless that is meant.
+        let mut next = next.lifting(before.iter().filter(is_lifted).map(|it| &it.who));
+        next = self.vouching(next);
         next.number += 1;
         next.issued = now;
         next.check()
@@ -202,8 +226,35 @@ impl StateDirectory {
         }
     }
 
-    /// Waits until nobody else changes the fleet trust, for as long as a few syncs take. The kernel gives the lock back when we die.
-    fn lock_trust(&self) -> Result<File, StateError> {
+    /// The same with what of before still counts: the signers file in force, and the grants by which what is stable was made so. Where
+    /// that cannot be read it says what it said: somebody is to be cut off all the same.
+    fn vouching(&self, mut next: FleetTrust) -> FleetTrust {
+        let warn = |error: &(dyn std::error::Error + 'static)| {
+            let error = scap_agent::error_chain(error);
+            tracing::warn!(error, "what of before still counts is not known here");
+        };
+        match self.signers_chain() {
+            Ok(chain) if chain.in_force.number() > 0 => {
+                next = next.with_signers(VouchedSigners {
+                    number: chain.in_force.number(),
+                    hash: chain.in_force.hash(),
+                });
+            }
+            Ok(_) => {}
+            Err(error) => warn(&error),
+        }
+        match self.stable_grants() {
+            Ok(grants) => next.with_grants(grants.into_iter()),
+            Err(error) => {
+                warn(&error);
+                next
+            }
+        }
+    }
+
+    /// Waits until nobody else changes the fleet trust or certifies, for as long as a few syncs take. The kernel gives the lock back
+    /// when we die.
+    pub(super) fn lock_trust(&self) -> Result<File, StateError> {
         let path = self.path(TRUST_LOCK);
         lock_file(&path).map_err(io("lock", path.clone()))
     }
@@ -284,6 +335,16 @@ impl StateDirectory {
     /// # Errors
     /// As [`Self::sign_trust`].
     pub fn note_enrolled(&self, name: &NodeId, issued: UnixMillis) -> Result<bool, StateError> {
+        let lock = self.lock_trust()?;
+        self.note_enrolled_locked(&lock, name, issued)
+    }
+
+    pub(super) fn note_enrolled_locked(
+        &self,
+        lock: &File,
+        name: &NodeId,
+        issued: UnixMillis,
+    ) -> Result<bool, StateError> {
         let identity = self.identity()?;
         let trust = identity.trust();
         let is_lifted = |denial: &Denial| {
@@ -297,7 +358,7 @@ impl StateDirectory {
         if !revoked(trust).get(name).is_some_and(is_lifted) {
             return Ok(false);
         }
-        self.sign_trust(trust, issued, |next| {
+        self.sign_trust_locked(lock, trust, issued, |next| {
             for denial in &mut next.denials {
                 denial.is_enrolled_again |= is_lifted(denial);
             }
@@ -316,8 +377,11 @@ impl StateDirectory {
         }
     }
 
-    /// What is believed, as it is kept.
-    pub(super) fn kept_trust(&self) -> Result<Option<Vec<u8>>, StateError> {
+    /// What is believed, as it is kept; none where that was never changed.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn kept_trust(&self) -> Result<Option<Vec<u8>>, StateError> {
         match fs::read(self.path(TRUST)) {
             Ok(kept) => Ok(Some(kept)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

@@ -1,6 +1,6 @@
 //! What a node believes at one time: the authorities of its fleet, and who is cut off.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustls::{RootCertStore, pki_types::CertificateDer};
 
@@ -10,14 +10,17 @@ use super::{
     key::PUBLIC_KEY_BYTES,
     peer::{AuthorityCertificate, Leaf},
 };
-use crate::id::NodeId;
+use crate::{id::NodeId, limits::DENIALS_MAX};
 
 /// Replaced whole, never changed.
 #[derive(Debug)]
 pub(super) struct Believed {
     /// Which fleet trust says so; none at first, where only the identity's own authorities are believed.
     pub(super) mark: TrustMark,
+    /// With the denials that it left out without lifting them.
     pub(super) trust: Option<FleetTrust>,
+    /// Those, the last of its denials.
+    pub(super) carried: Vec<Denied>,
     pub(super) anchors: RootCertStore,
     /// Of authorities that are believed no more.
     pub(super) retired: RootCertStore,
@@ -43,9 +46,22 @@ impl Believed {
         Ok(believed)
     }
 
-    /// What a fleet trust says, which was verified.
-    pub(super) fn of(trust: FleetTrust, signed: &SignedFleetTrust) -> Result<Self, ()> {
+    /// What a fleet trust says that was verified and follows on this: who is denied by it, and who was and is not said to be no
+    /// more. Whoever signed it may have done so from an older copy, and not know of them.
+    pub(super) fn followed_by(
+        &self,
+        mut trust: FleetTrust,
+        signed: &SignedFleetTrust,
+    ) -> Result<Self, ()> {
         let mut believed = Self::nobody(signed.mark(trust.number));
+        let before = self.trust.iter().flat_map(|it| &it.denials);
+        let left_out: Vec<Denial> = before
+            .filter(|it| !trust.has_or_lifts(&it.who))
+            .take(DENIALS_MAX)
+            .cloned()
+            .collect();
+        believed.carried = left_out.iter().map(|it| it.who.clone()).collect();
+        trust.denials.extend(left_out);
         for der in &trust.authorities {
             believed.believe(&CertificateDer::from(der.to_vec()))?;
         }
@@ -72,6 +88,7 @@ impl Believed {
         Self {
             mark,
             trust: None,
+            carried: Vec::new(),
             anchors: RootCertStore::empty(),
             retired: RootCertStore::empty(),
             authorities: Vec::new(),
@@ -96,6 +113,12 @@ impl Believed {
         let mut places = of_node.chain(self.by_key.get(&leaf.public_key));
         let denial = places.find(|place| denials[**place].who.means(leaf))?;
         Some(&denials[*denial])
+    }
+
+    /// The first bytes of the keys of the authorities.
+    pub(super) fn authority_marks(&self) -> BTreeSet<[u8; 8]> {
+        let keys = self.authorities.iter().map(|it| it.key);
+        keys.filter_map(|key| key.first_chunk().copied()).collect()
     }
 
     /// Whether they are the same, in the same order.

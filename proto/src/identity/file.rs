@@ -106,14 +106,14 @@ pub(crate) fn create_secret_file(path: &Path, text: &str) -> Result<(), FileErro
     create(path, text.as_bytes(), 0o600)
 }
 
-/// Replaces a file, or makes it, readable by its owner alone. After a crash it holds all of the old bytes or all of the new
-/// ones.
+/// Replaces a file in which there is no secret, or makes it, readable by all who get to its directory: a host's activator may
+/// have another user. After a crash it holds all of the old bytes or all of the new ones.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
     // A predecessor with our process id may have been killed here.
     let _ = fs::remove_file(&temporary);
-    write(&temporary, bytes, 0o600).and_then(|()| fs::rename(&temporary, path))?;
+    write(&temporary, bytes, 0o644).and_then(|()| fs::rename(&temporary, path))?;
     File::open(directory_of(path))?.sync_all()
 }
 

@@ -79,6 +79,25 @@ pub enum Denied {
 }
 
 impl Denied {
+    /// Whether it means all certificates that the other means.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Node {
+                    role,
+                    name,
+                    issued_until,
+                },
+                Self::Node {
+                    role: other_role,
+                    name: other_name,
+                    issued_until: until,
+                },
+            ) => (role, name) == (other_role, other_name) && issued_until >= until,
+            _ => self == other,
+        }
+    }
+
     /// Whether it means a certificate.
     pub(super) fn means(&self, leaf: &Leaf) -> bool {
         match self {
@@ -103,6 +122,11 @@ fn issued_at(leaf: &Leaf) -> UnixMillis {
 }
 
 impl FleetTrust {
+    /// Whether it says of somebody who was denied that this goes on, or that it is over.
+    pub(super) fn has_or_lifts(&self, who: &Denied) -> bool {
+        self.lifts(who) || self.denials.iter().any(|it| it.who.covers(who))
+    }
+
     /// Whether it holds no more than it may, and its authorities are such of its fleet.
     ///
     /// # Errors

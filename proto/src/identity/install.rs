@@ -279,9 +279,10 @@ const FILES: [&str; 7] = [
     TRUST_FILE,
     CERTIFICATE_FILE,
 ];
-/// Modes of files, as [`Identity::create`] and offline enrolment give them.
+/// Modes of files: of certificates, and of what the host is told to hold to, which its activator reads by its group where that has a
+/// user of its own.
 const PUBLIC: u32 = 0o644;
-const PRIVATE: u32 = 0o600;
+const GROUPS: u32 = 0o640;
 
 fn lock(directory: &Path) -> Result<Locked, InstallError> {
     let file = File::open(directory).map_err(|source| io_error("open", directory, source))?;
@@ -350,7 +351,7 @@ fn write(
             None => None,
         };
         if let Some(bytes) = kept {
-            file::create(&staged.join(name), &bytes, PRIVATE)?;
+            file::create(&staged.join(name), &bytes, GROUPS)?;
         }
     }
     // Where none came, what is there stays: it is not looked at here.
@@ -496,7 +497,7 @@ mod tests {
         assert_eq!(world.names(), expected);
         assert_eq!(world.read("allowed_signers"), "one");
         assert_eq!(mode(&world.path().join("node.crt")), 0o644);
-        assert_eq!(mode(&world.path().join("host.toml")), 0o600);
+        assert_eq!(mode(&world.path().join("host.toml")) & !0o040, 0o600);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! node has an Ed25519 key that never leaves it ([`SecretKey`]) and a certificate that names its
 //! fleet, role and name ([`PeerIdentity`], as the URI `scap://<fleet>/<role>/<name>`). Both live in
 //! one directory ([`Identity`]) beside the authorities whose nodes it trusts ([`Trust`]). The key
-//! answers for the node in TLS handshakes ([`verifier`]) and signs its reports. [`Refusal`] says
-//! why a peer is not let in.
+//! answers for the node in TLS handshakes ([`verifier`]) and signs its reports; what else of the host verifies has no
+//! key ([`PublicIdentity`]). [`Refusal`] says why a peer is not let in.
 //!
 //! Who is in the fleet changes by a numbered [`FleetTrust`], signed by an authority: it says which authorities count from
 //! then on, and who is cut off.
@@ -29,10 +29,12 @@ mod keep;
 mod key;
 mod peer;
 mod pin;
+mod public;
 mod refusal;
 mod renewal;
 mod request;
 mod trust;
+mod vouched;
 
 pub use self::{
     authority::{
@@ -50,10 +52,12 @@ pub use self::{
     key::{KeyError, PUBLIC_KEY_BYTES, SIGNATURE_BYTES, SecretKey, verify},
     peer::PeerIdentity,
     pin::{AuthorityPin, ParsePinError},
+    public::PublicIdentity,
     refusal::{Clocks, HandshakeRefusal, Refusal, RefusalKind, RefusedBy, handshake_refusal},
     renewal::{Life, RENEWAL_GRACE_DAYS, RENEWAL_GRACE_MS},
     request::{IdentityRequest, REQUEST_BYTES_MAX, RequestError, key_fingerprint},
     trust::{LeafSignatureError, Trust},
+    vouched::{LIFTS_MAX, VOUCHED_GRANTS_MAX, VouchedSigners},
 };
 pub(crate) use self::{
     file::{create_file, create_secret_file, read_file, read_secret_file},

@@ -62,9 +62,9 @@ impl Trust {
         Arc::clone(&believed.unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn replace(&self, next: Believed) {
+    pub(super) fn replace(&self, next: Arc<Believed>) {
         let believed = self.shared.believed.write();
-        *believed.unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        *believed.unwrap_or_else(PoisonError::into_inner) = next;
     }
 
     pub(super) fn keeping(&self) -> MutexGuard<'_, Keeping> {
@@ -77,7 +77,7 @@ impl Trust {
         self.believed().mark
     }
 
-    /// What it says; nothing where only the identity's own authorities are believed.
+    /// What it says, with who is denied still that it leaves out; nothing where only the identity's own authorities are believed.
     pub fn fleet_trust(&self) -> Option<FleetTrust> {
         self.believed().trust.clone()
     }

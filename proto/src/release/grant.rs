@@ -130,6 +130,24 @@ impl SignedGrant {
         Ok(Self { payload, signature })
     }
 
+    /// By what it is known again: the BLAKE3 of its payload.
+    pub fn hash(&self) -> [u8; blake3::OUT_LEN] {
+        *blake3::hash(&self.payload).as_bytes()
+    }
+
+    /// The grant, where it is the one of this [hash](Self::hash) that was verified before. Its signature is not looked at: who signed it
+    /// may not sign any more.
+    pub fn verified_before(self, hash: &[u8; blake3::OUT_LEN]) -> Option<VerifiedGrant> {
+        if self.hash() != *hash {
+            return None;
+        }
+        let grant = Grant::from_payload(&self.payload).ok()?;
+        Some(VerifiedGrant {
+            grant,
+            signed: self,
+        })
+    }
+
     /// Checks that one of the release's own signers granted this release.
     ///
     /// # Errors

@@ -66,5 +66,7 @@ pub use roster::{Branch, Roster, RosterHost, SignedRoster, TreeId};
 pub use routes::{Routes, RoutesError};
 pub use sighting::{SIGHTINGS_MAX, Sighting};
 pub use signed::{AuthorityError, LeafSigned, UnixMillis};
-pub use signers::{SignedSigners, SignersError, SignersFile, SignersInForce, signers_namespace};
+pub use signers::{
+    FollowBy, SignedSigners, SignersError, SignersFile, SignersInForce, signers_namespace,
+};
 pub use step::{STEP_NAME_BYTES_MAX, Step};

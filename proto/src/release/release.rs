@@ -243,6 +243,20 @@ impl SignedRelease {
         Release::from_payload(&self.payload)
     }
 
+    /// The release, where it is the one that was verified before. Its signatures are not looked at: who signed it may not sign any more, and
+    /// none of them is named as its signer.
+    pub fn verified_before(self, id: &ReleaseId) -> Option<VerifiedRelease> {
+        if self.id() != *id {
+            return None;
+        }
+        Some(VerifiedRelease {
+            id: *id,
+            release: self.read_unverified().ok()?,
+            signers: Vec::new(),
+            signed: self,
+        })
+    }
+
     /// Checks that enough allowed signers signed exactly these bytes for exactly this repo and
     /// environment. Whether it is addressed to this host, in order and in time are other questions.
     ///

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     codec::{self, CodecError, Extensible},
     extensions::Extensions,
-    identity::FleetName,
+    identity::{FleetName, VouchedSigners},
     limits::{EXTENSION_BYTES_MAX, SIGNATURES_MAX},
     release::{
         signature::{
@@ -174,24 +174,38 @@ impl SignersInForce {
         threshold: NonZeroUsize,
         now: UnixMillis,
     ) -> Result<Self, SignersError> {
+        self.next_by(link, &FollowBy::now(fleet, threshold, now), false)
+    }
+
+    fn next_by(
+        &self,
+        link: &SignedSigners,
+        by: &FollowBy<'_>,
+        is_vouched: bool,
+    ) -> Result<Self, SignersError> {
         let signatures = link.signatures.len();
         if signatures > SIGNATURES_MAX {
             return Err(SignersError::Signatures(signatures));
         }
         let new = self.retaken(link)?;
-        let namespace = signers_namespace(fleet);
+        let namespace = signers_namespace(by.fleet);
         for (whose, signers) in [("before", &self.signers), ("new", &new.signers)] {
             let quorum = Quorum {
                 signatures: &link.signatures,
-                threshold,
+                threshold: by.threshold,
             };
-            signers
-                .verify_threshold(&namespace, &link.payload, quorum, now.0)
-                .map_err(|source| SignersError::OneSide {
-                    number: new.number,
-                    whose,
-                    source: source.into(),
-                })?;
+            let verified = match is_vouched {
+                true => {
+                    let signers = signers.without_times();
+                    signers.verify_threshold(&namespace, &link.payload, quorum, by.now.0)
+                }
+                false => signers.verify_threshold(&namespace, &link.payload, quorum, by.now.0),
+            };
+            verified.map_err(|source| SignersError::OneSide {
+                number: new.number,
+                whose,
+                source: source.into(),
+            })?;
         }
         Ok(new)
     }
@@ -209,23 +223,71 @@ impl SignersInForce {
         threshold: NonZeroUsize,
         now: UnixMillis,
     ) -> Result<Self, SignersError> {
+        self.follow_by(chain, &FollowBy::now(fleet, threshold, now))
+    }
+
+    /// The same. No signature tells when it was made, so a key that is over by now does not count: it may have been stolen since. But on the
+    /// way to the very file that the fleet's authority vouches for it does: whatever a thief signs with it leads elsewhere.
+    ///
+    /// # Errors
+    /// [`SignersError`].
+    pub fn follow_by(
+        &self,
+        chain: &[SignedSigners],
+        by: &FollowBy<'_>,
+    ) -> Result<Self, SignersError> {
+        let files: Vec<SignersFile> = chain
+            .iter()
+            .map(SignedSigners::read_unverified)
+            .collect::<Result<_, _>>()?;
+        let is_it = |file: &SignersFile, vouched: &VouchedSigners| {
+            file.number == vouched.number
+                && *blake3::hash(file.text.as_bytes()).as_bytes() == vouched.hash
+        };
+        let vouched = by
+            .vouched
+            .filter(|it| files.iter().any(|file| is_it(file, it)));
         let mut followed = self.clone();
         let mut expires = None;
-        for link in chain {
-            let file = link.read_unverified()?;
+        for (link, file) in chain.iter().zip(&files) {
             if file.number <= self.number {
                 continue;
             }
-            followed = followed.next(link, fleet, threshold, now)?;
+            let is_vouched = vouched.is_some_and(|it| file.number <= it.number);
+            followed = followed.next_by(link, by, is_vouched)?;
             expires = Some(file.expires);
         }
         match expires {
-            Some(at) if now > at => Err(SignersError::Expired {
+            Some(at) if by.now > at => Err(SignersError::Expired {
                 number: followed.number,
                 at,
-                now,
+                now: by.now,
             }),
             _ => Ok(followed),
+        }
+    }
+}
+
+/// By what a chain of signers files is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct FollowBy<'a> {
+    /// Whose it must be.
+    pub fleet: &'a FleetName,
+    /// How many keys of each side must have signed a link.
+    pub threshold: NonZeroUsize,
+    /// When.
+    pub now: UnixMillis,
+    /// The file that the fleet's authority vouches for, where it does so.
+    pub vouched: Option<VouchedSigners>,
+}
+
+impl<'a> FollowBy<'a> {
+    fn now(fleet: &'a FleetName, threshold: NonZeroUsize, now: UnixMillis) -> Self {
+        Self {
+            fleet,
+            threshold,
+            now,
+            vouched: None,
         }
     }
 }

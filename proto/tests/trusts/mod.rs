@@ -7,7 +7,7 @@ use scap_proto::{
     extensions::Extensions,
     frame,
     id::NodeId,
-    identity::{Denial, Denied, FleetTrust, Role, SignedFleetTrust, TrustMark},
+    identity::{Denial, Denied, FleetTrust, Role, SignedFleetTrust, TrustMark, VouchedSigners},
     release::{
         Report, TrustStanding, UnixMillis,
         signed::{SessionSigned, SignedObject},
@@ -36,6 +36,18 @@ const TRUST: &str = "
     0505050505050505050505050505050505050505050505050505050505050505
     00 e8 01                    # for no reason, since 232 ms, enrolled again
     00                          # extensions
+";
+
+/// The extensions of one that says something of before.
+const SAID: &str = "
+    03                          # extensions:
+    02 10                       # 2, who is denied no more: half the BLAKE3 of each
+    aca098c3fdad8cf98977bef100be3a8b
+    04 28                       # 4, the signers file in force:
+    0300000000000000            # its number
+    0909090909090909090909090909090909090909090909090909090909090909
+    06 20                       # 6, grants: the BLAKE3 of each
+    0707070707070707070707070707070707070707070707070707070707070707
 ";
 
 fn trust() -> FleetTrust {
@@ -80,6 +92,45 @@ fn a_fleet_trust_is_golden_and_is_read_back() {
     let payload = trust().to_payload();
     assert_eq!(hex::encode(&payload), hex::encode(golden(TRUST)));
     assert_eq!(FleetTrust::from_payload(&payload).unwrap(), trust());
+}
+
+#[test]
+fn what_a_fleet_trust_says_of_before_is_golden_and_an_earlier_build_reads_the_rest() {
+    let lifted = Denied::Key([5; 32]);
+    let signers = VouchedSigners {
+        number: 3,
+        hash: [9; 32],
+    };
+    let mut trust = trust();
+    trust.denials.pop();
+    let said = trust
+        .clone()
+        .lifting([lifted.clone()].iter())
+        .with_signers(signers)
+        .with_grants([[7; 32]].into_iter());
+    let payload = said.to_payload();
+    let plain = trust.to_payload();
+    // Three extensions with even numbers in place of none.
+    let expected = golden(SAID);
+    assert_eq!(payload[..plain.len() - 1], plain[..plain.len() - 1]);
+    assert_eq!(
+        hex::encode(&payload[plain.len() - 1..]),
+        hex::encode(expected)
+    );
+    let read = FleetTrust::from_payload(&payload).unwrap();
+    assert!(read.lifts(&lifted) && !trust.lifts(&lifted));
+    assert_eq!((read.signers(), trust.signers()), (Some(signers), None));
+    assert!(read.vouches_for_grant(&[7; 32]) && !read.vouches_for_grant(&[8; 32]));
+    // Nothing that is said so is of another length than it is meant to have.
+    for bytes in [&b""[..], &[1; 15], &[1; 39], &[1; 4096]] {
+        let mut odd = trust.clone();
+        for tag in [2, 4, 6] {
+            let with = odd.extensions.with(tag, Bytes::copy_from_slice(bytes));
+            odd.extensions = with.unwrap();
+        }
+        assert_eq!(odd.signers(), None);
+        assert!(!odd.lifts(&lifted) && !odd.vouches_for_grant(&[7; 32]));
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use scap_tests::repo::{SourceRepo, make_executable, make_link, write_incompressi
 use scap_tests::tree::{Tree, live_release};
 use serde_json::{Value, json};
 
-use super::fleet::{Fleet, deployed, host, status};
+use super::fleet::{Fleet, deployed, fleet_file, host, status};
 use super::process::LIMIT;
 use super::scene::Scene;
 
@@ -251,6 +251,39 @@ fn names_that_are_not_nice_arrive_as_they_are() {
     let commit = repo.commit("Names\x1b[31m that are not nice \u{202e}");
     let ended = fleet.deploy(&["--repo", "repo"]).exits(0);
     assert!(!ended.stderr.contains('\u{202e}'), "{ended:#?}");
+    fleet.assert_all_run(&repo, &commit);
+}
+
+#[test]
+fn e12_a_host_or_a_commit_with_markup_and_escape_codes_is_inert_wherever_it_is_shown() {
+    let fleet = Fleet::start(&["web1"]);
+    let scene = &fleet.scene;
+    let repo = SourceRepo::create(&scene.path("repo"));
+    repo.write("README.md", "# A site\n");
+    // No host can have such a name: neither is one enrolled, nor is one believed to be there.
+    let name = "<script>\u{202e}\u{1b}[31m";
+    let refused = scene.scap(&["enroll", name, "--state", "st", "--out", "x"]);
+    assert!(!refused.exits(2).stderr.contains('\u{202e}'));
+    scene.write(
+        "bad.toml",
+        fleet_file(&[(r"<script>", "127.0.0.1:1", false)]),
+    );
+    let plan = ["plan", "--fleet", "bad.toml", "--size", "1MiB"];
+    scene.scap(&plan).exits(2).says(&["<script>"]);
+    // A subject is shown to people as what it is, and is data to programs. That no output has an escape code is checked of all.
+    let subject = "<script>alert(1)</script>\u{202e}\u{1b}[2J";
+    let commit = repo.commit(subject);
+    let shown = r"<script>alert(1)</script>\u{202e}\u{1b}[2J";
+    let deployed = fleet.deploy(&["--repo", "repo"]).exits(0).says(&[shown]);
+    assert!(!deployed.stderr.contains('\u{202e}'), "{deployed:#?}");
+    for words in [&["status"], &["history"], &["show"]] {
+        let ended = scene.scap(&[words.as_slice(), &["--repo", "repo"]].concat());
+        let ended = ended.exits(0);
+        let said = [ended.stdout, ended.stderr].concat();
+        assert!(!said.contains('\u{202e}'), "{words:?}: {said}");
+        let json = scene.scap(&[words.as_slice(), &["--repo", "repo", "--json"]].concat());
+        serde_json::from_str::<Value>(&json.exits(0).stdout).unwrap();
+    }
     fleet.assert_all_run(&repo, &commit);
 }
 

@@ -140,6 +140,13 @@ impl Agent {
         running.end()
     }
 
+    /// Has it abort, as a bug would.
+    pub fn crash(mut self) -> Ended {
+        let running = self.running.take().unwrap();
+        running.signal(Signal::ABORT);
+        running.end()
+    }
+
     /// Kills it alone. Its activator is left to itself.
     pub fn kill_daemon(mut self) {
         drop(self.running.take());
@@ -156,9 +163,19 @@ impl Agent {
         else {
             return Vec::new();
         };
-        let mut found = processes_of(&root);
-        found.retain(|process| process.parent == running.pid());
-        found
+        let all = processes_of(&root);
+        let is_keeper = |process: &&Listed| process.parent == running.pid();
+        let keepers: Vec<u32> = all.iter().filter(is_keeper).map(|it| it.pid).collect();
+        let kept = |process: &Listed| keepers.contains(&process.parent);
+        all.into_iter().filter(kept).collect()
+    }
+
+    /// The process that starts its activator again.
+    pub fn keeper(&self) -> Listed {
+        let parent = self.activator().parent;
+        let all = processes_of(&self.folder.parent().unwrap().canonicalize().unwrap());
+        let keeper = all.into_iter().find(|process| process.pid == parent);
+        keeper.unwrap()
     }
 }
 

@@ -140,6 +140,11 @@ impl Ended {
         self.status.signal() == Some(signal.as_raw())
     }
 
+    /// Whether it left a core, or would have had there been a place for one.
+    pub fn dumped_core(&self) -> bool {
+        self.status.core_dumped()
+    }
+
     /// Whether its exit code is this one.
     pub fn is_code(&self, code: i32) -> bool {
         self.status.code() == Some(code)

@@ -105,6 +105,21 @@ fn b8_a_release_that_two_signed_elsewhere_is_deployed_and_one_that_one_signed_is
         "takes the signatures of 2 keys",
         "release prepare",
     );
+    // Nor by the ways that sign by the way.
+    let place = ["--repo", "repo", "--state", "st", "--fleet", "fleet.toml"];
+    let run = |words: &[&str]| fleet.scene.scap(&[words, &place[..]].concat());
+    run(&["rollback", "--yes"]).fails(
+        2,
+        "sign the release",
+        "takes the signatures of 2 keys",
+        "release prepare --rev",
+    );
+    run(&["deploy", "--dry-run", "--ask-hosts"]).fails(
+        2,
+        "ask the hosts",
+        "what 2 keys signed",
+        "leave --ask-hosts out",
+    );
 
     prepare(&fleet, "one.release");
     let compared = ["release", "show", "one.release", "--repo", "repo"];

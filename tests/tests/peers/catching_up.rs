@@ -248,6 +248,31 @@ fn a_release_that_is_tried_on_one_host_stays_there_until_it_is_deployed_to_all()
     scene.assert_all_run(&second);
 }
 
+#[test]
+fn t8_what_was_made_stable_before_its_coordinator_was_revoked_reaches_who_catches_up() {
+    let mut scene = Scene::start(2);
+    let commit = scene.commit_payload(PAYLOAD_BYTES, 1);
+    scene.deploy(&commit, &[]);
+    scene.revoke_coordinator();
+    let peers =
+        [0, 1].map(|at: usize| (scene.agents[at].name().to_owned(), scene.agents[at].address));
+    let peers = [
+        (peers[0].0.as_str(), peers[0].1),
+        (peers[1].0.as_str(), peers[1].1),
+    ];
+    // It knows of the revocation from the start, and takes releases from that coordinator alone.
+    scene.add_agent_asking(&peers);
+    let new = &scene.agents[2];
+    let origins = scene.trust(new.name()).origins().to_string();
+    assert_eq!(origins, "coordinator");
+    wait_until("it has what is stable", CATCH_UP_MAX, || {
+        let status = new.status()?;
+        let is_there = status["releases"][0]["state"] == "done";
+        is_there.then_some(()).ok_or(status.to_string())
+    });
+    scene.assert_all_run(&commit);
+}
+
 /// In no fleet file. Sorted before the others, so that a rule that favours the first favours it.
 const EVIL: &str = "evil";
 

@@ -11,16 +11,26 @@ use scap_proto::identity::Identity;
 use scap_tests::evil::datagrams::{Between, Flood, first_packets, reset_like, seeded, sources};
 use tempfile::TempDir;
 
+use crate::alone::is_alone;
 use crate::goodput::{GOODPUT_SHARE_MIN, Served, rss_bytes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d1_a_flood_of_first_packets_from_one_source_leaves_transfers_their_share() {
+    if !is_alone("floods::d1_a_flood_of_first_packets_from_one_source_leaves_transfers_their_share")
+    {
+        return;
+    }
     let dropped = transfers_keep_their_share_beside(1).await;
     assert!(dropped > 0, "all of it was looked at");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d1_a_flood_of_first_packets_from_many_sources_leaves_transfers_their_share() {
+    if !is_alone(
+        "floods::d1_a_flood_of_first_packets_from_many_sources_leaves_transfers_their_share",
+    ) {
+        return;
+    }
     transfers_keep_their_share_beside(200).await;
 }
 
@@ -109,6 +119,9 @@ async fn d2_nobody_gets_more_than_three_bytes_for_one_before_its_address_is_prov
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d5_whatever_comes_is_no_panic_and_the_node_serves_on() {
+    if !is_alone("floods::d5_whatever_comes_is_no_panic_and_the_node_serves_on") {
+        return;
+    }
     let served = Served::start();
     served.serve().await;
     let (strangers, _dir) = strangers();

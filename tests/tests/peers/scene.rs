@@ -12,7 +12,7 @@ use scap_agent::store::{DIRECTORY_NAME, Lookup, StoreReader};
 use scap_agent::trust::HostTrust;
 use scap_coordinator::state::StateDirectory;
 use scap_proto::id::{ChunkId, NodeId};
-use scap_proto::identity::Identity;
+use scap_proto::identity::{Denial, Denied, FleetTrust, Identity};
 use scap_tests::fleet::{DeployReport, wait_until};
 use scap_tests::repo::{SourceRepo, write_incompressible};
 use serde_json::Value;
@@ -109,6 +109,26 @@ impl Scene {
                 clock::now(),
             )
             .unwrap()
+    }
+
+    /// Cuts off all that the coordinator had, which goes on with a new key; no host is told.
+    pub fn revoke_coordinator(&self) {
+        let (identity, now) = (self.state.identity().unwrap(), clock::now());
+        let own = identity.own();
+        let deny = |trust: &mut FleetTrust| {
+            trust.denials.push(Denial {
+                who: Denied::Node {
+                    role: own.role,
+                    name: own.name.clone(),
+                    issued_until: now,
+                },
+                reason: "stolen".to_owned(),
+                since: now,
+                is_enrolled_again: false,
+            });
+        };
+        self.state.sign_trust(identity.trust(), now, deny).unwrap();
+        self.state.renew_coordinator(now).unwrap();
     }
 
     /// The store of the coordinator.

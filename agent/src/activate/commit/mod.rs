@@ -32,7 +32,7 @@ use self::{
 use super::{ActivateError, ChunkSource, SourceError};
 use crate::{
     clock,
-    trust::{CommitRule, HostTrust},
+    trust::{ActivatorTrust, CommitRule},
 };
 
 /// git's namespace of SSH signatures.
@@ -52,7 +52,7 @@ impl Commits {
     /// Where chunks cannot be read.
     pub(super) fn check(
         &self,
-        trust: &HostTrust,
+        trust: &ActivatorTrust,
         release: &VerifiedRelease,
         source: &dyn ChunkSource,
     ) -> Result<Result<(), Because>, ActivateError> {

@@ -54,7 +54,7 @@ fn c11_the_deepest_paths_and_the_longest_names_are_built_checked_and_removed() {
 
 #[test]
 fn c11_a_folder_of_very_many_files_is_built_checked_and_removed() {
-    const FILES: u32 = 20_000;
+    const FILES: u32 = 10_000;
     let world = World::new();
     let many: Tree = (0..FILES)
         .map(|n| (format!("many/{n:06}").into_bytes(), file("")))

@@ -89,11 +89,11 @@ fn b9_what_was_taken_is_in_force_after_a_restart_and_goes_on_from_there() {
     let host = Host::new(3);
     let daemon = host.start("a", "b").unwrap();
     assert_eq!(number(&daemon), 0);
-    daemon.take(&host.chain[..2], NOW).unwrap();
+    daemon.take(&host.chain[..2], NOW, None).unwrap();
     let again = host.start("a", "b").unwrap();
     assert_eq!(number(&again), 2);
     assert_eq!(again.now().signers.hash(), host.files[2].hash());
-    let end = again.take(&host.chain[2..], NOW).unwrap();
+    let end = again.take(&host.chain[2..], NOW, None).unwrap();
     assert_eq!(end.signers.number(), 3);
     assert_eq!(number(&host.start("a", "b").unwrap()), 3);
 }
@@ -103,7 +103,7 @@ fn the_loss_of_one_record_is_made_good_by_the_other_and_a_damaged_one_is_not_pas
     let host = Host::new(2);
     for name in ["a", "b"] {
         let process = host.start(name, "none").unwrap();
-        process.take(&host.chain, NOW).unwrap();
+        process.take(&host.chain, NOW, None).unwrap();
     }
     fs::remove_file(host.path("a")).unwrap();
     assert_eq!(number(&host.start("a", "b").unwrap()), 2);
@@ -148,7 +148,7 @@ fn the_other_process_is_believed_no_more_than_a_peer() {
 fn an_identity_older_than_what_was_followed_is_refused_and_a_later_one_begins_anew() {
     let host = Host::new(3);
     let daemon = host.start_enrolled(1, "a", "b").unwrap();
-    daemon.take(&host.chain[1..2], NOW).unwrap();
+    daemon.take(&host.chain[1..2], NOW, None).unwrap();
     assert!(matches!(
         host.start("a", "b"),
         Err(FollowError::Behind {
@@ -166,6 +166,6 @@ fn nothing_is_taken_that_cannot_be_written() {
     let mut following = Following::new(host.files[0].clone(), fleet(), NonZeroUsize::MIN);
     let nowhere = host.path("none/a");
     following.keep_in(&nowhere, &host.path("b"), NOW).unwrap();
-    let after = following.take(&host.chain, NOW).unwrap();
+    let after = following.take(&host.chain, NOW, None).unwrap();
     assert_eq!(after.signers.number(), 0);
 }

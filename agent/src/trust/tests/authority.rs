@@ -1,6 +1,9 @@
 //! How many keys a release takes and from where, and keys that change.
 
-use scap_proto::release::{SignedSigners, SignersFile};
+use scap_proto::{
+    identity::{Denial, Denied, FleetTrust, SignedFleetTrust, VouchedSigners},
+    release::{SignedSigners, SignersFile},
+};
 
 use super::*;
 
@@ -28,7 +31,12 @@ impl World {
     }
 
     /// The link to a file in which these may do everything, by those.
-    fn link(&self, before: &SignersInForce, who: &[&Signer], by: &[&Signer]) -> SignedSigners {
+    pub(super) fn link(
+        &self,
+        before: &SignersInForce,
+        who: &[&Signer],
+        by: &[&Signer],
+    ) -> SignedSigners {
         let line = |signer: &&Signer| {
             allowed_signers_line("d", "scap-release:*,scap-signers:*", signer.public_key()) + "\n"
         };
@@ -120,6 +128,124 @@ fn t7_a_release_is_followed_from_the_deployment_hosts_that_are_named_alone() {
     let over = UnixMillis(deploy1.validity().not_after_unix_ms + 1);
     assert!(world.trust.verify_finalization(finalize, over).is_ok());
     assert!(world.trust.verify_order(order, over).is_err());
+}
+
+#[test]
+fn e5_what_is_stable_by_a_certificate_that_counts_no_more_stays_so_where_the_authority_knows_its_grant()
+ {
+    let world = World::with_host_file("origins = [\"deploy1\"]\n");
+    let deploy1 = world.node(Role::Coordinator, "deploy1");
+    let stable = |sequence: u64| {
+        let draft = Draft::new(sequence);
+        let order = world.sign_by(&draft, &[&world.deployer], |grant| {
+            grant.from_origin(&deploy1)
+        });
+        let finalize = world.finalize(&draft);
+        Finalize {
+            release: order.release,
+            grant: order.grant,
+            ..finalize
+        }
+    };
+    let (before, after) = (stable(1), stable(2));
+    assert!(world.trust.verify_finalization(before.clone(), NOW).is_ok());
+    let revoked = FleetTrust {
+        fleet: "prod".parse().unwrap(),
+        number: 1,
+        issued: NOW,
+        authorities: world.trust.identity.trust().authorities(),
+        retired: Vec::new(),
+        denials: vec![Denial {
+            who: Denied::Key(*deploy1.public_key()),
+            reason: "stolen".to_owned(),
+            since: NOW,
+            is_enrolled_again: false,
+        }],
+        extensions: Extensions::default(),
+    };
+    let tell = |trust: &FleetTrust| {
+        let signed = SignedFleetTrust::sign(trust, &world.fleet);
+        world.trust.identity.trust().offer(signed).unwrap();
+    };
+    tell(&revoked);
+    let refused = world.trust.verify_finalization(before.clone(), NOW);
+    assert_eq!(refused.unwrap_err().code(), Reason::RefusedOrigin);
+    let known = [before.grant.hash()];
+    let vouching = FleetTrust {
+        number: 2,
+        ..revoked
+    };
+    tell(&vouching.with_grants(known.into_iter()));
+    assert!(world.trust.verify_finalization(before.clone(), NOW).is_ok());
+    // Nothing begins by it, and whoever holds the key makes nothing else stable.
+    let order = Order {
+        release: before.release,
+        grant: before.grant,
+        directive: world.sign(&Draft::new(1)).directive,
+        plan: None,
+    };
+    assert_eq!(world.refusal(order).code(), Reason::RefusedOrigin);
+    assert!(world.trust.verify_finalization(after, NOW).is_err());
+}
+
+#[test]
+fn b9_an_authority_that_vouches_for_a_signers_file_brings_a_host_that_was_away_to_it() {
+    let world = World::new();
+    let first = world.trust.following.now().signers.clone();
+    let (old, new) = (&world.deployer, &world.stranger);
+    let ending = |signer: &Signer| {
+        let line = allowed_signers_line("d", "scap-signers:*,scap-release:*", signer.public_key());
+        line.replace(
+            "namespaces=",
+            "valid-before=\"20260103030405Z\",namespaces=",
+        )
+    };
+    let day = UnixMillis(NOW.0 + 2 * 86_400_000);
+    // A first file whose key ends a day from now, and a second by it.
+    let one = NonZeroUsize::MIN;
+    let mut to_ending = SignedSigners::unsigned(&SignersFile {
+        number: 1,
+        previous: first.hash(),
+        text: ending(old),
+        expires: UnixMillis(u64::MAX),
+        extensions: Extensions::default(),
+    });
+    to_ending.sign(&"prod".parse().unwrap(), old).unwrap();
+    let second = first.next(&to_ending, &"prod".parse().unwrap(), one, NOW);
+    let second = second.unwrap();
+    let mut to_new = world.link(&second, &[new], &[old, new]);
+    let mut file = to_new.read_unverified().unwrap();
+    file.expires = UnixMillis(u64::MAX);
+    to_new = SignedSigners::unsigned(&file);
+    for signer in [old, new] {
+        to_new.sign(&"prod".parse().unwrap(), signer).unwrap();
+    }
+    let mut draft = Draft::new(1);
+    draft.release.expires = UnixMillis(u64::MAX);
+    let chain = [to_ending, to_new];
+    let order = world.sign_by(&draft, &[new], |grant| grant.with_signers(&chain).unwrap());
+    let verify = || world.trust.verify_order(order.clone(), day);
+    let Err(OrderError::Authority(refused)) = verify() else {
+        panic!("nobody says that it is the true way");
+    };
+    assert_eq!(refused.code(), Reason::RefusedSigners);
+    let trust = FleetTrust {
+        fleet: "prod".parse().unwrap(),
+        number: 1,
+        issued: NOW,
+        authorities: world.trust.identity.trust().authorities(),
+        retired: Vec::new(),
+        denials: Vec::new(),
+        extensions: Extensions::default(),
+    };
+    let vouched = VouchedSigners {
+        number: 2,
+        hash: *blake3::hash(file.text.as_bytes()).as_bytes(),
+    };
+    let signed = SignedFleetTrust::sign(&trust.with_signers(vouched), &world.fleet);
+    world.trust.identity.trust().offer(signed).unwrap();
+    verify().unwrap();
+    assert_eq!(world.trust.signers_number(), 2);
 }
 
 #[test]

@@ -232,8 +232,22 @@ pub(super) fn begin(
     })
 }
 
+/// How many keys sign a release.
+pub(in crate::cli) fn threshold(
+    state: &StateDirectory,
+    (repo, environment): &About,
+) -> Result<NonZeroUsize, CliError> {
+    let thresholds = state.thresholds().map_err(StateError::from);
+    let thresholds = thresholds
+        .map_err(|error| CliError::failed("read the state", &error).hint(error.hint()))?;
+    Ok(thresholds.of(repo, environment))
+}
+
 /// That one signature is enough: a command signs with one key.
-fn check_enough(threshold: NonZeroUsize, (repo, environment): &About) -> Result<(), CliError> {
+pub(in crate::cli) fn check_enough(
+    threshold: NonZeroUsize,
+    (repo, environment): &About,
+) -> Result<(), CliError> {
     if threshold == NonZeroUsize::MIN {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! `deploy --dry-run`: what would be done, and what would change in config files, from what is here. It writes nothing and contacts
 //! nobody; with `--ask-hosts` it also has hosts say what would change there.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use bytes::Bytes;
 use scap_agent::store::StoreReader;
@@ -9,7 +9,7 @@ use scap_proto::{content::EncodedChunk, id::ChunkId};
 use serde_json::json;
 
 use super::{
-    DeployArgs, about,
+    About, DeployArgs, about,
     asked::Finder,
     config_diff::ConfigDiff,
     find,
@@ -17,6 +17,7 @@ use super::{
     planned::{Planned, SeedBytes, as_recorded},
     read_inventory, size_of,
     targets::Targets,
+    threshold,
 };
 use crate::{
     cli::{CliError, exit},
@@ -33,6 +34,9 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
     let (tree, scap, notes) = find(&args, &fleet)?;
     notes.iter().for_each(|note| eprintln!("{note}"));
     let (repo, environment) = about(&args, &scap)?;
+    if args.ask_hosts {
+        refuse_one_key(&state, &(repo.clone(), environment.clone()))?;
+    }
     let revoked = state
         .revoked()
         .map_err(|error| CliError::failed("read the state", &error).hint(error.hint()))?;
@@ -142,6 +146,22 @@ pub(super) async fn run(args: DeployArgs) -> Result<u8, CliError> {
         println!("{line}");
     }
     Ok(said.code())
+}
+
+/// A question is signed with one key, as a release of one signature: hosts that ask for more answer it no more than they take that.
+fn refuse_one_key(state: &StateDirectory, about: &About) -> Result<(), CliError> {
+    let (repo, environment) = about;
+    let threshold = threshold(state, about)?;
+    if threshold == NonZeroUsize::MIN {
+        return Ok(());
+    }
+    let text = format!(
+        "ask the hosts: they answer for {repo} in {environment} what {threshold} keys signed, and a question is signed with one"
+    );
+    Err(CliError::usage(text).hint(
+        "leave --ask-hosts out: what would change is said from what is here; or run `scap-agent status` and `verify` on the hosts"
+            .to_owned(),
+    ))
 }
 
 /// Knows what the chunk store here has, and keeps nothing.

@@ -56,6 +56,7 @@ use self::{
     targets::Targets,
 };
 pub(super) use self::{
+    begin::{check_enough, threshold},
     flags::{HowArgs, Topology},
     prepare::{PrepareArgs, run as prepare, verify_content},
     prepared::Given,
@@ -324,7 +325,11 @@ pub(super) async fn deploy(
     let (locker, locking) = {
         let (args, state, about, tree) = (args.clone(), state.clone(), about.clone(), tree.clone());
         let (give, taken) = oneshot::channel();
-        let lock = move || drop(give.send(Recording::start(&args, &state, &about, &tree, began)));
+        let trust = identity.trust().clone();
+        let lock = move || {
+            let state = (&state, &trust);
+            drop(give.send(Recording::start(&args, state, &about, &tree, began)));
+        };
         let locking = async { taken.await.expect("taking the lock does not panic") };
         (tokio::task::spawn_blocking(lock), locking)
     };

@@ -11,6 +11,7 @@ use std::{
 use jiff::Timestamp;
 use scap_proto::{
     id::NodeId,
+    identity::Trust,
     reason::{Because, Reason},
     release::{Finalization, Reach, SignedFinalization, Stage},
 };
@@ -103,6 +104,24 @@ fn rolls_back_to(args: &DeployArgs) -> Option<u64> {
     back_to.or(args.go_on.as_ref().and_then(|it| it.rolls_back_to))
 }
 
+/// Believes what another copy of the state directory recorded of whose certificates count, as far as it proves itself. Who may write to the
+/// branch can leave it out, and no more.
+fn learn(trust: &Trust, recorded: Option<&[u8]>) {
+    let Some(recorded) = recorded else { return };
+    let before = trust.mark();
+    if let Err(error) = trust.learn(recorded) {
+        let error = scap_agent::error_chain(&error);
+        tracing::warn!(
+            error,
+            "whose certificates count is not learnt from the state branch"
+        );
+    }
+    let number = trust.mark().number;
+    if number > before.number {
+        eprintln!("the state branch knew of fleet trust #{number}, which counts from now on");
+    }
+}
+
 /// What goes into the record of each rollout of this run.
 struct Rollouts {
     rollout: String,
@@ -137,7 +156,7 @@ impl Recording {
     /// Takes the lock, as who began then. Blocking: it may ask the upstream.
     pub(super) fn start(
         args: &DeployArgs,
-        state: &StateDirectory,
+        (state, trust): (&StateDirectory, &Trust),
         about: &About,
         tree: &Tree,
         began: Timestamp,
@@ -164,6 +183,11 @@ impl Recording {
         if found.alone.is_some() {
             ledger = ledger.offline();
         }
+        learn(trust, found.fleet_trust.as_deref());
+        let kept = state.kept_trust();
+        let kept =
+            kept.map_err(|error| CliError::failed("read the state", &error).hint(error.hint()))?;
+        let ledger = ledger.with_fleet_trust(kept);
         let run = Rollouts {
             rollout: ledger.holder().rollout.clone(),
             by: ledger.holder().name.clone(),

@@ -15,6 +15,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use super::{EnrollArgs, list::joined, readmitted};
 use crate::{
     cli::{CliError, exit},
+    contained::contained,
     fleet::Inventory,
     ssh::{Done, Failed, HostKey, OnHost, Outcome, Ssh, SshEnrolment, Target, fingerprint_line},
     state::StateDirectory,
@@ -107,12 +108,16 @@ pub(super) async fn run(state: &StateDirectory, args: &EnrollArgs) -> Result<u8,
         let (enrolment, at_a_time) = (Arc::clone(&enrolment), Arc::clone(&at_a_time));
         hosts.spawn(async move {
             let _permit = at_a_time.acquire().await.expect("nobody closes it");
-            let Wanted {
-                host,
-                environments,
-                target,
-            } = &wanted;
-            let result = enrolment.enrol(host, environments, target).await;
+            let (host, environments) = (wanted.host.clone(), wanted.environments.clone());
+            let target = wanted.target.clone();
+            let enrol = async move { enrolment.enrol(&host, &environments, &target).await };
+            let result = match contained(enrol).await {
+                Ok(result) => result,
+                Err(panicked) => Err(Failed {
+                    error: panicked.into(),
+                    host_key: None,
+                }),
+            };
             Ended { wanted, result }
         });
     }

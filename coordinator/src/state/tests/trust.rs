@@ -10,8 +10,10 @@ use scap_proto::reason::Reason;
 use scap_proto::release::UnixMillis;
 use tempfile::TempDir;
 
+use super::world::*;
+
 use crate::state::{
-    Certified, Enrolled, How, Rotation, StateDirectory, StateError, TrustError, revoked,
+    Certified, Enrolled, How, Rotation, StateDirectory, StateError, TrustError, is_of_host, revoked,
 };
 
 const NOW: UnixMillis = UnixMillis(1_767_323_045_678);
@@ -394,4 +396,145 @@ fn a_coordinator_with_a_new_key_counts_where_the_one_before_does_not() {
     let at = |name: &str| folder.path().join("st").join(name);
     std::fs::rename(at("coordinator"), at("coordinator-next")).unwrap();
     assert_eq!(state.identity().unwrap().public_key(), after.public_key());
+}
+
+#[test]
+fn e6_what_a_copy_signs_that_does_not_know_who_is_revoked_lets_nobody_in_and_what_is_lifted_is_said()
+ {
+    let (folder, state) = init();
+    let copied = folder.path().join("copy");
+    let copy = std::process::Command::new("cp")
+        .arg("-r")
+        .args([folder.path().join("st"), copied.clone()])
+        .status();
+    assert!(copy.unwrap().success());
+    let copy = StateDirectory::open(&copied).unwrap();
+    let [one, other] = [&state, &copy].map(|state| state.identity().unwrap());
+    state.sign_trust(one.trust(), NOW, deny("web1")).unwrap();
+    // The copy comes to a higher number without it.
+    for host in ["web2", "web3"] {
+        copy.sign_trust(other.trust(), NOW, deny(host)).unwrap();
+    }
+    for signed in other.trust().chain_after(1) {
+        one.trust().offer(signed).unwrap();
+    }
+    assert_eq!(names(one.trust()), ["web1", "web2", "web3"]);
+    let next = state.sign_trust(one.trust(), NOW, |_| {}).unwrap();
+    assert_eq!((next.number, next.denials.len()), (3, 3));
+
+    let unrevoked = state.sign_trust(one.trust(), NOW, |trust| {
+        trust.denials.retain(|it| !is_of_host(it, &name("web1")));
+    });
+    let unrevoked = unrevoked.unwrap();
+    let [web1, web2] = ["web1", "web2"].map(|host| Denied::Node {
+        role: Role::Agent,
+        name: name(host),
+        issued_until: NOW,
+    });
+    assert!(unrevoked.lifts(&web1) && !unrevoked.lifts(&web2));
+    assert_eq!(names(one.trust()), ["web2", "web3"]);
+    // It is said on, until the host is denied again.
+    let again = state.sign_trust(one.trust(), NOW, deny("web1")).unwrap();
+    assert!(!again.lifts(&web1));
+    assert_eq!(names(one.trust()), ["web1", "web2", "web3"]);
+}
+
+#[test]
+fn e7_a_host_that_is_revoked_while_its_token_is_looked_at_gets_no_certificate() {
+    let (_folder, state) = init();
+    let key = SecretKey::generate();
+    let enrolled = Enrolled {
+        host: name("web1"),
+        environments: Vec::new(),
+        how: How::Token,
+        readmit: true,
+    };
+    let certify = |seen: Option<UnixMillis>| {
+        state.certify_unless_revoked_since(seen, &enrolled, key.public(), NOW)
+    };
+    // The token was checked, and nobody was revoked; then somebody is.
+    let identity = state.identity().unwrap();
+    state
+        .sign_trust(identity.trust(), NOW, deny("web1"))
+        .unwrap();
+    let error = refused_by(certify(None));
+    assert!(matches!(error, TrustError::Revoked(_)), "{error}");
+    assert_eq!(state.revoked().unwrap().len(), 1);
+    assert_eq!(state.enrolment(&name("web1")).unwrap(), None);
+    // One that was made after the revocation was meant to lift it.
+    assert!(certify(Some(NOW)).unwrap().is_readmitted);
+    assert!(state.revoked().unwrap().is_empty());
+}
+
+#[test]
+fn nobody_is_certified_while_a_revocation_is_signed() {
+    let (_folder, state) = init();
+    let identity = state.identity().unwrap();
+    let key = SecretKey::generate();
+    let (began, is_begun) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let (state, key) = (&state, &key);
+        let mut certifying = None;
+        let signed = std::cell::RefCell::new(&mut certifying);
+        let sign = |trust: &mut FleetTrust| {
+            let began = began.clone();
+            **signed.borrow_mut() = Some(scope.spawn(move || {
+                began.send(()).unwrap();
+                certify(state, How::Ssh, false, key)
+            }));
+            is_begun.recv().unwrap();
+            assert_eq!(state.enrolment(&name("web1")).unwrap(), None);
+            deny("web1")(trust);
+        };
+        state.sign_trust(identity.trust(), NOW, sign).unwrap();
+        let certified = certifying.unwrap().join().unwrap();
+        let error = refused_by(certified);
+        assert!(matches!(error, TrustError::NotReadmitted(_)), "{error}");
+    });
+}
+
+#[test]
+fn e6_what_a_deployment_records_of_who_is_revoked_another_copy_believes_and_nothing_forged() {
+    let (folder, state) = init();
+    let copied = folder.path().join("copy");
+    let copy = std::process::Command::new("cp")
+        .arg("-r")
+        .args([folder.path().join("st"), copied.clone()])
+        .status();
+    assert!(copy.unwrap().success());
+    let copy = StateDirectory::open(&copied).unwrap();
+    let [one, other] = [&state, &copy].map(|state| state.identity().unwrap());
+    state.sign_trust(one.trust(), NOW, deny("web1")).unwrap();
+
+    let (test, signing) = (repo(&[]), Signing::new());
+    let branch = branch_of(&test.open(), false);
+    let record = |kept: Option<Vec<u8>>, sequence| {
+        let first = ledger(&branch, "production", 0).with_fleet_trust(kept);
+        let found = first.lock("a test", at(0)).unwrap();
+        let (rollout, signed) = signing.release(&first, &place("production"), sequence);
+        first.begin(&rollout, &signed, at(1)).unwrap();
+        first.unlock(at(2)).unwrap();
+        found.fleet_trust
+    };
+    assert_eq!(record(state.kept_trust().unwrap(), 1), None);
+    // A build that records none leaves it as it is.
+    let recorded = record(None, 2).unwrap();
+    other.trust().learn(&recorded).unwrap();
+    assert_eq!(names(other.trust()), ["web1"]);
+    // On disk too.
+    assert_eq!(names(copy.identity().unwrap().trust()), ["web1"]);
+
+    let (_elsewhere, stranger) = init();
+    let forger = stranger.identity().unwrap();
+    for host in ["web2", "web3"] {
+        let signed = stranger.sign_trust(forger.trust(), NOW, deny(host));
+        signed.unwrap();
+    }
+    let forged = record(stranger.kept_trust().unwrap(), 3).unwrap();
+    assert_eq!(forged, recorded, "the one before is found");
+    let forged = record(None, 4).unwrap();
+    for kept in [&forged[..], &recorded[..40], b"nothing"] {
+        other.trust().learn(kept).unwrap();
+        assert_eq!(names(other.trust()), ["web1"]);
+    }
 }

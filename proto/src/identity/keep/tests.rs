@@ -1,5 +1,7 @@
 //! What is believed, by whose word, and what is left of it after a restart.
 
+mod lapses;
+
 use std::fs;
 
 use tempfile::TempDir;

@@ -49,6 +49,15 @@ impl Line {
         }
     }
 
+    /// The same, at any time.
+    pub(super) fn without_times(self) -> Self {
+        Self {
+            valid_after: None,
+            valid_before: None,
+            ..self
+        }
+    }
+
     /// Whether its key may sign in `namespace` at this time, in seconds since 1970.
     pub(super) fn allows(&self, namespace: &str, now_secs: i64) -> Result<(), NotAllowed> {
         if let Some(namespaces) = &self.namespaces

@@ -213,3 +213,60 @@ fn a_signature_for_another_fleet_or_of_a_release_brings_no_file() {
     });
     assert!(matches!(long.encode(), Err(SignersError::TooLong(_))));
 }
+
+#[test]
+fn b9_a_host_that_was_away_while_keys_ended_follows_to_the_file_that_the_authority_vouches_for_alone()
+ {
+    let keys = Keys::new(6);
+    // Keys 0 and 1 end a day from now, 2 and 3 after a year.
+    let (day, year) = ("20260103030405Z", "20270102030405Z");
+    let ending = |who: &[usize], at: &str| {
+        let file = keys.file(who);
+        file.replace("namespaces=", &format!("valid-before=\"{at}\",namespaces="))
+    };
+    let first = SignersInForce::new(0, ending(&[0, 1], day)).unwrap();
+    let in_a_month = UnixMillis(NOW.0 + 30 * 86_400_000);
+    let link = |before: &SignersInForce, text: String, by: &[usize]| {
+        keys.link_with(before, &[], by, |file| {
+            file.text = text;
+            file.expires = UnixMillis(in_a_month.0 + 1);
+        })
+    };
+    let true_link = link(&first, ending(&[2, 3], year), &[0, 1, 2, 3]);
+    let stolen = link(&first, ending(&[4, 5], year), &[0, 1, 4, 5]);
+    let second = follow(&first, std::slice::from_ref(&true_link), NOW).unwrap();
+    let judged = |chain: &[SignedSigners], vouched: Option<VouchedSigners>| {
+        let by = FollowBy {
+            fleet: &fleet(),
+            threshold: two(),
+            now: in_a_month,
+            vouched,
+        };
+        first.follow_by(chain, &by).map(|it| it.hash())
+    };
+    let vouched = VouchedSigners {
+        number: 1,
+        hash: second.hash(),
+    };
+    // Nobody can tell when either was signed, so neither is taken by itself.
+    for chain in [&true_link, &stolen].map(std::slice::from_ref) {
+        assert!(matches!(
+            judged(chain, None),
+            Err(SignersError::OneSide {
+                whose: "before",
+                ..
+            })
+        ));
+    }
+    let taken = judged(std::slice::from_ref(&true_link), Some(vouched));
+    assert_eq!(taken.unwrap(), second.hash());
+    assert!(judged(std::slice::from_ref(&stolen), Some(vouched)).is_err());
+    // Beyond the file that is vouched for keys must be good now; and one side alone brings nothing, vouched for or not.
+    let next = link(&second, ending(&[4, 5], year), &[2, 3, 4, 5]);
+    let chain = [true_link.clone(), next];
+    assert!(judged(&chain, Some(vouched)).is_ok());
+    let over = link(&second, ending(&[4, 5], day), &[2, 3, 4, 5]);
+    assert!(judged(&[true_link, over], Some(vouched)).is_err());
+    let half = link(&first, ending(&[2, 3], year), &[2, 3]);
+    assert!(judged(&[half], Some(vouched)).is_err());
+}
