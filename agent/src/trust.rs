@@ -613,18 +613,6 @@ fn check_life(
 }
 
 /// Where daemon and activator keep which signers files they took.
-/// A certificate that is over can still be renewed for a while; until then its host's peers refuse it.
-fn check_life(
-    checked: Result<(), Refusal>,
-    validity: Validity,
-    now: UnixMillis,
-) -> Result<(), Refusal> {
-    match checked {
-        Err(Refusal::Expired { .. }) if validity.life(now.0) == Life::Expired => Ok(()),
-        checked => checked,
-    }
-}
-
 fn records(config: &Config) -> [PathBuf; 2] {
     [
         config.data.join(following::DAEMON_FILE),
