@@ -160,15 +160,7 @@ struct LocalArgs {
 pub fn main(arguments: Vec<OsString>, prefix: &[&str]) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() {
-                exit::USAGE
-            } else {
-                exit::DONE
-            };
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
+        Err(error) => return explain(&error),
     };
     keep_memory_private();
     match cli.command {
@@ -176,6 +168,24 @@ pub fn main(arguments: Vec<OsString>, prefix: &[&str]) -> ExitCode {
         Command::KeepActivator { command } => in_runtime(1, run::keep_activator(command)),
         command => in_runtime(worker_threads(), execute(command)),
     }
+}
+
+/// Prints what was wrong with the arguments, or the help that was asked for, and says how to exit. What was typed may come from
+/// elsewhere, so nothing of it does anything to a terminal.
+pub fn explain(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::from(exit::DONE);
+    }
+    let mut shown = String::new();
+    for c in error.render().to_string().chars() {
+        match c {
+            '\n' | '"' | '\'' | '\\' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
+    }
+    let _ = std::io::stderr().write_all(shown.as_bytes());
+    ExitCode::from(exit::USAGE)
 }
 
 /// Runs something to its end with so many threads. Nothing of the process was asynchronous before.

@@ -16,15 +16,18 @@ use super::{
     in_runtime, keep_core_off_disk, limit, log_to_stderr, settings, worker_threads,
 };
 use crate::{
+    clock,
     config::Config,
     confine::{self, ConfineError, Confinement, Level, Mode, Rules},
     daemon::{self, DaemonError},
     keeper::{self, Keeper},
+    trust::HostTrust,
 };
 
 /// What is left to be done once the process is confined.
 struct Confined {
     config: Config,
+    trust: HostTrust,
     file: Option<PathBuf>,
     keeper: Option<Keeper>,
     confinement: Confinement,
@@ -47,6 +50,12 @@ fn prepare(args: RunArgs, prefix: &[&str]) -> Result<Confined, ExitCode> {
         ..args.catch_up.into()
     };
     let config = settings(args.config.as_deref(), args.settings, flags)?;
+    // Before anything is made or started: who is nobody yet leaves nothing behind.
+    let trust = HostTrust::of_daemon(&config, clock::now()).map_err(|source| {
+        let path = config.identity.clone();
+        refuse(&DaemonError::Trust { path, source })
+    })?;
+    place::check(&config.identity).map_err(|error| refuse(&error.into()))?;
     let keeper = if args.external_activator {
         None
     } else {
@@ -58,12 +67,12 @@ fn prepare(args: RunArgs, prefix: &[&str]) -> Result<Confined, ExitCode> {
     };
     keep_core_off_disk();
     // The kernel holds the process to directories that are there.
-    place::make(&config.data)
-        .map_err(|error| fail("run the agent", &DaemonError::from(error), None))?;
+    place::make(&config.data).map_err(|error| refuse(&error.into()))?;
     let rules = Rules::of_daemon(&config, args.config.as_deref());
     let confinement = confine(config.confinement, &rules)?;
     Ok(Confined {
         config,
+        trust,
         file: args.config,
         keeper,
         confinement,
@@ -110,21 +119,23 @@ async fn run(confined: Confined) -> ExitCode {
     }
     let Confined {
         config,
+        trust,
         file,
         keeper,
         confinement,
         ..
     } = confined;
     let limits = limit::reread_on_hangup(file);
-    match daemon::run(config, keeper, confinement, limits, cancel).await {
+    match daemon::run(config, trust, keeper, confinement, limits, cancel).await {
         Ok(()) => ExitCode::from(exit::DONE),
-        Err(error) => {
-            let hint = matches!(error, DaemonError::Trust { .. }).then_some(
-                "`scap-coordinator enroll` makes a host's identity; --identity names it",
-            );
-            fail("run the agent", &error, hint)
-        }
+        Err(error) => refuse(&error),
     }
+}
+
+fn refuse(error: &DaemonError) -> ExitCode {
+    let hint = matches!(error, DaemonError::Trust { .. })
+        .then_some("`scap-coordinator enroll` makes a host's identity; --identity names it");
+    fail("run the agent", error, hint)
 }
 
 /// The process that [`Keeper::start`] starts.

@@ -33,7 +33,6 @@ use std::{
 
 use scap_proto::{
     id::ReleaseId,
-    place,
     reason::{Because, Reason},
     release::{Environment, Plan, RepoPath, TreeId, plan::PlanError},
     wire::control::{ControlMessage, Finalize, Order},
@@ -88,25 +87,19 @@ const MESSAGES_MAX: usize = 32;
 /// Most peers remembered for having been dropped, for the status.
 const DROPPED_PEERS_MAX: usize = 64;
 
-/// Runs the daemon until `cancel`. `keeper` starts the activator, where no other unit does; `confinement` is what became of
+/// Runs the daemon until `cancel`, as the host that `trust` says it is. Its data directory is there. `keeper` starts the activator, where no other unit does; `confinement` is what became of
 /// confining this process; what comes from `limits` counts instead of [`Config::limits`] from then on.
 ///
 /// # Errors
 /// [`DaemonError`].
 pub async fn run(
     config: Config,
+    trust: HostTrust,
     keeper: Option<Keeper>,
     confinement: Confinement,
     limits: mpsc::Receiver<Limits>,
     cancel: CancellationToken,
 ) -> Result<(), DaemonError> {
-    let trust =
-        HostTrust::of_daemon(&config, clock::now()).map_err(|source| DaemonError::Trust {
-            path: config.identity.clone(),
-            source,
-        })?;
-    place::check(&config.identity)?;
-    place::make(&config.data)?;
     let (store, recovery) = Store::open(
         config.data.join(crate::store::DIRECTORY_NAME),
         StoreConfig::default(),

@@ -163,15 +163,7 @@ struct StateArgs {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() {
-                exit::USAGE
-            } else {
-                exit::DONE
-            };
-            let _ = error.print();
-            return ExitCode::from(code);
-        }
+        Err(error) => return scap_agent::cli::explain(&error),
     };
     if let Command::Agent { arguments } = cli.command {
         let arguments = std::iter::once(OsString::from("scap-agent"))

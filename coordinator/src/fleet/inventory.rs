@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use scap_proto::{
@@ -395,6 +396,16 @@ impl Inventory {
 }
 
 impl Host {
+    /// Why a host that said nothing for so long counts as away, in a line: with the ports that nothing came from, where the
+    /// coordinator dials any.
+    pub(crate) fn silence(&self, waited: Duration) -> String {
+        let silent = format!("no answer in {} s", waited.as_secs());
+        match self.via.is_empty() {
+            true => format!("{silent} at UDP {}", self.addresses.join(", ")),
+            false => silent,
+        }
+    }
+
     fn check(file: FileHost) -> Result<Self, InventoryError> {
         let FileHost {
             name,

@@ -95,11 +95,11 @@ pub async fn tell(
             Ok(None) | Err(_) => break,
         }
     }
-    let silent = inventory.hosts.iter().map(|host| &host.name);
-    let silent = silent.filter(|host| !told.standings.contains_key(host));
-    for host in silent.cloned().collect::<Vec<_>>() {
-        let reason = format!("no answer in {} s", wait.as_secs());
-        told.away.entry(host).or_insert(reason);
+    for host in &inventory.hosts {
+        if !told.standings.contains_key(&host.name) {
+            let away = told.away.entry(host.name.clone());
+            away.or_insert_with(|| host.silence(wait));
+        }
     }
     told
 }

@@ -71,6 +71,7 @@ fn a_daemon_writes_nowhere_but_where_it_is_confined_to() {
 fn every_thread_of_the_daemon_is_confined_and_its_activator_is_not() {
     let scene = Scene::new();
     scene.write("agent.toml", "confinement = 'best-effort'\n");
+    enroll(&scene, "web1", &[]);
     let mut agent = Agent::start_with(&scene, "web1", &["--config", "agent.toml"]);
     if !is_fully_confined(&scene, "web1") {
         return;
@@ -282,6 +283,7 @@ fn checks_and_services_are_of_the_activators_user_and_the_daemon_writes_no_tree(
 fn a_fleet_of_confined_daemons_goes_on_after_a_reload() {
     let scene = Scene::new();
     scene.write("conf/agent.toml", "[limits]\nupload-mbit = 500\n");
+    enroll(&scene, "web1", &[]);
     let agent = Agent::start_with(&scene, "web1", &["--config", "conf/agent.toml"]);
     let mut fleet = Fleet {
         agents: vec![agent],

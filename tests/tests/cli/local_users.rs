@@ -153,5 +153,5 @@ fn e11_every_local_socket_denies_by_default_and_nothing_listens_on_tcp() {
     assert!(ask(socket, &lines[0]).unwrap().contains("local-user"));
     // None of it disturbed anybody.
     let report = deployed(&deploy.end().exits(0));
-    assert_eq!(report["hosts"][0]["outcome"], "ok", "{report:#}");
+    assert_eq!(report["hosts"][0]["outcome"], "promoted", "{report:#}");
 }

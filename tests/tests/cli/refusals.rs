@@ -10,7 +10,7 @@ use super::process::{LIMIT, send_signal};
 use super::scene::{Scene, flip_a_byte};
 
 #[test]
-fn a_host_that_is_down_is_named_and_the_others_have_it() {
+fn d14_a_host_whose_port_is_silent_is_named_with_it_and_the_others_have_it() {
     let fleet = Fleet::start(&["web1", "web2"]);
     let (repo, commit) = fleet.scene.repo();
     // A port that is ours and that nobody answers on.
@@ -43,7 +43,9 @@ fn a_host_that_is_down_is_named_and_the_others_have_it() {
     }
     let lost = host(&report, "web3");
     assert_eq!(lost["outcome"], "unreachable");
-    assert_eq!(lost["error"], "no answer in 2 s", "{lost:#}");
+    let why = format!("no answer in 2 s at UDP {silent}");
+    assert_eq!(lost["error"], why, "{lost:#}");
+    ended.says(&[&why]);
     fleet.assert_all_run(&repo, &commit);
 }
 

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+mod security;
+
 #[test]
 fn engines_import_no_io() {
     let mut seen = 0;

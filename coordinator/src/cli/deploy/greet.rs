@@ -100,10 +100,10 @@ impl Greeted {
         for (host, reason) in &self.away {
             ways.heard(host, Some(reason));
         }
-        let reason = format!("no answer in {} s", waited.as_secs());
         let (open, behind): (Vec<&Host>, Vec<&Host>) =
             inventory.hosts.iter().partition(|host| host.via.is_empty());
-        for Host { name, .. } in open.into_iter().chain(behind) {
+        for host in open.into_iter().chain(behind) {
+            let (name, reason) = (&host.name, host.silence(waited));
             if self.standings.contains_key(name) || self.away.contains_key(name) {
                 continue;
             }
