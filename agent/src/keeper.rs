@@ -26,7 +26,8 @@ const KILL: u8 = b'k';
 #[derive(Debug)]
 pub struct Keeper {
     child: Option<std::process::Child>,
-    words: ChildStdin,
+    /// Until this is dropped.
+    words: Option<ChildStdin>,
     ended: CancellationToken,
 }
 
@@ -40,10 +41,9 @@ impl Keeper {
             .args(&command[1..])
             .stdin(Stdio::piped())
             .spawn()?;
-        let words = child.stdin.take().expect("it is piped");
         Ok(Self {
+            words: child.stdin.take(),
             child: Some(child),
-            words,
             ended: CancellationToken::new(),
         })
     }
@@ -80,7 +80,19 @@ impl Keeper {
 
     fn say(&mut self, word: u8) {
         // One that is gone hears nothing, and needs not.
-        let _ = self.words.write_all(&[word]);
+        if let Some(words) = &mut self.words {
+            let _ = words.write_all(&[word]);
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.words = None;
+        // One that was never begun has nothing to finish, and ends at once.
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
     }
 }
 

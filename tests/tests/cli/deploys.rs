@@ -268,7 +268,14 @@ fn e12_a_host_or_a_commit_with_markup_and_escape_codes_is_inert_wherever_it_is_s
         "bad.toml",
         fleet_file(&[(r"<script>", "127.0.0.1:1", false)]),
     );
-    let plan = ["plan", "--fleet", "bad.toml", "--size", "1MiB"];
+    let plan = [
+        "plan",
+        "--fleet",
+        "bad.toml",
+        "--size",
+        "1MiB",
+        "--simulate",
+    ];
     scene.scap(&plan).exits(2).says(&["<script>"]);
     // A subject is shown to people as what it is, and is data to programs. That no output has an escape code is checked of all.
     let subject = "<script>alert(1)</script>\u{202e}\u{1b}[2J";
@@ -276,12 +283,12 @@ fn e12_a_host_or_a_commit_with_markup_and_escape_codes_is_inert_wherever_it_is_s
     let shown = r"<script>alert(1)</script>\u{202e}\u{1b}[2J";
     let deployed = fleet.deploy(&["--repo", "repo"]).exits(0).says(&[shown]);
     assert!(!deployed.stderr.contains('\u{202e}'), "{deployed:#?}");
-    for words in [&["status"], &["history"], &["show"]] {
-        let ended = scene.scap(&[words.as_slice(), &["--repo", "repo"]].concat());
+    for words in [["status"].as_slice(), &["history"], &["show", "1"]] {
+        let ended = scene.scap(&[words, &["--repo", "repo"]].concat());
         let ended = ended.exits(0);
         let said = [ended.stdout, ended.stderr].concat();
         assert!(!said.contains('\u{202e}'), "{words:?}: {said}");
-        let json = scene.scap(&[words.as_slice(), &["--repo", "repo", "--json"]].concat());
+        let json = scene.scap(&[words, &["--repo", "repo", "--json"]].concat());
         serde_json::from_str::<Value>(&json.exits(0).stdout).unwrap();
     }
     fleet.assert_all_run(&repo, &commit);
