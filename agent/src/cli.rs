@@ -6,6 +6,7 @@ mod enroll;
 mod identity;
 mod limit;
 mod memory;
+mod metrics;
 mod pull;
 mod run;
 mod trust;
@@ -82,6 +83,8 @@ enum Command {
     },
     /// Show what this host runs and what it waits for
     Status(LocalArgs),
+    /// Print the status in numbers, as OpenMetrics text
+    Metrics(metrics::MetricsArgs),
     /// Compare a live tree with its signed snapshot, and name every difference
     Verify {
         /// The repo, as its path below the deploy root
@@ -231,6 +234,7 @@ async fn execute(command: Command) -> ExitCode {
         }
         Command::Pull(args) => pull::run(&args).await,
         Command::Identity(command) => identity::run(&command),
+        Command::Metrics(args) => show(&args.local(), &Call::Status, metrics::print).await,
         Command::Gc(local) => show(&local, &Call::Gc, print_collected).await,
         Command::Limit(args) => show(&args.local, &args.call(), limit::print).await,
     }

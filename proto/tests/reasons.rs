@@ -26,7 +26,7 @@ const GOLDEN: &str = "
     host-key-unknown host-key-changed ssh-refused ssh-failed ssh-timeout ssh-output bad-request agent-failed
     token-unknown token-used token-expired token-revoked token-other-host token-refused enroll-stranger enroll-limited
     enroll-broken
-    revoked old-authority trust-lost
+    revoked old-authority trust-lost not-confined local-user
 ";
 
 #[test]

@@ -16,18 +16,15 @@ use super::{
     in_runtime, keep_core_off_disk, limit, log_to_stderr, settings, worker_threads,
 };
 use crate::{
-    clock,
     config::Config,
     confine::{self, ConfineError, Confinement, Level, Mode, Rules},
-    daemon::{self, DaemonError},
+    daemon::{self, DaemonError, Host},
     keeper::{self, Keeper},
-    trust::HostTrust,
 };
 
 /// What is left to be done once the process is confined.
 struct Confined {
-    config: Config,
-    trust: HostTrust,
+    host: Host,
     file: Option<PathBuf>,
     keeper: Option<Keeper>,
     confinement: Confinement,
@@ -51,11 +48,7 @@ fn prepare(args: RunArgs, prefix: &[&str]) -> Result<Confined, ExitCode> {
     };
     let config = settings(args.config.as_deref(), args.settings, flags)?;
     // Before anything is made or started: who is nobody yet leaves nothing behind.
-    let trust = HostTrust::of_daemon(&config, clock::now()).map_err(|source| {
-        let path = config.identity.clone();
-        refuse(&DaemonError::Trust { path, source })
-    })?;
-    place::check(&config.identity).map_err(|error| refuse(&error.into()))?;
+    let host = Host::look(config.clone()).map_err(|error| refuse(&error))?;
     let keeper = if args.external_activator {
         None
     } else {
@@ -71,8 +64,7 @@ fn prepare(args: RunArgs, prefix: &[&str]) -> Result<Confined, ExitCode> {
     let rules = Rules::of_daemon(&config, args.config.as_deref());
     let confinement = confine(config.confinement, &rules)?;
     Ok(Confined {
-        config,
-        trust,
+        host,
         file: args.config,
         keeper,
         confinement,
@@ -118,15 +110,14 @@ async fn run(confined: Confined) -> ExitCode {
         });
     }
     let Confined {
-        config,
-        trust,
+        host,
         file,
         keeper,
         confinement,
         ..
     } = confined;
     let limits = limit::reread_on_hangup(file);
-    match daemon::run(config, trust, keeper, confinement, limits, cancel).await {
+    match daemon::run(host, keeper, confinement, limits, cancel).await {
         Ok(()) => ExitCode::from(exit::DONE),
         Err(error) => refuse(&error),
     }

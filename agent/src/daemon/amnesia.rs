@@ -34,8 +34,8 @@ pub(super) struct Amnesia {
 
 impl Daemon {
     /// That the record was lost, if it was: nothing of it is there, and something was deployed here.
-    pub(super) fn notice_loss(&mut self, is_first_start: bool) {
-        if is_first_start && has_deployments(&self.config.deploy_root) {
+    pub(super) fn notice_loss(&mut self, is_first_start: bool, has_deployments: bool) {
+        if is_first_start && has_deployments {
             self.forgot("nothing of it is in the data directory, and something was deployed here");
         } else if self.lost_marker().exists() {
             self.forgot("it was before the last start, and too few peers were heard since");
@@ -112,7 +112,7 @@ impl Daemon {
 }
 
 /// Whether the activator made something below the deploy root.
-fn has_deployments(deploy_root: &Path) -> bool {
+pub(super) fn has_deployments(deploy_root: &Path) -> bool {
     let mut left = vec![(deploy_root.to_owned(), 0)];
     let mut looked = 0;
     while let Some((directory, depth)) = left.pop() {

@@ -10,6 +10,7 @@ mod control;
 mod dead_man;
 mod error;
 mod freshness;
+mod host;
 mod kept;
 mod limits;
 mod pull;
@@ -87,19 +88,23 @@ const MESSAGES_MAX: usize = 32;
 /// Most peers remembered for having been dropped, for the status.
 const DROPPED_PEERS_MAX: usize = 64;
 
-/// Runs the daemon until `cancel`, as the host that `trust` says it is. Its data directory is there. `keeper` starts the activator, where no other unit does; `confinement` is what became of
+/// Runs the daemon of `host` until `cancel`. Its data directory is there. `keeper` starts the activator, where no other unit does; `confinement` is what became of
 /// confining this process; what comes from `limits` counts instead of [`Config::limits`] from then on.
 ///
 /// # Errors
 /// [`DaemonError`].
 pub async fn run(
-    config: Config,
-    trust: HostTrust,
+    host: Host,
     keeper: Option<Keeper>,
     confinement: Confinement,
     limits: mpsc::Receiver<Limits>,
     cancel: CancellationToken,
 ) -> Result<(), DaemonError> {
+    let Host {
+        config,
+        trust,
+        has_deployments,
+    } = host;
     let (store, recovery) = Store::open(
         config.data.join(crate::store::DIRECTORY_NAME),
         StoreConfig::default(),
@@ -151,7 +156,7 @@ pub async fn run(
         ahead: BTreeMap::new(),
         renewing: Renewing::default(),
     };
-    daemon.notice_loss(starts == 1);
+    daemon.notice_loss(starts == 1, has_deployments);
     let result = daemon
         .run(
             saved,
@@ -172,6 +177,7 @@ pub async fn run(
 
 pub use self::{
     error::DaemonError,
+    host::Host,
     saved::SavedError,
     trusting::{ENROLLED_FILE, TrustKeptError},
 };

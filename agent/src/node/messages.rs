@@ -95,8 +95,12 @@ impl Driver {
                 let is_guest = || self.guests.may_have(active.release(), &name);
                 let is_named = active.transfer.names(&name) || is_guest();
                 let readers = &active.transfer.readers;
-                if let Err(reason) = readers.admit(is_named, known.membership.as_ref()) {
-                    if known.denied.insert(*handle) {
+                let shown = known.membership.as_ref();
+                if let Err(reason) = readers.admit(is_named, shown) {
+                    // What is only kept here has no plan of a coordinator's. Who may have it is let in once it asks what is stable,
+                    // and may have opened it before: as long as it was deployed.
+                    let is_early = active.transfer.is_kept() && readers.admit(true, shown).is_ok();
+                    if !is_early && known.denied.insert(*handle) {
                         denied.push(reason);
                     }
                     // As if it was not here.

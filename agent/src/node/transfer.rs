@@ -113,6 +113,11 @@ impl Transfer {
         *node == self.plan.seed || self.plan.host(node).is_some()
     }
 
+    /// Whether it is only kept, to be fetched by who asks what is stable.
+    pub(super) fn is_kept(&self) -> bool {
+        matches!(self.sources, Sources::Only(_))
+    }
+
     pub(crate) fn chunk(&self, index: u32) -> Option<ChunkRef> {
         self.layout().get(index)
     }
