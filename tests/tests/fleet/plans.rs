@@ -49,6 +49,9 @@ fn an_unchanged_plan_is_sent_once_and_again_only_to_who_lost_it() {
     }
 
     let forgetful = scene.fleet.host(3);
+    scene
+        .fleet
+        .expect_log("the record of what this host accepted was lost");
     forgetful.terminate();
     std::fs::remove_dir_all(forgetful.data().join("state")).unwrap();
     forgetful.spawn_agent();
