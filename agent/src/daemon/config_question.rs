@@ -18,9 +18,9 @@ impl Daemon {
             let Ok(_turn) = turn else {
                 return asked.answer(ConfigAnswer::Busy).await;
             };
-            let asker = asked.asker.clone();
+            let asker = asked.coordinator.clone();
             // Who it is comes from the link, and the activator has none: this is where a question that others have is worth nothing.
-            let verified = trust.verify_config_question(&asked.question, &asked.key, clock::now());
+            let verified = trust.verify_config_question(&asked.request, &asked.key, clock::now());
             let question = match verified {
                 Ok(question) => question,
                 Err(error) => {
@@ -31,7 +31,7 @@ impl Daemon {
                 }
             };
             let (repo, files) = (question.repo, question.files.len());
-            let request = Request::Config(Box::new(asked.question.clone()));
+            let request = Request::Config(Box::new(asked.request.clone()));
             let answer = match activator.ask_once(request).await {
                 Ok(Answer::Config(answer)) => *answer,
                 Ok(Answer::Failed(reason)) => ConfigAnswer::Failed(bounded_reason(reason.text)),

@@ -63,7 +63,7 @@ impl Daemon {
         let trust = self.trust.clone();
         self.cleaning.spawn(async move {
             let from = asked.coordinator.clone();
-            let answer = match take(trust, asked.renewal.clone()).await {
+            let answer = match take(trust, asked.request.clone()).await {
                 Ok(until_unix_ms) => RenewalAnswer::Installed { until_unix_ms },
                 Err(error) => {
                     let reason = bounded_reason(error_chain(&error));

@@ -11,7 +11,6 @@ mod ask;
 mod asks;
 mod attach;
 pub(crate) mod budget;
-mod config_question;
 pub(crate) mod contain;
 mod delta;
 mod denials;
@@ -27,7 +26,7 @@ mod messages;
 mod readers;
 mod recent;
 mod redial;
-mod renewal;
+mod request;
 mod serve;
 mod session;
 mod showing;
@@ -66,12 +65,11 @@ use crate::{clock, store::Store};
 
 pub use self::{
     ask::{AskError, Question},
-    config_question::ConfigAsked,
     denials::Denial,
     event::{Job, Sources},
     keep::collect,
     readers::Readers,
-    renewal::RenewalAsked,
+    request::{ConfigAsked, RenewalAsked, Requested},
     session::ControlStream,
     showing::OwnMembership,
     shunned::Shun,
@@ -479,10 +477,10 @@ async fn accept(shared: Arc<Shared>, cancel: CancellationToken) {
             Some(done) = handshakes.join_next(), if !handshakes.is_empty() => {
                 match done.ok().flatten() {
                     Some(link) if questions.len() < QUESTIONS_MAX && link.is_renewal() => {
-                        questions.spawn(renewal::run(link, shared.clone()));
+                        questions.spawn(request::renewal(link, shared.clone()));
                     }
                     Some(link) if questions.len() < QUESTIONS_MAX => {
-                        questions.spawn(config_question::run(link, shared.clone()));
+                        questions.spawn(request::config_question(link, shared.clone()));
                     }
                     Some(link) => link.close(close::BUSY, "too much is asked"),
                     None => {}
